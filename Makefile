@@ -1,0 +1,53 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help install demo test lint types lock openapi clean
+
+help: ## show what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.local ## make .venv with all that one machine needs, from the hashed lock
+
+demo: $(VENV)/.local ## two weeks of a small world, then ingest on :8000 and the feed on :8001
+	@$(BIN)/pingfeed demo $(DEMO_ARGS)
+
+test: $(VENV)/.dev lint types ## linters, strict types, import rules and every test
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
+
+types: $(VENV)/.dev
+	@$(BIN)/mypy
+
+lock: ## resolve the locks anew from pyproject.toml (needs uv)
+	@for name in local dev; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    --extra $$name pyproject.toml -o locks/$$name.txt; \
+	done
+
+openapi: $(VENV)/.dev ## write docs/openapi/ anew from the code
+	@$(BIN)/python -m tests.openapi_documents
+
+clean: ## remove the environment and the demo's state
+	rm -rf $(VENV) var build *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("pingfeed needs Python 3.11, 3.12 or 3.13; name one with PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.local: locks/local.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing what one machine needs (about 400 MB, once) ..."
+	@$(INSTALL) --require-hashes -r locks/local.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: locks/dev.txt $(VENV)/.local
+	@echo "Installing the test tools ..."
+	@$(INSTALL) --require-hashes -r locks/dev.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""The batch side: ledger, aggregates, features, training set, model, candidates."""

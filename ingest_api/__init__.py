@@ -1,0 +1,1 @@
+"""The ingest service: events in, durable before they are acknowledged."""

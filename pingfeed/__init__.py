@@ -1,0 +1,1 @@
+"""The shared language of the feed: events, features, formats, ports. It imports no deployable."""

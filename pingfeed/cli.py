@@ -1,0 +1,78 @@
+"""The `pingfeed` command: a table of lazy addresses into each package's `commands.py`.
+
+A command's package may not be installed (a serving image has no batch side): it is then left out of the help. Each
+address names a function `configure(parser)` that adds the command's options and sets `run`; nothing else is imported.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pingfeed.errors import PingfeedError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A word after `pingfeed`, what it is for, and where it lives (`module:function`)."""
+
+    name: str
+    help: str
+    address: str
+
+    @property
+    def installed(self) -> bool:
+        """Whether this installation carries the command's package."""
+        return importlib.util.find_spec(self.address.split(".")[0]) is not None
+
+
+COMMANDS: Final = (
+    Command("demo", "a small world on this machine: history, training, both services", "simulator.commands:demo"),
+    Command("serve", "run a service: ingest, feed, or all", "pingfeed.commands:serve"),
+    Command("simulate", "play a world's events over HTTP, or write its history", "simulator.commands:simulate"),
+    Command("etl", "the night: every file that landed, then the day's state", "batch.commands:etl"),
+    Command("tick", "one tick: new events, features, candidates, snapshot, packets", "batch.commands:tick"),
+    Command("train", "train a ranker and put it live if the gate lets it", "batch.commands:train"),
+    Command("schedule", "run ticks on the quarter-hour and the night at its hour", "batch.commands:schedule"),
+    Command(
+        "evaluate", "measure what is served against the simulated users' true tastes", "simulator.commands:evaluate"
+    ),
+    Command("skew", "recompute logged vectors offline; none may differ", "batch.commands:skew"),
+    Command("model", "list, promote or roll back models", "batch.commands:model"),
+    Command("doctor", "what is configured, reachable and missing", "pingfeed.commands:doctor"),
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command that is installed."""
+    parser = argparse.ArgumentParser(
+        prog="pingfeed",
+        description="A personalised feed: events in, a learned feed out.",
+        epilog="Settings are environment variables (PINGFEED_*); `pingfeed doctor` shows them.",
+    )
+    words = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        if command.installed:
+            words.add_parser(command.name, help=command.help, description=command.help, add_help=False)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; an error of ours is one sentence on standard error and exit code 1."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = build_parser().parse_args(given[:1])
+    command = next(c for c in COMMANDS if c.name == chosen.command)
+    module, _, function = command.address.partition(":")
+    parser = argparse.ArgumentParser(prog=f"pingfeed {command.name}", description=command.help)
+    try:
+        getattr(importlib.import_module(module), function)(parser)
+        options = parser.parse_args(given[1:])
+        return int(options.run(options) or 0)
+    except PingfeedError as error:
+        print(f"pingfeed {command.name}: {error.message}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,55 @@
+"""Time and ids, injected everywhere: int64 epoch milliseconds UTC inside, ISO 8601 only at the edges."""
+
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
+
+Clock = Callable[[], int]
+"""A clock is a function that gives the present as epoch milliseconds; tests pass their own."""
+
+IdMaker = Callable[[int], str]
+"""Makes a fresh id for an instant in epoch milliseconds."""
+
+
+def system_clock() -> int:
+    """Milliseconds since 1970-01-01T00:00Z by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def uuid7(now_ms: int, entropy: Callable[[int], bytes] = os.urandom) -> str:
+    """A version 7 UUID (RFC 9562, section 5.7): 48 bits of `now_ms`, then random bits."""
+    random = int.from_bytes(entropy(10))
+    value = (now_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64
+    value |= 0b10 << 62 | random & (1 << 62) - 1
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def to_ms(moment: datetime) -> int:
+    """Epoch milliseconds of a moment; one without an offset is taken as UTC."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return round(aware.timestamp() * 1000)
+
+
+def to_iso(ms: int) -> str:
+    """`2026-11-22T12:00:00.000Z` for epoch milliseconds."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def day_of(ms: int) -> str:
+    """The UTC day of epoch milliseconds as `YYYY-MM-DD`."""
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%d")
+
+
+def tick_of(ms: int, tick_ms: int) -> int:
+    """The tick that is running at `ms`; it began at `tick * tick_ms`."""
+    return ms // tick_ms
+
+
+def known_tick_of(received_ms: int, tick_ms: int) -> int:
+    """The tick whose run learns of an event that arrived at `received_ms`: the next one to begin."""
+    return received_ms // tick_ms + 1

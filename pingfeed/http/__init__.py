@@ -1,0 +1,1 @@
+"""What both services share: app shell, auth, limits, errors, health, offline docs."""

@@ -1,0 +1,137 @@
+"""The ports: what the services and the batch side need of the world, each with its contract.
+
+A URL in the settings picks the adapter (`pingfeed/adapters/<port>_<backend>.py`). Adapters raise only errors of
+`pingfeed.errors`, chained to the vendor's: `Unavailable` where trying again can help. Every adapter of a port passes
+the same suite in `tests/conformance/`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pingfeed.signals import Act, Engagement, Signals
+
+
+class EventSink(Protocol):
+    """Where accepted events go. Called by one deliverer a process, in order."""
+
+    async def write(self, batch: "Batch") -> None:
+        """Take the batch; returning means that it is durable there.
+
+        All or nothing for the caller: on an error it sends the same batch again, so rows may arrive twice but never get
+        lost; readers remove duplicates by `event_id`. Raises Unavailable.
+        """
+
+    async def check(self) -> None:
+        """Raise Unavailable with a sentence if a write would fail now."""
+
+    async def close(self) -> None:
+        """Release what is held. Nothing is buffered, so nothing is lost."""
+
+
+class Batch(Protocol):
+    """What a spool hands to a sink."""
+
+    @property
+    def name(self) -> str:
+        """Unique to the first and last record in it: the same records get the same name after a restart."""
+
+    @property
+    def lines(self) -> Sequence[bytes]:
+        """Newline-delimited JSON rows (`events.encode_rows`), oldest first."""
+
+    @property
+    def received_ms(self) -> int:
+        """When the oldest row in it was accepted: its partition, the UTC day of arrival."""
+
+
+class Lake(Protocol):
+    """Columnar data of the batch side. Synchronous. Paths are relative, with forward slashes."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Every file below the folder `prefix`, sorted, none half written; [] if there is no such folder."""
+
+    def read(self, path: str) -> bytes:
+        """A file's bytes; NotFound if there is none."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """Create or replace a file; a reader sees the old bytes or the new, never a part, and they survive a crash."""
+
+    def delete(self, path: str) -> None:
+        """Remove a file; absent is fine."""
+
+    def dataset(self, paths: Sequence[str], schema: Any) -> Any:
+        """The Parquet files as one `pyarrow.dataset.Dataset` of `schema`; columns that a file lacks are null."""
+
+
+class Artifacts(Protocol):
+    """Models and snapshots, and the pointers that say which is live. Keys are relative, with forward slashes."""
+
+    async def get(self, key: str) -> bytes:
+        """An artifact's bytes; NotFound if there is none."""
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Create or replace an artifact, atomically and durably. Pointers too: publishing is a put."""
+
+    async def fetch(self, key: str) -> Path:
+        """A local file with the artifact's bytes, to be mapped; NotFound if there is none."""
+
+    async def check(self) -> None:
+        """Raise Unavailable with a sentence if the store does not answer."""
+
+    async def close(self) -> None:
+        """Release what is held."""
+
+
+class CandidateStore(Protocol):
+    """One packet a user."""
+
+    async def get(self, user_id: str, now_ms: int) -> bytes | None:
+        """The user's packet, None if there is none or it has expired at `now_ms`. One round trip."""
+
+    async def put_many(self, packets: Mapping[str, bytes], expires_ms: int) -> None:
+        """Create or replace packets; each one is replaced whole. Any number; the adapter paces itself."""
+
+    async def delete(self, user_id: str) -> None:
+        """Remove the user's packet; absent is fine."""
+
+    async def check(self) -> None:
+        """Raise Unavailable with a sentence if the store does not answer."""
+
+    async def close(self) -> None:
+        """Release what is held."""
+
+
+class UserSignals(Protocol):
+    """One user's recent acts; bounded, expiring (`signals.STATE_TTL_MS`), the same whatever is applied twice."""
+
+    async def apply(self, acts: Sequence[Act]) -> None:
+        """Take acts in, in order; on return the next `read`, by any process, sees them. Raises Unavailable."""
+
+    async def read(self, user_id: str, now_ms: int) -> Signals:
+        """The user's state (empty for a stranger) and the pings deleted lately. One round trip."""
+
+    async def forget(self, user_id: str) -> None:
+        """Remove everything held about the user; absent is fine."""
+
+    async def check(self) -> None:
+        """Raise Unavailable with a sentence if the store does not answer."""
+
+    async def close(self) -> None:
+        """Release what is held."""
+
+
+class Trending(Protocol):
+    """What is hot, per country and overall: a forward-decay counter for each ping."""
+
+    async def add(self, engagements: Sequence[Engagement]) -> None:
+        """Count them; one engagement counts per (user, ping, event type) a day, however often it is added."""
+
+    async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]]:
+        """The hottest pings of a country (None: of all) with their weights at `now_ms`, hottest first."""
+
+    async def check(self) -> None:
+        """Raise Unavailable with a sentence if the store does not answer."""
+
+    async def close(self) -> None:
+        """Release what is held."""

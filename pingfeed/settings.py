@@ -1,0 +1,211 @@
+"""Settings: read once from the environment at the edge, typed, frozen, checked together.
+
+Every variable carries the prefix `PINGFEED_`. Without any, everything lives on this machine under `PINGFEED_HOME`
+(`var/pingfeed`). A wrong value raises SettingsError, whose sentence names the variable.
+"""
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+from pingfeed.errors import SettingsError
+from pingfeed.features import MAX_ATTRIBUTES, FeatureSet
+
+PREFIX: Final = "PINGFEED_"
+INGEST_PORT: Final = 8000
+FEED_PORT: Final = 8001
+
+SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "lake_url": ("file",),
+    "artifacts_url": ("file",),
+    "events_url": ("disk",),
+    "candidates_url": ("sqlite",),
+    "signals_url": ("sqlite",),
+    "trending_url": ("sqlite",),
+}
+"""Which adapters there are for each port: the URL's scheme picks one (a `wiring.py` builds it)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One installation's settings. URLs and paths are absolute; durations have their unit in the name."""
+
+    home: Path
+    lake_url: str
+    artifacts_url: str
+    events_url: str
+    candidates_url: str
+    signals_url: str
+    trending_url: str
+    spool_dir: Path
+    auth: Literal["none", "api_key"] = "none"
+    allow_open: bool = False
+    api_key_hashes: tuple[str, ...] = ()
+    operator_key_hashes: tuple[str, ...] = ()
+    cursor_secret: str = ""
+    tick_minutes: int = 15
+    night_hour: int = 3
+    label_window_hours: int = 6
+    feed_budget_ms: int = 50
+    sink_flush_seconds: float = 10.0
+    log_matrix_share: float = 0.02
+    explore_share: float = 0.1
+    facets: tuple[str, ...] = ("topics",)
+    attributes: tuple[str, ...] = ()
+    gate_tolerance: float = 0.01
+
+    @property
+    def tick_ms(self) -> int:
+        """Length of a tick in milliseconds."""
+        return self.tick_minutes * 60_000
+
+    @property
+    def features(self) -> FeatureSet:
+        """The feature vector of this installation."""
+        return FeatureSet(self.facets, self.attributes)
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("0", "1", "true", "false"):
+        raise ValueError("must be 0 or 1")
+    return text.lower() in ("1", "true")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _number(kind: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not low <= value <= high:
+            raise ValueError(f"must be from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _auth(text: str) -> str:
+    if text not in ("none", "api_key"):
+        raise ValueError("must be none or api_key")
+    return text
+
+
+def _hashes(text: str) -> tuple[str, ...]:
+    found = _names(text)
+    if any(len(h) != 64 or set(h) - set("0123456789abcdef") for h in found):
+        raise ValueError("must be SHA-256 digests, 64 lower-case hex digits each, separated by commas")
+    return found
+
+
+_PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "auth": _auth,
+    "allow_open": _flag,
+    "api_key_hashes": _hashes,
+    "operator_key_hashes": _hashes,
+    "cursor_secret": str,
+    "tick_minutes": _number(int, 1, 1440),
+    "night_hour": _number(int, 0, 23),
+    "label_window_hours": _number(int, 1, 168),
+    "feed_budget_ms": _number(int, 1, 10_000),
+    "sink_flush_seconds": _number(float, 0.05, 900),
+    "log_matrix_share": _number(float, 0, 1),
+    "explore_share": _number(float, 0, 1),
+    "facets": _names,
+    "attributes": _names,
+    "gate_tolerance": _number(float, 0, 1),
+}
+_SECRET: Final = frozenset({"api_key_hashes", "operator_key_hashes", "cursor_secret"})
+
+
+def load(environ: Mapping[str, str], *, cwd: Path | None = None) -> Settings:
+    """The settings in an environment; SettingsError names the first variable that is wrong."""
+    given = {name[len(PREFIX) :].lower(): value for name, value in environ.items() if name.startswith(PREFIX)}
+    unknown = given.keys() - {field.name for field in fields(Settings)}
+    if unknown:
+        name = PREFIX + min(unknown).upper()
+        raise SettingsError(f"{name} is not a setting of pingfeed", field=name)
+    home = (cwd or Path.cwd()) / Path(given.pop("home", "var/pingfeed")).expanduser()
+    values: dict[str, Any] = {"home": home, "spool_dir": home / "spool", **_urls(home)}
+    for name, text in given.items():
+        values[name] = _parse(name, text, home)
+    settings = Settings(**values)
+    _check_together(settings)
+    return settings
+
+
+def _urls(home: Path) -> dict[str, str]:
+    """The embedded default of each port."""
+    return {
+        "lake_url": f"file://{home}/lake",
+        "artifacts_url": f"file://{home}/artifacts",
+        "events_url": f"disk://{home}/lake",
+        "candidates_url": f"sqlite://{home}/candidates.sqlite",
+        "signals_url": f"sqlite://{home}/signals.sqlite",
+        "trending_url": f"sqlite://{home}/trending.sqlite",
+    }
+
+
+def _parse(name: str, text: str, home: Path) -> Any:
+    variable = PREFIX + name.upper()
+    if name == "spool_dir":
+        return home / Path(text).expanduser()
+    if name in SCHEMES:
+        scheme = urlsplit(text).scheme
+        if scheme not in SCHEMES[name]:
+            known = ", ".join(f"{s}://" for s in SCHEMES[name])
+            raise SettingsError(f"{variable} has the scheme {scheme!r}; known are {known}", field=variable)
+        return text
+    try:
+        return _PARSERS[name](text)
+    except ValueError as error:
+        shown = "its value" if name in _SECRET else repr(text)
+        raise SettingsError(f"{variable}: {shown} {error}", field=variable) from error
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.auth == "api_key" and not settings.api_key_hashes:
+        name = f"{PREFIX}API_KEY_HASHES"
+        raise SettingsError(f"{name} is empty while {PREFIX}AUTH is api_key", field=name)
+    if len(settings.attributes) > MAX_ATTRIBUTES:
+        name = f"{PREFIX}ATTRIBUTES"
+        raise SettingsError(f"{name} names more than {MAX_ATTRIBUTES} attributes", field=name)
+    if 1440 % settings.tick_minutes:
+        name = f"{PREFIX}TICK_MINUTES"
+        raise SettingsError(f"{name} must divide a day", field=name)
+
+
+def check_open(settings: Settings, host: str) -> None:
+    """`none` serves on loopback only, unless PINGFEED_ALLOW_OPEN says that something else guards the door."""
+    if settings.auth != "none" or settings.allow_open or is_loopback(host):
+        return
+    name = f"{PREFIX}AUTH"
+    raise SettingsError(
+        f"{name} is none, which may not listen on {host}; set an api_key, or {PREFIX}ALLOW_OPEN=1", field=name
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def url_path(url: str) -> Path:
+    """The path of a `file://`, `disk://` or `sqlite://` URL."""
+    split = urlsplit(url)
+    return Path(split.netloc + split.path)
+
+
+def shown(settings: Settings) -> dict[str, str]:
+    """Name and value of every setting, secrets as their count, for logs and `doctor`."""
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return {
+        PREFIX + name.upper(): f"({'set' if value else 'not set'})" if name in _SECRET else str(value)
+        for name, value in values.items()
+    }

@@ -1,0 +1,182 @@
+"""What a user did seconds ago, as one small bounded item, and what is hot right now.
+
+`UserState` is the item: every backend that stores one item a user keeps its encoded bytes. Acts are idempotent and
+carry their time, so that a replay from the spool, a duplicate or a late arrival leaves the same state.
+"""
+
+import math
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import msgspec
+
+from pingfeed.clock import DAY_MS, HOUR_MS
+from pingfeed.events import Row
+
+MAX_FOLLOWS: Final = 1000
+MAX_HIDES: Final = 1000
+MAX_BLOCKS: Final = 500
+MAX_SEEN: Final = 600
+MAX_SERVED: Final = 12
+MAX_ENGAGED: Final = 40
+SESSION_MS: Final = 30 * 60_000
+SERVED_MS: Final = HOUR_MS
+STATE_TTL_MS: Final = 35 * DAY_MS
+DELETED_TTL_MS: Final = 7 * DAY_MS
+MAX_DELETED: Final = 10_000
+
+ActKind = Literal["follow", "unfollow", "block", "hide", "seen", "engaged", "served", "deleted"]
+
+
+@dataclass(frozen=True)
+class Act:
+    """One thing that a user did (or was served), or a ping's deletion (`user_id` empty).
+
+    `target` is a creator id for follow, unfollow and block, the request id for served, else a ping id.
+    """
+
+    user_id: str
+    kind: ActKind
+    target: str
+    at_ms: int
+    pings: tuple[str, ...] = ()
+
+
+class Served(msgspec.Struct, array_like=True):
+    """One response of the feed to this user."""
+
+    request_id: str
+    at_ms: int
+    pings: list[str]
+
+
+class UserState(msgspec.Struct, array_like=True):
+    """One user's recent acts; each part is bounded, the oldest go first.
+
+    `follows` holds the time of the latest follow of a creator, negated where an unfollow came later.
+    """
+
+    follows: dict[str, int] = {}
+    blocks: dict[str, int] = {}
+    hides: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    engaged: list[tuple[int, str]] = []
+    served: list[Served] = []
+
+    def apply(self, act: Act) -> None:
+        """Take one act in; an act older than what is known of its target changes nothing."""
+        match act.kind:
+            case "follow" | "unfollow":
+                if abs(self.follows.get(act.target, 0)) <= act.at_ms:
+                    self.follows[act.target] = act.at_ms if act.kind == "follow" else -act.at_ms
+                    _keep_newest(self.follows, MAX_FOLLOWS)
+            case "block":
+                _remember(self.blocks, act, MAX_BLOCKS)
+            case "hide":
+                _remember(self.hides, act, MAX_HIDES)
+            case "seen":
+                _remember(self.seen, act, MAX_SEEN)
+            case "engaged":
+                if (act.at_ms, act.target) not in self.engaged:
+                    self.engaged = sorted([*self.engaged, (act.at_ms, act.target)])[-MAX_ENGAGED:]
+            case "served":
+                kept = [s for s in self.served if s.request_id != act.target and s.at_ms > act.at_ms - SERVED_MS]
+                self.served = [*kept, Served(act.target, act.at_ms, list(act.pings))][-MAX_SERVED:]
+            case "deleted":
+                raise ValueError("a deletion belongs to the catalogue, not to one user's state")
+
+    def following(self) -> Set[str]:
+        """Creators that the user follows as far as recent acts tell."""
+        return {creator for creator, at_ms in self.follows.items() if at_ms > 0}
+
+    def session(self, now_ms: int) -> list[str]:
+        """Pings that the user engaged with in this session, one entry an engagement."""
+        return [ping for at_ms, ping in self.engaged if at_ms > now_ms - SESSION_MS]
+
+    def encode(self) -> bytes:
+        """MessagePack bytes, for a store."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes | None) -> "UserState":
+        """The state in `data`; an empty one for None."""
+        return msgspec.msgpack.decode(data, type=cls) if data else cls()
+
+
+def _remember(part: dict[str, int], act: Act, limit: int) -> None:
+    part[act.target] = max(part.get(act.target, 0), act.at_ms)
+    _keep_newest(part, limit)
+
+
+def _keep_newest(part: dict[str, int], limit: int) -> None:
+    if len(part) > limit:
+        # An eighth at once, so that a full part is not sorted for every further act.
+        for target in sorted(part, key=lambda t: abs(part[t]))[: len(part) - limit + limit // 8]:
+            del part[target]
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What one read gives the feed: the user's state and the pings deleted lately."""
+
+    state: UserState
+    deleted: Set[str]
+
+
+@dataclass(frozen=True)
+class Engagement:
+    """One engagement that may count towards trending; a backend counts (user, ping, event type) once a day."""
+
+    user_id: str
+    ping_id: str
+    event_type: str
+    country: str | None
+    at_ms: int
+
+
+TRENDING_WEIGHTS: Final = {"view": 1.0, "like": 3.0, "comment": 4.0, "share": 5.0}
+_HALF_LIFE_MS: Final = HOUR_MS
+DECAY_RATE: Final = math.log(2) / _HALF_LIFE_MS
+MAX_LANDMARK_AGE_MS: Final = 200 * _HALF_LIFE_MS
+"""Past this a weight nears what a double can hold beside a fresh one: move the landmark (2 ** 200)."""
+
+
+def forward_weight(event_type: str, at_ms: int, landmark_ms: int) -> float:
+    """`weight * exp(rate * (t - landmark))`: forward decay, Cormode et al., ICDE 2009. Times before count as then."""
+    return TRENDING_WEIGHTS[event_type] * math.exp(DECAY_RATE * (at_ms - landmark_ms))
+
+
+def decay_between(from_ms: int, to_ms: int) -> float:
+    """The factor that brings a forward weight with its landmark at `from_ms` to one at `to_ms`."""
+    return math.exp(-DECAY_RATE * (to_ms - from_ms))
+
+
+def acts_of(row: Row) -> list[Act]:
+    """The acts in an accepted row, at the time when the server received it."""
+    kind, user, at_ms = row["event_type"], row.get("user_id", ""), row["received_ms"]
+    ping = row.get("ping_id", "")
+    match kind:
+        case "follow" | "unfollow" | "block":
+            return [Act(user, kind, row["creator_id"], at_ms)]
+        case "hide" | "report":
+            return [Act(user, "hide", ping, at_ms), Act(user, "seen", ping, at_ms)]
+        case "impression":
+            return [Act(user, "seen", ping, at_ms)]
+        case "view" | "like" | "comment" | "share":
+            return [Act(user, "seen", ping, at_ms), Act(user, "engaged", ping, at_ms)]
+        case "ping_deleted":
+            return [Act("", "deleted", ping, at_ms)]
+        case "feed_served":
+            return [Act(user, "served", row["request_id"], at_ms, tuple(row["served_pings"]))]
+        case _:
+            return []
+
+
+def engagements_of(rows: Iterable[Row]) -> list[Engagement]:
+    """The engagements in accepted rows; a view counts from half a watch."""
+    return [
+        Engagement(row["user_id"], row["ping_id"], row["event_type"], row.get("country"), row["received_ms"])
+        for row in rows
+        if row["event_type"] in TRENDING_WEIGHTS and (row["event_type"] != "view" or row["watch_time_ratio"] >= 0.5)
+    ]

@@ -1,0 +1,49 @@
+"""JSON logs: one object a line on standard error, with the request's id where there is one."""
+
+import logging
+import sys
+from contextvars import ContextVar
+from typing import Final
+
+import msgspec
+
+from pingfeed.clock import system_clock, to_iso
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "color_message",
+    "taskName",
+}
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as JSON; what `extra=` gave becomes fields of the object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        line: dict[str, object] = {
+            "time": to_iso(system_clock()),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id.get():
+            line["request_id"] = request_id.get()
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def configure_logs(level: int = logging.INFO) -> None:
+    """Send every logger's records to standard error as JSON. Called by a program's entry, never at import."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.getLogger("uvicorn.access").disabled = True
