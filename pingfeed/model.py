@@ -30,7 +30,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     trained_requests: int
     held_out_requests: int
     metrics: dict[str, float]
-    params: dict[str, float | int | str]
+    params: dict[str, bool | int | float | str]
     score_std: float
     """Mean within-request standard deviation of the scores on held-out time: the unit of every boost."""
     learned_realtime: list[str]

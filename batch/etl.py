@@ -1,0 +1,49 @@
+"""The night: everything that landed, the day's state, its collaborative factors, its features, and tidy files."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch import catalogue, collaborative, day_state
+from batch.learn import Learner
+from batch.ledger import Manifest
+from batch.point_in_time import PointInTime
+from batch.servable import servable
+from batch.ticks import day_name
+from batch.wiring import Batch
+
+
+def etl(batch: Batch, tick: int) -> Manifest:
+    """Run the night as of `tick`. Running it again changes nothing."""
+    learner = Learner(batch.tables, batch.engine, batch.ticks, batch.progress)
+    manifest = learner.run(tick, batch.clock(), everything=True)
+    with batch.progress.step("states at the beginning of each day"):
+        day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
+    day = batch.ticks.day(tick)
+    collaborative.factors_of(batch, day)
+    with batch.progress.step("features of the day"):
+        _keep_features(batch, day)
+    with batch.progress.step("compaction"):
+        for earlier in batch.tables.clean_days():
+            if earlier < day:
+                batch.tables.compact_day(earlier, manifest.run)
+        batch.tables.compact_catalogue(manifest.run)
+    return manifest
+
+
+def _keep_features(batch: Batch, day: int) -> None:
+    """The historical feature store: every servable ping's features when the day began, under `features/day=`."""
+    tick = batch.ticks.first_of(day)
+    path = f"features/day={day_name(day)}/pings-{batch.features.digest}.parquet"
+    if path in batch.tables.lake.list(f"features/day={day_name(day)}"):
+        return
+    known = catalogue.load(batch.tables, batch.engine, batch.ticks)
+    source = PointInTime(batch.tables, batch.engine, batch.ticks, batch.features, known, tick, tick)
+    numbers = servable(known, source, batch.ticks, tick)
+    values = source.pings(numbers, np.full(len(numbers), tick, np.int64)).block.values
+    ids = catalogue.ids_of(known, "ping")
+    columns: dict[str, object] = {"ping_id": [ids[int(number)] for number in numbers]}
+    columns |= {feature.name: values[:, index] for index, feature in enumerate(batch.features.ping)}
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), buffer, compression="zstd")
+    batch.tables.lake.write(path, buffer.getvalue().to_pybytes())

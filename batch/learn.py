@@ -1,0 +1,111 @@
+"""What every run does first: read the files that landed, keep what is new, add it to catalogue and aggregates.
+
+A run costs what it reads: no run rescans history. Everything is stamped with the tick that learned of it, and the
+manifest that makes the run count is written last, so a crash at any point is repaired by running again.
+"""
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batch import catalogue
+from batch.engine import Engine
+from batch.ledger import Ledger, Manifest, Unread, is_amendment, partition_day
+from batch.progress import Progress
+from batch.tables import AGGREGATES, CLEAN, Tables
+from batch.ticks import Ticks
+from pingfeed.adapters._arrow_schema import EVENT_SCHEMA
+
+_DEDUPE_DAYS = 7
+_KEYS = ["user_id", "event_id", "known_tick", "received_ms"]
+
+
+class Learner:
+    """One run's reading of the raw zone."""
+
+    def __init__(self, tables: Tables, engine: Engine, ticks: Ticks, progress: Progress) -> None:
+        self._tables = tables
+        self._engine = engine
+        self._ticks = ticks
+        self._progress = progress
+        self._ledger = Ledger(tables, ticks)
+
+    def run(self, tick: int, now_ms: int, *, everything: bool = False) -> Manifest:
+        """Learn what landed, as the run of `tick`, or as an amendment to it if it has finished.
+
+        `everything` looks at every partition. Without it a tick that has run is not run again.
+        """
+        self._ledger.remove_unfinished()
+        done = self._ledger.last_manifest(tick)
+        if done is not None and not everything:
+            return done
+        unread = self._ledger.unread(tick, everything=everything)
+        if done is not None and not (unread.live or unread.history):
+            return done
+        run = self._ledger.next_run(tick)
+        manifest = Manifest(run=run, tick=tick, at_ms=now_ms, files=[*unread.live, *unread.history])
+        for label, rows in self._groups(unread, tick + is_amendment(run)):
+            with self._progress.step(f"{label}: {rows.num_rows:,} events"):
+                self._take_in(run, rows, manifest)
+        self._repair_states(manifest)
+        self._ledger.finish(manifest)
+        return manifest
+
+    def _groups(self, unread: Unread, known_tick: int) -> Iterator[tuple[str, pa.Table]]:
+        """Raw rows with their known tick, a UTC day of history at a time, so that memory holds a day."""
+        for day, paths in groupby(unread.history, key=partition_day):
+            rows = self._read(list(paths))
+            known = pc.add(pc.floor(pc.divide(rows["received_ms"], self._ticks.tick_ms)), 1).cast(pa.int64())
+            yield f"history of {day}", rows.append_column("known_tick", known)
+        if unread.live:
+            rows = self._read(unread.live)
+            yield (
+                "what landed",
+                rows.append_column("known_tick", pa.array(np.full(rows.num_rows, known_tick, np.int64))),
+            )
+
+    def _read(self, paths: list[str]) -> pa.Table:
+        table: pa.Table = self._tables.lake.dataset(paths, EVENT_SCHEMA).to_table()
+        return table
+
+    def _take_in(self, run: int, rows: pa.Table, manifest: Manifest) -> None:
+        kept = self._without_duplicates(rows)
+        manifest.read += rows.num_rows
+        manifest.kept += kept.num_rows
+        if not kept.num_rows:
+            return
+        days = pc.floor(pc.divide(kept["known_tick"], self._ticks.day_ticks)).cast(pa.int64())
+        first = pc.min(days).as_py()
+        manifest.oldest_day = first if manifest.oldest_day is None else min(first, manifest.oldest_day)
+        for day in pc.unique(days).to_pylist():
+            self._tables.add_clean(day, run, kept.filter(pc.equal(days, day)))
+        catalogue.learn(self._tables, run, kept)
+        self._aggregate(run, kept)
+
+    def _without_duplicates(self, rows: pa.Table) -> pa.Table:
+        """The rows whose (user, event id) was not known in the 7 days before; first known wins."""
+        first = self._ticks.day(pc.min(rows["known_tick"]).as_py()) - _DEDUPE_DAYS
+        recent = self._tables.clean(first, self._ticks.day(pc.max(rows["known_tick"]).as_py()), _KEYS)
+        raw = rows.select(_KEYS).append_column("seq", pa.array(np.arange(rows.num_rows)))
+        kept = self._engine.run("kept_rows", self._ticks.params(0), raw=raw, recent=recent)
+        return rows.take(kept["seq"]).select(CLEAN.names)
+
+    def _aggregate(self, run: int, events: pa.Table) -> None:
+        """Sum the events into the buckets of their (entity, known tick)."""
+        known = catalogue.load(self._tables, self._engine, self._ticks)
+        params = self._ticks.params(0)
+        inputs = {"numbers": known.numbers, "pings": known.pings}
+        acts = self._engine.run("acts", params, events=events, **inputs)
+        for name in AGGREGATES:
+            buckets = self._engine.run(name, params, acts=acts, ping_facets=known.facets)
+            days = pc.floor(pc.divide(buckets["tick"], self._ticks.day_ticks)).cast(pa.int64())
+            for day in pc.unique(days).to_pylist():
+                self._tables.add_aggregate(name, day, run, buckets.filter(pc.equal(days, day)))
+
+    def _repair_states(self, manifest: Manifest) -> None:
+        """Events of an earlier day change what every later day began with, and what was learned from it."""
+        if manifest.oldest_day is not None and manifest.oldest_day < self._ticks.day(manifest.tick):
+            self._tables.drop_derived_since(manifest.oldest_day)

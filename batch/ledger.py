@@ -1,0 +1,123 @@
+"""The ledger: which files each tick's run has read. `ticks/<b>/manifest.json` is written last, and makes a run count.
+
+A run reads every raw file that has landed and stands in no manifest, and stamps its events with its own tick: the
+system's clock is when it learned a thing. Files of written history (`history-*.parquet`) were known earlier: each of
+their events gets the tick after the one in which it was received.
+
+A tick is run once. What is read again under a finished tick (history imported just now, `etl` by hand) is an amendment:
+`manifest-1.json` and on. Features as of that tick may have been published, so an amendment's new events count from the
+next tick. The run's number, `tick * 100 + amendment`, names its files.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from batch.tables import Tables
+from batch.ticks import Ticks, day_name
+
+_PARTITION: Final = re.compile(r"^events/year=(\d{4})/month=(\d{2})/day=(\d{2})/")
+_MANIFEST: Final = re.compile(r"^ticks/(\d+)/manifest(?:-(\d+))?\.json$")
+_RECENT_DAYS: Final = 2
+_RUNS_A_TICK: Final = 100
+
+
+class Manifest(msgspec.Struct, kw_only=True):
+    """What a run read and made of it."""
+
+    run: int
+    tick: int
+    at_ms: int
+    files: list[str]
+    read: int = 0
+    """Rows in those files."""
+    kept: int = 0
+    """Rows that were no duplicates."""
+    oldest_day: int | None = None
+    """The earliest day that got events: before the tick's own day where history was written."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Raw files that no run has read."""
+
+    live: list[str]
+    history: list[str]
+
+
+class Ledger:
+    """Reads and writes the manifests of one lake."""
+
+    def __init__(self, tables: Tables, ticks: Ticks) -> None:
+        self._tables = tables
+        self._lake = tables.lake
+        self._ticks = ticks
+
+    def finished(self) -> list[int]:
+        """Numbers of the runs that have finished, ascending."""
+        found = (_MANIFEST.match(path) for path in self._lake.list("ticks"))
+        return sorted(int(match[1]) * _RUNS_A_TICK + int(match[2] or 0) for match in found if match)
+
+    def next_run(self, tick: int) -> int:
+        """The number of the tick's run, or of its next amendment."""
+        return max((run + 1 for run in self.finished() if tick_of_run(run) == tick), default=tick * _RUNS_A_TICK)
+
+    def last_manifest(self, tick: int) -> Manifest | None:
+        """The manifest of the tick's latest run, None if it has not run."""
+        runs = [run for run in self.finished() if tick_of_run(run) == tick]
+        return self._load(runs[-1]) if runs else None
+
+    def remove_unfinished(self) -> None:
+        """Remove what a crashed run left behind."""
+        self._tables.drop_runs(self.finished())
+
+    def unread(self, tick: int, *, everything: bool) -> Unread:
+        """Raw files that have landed and were never read.
+
+        A tick looks at the partitions of its last two days and at their manifests; `everything` (the night, a first
+        run) looks at all, and so finds files that landed in an old partition.
+        """
+        first_day = 0 if everything else self._ticks.day(tick) - _RECENT_DAYS + 1
+        finished = [run for run in self.finished() if self._ticks.day(tick_of_run(run)) >= first_day]
+        read = {path for run in finished for path in self._load(run).files}
+        landed = [
+            path
+            for path in self._lake.list("events")
+            if path not in read and path.endswith(".parquet") and _partition(path) >= day_name(first_day)
+        ]
+        history = [path for path in landed if path.rsplit("/", 1)[1].startswith("history-")]
+        return Unread(live=[path for path in landed if path not in set(history)], history=history)
+
+    def finish(self, manifest: Manifest) -> None:
+        """Make the run count."""
+        self._lake.write(_path(manifest.run), msgspec.json.format(msgspec.json.encode(manifest)))
+
+    def _load(self, run: int) -> Manifest:
+        return msgspec.json.decode(self._lake.read(_path(run)), type=Manifest)
+
+
+def tick_of_run(run: int) -> int:
+    """The tick that a run's number belongs to."""
+    return run // _RUNS_A_TICK
+
+
+def is_amendment(run: int) -> bool:
+    """Whether the run came after its tick's first."""
+    return run % _RUNS_A_TICK > 0
+
+
+def partition_day(path: str) -> str:
+    """The UTC day of arrival that a raw file's partition names."""
+    return _partition(path)
+
+
+def _partition(path: str) -> str:
+    found = _PARTITION.match(path)
+    return "-".join(found.groups()) if found else ""
+
+
+def _path(run: int) -> str:
+    suffix = f"-{run % _RUNS_A_TICK}" if is_amendment(run) else ""
+    return f"ticks/{tick_of_run(run)}/manifest{suffix}.json"

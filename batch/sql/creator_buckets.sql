@@ -1,0 +1,15 @@
+-- Measures of each creator in each tick. acts: as acts.sql gives them.
+SELECT
+    creator,
+    tick,
+    CAST(SUM(impressions) AS BIGINT) AS impressions,
+    CAST(SUM(views) AS BIGINT) AS views,
+    CAST(SUM(watch_bp) AS BIGINT) AS watch_bp,
+    CAST(SUM(likes) AS BIGINT) AS likes,
+    CAST(SUM(shares) AS BIGINT) AS shares,
+    CAST(SUM(hides) AS BIGINT) AS hides,
+    CAST(SUM(follows) AS BIGINT) AS follows,
+    CAST(SUM(points) AS BIGINT) AS points
+FROM acts
+WHERE creator IS NOT NULL AND event_type NOT IN ('unfollow', 'block')
+GROUP BY creator, tick

@@ -1,0 +1,57 @@
+-- How far each creator beats the day's average for a user, shrunk; the user's strongest as of each probe, by absolute
+-- strength, ties by number. What does not make the cut is unknown, in the packet and in training.
+-- user_creator_buckets(user_id, creator, tick, impressions, points); probes(user_id, at_tick), distinct; priors(day, ...).
+WITH pairs AS (
+    SELECT p.user_id, met.creator, p.at_tick
+    FROM probes p
+    JOIN (
+        SELECT user_id, creator, MIN(tick) AS first_tick FROM user_creator_buckets GROUP BY user_id, creator
+    ) met ON met.user_id = p.user_id AND met.first_tick <= p.at_tick
+),
+moves AS (
+    SELECT user_id, creator, tick AS at_tick, 0 AS probe, 1 AS buckets, impressions, points FROM user_creator_buckets
+    UNION ALL
+    SELECT user_id, creator, tick + month_ticks, 0, -1, -impressions, -points
+    FROM user_creator_buckets CROSS JOIN params
+    WHERE tick + month_ticks <= last_probe
+    UNION ALL
+    SELECT user_id, creator, at_tick, 1, 0, 0, 0 FROM pairs
+),
+running AS (
+    SELECT
+        user_id,
+        creator,
+        at_tick,
+        probe,
+        CAST(SUM(buckets) OVER sofar AS BIGINT) AS buckets,
+        CAST(SUM(impressions) OVER sofar AS DOUBLE) AS impressions,
+        CAST(SUM(points) OVER sofar AS DOUBLE) / 10000.0 AS points
+    FROM moves
+    WINDOW sofar AS (
+        PARTITION BY user_id, creator ORDER BY at_tick RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+    )
+),
+strengths AS (
+    SELECT
+        r.user_id,
+        r.at_tick,
+        r.creator,
+        (r.points - r.impressions * q.points_rate) / (r.impressions + 5.0) AS affinity
+    FROM running r
+    CROSS JOIN params t
+    JOIN priors q ON q.day = CAST(FLOOR(r.at_tick / t.day_ticks) AS BIGINT)
+    WHERE r.probe = 1 AND r.buckets > 0
+),
+ranked AS (
+    SELECT
+        user_id,
+        at_tick,
+        creator,
+        affinity,
+        ROW_NUMBER() OVER (PARTITION BY user_id, at_tick ORDER BY ABS(affinity) DESC, creator) AS place
+    FROM strengths
+)
+SELECT user_id, at_tick, creator, affinity
+FROM ranked
+CROSS JOIN params
+WHERE place <= top_affinities

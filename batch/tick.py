@@ -1,0 +1,50 @@
+"""One tick: what landed, the snapshot, the packets of whoever was active."""
+
+from dataclasses import dataclass
+
+from batch import catalogue, day_state, packets, snapshot
+from batch.learn import Learner
+from batch.point_in_time import PointInTime
+from batch.wiring import Batch
+from pingfeed.delivery.landing import wait_landed
+
+
+@dataclass(frozen=True)
+class TickDone:
+    """What a tick came to."""
+
+    tick: int
+    events: int
+    pings: int
+    packets: int
+    packet_bytes_p95: int
+    waiting: int
+    """Events that were acknowledged before the tick but had not landed when it began; a later tick takes them."""
+
+
+def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
+    """Run tick `tick`; again, it publishes the same. `everyone` refreshes all users of 30 days."""
+    waiting = _wait(batch, tick)
+    manifest = Learner(batch.tables, batch.engine, batch.ticks, batch.progress).run(tick, batch.clock())
+    day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
+    known = catalogue.load(batch.tables, batch.engine, batch.ticks)
+    since = None if everyone else snapshot.published_before(batch, tick)
+    with batch.progress.step("features and snapshot"):
+        source = PointInTime(batch.tables, batch.engine, batch.ticks, batch.features, known, tick, tick)
+        content = snapshot.build(batch, known, source, tick)
+        snapshot.publish(batch, content)
+    users = packets.users_to_refresh(batch, tick, since)
+    sizes: list[int] = []
+    with batch.progress.step(f"packets of {len(users):,} users"):
+        for made in packets.make(batch, content, source, users):
+            packets.store(batch, made)
+            sizes += [len(packet) for packet in made.values()]
+    p95 = sorted(sizes)[int(0.95 * (len(sizes) - 1))] if sizes else 0
+    return TickDone(tick, manifest.kept, len(content.numbers), len(sizes), p95, waiting)
+
+
+def _wait(batch: Batch, tick: int) -> int:
+    """Wait until all that was acknowledged before the tick has landed, twice the services' flush interval at most."""
+    seconds = 2 * batch.settings.sink_flush_seconds + 5
+    with batch.progress.step("waiting for what was acknowledged to land"):
+        return wait_landed(batch.settings.spool_dir, batch.ticks.start_ms(tick), seconds)

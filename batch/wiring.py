@@ -1,0 +1,44 @@
+"""What every step of the batch side works with, built from the settings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from batch.engine import Engine
+from batch.progress import Progress
+from batch.tables import Tables
+from batch.ticks import Ticks
+from pingfeed import wiring
+from pingfeed.clock import Clock, system_clock
+from pingfeed.features import FeatureSet
+from pingfeed.ports import Artifacts, CandidateStore
+from pingfeed.settings import Settings
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The batch side of one installation. Async ports are opened anew at each step's edge (`asyncio.run`)."""
+
+    settings: Settings
+    tables: Tables
+    engine: Engine
+    ticks: Ticks
+    features: FeatureSet
+    clock: Clock
+    progress: Progress
+    open_artifacts: Callable[[], Artifacts]
+    open_candidates: Callable[[], CandidateStore]
+
+
+def build(settings: Settings, *, clock: Clock = system_clock, quiet: bool = False) -> Batch:
+    """The batch side that the settings describe."""
+    return Batch(
+        settings=settings,
+        tables=Tables(wiring.open_lake(settings)),
+        engine=Engine(),
+        ticks=Ticks(settings.tick_ms),
+        features=settings.features,
+        clock=clock,
+        progress=Progress(quiet=quiet),
+        open_artifacts=lambda: wiring.open_artifacts(settings),
+        open_candidates=lambda: wiring.open_candidates(settings),
+    )
