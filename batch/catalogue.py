@@ -33,7 +33,7 @@ class Catalogue:
 
 def load(tables: Tables, engine: Engine, ticks: Ticks) -> Catalogue:
     """Read the catalogue and settle from when until when each version of a ping holds."""
-    params = ticks.params(0)
+    params = ticks.params()
     raw = {name: tables.catalogue(name) for name in CATALOGUE}
     versions = engine.run("ping_versions", params, versions=raw["versions"])
     return Catalogue(

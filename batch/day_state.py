@@ -26,20 +26,20 @@ def ensure(tables: Tables, engine: Engine, ticks: Ticks, tick: int, run: int) ->
         for day in range(first, today + 1):
             buckets = tables.aggregate(_SOURCE[name], day - 1, day - 1)
             inputs = {"state": tables.state(name, day - 1), _SOURCE[name]: buckets}
-            tables.put_state(name, day, run, engine.run(name, ticks.params(0), **inputs))
+            tables.put_state(name, day, run, engine.run(name, ticks.params(), **inputs))
 
 
 def current(tables: Tables, engine: Engine, ticks: Ticks, name: str, tick: int) -> pa.Table:
     """A state as of a tick: that of the day's beginning with the day's buckets so far."""
     day = ticks.day(tick)
     buckets = tables.aggregate(_SOURCE[name], day, day, tick)
-    return engine.run(name, ticks.params(0), **{"state": tables.state(name, day), _SOURCE[name]: buckets})
+    return engine.run(name, ticks.params(), **{"state": tables.state(name, day), _SOURCE[name]: buckets})
 
 
 def evergreen(tables: Tables, engine: Engine, ticks: Ticks, first_day: int, last_day: int) -> pa.Table:
     """(day, ping) of the top tenth by engagement before each day."""
     pieces = []
     for day in range(first_day, last_day + 1):
-        pings = engine.run("evergreen", ticks.params(0), lifetime=tables.state("lifetime", day))
+        pings = engine.run("evergreen", ticks.params(), lifetime=tables.state("lifetime", day))
         pieces.append(pings.append_column("day", pa.array([day] * pings.num_rows, pa.int64())))
     return pa.concat_tables(pieces)

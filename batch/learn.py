@@ -90,13 +90,13 @@ class Learner:
         first = self._ticks.day(pc.min(rows["known_tick"]).as_py()) - _DEDUPE_DAYS
         recent = self._tables.clean(first, self._ticks.day(pc.max(rows["known_tick"]).as_py()), _KEYS)
         raw = rows.select(_KEYS).append_column("seq", pa.array(np.arange(rows.num_rows)))
-        kept = self._engine.run("kept_rows", self._ticks.params(0), raw=raw, recent=recent)
+        kept = self._engine.run("kept_rows", self._ticks.params(), raw=raw, recent=recent)
         return rows.take(kept["seq"]).select(CLEAN.names)
 
     def _aggregate(self, run: int, events: pa.Table) -> None:
         """Sum the events into the buckets of their (entity, known tick)."""
         known = catalogue.load(self._tables, self._engine, self._ticks)
-        params = self._ticks.params(0)
+        params = self._ticks.params()
         inputs = {"numbers": known.numbers, "pings": known.pings}
         acts = self._engine.run("acts", params, events=events, **inputs)
         for name in AGGREGATES:

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -60,18 +61,17 @@ def make(
     pool = _pool(content)
     factors = collaborative.factors_of(batch, batch.ticks.day(content.tick))
     ranker = asyncio.run(live_ranker(batch))
+    block = point_in_time.users(pa.array(users, pa.string()), np.full(len(users), content.tick, np.int64))
+    history = taste.load(batch, users, content.tick)
     for start in range(0, len(users), _USERS_AT_ONCE):
         chunk = users[start : start + _USERS_AT_ONCE]
-        block = point_in_time.users(np.array(chunk), np.full(len(chunk), content.tick, np.int64))
-        history = taste.load(batch, chunk, content.tick)
-        tastes = [
-            taste.taste_of(user, int(at), block, history, pool) for user, at in zip(chunk, block.row, strict=True)
-        ]
+        rows = block.row[start : start + _USERS_AT_ONCE]
+        tastes = [taste.taste_of(user, int(at), block, history, pool) for user, at in zip(chunk, rows, strict=True)]
         found = [_candidates(pool, one, factors) for one in tastes]
-        ranked = _ranked(batch, pool, block, found, ranker, content.tick)
+        ranked = _ranked(batch, pool, replace(block, row=rows), found, ranker, content.tick)
         yield {
             user: _encoded(batch.features, pool, block, int(at), best, content.tick)
-            for user, at, best in zip(chunk, block.row, ranked, strict=True)
+            for user, at, best in zip(chunk, rows, ranked, strict=True)
         }
 
 
@@ -125,12 +125,11 @@ def _ranked(
     """Each user's best `MAX_CANDIDATES`, best first; real-time values are unknown to a tick."""
     rows = np.concatenate([one.rows for one in found])
     counts = [len(one.rows) for one in found]
-    block = UserBlock(**{**vars(users), "row": np.repeat(users.row, counts)})
     n = len(rows)
     matrix = assemble(
         batch.features,
         _taken(pool.pings, rows),
-        block,
+        replace(users, row=np.repeat(users.row, counts)),
         hour=np.full(n, hour_of(batch.ticks.start_ms(tick)), np.float32),
         sources=np.concatenate([one.sources for one in found]),
         retrieval_score=np.concatenate([one.scores for one in found]),

@@ -62,7 +62,7 @@ class PointInTime:
         last_tick: int,
     ) -> None:
         self._engine, self._features, self._catalogue = engine, features, catalogue
-        self._params = ticks.params(last_tick)
+        self._params = ticks.params(last_tick, first_tick)
         first, last = ticks.day(first_tick), ticks.day(last_tick)
         self._buckets = {
             name: tables.aggregate(name, first - _LOOKBACK_DAYS, last, last_tick)
@@ -116,12 +116,12 @@ class PointInTime:
         created = np.where(known, _taken(own, "created_tick", at), -1).astype(np.int64)
         return PingRows(block, created[back], known[back])
 
-    def users(self, user: NDArray[np.str_] | pa.Array, at_tick: Int64) -> UserBlock:
+    def users(self, user: pa.Array, at_tick: Int64) -> UserBlock:
         """The user block of n probes (user id, tick), as a packet of that tick would hold it.
 
         A tick below 0 asks for a user of whom nothing is known.
         """
-        names = pa.array(user, pa.string()).dictionary_encode()
+        names = user.dictionary_encode()
         distinct, back = _distinct(np.asarray(names.indices, np.int64), at_tick)
         asked = _low(distinct) >= 0
         people = names.dictionary.take(pa.array(_high(distinct)))

@@ -37,8 +37,8 @@ class Ticks:
         """The first tick of a day."""
         return day * self.day_ticks
 
-    def params(self, last_probe: int) -> dict[str, int]:
-        """What the statements read beside their tables: lengths in ticks, and the latest tick that is asked about."""
+    def params(self, last_probe: int = 0, first_probe: int = 0) -> dict[str, int]:
+        """What the statements read beside their tables: lengths in ticks, and the range of ticks that is asked about."""
         return {
             "tick_ms": self.tick_ms,
             # With ticks longer than an hour the shortest window is one tick.
@@ -46,6 +46,7 @@ class Ticks:
             "day_ticks": self.day_ticks,
             "week_ticks": 7 * self.day_ticks,
             "month_ticks": 30 * self.day_ticks,
+            "first_probe": first_probe,
             "last_probe": last_probe,
             "top_affinities": TOP_CREATORS,
         }

@@ -19,6 +19,23 @@ WITH moves AS (
     SELECT creator, at_tick, 1, 0, 0, 0, 0, 0, 0, 0, 0
     FROM probes
 ),
+collapsed AS (
+    SELECT
+        m.creator,
+        GREATEST(m.at_tick, t.first_probe) AS at_tick,
+        MAX(m.probe) AS probe,
+        CAST(SUM(m.impressions_7d) AS BIGINT) AS impressions_7d,
+        CAST(SUM(m.points_7d) AS BIGINT) AS points_7d,
+        CAST(SUM(m.impressions_30d) AS BIGINT) AS impressions_30d,
+        CAST(SUM(m.points_30d) AS BIGINT) AS points_30d,
+        CAST(SUM(m.views_30d) AS BIGINT) AS views_30d,
+        CAST(SUM(m.watch_30d) AS BIGINT) AS watch_30d,
+        CAST(SUM(m.hides_30d) AS BIGINT) AS hides_30d,
+        CAST(SUM(m.follows_30d) AS BIGINT) AS follows_30d
+    FROM moves m
+    CROSS JOIN params t
+    GROUP BY m.creator, GREATEST(m.at_tick, t.first_probe)
+),
 running AS (
     SELECT
         creator,
@@ -32,7 +49,7 @@ running AS (
         CAST(SUM(watch_30d) OVER sofar AS DOUBLE) / 10000.0 AS watch_30d,
         CAST(SUM(hides_30d) OVER sofar AS DOUBLE) AS hides_30d,
         CAST(SUM(follows_30d) OVER sofar AS DOUBLE) AS follows_30d
-    FROM moves
+    FROM collapsed
     WINDOW sofar AS (PARTITION BY creator ORDER BY at_tick RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 )
 SELECT

@@ -9,6 +9,17 @@ WITH moves AS (
     UNION ALL
     SELECT value, at_tick, 1, 0, 0 FROM probes
 ),
+collapsed AS (
+    SELECT
+        m.value,
+        GREATEST(m.at_tick, t.first_probe) AS at_tick,
+        MAX(m.probe) AS probe,
+        CAST(SUM(m.impressions) AS BIGINT) AS impressions,
+        CAST(SUM(m.points) AS BIGINT) AS points
+    FROM moves m
+    CROSS JOIN params t
+    GROUP BY m.value, GREATEST(m.at_tick, t.first_probe)
+),
 running AS (
     SELECT
         value,
@@ -16,7 +27,7 @@ running AS (
         probe,
         CAST(SUM(impressions) OVER sofar AS DOUBLE) AS impressions,
         CAST(SUM(points) OVER sofar AS DOUBLE) / 10000.0 AS points
-    FROM moves
+    FROM collapsed
     WINDOW sofar AS (PARTITION BY value ORDER BY at_tick RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 )
 SELECT

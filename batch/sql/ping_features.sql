@@ -51,6 +51,30 @@ WITH moves AS (
         0, 0, 0, 0, 0
     FROM probes
 ),
+collapsed AS (
+    SELECT
+        m.ping,
+        GREATEST(m.at_tick, t.first_probe) AS at_tick,
+        MAX(m.probe) AS probe,
+        CAST(SUM(m.impressions_1h) AS BIGINT) AS impressions_1h,
+        CAST(SUM(m.points_1h) AS BIGINT) AS points_1h,
+        CAST(SUM(m.impressions_1d) AS BIGINT) AS impressions_1d,
+        CAST(SUM(m.points_1d) AS BIGINT) AS points_1d,
+        CAST(SUM(m.views_1d) AS BIGINT) AS views_1d,
+        CAST(SUM(m.watch_1d) AS BIGINT) AS watch_1d,
+        CAST(SUM(m.impressions_7d) AS BIGINT) AS impressions_7d,
+        CAST(SUM(m.points_7d) AS BIGINT) AS points_7d,
+        CAST(SUM(m.likes_7d) AS BIGINT) AS likes_7d,
+        CAST(SUM(m.shares_7d) AS BIGINT) AS shares_7d,
+        CAST(SUM(m.impressions_30d) AS BIGINT) AS impressions_30d,
+        CAST(SUM(m.points_30d) AS BIGINT) AS points_30d,
+        CAST(SUM(m.views_30d) AS BIGINT) AS views_30d,
+        CAST(SUM(m.watch_30d) AS BIGINT) AS watch_30d,
+        CAST(SUM(m.hides_30d) AS BIGINT) AS hides_30d
+    FROM moves m
+    CROSS JOIN params t
+    GROUP BY m.ping, GREATEST(m.at_tick, t.first_probe)
+),
 running AS (
     SELECT
         ping,
@@ -71,7 +95,7 @@ running AS (
         CAST(SUM(views_30d) OVER sofar AS DOUBLE) AS views_30d,
         CAST(SUM(watch_30d) OVER sofar AS DOUBLE) / 10000.0 AS watch_30d,
         CAST(SUM(hides_30d) OVER sofar AS DOUBLE) AS hides_30d
-    FROM moves
+    FROM collapsed
     WINDOW sofar AS (PARTITION BY ping ORDER BY at_tick RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 )
 SELECT

@@ -17,6 +17,19 @@ moves AS (
     UNION ALL
     SELECT user_id, value, at_tick, 1, 0, 0, 0 FROM pairs
 ),
+collapsed AS (
+    SELECT
+        m.user_id,
+        m.value,
+        GREATEST(m.at_tick, t.first_probe) AS at_tick,
+        MAX(m.probe) AS probe,
+        CAST(SUM(m.buckets) AS BIGINT) AS buckets,
+        CAST(SUM(m.impressions) AS BIGINT) AS impressions,
+        CAST(SUM(m.points) AS BIGINT) AS points
+    FROM moves m
+    CROSS JOIN params t
+    GROUP BY m.user_id, m.value, GREATEST(m.at_tick, t.first_probe)
+),
 running AS (
     SELECT
         user_id,
@@ -26,7 +39,7 @@ running AS (
         CAST(SUM(buckets) OVER sofar AS BIGINT) AS buckets,
         CAST(SUM(impressions) OVER sofar AS DOUBLE) AS impressions,
         CAST(SUM(points) OVER sofar AS DOUBLE) / 10000.0 AS points
-    FROM moves
+    FROM collapsed
     WINDOW sofar AS (
         PARTITION BY user_id, value ORDER BY at_tick RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
     )

@@ -20,6 +20,24 @@ WITH moves AS (
     UNION ALL
     SELECT user_id, at_tick, 1, 0, 0, 0, 0, 0, 0, 0, NULL, NULL FROM probes
 ),
+collapsed AS (
+    SELECT
+        m.user_id,
+        GREATEST(m.at_tick, t.first_probe) AS at_tick,
+        MAX(m.probe) AS probe,
+        CAST(SUM(m.impressions_1d) AS BIGINT) AS impressions_1d,
+        CAST(SUM(m.impressions_30d) AS BIGINT) AS impressions_30d,
+        CAST(SUM(m.points_30d) AS BIGINT) AS points_30d,
+        CAST(SUM(m.views_30d) AS BIGINT) AS views_30d,
+        CAST(SUM(m.watch_30d) AS BIGINT) AS watch_30d,
+        CAST(SUM(m.likes_30d) AS BIGINT) AS likes_30d,
+        CAST(SUM(m.hides_30d) AS BIGINT) AS hides_30d,
+        MAX(m.country_at) AS country_at,
+        MAX(m.language_at) AS language_at
+    FROM moves m
+    CROSS JOIN params t
+    GROUP BY m.user_id, GREATEST(m.at_tick, t.first_probe)
+),
 running AS (
     SELECT
         user_id,
@@ -34,7 +52,7 @@ running AS (
         CAST(SUM(hides_30d) OVER sofar AS DOUBLE) AS hides_30d,
         MAX(country_at) OVER sofar AS country_at,
         MAX(language_at) OVER sofar AS language_at
-    FROM moves
+    FROM collapsed
     WINDOW sofar AS (PARTITION BY user_id ORDER BY at_tick RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 )
 SELECT
