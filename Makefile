@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint types lock openapi clean
+.PHONY: help install demo test lint types lock openapi digest clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lock: ## resolve the locks anew from pyproject.toml (needs uv)
 
 openapi: $(VENV)/.dev ## write docs/openapi/ anew from the code
 	@$(BIN)/python -m tests.openapi_documents
+
+digest: $(VENV)/.dev ## after a change in batch/sql/: give features and SQL their new fingerprint
+	@$(BIN)/python -m batch.digest pingfeed/features.py
 
 clean: ## remove the environment and the demo's state
 	rm -rf $(VENV) var build *.egg-info

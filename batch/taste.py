@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -33,7 +34,7 @@ class History:
 def load(batch: Batch, users: Sequence[str], tick: int) -> History:
     """The history of these users as of the tick; what they saw and engaged with reaches back 30 days."""
     tables, engine, ticks = batch.tables, batch.engine, batch.ticks
-    wanted = pc.field("user_id").isin(list(users))
+    wanted = pc.field("user_id").isin(pa.array(users, pa.string()))
     day = ticks.day(tick)
     pairs = tables.aggregate("user_ping_buckets", day - 30, day, tick).filter(wanted)
     totals = pairs.group_by(["user_id", "ping"]).aggregate([("points", "sum"), ("impressions", "sum")])
@@ -47,9 +48,9 @@ def load(batch: Batch, users: Sequence[str], tick: int) -> History:
     )
 
 
-def _by_user(table: object, column: str) -> dict[str, Int64]:
+def _by_user(table: pa.Table, column: str) -> dict[str, Int64]:
     found: dict[str, list[int]] = defaultdict(list)
-    for user, number in zip(table["user_id"].to_pylist(), table[column].to_pylist(), strict=True):  # type: ignore[index]
+    for user, number in zip(table["user_id"].to_pylist(), table[column].to_pylist(), strict=True):
         found[user].append(number)
     return {user: np.array(sorted(numbers), np.int64) for user, numbers in found.items()}
 

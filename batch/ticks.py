@@ -38,7 +38,7 @@ class Ticks:
         return day * self.day_ticks
 
     def params(self, last_probe: int = 0, first_probe: int = 0) -> dict[str, int]:
-        """What the statements read beside their tables: lengths in ticks, and the range of ticks that is asked about."""
+        """What the statements read beside their tables: lengths in ticks, and the range of ticks asked about."""
         return {
             "tick_ms": self.tick_ms,
             # With ticks longer than an hour the shortest window is one tick.

@@ -1,0 +1,106 @@
+"""A lake on disk with known events, and the batch side over it at times that a test sets."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from batch import catalogue, day_state
+from batch.catalogue import Catalogue
+from batch.learn import Learner
+from batch.ledger import Manifest
+from batch.point_in_time import PointInTime
+from batch.wiring import Batch, build
+from pingfeed.adapters._arrow_schema import table_of_rows
+from pingfeed.clock import day_of
+from pingfeed.events import Row
+from pingfeed.settings import load
+
+TICK_MS = 900_000
+DAY = 96
+FIRST_DAY = 20_000
+FIRST = FIRST_DAY * DAY
+"""The first tick of some day."""
+
+
+@dataclass
+class Time:
+    """A clock that a test moves."""
+
+    now_ms: int = FIRST * TICK_MS
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+@dataclass
+class LakeWorld:
+    """Writes raw files as a sink (or an importer) would, and runs ticks over them."""
+
+    home: Path
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.time = Time()
+        environ = {"PINGFEED_HOME": str(self.home), **self.settings}
+        self.batch: Batch = build(load(environ), clock=self.time, quiet=True)
+        self._files = 0
+
+    def land(self, rows: Iterable[Row], *, history: bool = False) -> None:
+        """One raw file with these rows, in the partition of the first one's arrival."""
+        rows = list(rows)
+        if not rows:
+            return
+        year, month, day = day_of(rows[0]["received_ms"]).split("-")
+        folder = self.home / "lake" / "events" / f"year={year}" / f"month={month}" / f"day={day}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files += 1
+        name = f"{'history' if history else 'part'}-{self._files:06}.parquet"
+        pq.write_table(table_of_rows(rows), folder / name)
+
+    def learn(self, tick: int, *, everything: bool = False) -> Manifest:
+        """Run the learning part of a tick."""
+        self.time.now_ms = tick * TICK_MS + 2_000
+        batch = self.batch
+        manifest = Learner(batch.tables, batch.engine, batch.ticks, batch.progress).run(
+            tick, self.time.now_ms, everything=everything
+        )
+        day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
+        return manifest
+
+    def catalogue(self) -> Catalogue:
+        return catalogue.load(self.batch.tables, self.batch.engine, self.batch.ticks)
+
+    def features(self, first_tick: int, last_tick: int) -> PointInTime:
+        batch = self.batch
+        return PointInTime(
+            batch.tables, batch.engine, batch.ticks, batch.features, self.catalogue(), first_tick, last_tick
+        )
+
+    def number(self, kind: str, name: str) -> int:
+        return next(n for n, one in catalogue.ids_of(self.catalogue(), kind).items() if one == name)
+
+
+def event_id(*parts: object) -> str:
+    """A UUID that the parts determine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+    return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:]}"
+
+
+_made = 0
+
+
+def row(event_type: str, received_ms: int, **values: Any) -> Row:
+    """An accepted event as a sink gets it; an id of its own unless given."""
+    global _made
+    _made += 1
+    return {
+        "event_id": event_id(_made),
+        "event_type": event_type,
+        "received_ms": received_ms,
+        "timestamp_ms": received_ms,
+        **{name: value for name, value in values.items() if value is not None},
+    }

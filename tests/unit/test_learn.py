@@ -1,0 +1,219 @@
+"""What a run keeps, stamps and counts: the ledger's rules, duplicates, crashes, amendments."""
+
+from pathlib import Path
+from typing import Any
+
+from batch.catalogue import ids_of
+from batch.digest import sql_digest
+from batch.learn import Learner
+from batch.ledger import Ledger
+from batch.progress import Progress
+from batch.ticks import day_name
+from pingfeed.features import SQL_DIGEST
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
+
+
+def _clean(world: LakeWorld) -> list[tuple[str, int]]:
+    table = world.batch.tables.clean(FIRST_DAY - 40, FIRST_DAY + 40)
+    return sorted(zip(table["event_id"].to_pylist(), table["known_tick"].to_pylist(), strict=True))
+
+
+def _like(tick: int, number: int = 0, user: str = "ada", ping: str = "p1") -> dict[str, Any]:
+    return row("like", tick * TICK_MS - 1, event_id=event_id(number), user_id=user, ping_id=ping)
+
+
+def test_the_digest_that_the_feed_carries_is_that_of_the_sql() -> None:
+    assert sql_digest() == SQL_DIGEST, "run `make digest`"
+
+
+def test_events_are_stamped_with_the_tick_whose_run_first_lists_their_file(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    world.land([_like(FIRST + 1)])
+    world.learn(FIRST + 3)
+    world.learn(FIRST + 4)
+    assert _clean(world) == [(event_id(0), FIRST + 3)]
+
+
+def test_history_is_stamped_with_the_tick_after_its_arrival(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    world.land([_like(FIRST + 1), _like(FIRST + 7, 1)], history=True)
+    world.learn(FIRST + 50, everything=True)
+    assert _clean(world) == sorted([(event_id(0), FIRST + 1), (event_id(1), FIRST + 7)])
+
+
+def test_a_duplicate_is_dropped_within_seven_days_and_first_known_wins(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    world.land([_like(FIRST + 1), _like(FIRST + 1)])
+    world.learn(FIRST + 1)
+    world.land([_like(FIRST + 2)])
+    world.learn(FIRST + 2)
+    late = FIRST + 1 + 7 * DAY
+    world.land([_like(late)])
+    world.learn(late)
+    assert _clean(world) == [(event_id(0), FIRST + 1), (event_id(0), late)]
+
+
+def test_the_same_event_id_of_two_users_is_two_events(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    world.land([_like(FIRST + 1), _like(FIRST + 1, user="bob")])
+    world.learn(FIRST + 1)
+    assert len(_clean(world)) == 2
+
+
+def test_a_tick_looks_at_two_days_and_the_night_finds_what_landed_in_an_older_partition(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    world.learn(FIRST + 4 * DAY)
+    world.land([_like(FIRST + DAY)])
+    world.learn(FIRST + 4 * DAY + 1)
+    assert _clean(world) == []
+    world.learn(FIRST + 4 * DAY + 2, everything=True)
+    assert _clean(world) == [(event_id(0), FIRST + 4 * DAY + 2)]
+
+
+class _Crash(Exception):
+    """Stands for a kill at a chosen write."""
+
+
+class _DyingLake:
+    """A lake whose process dies at the n-th write."""
+
+    def __init__(self, lake: Any, writes: int) -> None:
+        self._lake, self._left = lake, writes
+
+    def write(self, path: str, data: bytes) -> None:
+        if not self._left:
+            raise _Crash(path)
+        self._left -= 1
+        self._lake.write(path, data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lake, name)
+
+
+def _everything(world: LakeWorld) -> dict[str, list[dict[str, Any]]]:
+    """Every table that a run adds to, rows in a fixed order."""
+    tables, days = world.batch.tables, (FIRST_DAY - 1, FIRST_DAY + 3)
+    found = {name: tables.aggregate(name, *days) for name in ("ping_buckets", "user_buckets", "user_creator_buckets")}
+    found |= {name: tables.catalogue(name) for name in ("versions", "facets", "numbers")}
+    found["clean"] = tables.clean(*days, columns=["event_id", "known_tick"])
+    return {name: sorted(table.to_pylist(), key=repr) for name, table in found.items()}
+
+
+def _fill(world: LakeWorld) -> None:
+    world.land(
+        [row("ping_created", FIRST * TICK_MS, event_id=event_id("p"), ping_id="p1", creator_id="c", topics=["x"])]
+    )
+    world.land([_like(FIRST + 1, 1), _like(FIRST + 1, 2, user="bob")])
+
+
+def test_a_run_that_died_at_any_write_leaves_nothing_behind_for_the_next(tmp_path: Path) -> None:
+    calm = LakeWorld(tmp_path / "calm")
+    _fill(calm)
+    calm.learn(FIRST + 1)
+    expected = _everything(calm)
+    died = 0
+    for writes in range(40):
+        world = LakeWorld(tmp_path / f"died-{writes}")
+        _fill(world)
+        tables = world.batch.tables
+        lake, tables.lake = tables.lake, _DyingLake(tables.lake, writes)
+        learner = Learner(tables, world.batch.engine, world.batch.ticks, Progress(quiet=True))
+        try:
+            learner.run(FIRST + 1, 0)
+        except _Crash:
+            died += 1
+        else:
+            break
+        finally:
+            tables.lake = lake
+        world.learn(FIRST + 1)
+        assert _everything(world) == expected, f"died at write {writes}"
+    assert died > 10, "the run was to die at each of its writes"
+
+
+def test_learning_again_changes_nothing(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    world.learn(FIRST + 1, everything=True)
+    before = _everything(world)
+    world.learn(FIRST + 1, everything=True)
+    world.learn(FIRST + 2)
+    assert _everything(world) == before
+
+
+def test_what_lands_after_a_tick_has_run_counts_from_the_next(tmp_path: Path) -> None:
+    """The tick's snapshot may be out: it must not change behind the feed's back."""
+    world = LakeWorld(tmp_path)
+    world.learn(FIRST + 1)
+    world.land([_like(FIRST + 1)])
+    world.learn(FIRST + 1, everything=True)
+    assert _clean(world) == [(event_id(0), FIRST + 2)]
+
+
+def test_numbers_are_never_reused_and_never_change(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    world.learn(FIRST + 1)
+    first = world.batch.tables.catalogue("numbers").to_pylist()
+    world.land([row("ping_created", (FIRST + 2) * TICK_MS - 1, ping_id="p0", creator_id="a", topics=["x", "w"])])
+    world.learn(FIRST + 2)
+    both = world.batch.tables.catalogue("numbers").to_pylist()
+    assert both[: len(first)] == first
+    numbers = [(entry["kind"], entry["number"]) for entry in both]
+    assert len(numbers) == len(set(numbers))
+
+
+def test_older_history_makes_later_states_anew(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    world.learn(FIRST + 1)
+    world.learn(FIRST + DAY)
+    before = world.batch.tables.state("lifetime", FIRST_DAY + 1).to_pylist()
+    world.land([_like(FIRST + 3, 9)], history=True)
+    world.learn(FIRST + DAY + 1, everything=True)
+    after = world.batch.tables.state("lifetime", FIRST_DAY + 1).to_pylist()
+    assert [one["points"] for one in before] == [20_000]
+    assert [one["points"] for one in after] == [30_000]
+
+
+def test_compaction_keeps_every_row_and_survives_a_crash_between_write_and_cleanup(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    world.learn(FIRST + 1)
+    world.land([_like(FIRST + 2, 5)])
+    world.learn(FIRST + 2)
+    before = _everything(world)
+    tables, lake = world.batch.tables, world.batch.tables.lake
+    runs = {path: lake.read(path) for path in lake.list("aggregates") if "/run-" in path}
+    tables.compact_day(FIRST_DAY, (FIRST + 2) * 100)
+    assert _everything(world) == before
+    assert not [path for path in lake.list(f"clean/day={day_name(FIRST_DAY)}") if "/run-" in path]
+    for path, data in runs.items():  # as if the process had died before it removed them
+        lake.write(path, data)
+    assert _everything(world) == before
+    world.learn(FIRST + 3)
+    assert _everything(world) == before
+
+
+def test_a_file_without_a_manifest_is_not_read_twice_by_the_ledger(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    ledger = Ledger(world.batch.tables, world.batch.ticks)
+    assert len(ledger.unread(FIRST + 1, everything=False).live) == 2
+    world.learn(FIRST + 1)
+    assert ledger.unread(FIRST + 2, everything=False).live == []
+    assert ledger.unread(FIRST + 2, everything=True).live == []
+
+
+def test_facets_and_attributes_are_kept_with_their_version(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    made = row("ping_created", FIRST * TICK_MS, ping_id="p1", creator_id="c", topics=["x", "y"])
+    plain = row("ping_created", FIRST * TICK_MS, ping_id="p2", creator_id="c")
+    world.land([plain, made | {"facets": {"tags": ["a"], "actors": ["b", "c"]}, "attributes": {"words": 12.5}}])
+    world.learn(FIRST + 1)
+    facets = world.batch.tables.catalogue("facets")
+    values = ids_of(world.catalogue(), "value")
+    assert set(facets["ping"].to_pylist()) == {world.number("ping", "p1")}
+    names = [values[number] for number in facets["value"].to_pylist()]
+    assert sorted(names) == ["actors=b", "actors=c", "tags=a", "topics=x", "topics=y"]
+    assert world.batch.tables.catalogue("attributes").to_pylist()[0]["number"] == 12.5

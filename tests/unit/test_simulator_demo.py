@@ -1,0 +1,193 @@
+"""The demo's order of things, with a stand-in for the `pingfeed` command that notes what it was asked."""
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pingfeed.clock import to_iso
+from pingfeed.errors import Busy, InvalidInput
+from simulator.children import ChildFailed, Children
+from simulator.demo import Demo, run
+from simulator.world import TICK_MS, Spec, load, save
+
+NOW_MS = 1_800_000_000_000
+UNTIL_MS = NOW_MS // TICK_MS * TICK_MS
+
+STAND_IN = (
+    f"UNTIL_MS = {UNTIL_MS}"
+    + """
+import http.server, os, pathlib, signal, sys, time
+home = pathlib.Path(os.environ["PINGFEED_HOME"])
+said = sys.argv[1:]
+with (home / "asked.txt").open("a") as asked:
+    asked.write(f"{os.getpid()} {' '.join(said)}\\n")
+if (home / f"fail-{said[0]}").exists():
+    sys.exit(f"line one\\nthe reason why {said[0]} failed")
+if said[0] == "simulate" and said[1] == "history":
+    from simulator.world import Spec, save
+    save(Spec(users=20, pings=40, days=1, until_ms=UNTIL_MS), home)
+elif said[0] == "serve":
+    class Ready(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+        def log_message(self, *args):
+            pass
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    http.server.HTTPServer((said[said.index("--host") + 1], int(said[-1])), Ready).serve_forever()
+elif said[0] in ("schedule", "simulate"):
+    time.sleep(600)
+"""
+)
+COMMAND = (sys.executable, "-c", STAND_IN)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Demo:
+    ports = []
+    for _ in range(2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    home = tmp_path / "demo"
+    home.mkdir()
+    return Demo(home, 20, 40, 1, 7, ports[0], ports[1], exit_after_ready=True)
+
+
+def start(demo: Demo) -> tuple[int, str]:
+    said = io.StringIO()
+    environ = os.environ | {"PINGFEED_LAKE_URL": "file:///elsewhere"}
+    code = run(demo, Console(file=said, width=200), environ, lambda: NOW_MS, COMMAND)
+    return code, said.getvalue()
+
+
+def asked(demo: Demo) -> list[str]:
+    lines = (demo.home / "asked.txt").read_text().splitlines()
+    (demo.home / "asked.txt").unlink()
+    return [line.split(maxsplit=1)[1] for line in lines]
+
+
+def pids(demo: Demo) -> list[int]:
+    return [int(line.split()[0]) for line in (demo.home / "asked.txt").read_text().splitlines()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def until(condition: Callable[[], Any], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_the_first_run_takes_each_step_in_order_and_the_second_none(demo: Demo) -> None:
+    code, said = start(demo)
+    history, *others = asked(demo)
+    assert code == 0
+    assert history.startswith(f"simulate history --home {demo.home} --until {to_iso(UNTIL_MS)}")
+    assert others[:3] == ["etl", "train", "tick --all"]
+    assert sorted(line.split()[1] for line in others[3:]) == ["feed", "ingest"]
+    assert "user-00" in said
+    assert said.count("curl -s") == 4
+    assert f"{demo.feed}/docs" in said
+
+    code, said = start(demo)
+    assert code == 0
+    assert sorted(line.split()[:2] for line in asked(demo)) == [["serve", "feed"], ["serve", "ingest"]]
+
+
+def test_an_interrupted_first_run_goes_on_where_it_stopped(demo: Demo) -> None:
+    (demo.home / "fail-train").touch()
+    with pytest.raises(ChildFailed, match=r"train ended with exit code 1(.|\n)*the reason why train failed"):
+        start(demo)
+    assert [line.split()[0] for line in asked(demo)] == ["simulate", "etl", "train"]
+    (demo.home / "fail-train").unlink()
+    start(demo)
+    assert [line.split()[0] for line in asked(demo)][:2] == ["train", "tick"]
+
+
+def test_a_home_holds_one_world(demo: Demo) -> None:
+    save(Spec(users=20, pings=41, days=1, until_ms=UNTIL_MS), demo.home)
+    with pytest.raises(InvalidInput, match="pings 41, not 40"):
+        start(demo)
+
+
+def test_a_taken_port_is_one_sentence_before_any_work(demo: Demo) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", demo.feed_port))
+        taken.listen()
+        with pytest.raises(Busy, match=f"port {demo.feed_port} on 127.0.0.1 is taken .*--feed-port"):
+            start(demo)
+    assert not (demo.home / "asked.txt").exists()
+
+
+def test_a_service_that_cannot_start_ends_the_demo_and_the_other_one(demo: Demo) -> None:
+    (demo.home / "fail-serve").touch()
+    with pytest.raises(ChildFailed, match="the reason why serve failed"):
+        start(demo)
+    assert not any(alive(pid) for pid in pids(demo))
+
+
+@pytest.fixture
+def running(demo: Demo) -> Iterator["subprocess.Popen[bytes]"]:
+    """A demo in a process of its own, serving, after a first run."""
+    start(demo)
+    (demo.home / "asked.txt").unlink()
+    program = (
+        "import os, sys, pathlib; from rich.console import Console; from simulator.demo import Demo, run;"
+        f"demo = Demo(pathlib.Path({str(demo.home)!r}), 20, 40, 1, 7, {demo.ingest_port}, {demo.feed_port});"
+        f"sys.exit(run(demo, Console(), os.environ, lambda: {NOW_MS}, (sys.executable, '-c', sys.argv[1])))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, STAND_IN], stdout=subprocess.PIPE)
+    until(lambda: (demo.home / "asked.txt").exists() and " schedule" in (demo.home / "asked.txt").read_text())
+    yield process
+    if process.poll() is None:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_ends_every_child_and_says_so(
+    demo: Demo, running: "subprocess.Popen[bytes]", number: signal.Signals
+) -> None:
+    children = pids(demo)
+    commands = {line.split()[0] for line in asked(demo)}
+    assert commands == {"serve", "tick", "simulate", "schedule"}
+    running.send_signal(number)
+    said = running.communicate(timeout=30)[0].decode()
+    assert running.returncode == 0
+    assert "stopped schedule, live, feed, ingest" in said
+    assert not any(alive(pid) for pid in children)
+
+
+def test_a_child_that_ignores_the_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulator.children._STOP_S", 0.2)
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    )
+    children = Children(os.environ, tmp_path, [sys.executable, "-c", deaf])
+    children.start("deaf", [])
+    until(lambda: children.log("deaf").read_text() == "deaf\n")
+    assert children.stop() == ["deaf"]
+    assert children.stop() == []
+
+
+def test_the_world_of_the_demo_is_kept_beside_its_history(demo: Demo) -> None:
+    start(demo)
+    assert load(demo.home).until_ms == UNTIL_MS

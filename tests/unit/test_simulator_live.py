@@ -1,0 +1,180 @@
+"""Live play over HTTP, against services that exist only as a transport."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from pingfeed.clock import uuid7
+from pingfeed.errors import InvalidInput, PingfeedError, Unavailable
+from pingfeed.events import Row, to_rows
+from simulator.catalogue import LIVE_EVERY_MS
+from simulator.columns import ping_event_id
+from simulator.live import Live, Pace
+from simulator.remote import Patience, Services, check_loopback
+from simulator.world import TICK_MS, Spec, World, ping_id
+
+UNTIL_MS = 1_800_000_000_000 // TICK_MS * TICK_MS
+NOW_MS = UNTIL_MS + 2 * LIVE_EVERY_MS + 5
+INGEST, FEED = "http://127.0.0.1:8000", "http://127.0.0.1:8001"
+
+
+class FakeServices:
+    """Serves the world's first pings; takes events as the real door does. `away` answers 503 that many times."""
+
+    def __init__(self, away: int = 0, enough: int = 300) -> None:
+        self.rows: list[Row] = []
+        self.served: dict[str, list[str]] = {}
+        self.away = away
+        self.enough = enough
+        self.stop: Callable[[], None] = lambda: None
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0)
+        if self.away:
+            self.away -= 1
+            return httpx.Response(503, headers={"Retry-After": "0"}, json={"error": {"message": "away"}})
+        return self._feed(request) if request.url.path == "/get-feed" else self._take(request)
+
+    def _feed(self, request: httpx.Request) -> httpx.Response:
+        assert request.url.host == "127.0.0.1"
+        assert request.url.port == 8001
+        number = len(self.served)
+        request_id, pings = f"request-{number}", [ping_id((number * 7 + at) % 60) for at in range(10)]
+        self.served[request_id] = pings
+        items = [{"ping_id": ping} for ping in pings]
+        return httpx.Response(200, json={"request_id": request_id, "items": items, "degraded": []})
+
+    def _take(self, request: httpx.Request) -> httpx.Response:
+        assert request.url.port == 8000
+        events = json.loads(request.content)["events"]
+        rows, refusals = to_rows(events, NOW_MS, uuid7)
+        assert not refusals, refusals[0].message
+        known = {row["event_id"] for row in self.rows}
+        fresh = [row for row in rows if row["event_id"] not in known]
+        self.rows += fresh
+        if len(self.rows) >= self.enough:
+            self.stop()
+        reply = {"accepted": len(fresh), "duplicates": len(rows) - len(fresh), "rejected": []}
+        return httpx.Response(202, json=reply)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World.build(Spec(users=30, pings=60, days=1, until_ms=UNTIL_MS))
+
+
+async def play(world: World, fake: Any, seconds: float = 20, rate: float = 1e6) -> Any:
+    patience = Patience()
+    fake.stop = patience.stop.set
+    async with httpx.AsyncClient(transport=httpx.MockTransport(fake)) as client:
+        live = Live(
+            world,
+            Services(client, INGEST, FEED, patience),
+            rate=rate,
+            clock=lambda: NOW_MS,
+            make_id=uuid7,
+            ping_event_id=lambda number: ping_event_id(7, number),
+            rng=np.random.default_rng(1),
+        )
+        return await asyncio.wait_for(live.run(seconds), 30)
+
+
+async def test_users_ask_behave_and_report_with_what_they_were_served(world: World) -> None:
+    fake = FakeServices()
+    counts = await play(world, fake)
+    acts = [row for row in fake.rows if row["event_type"] != "ping_created"]
+    assert {"impression", "view"} <= {row["event_type"] for row in acts}
+    assert len({row["user_id"] for row in acts}) > 5
+    for row in acts:
+        assert row["ping_id"] in fake.served[row["request_id"]]
+        if "position" in row:
+            assert fake.served[row["request_id"]][row["position"]] == row["ping_id"]
+    assert counts.accepted == len(fake.rows) == counts.events
+    assert counts.feeds == len(fake.served)
+    assert counts.rejected == counts.retries == 0
+
+
+async def test_a_creator_posts_the_newest_ping_under_its_one_id(world: World) -> None:
+    fake = FakeServices()
+    counts = await play(world, fake)
+    created = [row for row in fake.rows if row["event_type"] == "ping_created"]
+    assert [(row["ping_id"], row["event_id"]) for row in created] == [(ping_id(61), ping_event_id(7, 61))]
+    assert counts.pings == 1
+
+
+async def test_play_goes_on_when_a_service_was_away(world: World) -> None:
+    fake = FakeServices(away=6, enough=50)
+    counts = await play(world, fake)
+    assert counts.retries >= 6
+    assert counts.accepted == len(fake.rows) >= 50
+
+
+async def test_the_duration_bounds_a_run_whose_services_never_come_back(world: World) -> None:
+    counts = await play(world, FakeServices(away=10**9), seconds=0.05)
+    assert counts.accepted == 0
+
+
+async def test_nothing_more_is_sent_after_the_stop(world: World) -> None:
+    fake = FakeServices(enough=1)
+    await play(world, fake)
+    # Each player may have had one request on its way.
+    assert len(fake.rows) < 5 * 90
+
+
+async def test_a_refusal_of_whole_requests_ends_the_run_with_its_sentence(world: World) -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(401, json={"error": {"code": "unauthenticated", "message": "no key was given"}})
+
+    with pytest.raises(PingfeedError, match="401: no key was given"):
+        await play(world, AsyncOnly(refuse))
+
+
+class AsyncOnly:
+    """A handler that may be given a `stop`, which it never uses."""
+
+    def __init__(self, answer: Callable[[httpx.Request], httpx.Response]) -> None:
+        self._answer = answer
+        self.stop: Callable[[], None] = lambda: None
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        return self._answer(request)
+
+
+def test_the_pace_spreads_events_over_time() -> None:
+    now = [100.0]
+    pace = Pace(10, lambda: now[0])
+    assert pace.book(20) == 0
+    assert pace.book(5) == pytest.approx(2)
+    now[0] = 102.0
+    assert pace.book(1) == pytest.approx(0.5)
+    now[0] = 110.0
+    assert pace.book(1) == 0
+
+
+async def test_patience_ends_after_its_attempts() -> None:
+    def nobody(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("connection refused", request=request)
+
+    patience = Patience(attempts=2)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(nobody)) as client:
+        with pytest.raises(Unavailable, match=r"8001/get-feed does not answer: connection refused"):
+            await Services(client, INGEST, FEED, patience).get_feed("user-1")
+    assert patience.retries == 1
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://localhost:1/", "http://[::1]:8000"])
+def test_this_machine_is_allowed(url: str) -> None:
+    assert check_loopback(url, allow_remote=False) == url.rstrip("/")
+
+
+def test_another_machine_needs_to_be_allowed() -> None:
+    with pytest.raises(InvalidInput, match="--allow-remote"):
+        check_loopback("http://feed.example:8000", allow_remote=False)
+    assert check_loopback("http://feed.example:8000/", allow_remote=True) == "http://feed.example:8000"
+    with pytest.raises(InvalidInput, match="not an http address"):
+        check_loopback("ftp://127.0.0.1", allow_remote=True)

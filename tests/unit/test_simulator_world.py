@@ -1,0 +1,126 @@
+"""The world: reproducible, and its truth depends on what it should depend on."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pingfeed.clock import DAY_MS, HOUR_MS
+from pingfeed.errors import FormatError, InvalidInput, NotFound
+from simulator.catalogue import LIVE_EVERY_MS
+from simulator.people import TOPICS
+from simulator.places import PLACES, rhythm
+from simulator.world import TICK_MS, Spec, World, load, ping_id, ping_number, save
+
+UNTIL_MS = 1_800_000_000_000 // TICK_MS * TICK_MS
+
+
+def small(seed: int = 7, **options: int) -> World:
+    return World.build(Spec(seed=seed, users=60, pings=200, days=2, until_ms=UNTIL_MS, **options))
+
+
+def same(left: object, right: object) -> bool:
+    return all(np.array_equal(getattr(left, f.name), getattr(right, f.name)) for f in fields(left))  # type: ignore[arg-type]
+
+
+def test_a_seed_makes_one_world_and_another_seed_another() -> None:
+    one, again, other = small(), small(), small(seed=8)
+    for part in ("users", "creators", "pings"):
+        assert same(getattr(one, part), getattr(again, part))
+        assert not same(getattr(one, part), getattr(other, part))
+
+
+def test_pings_are_numbered_in_order_of_creation_a_good_share_before_the_first_day() -> None:
+    world = small()
+    created = world.pings.created_ms
+    assert (np.diff(created) >= 0).all()
+    assert created[-1] < world.spec.until_ms
+    assert 0.3 < (created < world.spec.start_ms).mean() < 0.5
+
+
+def test_every_ping_has_one_to_three_topics() -> None:
+    counts = (small().pings.topics > 0).sum(axis=1)
+    assert set(counts.tolist()) == {1, 2, 3}
+    assert len(TOPICS) == 20
+
+
+def test_live_pings_are_the_same_whenever_they_are_drawn() -> None:
+    world = small()
+    soon, late = world.at(UNTIL_MS + 3 * LIVE_EVERY_MS), world.at(UNTIL_MS + 3 * DAY_MS)
+    assert len(soon.pings) == 203
+    assert same(soon.pings, late.pings.rows(slice(0, 203)))
+    assert same(world.pings, world.at(UNTIL_MS - 1).pings)
+    assert soon.at(UNTIL_MS + 3 * DAY_MS).next_ping_ms == UNTIL_MS + 3 * DAY_MS + LIVE_EVERY_MS
+
+
+def test_affinity_is_a_share_and_broadcasts_over_all_pings() -> None:
+    world = small()
+    affinity = world.true_affinity(3, np.arange(200), UNTIL_MS)
+    assert affinity.shape == (200,)
+    assert ((affinity > 0) & (affinity < 1)).all()
+    assert world.true_affinity(3, 17, UNTIL_MS) == affinity[17]
+
+
+def test_taste_outweighs_quality() -> None:
+    """Else one list for everybody would be as good as it gets, and there would be nothing to personalise."""
+    world = small()
+    affinity = np.stack([world.true_affinity(u, np.arange(200), UNTIL_MS) for u in range(60)])
+    own = np.sort(affinity, axis=1)[:, -10:].mean()
+    everybodys = np.sort(affinity.mean(axis=0))[-10:].mean()
+    assert own > everybodys + 0.2
+
+
+def test_topics_explain_a_part_of_taste_and_not_all_of_it() -> None:
+    world = small()
+    appeal = np.stack([world.appeal(np.array(u), np.arange(200), np.array(UNTIL_MS)) for u in range(60)])
+    interest = world.users.interest @ world.pings.topics.T
+    personal = appeal - appeal.mean(axis=0)
+    explained = np.corrcoef(personal.ravel(), (interest - interest.mean(axis=0)).ravel())[0, 1] ** 2
+    assert 0.15 < explained < 0.6
+
+
+def test_pings_wear_off_unless_they_are_evergreen() -> None:
+    world = small()
+    everything = np.arange(200)
+    fresh = world.true_affinity(0, everything, world.pings.created_ms)
+    old = world.true_affinity(0, everything, world.pings.created_ms + 20 * DAY_MS)
+    evergreen = world.pings.evergreen > 0
+    assert 0 < evergreen.sum() < 60
+    assert (fresh[evergreen] == old[evergreen]).all()
+    assert (fresh[~evergreen] > old[~evergreen]).all()
+
+
+def test_each_place_has_its_own_night() -> None:
+    day = UNTIL_MS // DAY_MS * DAY_MS + np.arange(24) * HOUR_MS
+    busy = rhythm(day)
+    assert busy.shape == (24, len(PLACES))
+    assert busy.mean(axis=0) == pytest.approx(np.ones(len(PLACES)))
+    quietest = dict(zip([p.country for p in PLACES], busy.argmin(axis=0).tolist(), strict=True))
+    assert quietest["GB"] == 3
+    assert quietest["US"] == 9
+
+
+def test_ids_name_numbers_and_foreign_ids_name_none() -> None:
+    assert ping_number(ping_id(42)) == 42
+    assert [ping_number(text) for text in ("cat", "ping-", "ping-x", "pong-1", "ping-²")] == [None] * 5
+
+
+def test_parameters_survive_a_file(tmp_path: Path) -> None:
+    spec = small().spec
+    save(spec, tmp_path / "home")
+    assert load(tmp_path / "home") == spec
+
+
+def test_a_missing_or_foreign_file_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"no .*world\.json"):
+        load(tmp_path)
+    (tmp_path / "world.json").write_text("[]")
+    with pytest.raises(FormatError, match="is not a world"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"users": 0}, {"pings": 3}, {"days": 0}, {"seed": -1}, {"until_ms": 5}])
+def test_an_impossible_world_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(InvalidInput):
+        Spec(**{"until_ms": UNTIL_MS, **wrong})

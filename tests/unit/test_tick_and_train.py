@@ -1,0 +1,215 @@
+"""A small simulated world through etl, train and tick: what comes out, and that doing it again changes nothing."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from batch import models, snapshot, tick
+from batch.etl import etl
+from batch.lease import lease
+from batch.models import live_ranker
+from batch.packets import users_to_refresh
+from batch.schedule import Schedule
+from batch.train import MIN_ENGAGED_REQUESTS, train
+from batch.wiring import Batch, build
+from pingfeed.clock import DAY_MS
+from pingfeed.errors import Busy, FormatError, InvalidInput, NotFound
+from pingfeed.model import Pointer, pointer_key, snapshot_key
+from pingfeed.packet import MAX_CANDIDATES, decode
+from pingfeed.settings import load
+from pingfeed.snapshot import Snapshot
+from simulator.lake import write_history
+from simulator.world import Spec, World, user_id
+from tests.unit.lakes import FIRST, TICK_MS, LakeWorld
+
+END = FIRST + 7 * 96
+USERS = 60
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A week of a small world, learned, trained and ticked at END."""
+    home = tmp_path_factory.mktemp("world")
+    world = World.build(Spec(seed=3, users=USERS, pings=600, days=7, until_ms=END * TICK_MS, tick_ms=TICK_MS))
+    write_history(world, home / "lake")
+    batch = _batch(home, END)
+    etl(batch, END)
+    train(batch, END)
+    tick.run(batch, END, everyone=True)
+    return home
+
+
+def _batch(home: Path, at_tick: int) -> Batch:
+    settings = load({"PINGFEED_HOME": str(home), "PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
+    return build(settings, clock=lambda: at_tick * TICK_MS + 5_000, quiet=True)
+
+
+def _artifact(batch: Batch, key: str) -> bytes:
+    return asyncio.run(batch.open_artifacts().get(key))
+
+
+def _packet(batch: Batch, user: str) -> bytes:
+    async def get() -> bytes | None:
+        store = batch.open_candidates()
+        try:
+            return await store.get(user, batch.clock())
+        finally:
+            await store.close()
+
+    data = asyncio.run(get())
+    assert data is not None, f"{user} has no packet"
+    return data
+
+
+def test_every_user_seen_gets_a_packet_within_one_write_unit(home: Path) -> None:
+    batch = _batch(home, END)
+    for number in range(USERS):
+        data = _packet(batch, user_id(number))
+        packet = decode(data, batch.features.digest)
+        assert len(data) < 1000
+        assert 20 < len(packet.numbers) <= MAX_CANDIDATES
+        assert len(set(packet.numbers.tolist())) == len(packet.numbers)
+        assert packet.user is not None
+        assert (packet.sources > 0).all()
+
+
+def test_a_packet_offers_nothing_that_the_user_has_seen(home: Path) -> None:
+    batch = _batch(home, END)
+    pairs = batch.tables.aggregate("user_ping_buckets", END // 96 - 30, END // 96).to_pylist()
+    for number in range(10):
+        packet = decode(_packet(batch, user_id(number)), batch.features.digest)
+        seen = {pair["ping"] for pair in pairs if pair["user_id"] == user_id(number)}
+        assert seen
+        assert not seen & set(packet.numbers.tolist())
+
+
+def test_candidates_are_in_the_order_of_the_live_model(home: Path) -> None:
+    """Packet order is what the feed falls back to: best first, by the very model that serves."""
+    batch = _batch(home, END)
+    assert asyncio.run(live_ranker(batch)).model_id is not None
+    live = models.listed(batch)[-1][0]
+    assert live.live
+    assert live.metrics["model_minus_popularity_low"] > 0
+    assert live.score_std > 0
+
+
+def test_a_tick_run_again_publishes_the_same_bytes(home: Path) -> None:
+    batch = _batch(home, END)
+    before = _artifact(batch, snapshot_key(END)), _packet(batch, user_id(1))
+    tick.run(batch, END, everyone=True)
+    assert (_artifact(batch, snapshot_key(END)), _packet(batch, user_id(1))) == before
+
+
+def test_an_older_tick_never_replaces_a_newer_one(home: Path) -> None:
+    batch = _batch(home, END)
+    tick.run(_batch(home, END - 4), END - 4)
+    pointer = msgspec.json.decode(_artifact(batch, pointer_key(batch.features.digest, "snapshot")), type=Pointer)
+    assert pointer.current == str(END)
+
+
+def test_the_snapshot_holds_the_servable_pings_in_order(home: Path) -> None:
+    batch = _batch(home, END)
+    found = Snapshot(_artifact(batch, snapshot_key(END)))
+    assert (np.diff(found.numbers.astype(np.int64)) > 0).all()
+    assert found.row_of_ping(found.ping_id(3)) == 3
+    assert len(found.listed("fresh")) == len(found)
+    newest = found.created_tick[found.listed("fresh")]
+    assert (np.diff(newest.astype(np.int64)) <= 0).all()
+
+
+def test_only_users_with_new_events_are_refreshed(home: Path) -> None:
+    batch = _batch(home, END)
+    assert snapshot.published_before(batch, END + 1) == END
+    assert users_to_refresh(batch, END + 1, END) == []
+    assert len(users_to_refresh(batch, END, None)) == USERS
+    assert 0 < len(users_to_refresh(batch, END, END - 3)) < USERS
+
+
+def test_too_few_engaged_requests_say_how_many_are_missing(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    world.learn(FIRST)
+    outcome = train(world.batch, FIRST)
+    assert outcome.manifest is None
+    assert f"{MIN_ENGAGED_REQUESTS} more" in outcome.sentence
+    assert asyncio.run(live_ranker(world.batch)).model_id is None
+
+
+def test_promote_and_roll_back_move_the_pointer(home: Path) -> None:
+    batch = _batch(home, END)
+    first = models.listed(batch)[0][0]
+    second = msgspec.structs.replace(first, model_id="another")
+    text = _artifact(batch, f"models/{first.model_id}/model.txt").decode()
+    models.store(batch, second, text)
+    assert [live for _, live in models.listed(batch)] == [False, True]
+    assert models.roll_back(batch) == first.model_id
+    models.promote(batch, "another")
+    assert asyncio.run(live_ranker(batch)).model_id == "another"
+    models.roll_back(batch)
+    with pytest.raises(NotFound):
+        models.promote(batch, "never-trained")
+    foreign = msgspec.structs.replace(first, model_id="foreign", digest="0" * 16, live=False)
+    models.store(batch, foreign, text)
+    with pytest.raises(InvalidInput):
+        models.promote(batch, "foreign")
+
+
+def test_rolling_back_with_nothing_before_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="nothing to roll back"):
+        models.roll_back(LakeWorld(tmp_path).batch)
+
+
+def test_a_snapshot_of_other_features_is_refused_at_load(home: Path) -> None:
+    path = home / "artifacts" / snapshot_key(END)
+    with pytest.raises(FormatError):
+        Snapshot.open(path, "0" * 16)
+
+
+def test_two_runs_on_one_lake_never_overlap(tmp_path: Path) -> None:
+    with lease(tmp_path), pytest.raises(Busy), lease(tmp_path):
+        pass
+    with lease(tmp_path):
+        pass
+
+
+def _plan(home: Path, now: list[int]) -> Schedule:
+    settings: dict[str, Any] = {"PINGFEED_HOME": str(home), "PINGFEED_SINK_FLUSH_SECONDS": "0.05"}
+    return Schedule(build(load(settings), clock=lambda: now[0], quiet=True))
+
+
+def test_the_schedule_runs_each_tick_once_and_catches_up_only_the_latest(tmp_path: Path) -> None:
+    now = [FIRST * TICK_MS + 60_000]
+    plan = _plan(tmp_path, now)
+    plan.last_night = FIRST // 96
+    assert plan.run_once() == FIRST
+    assert plan.run_once() is None
+    now[0] += 5 * TICK_MS
+    assert plan.run_once() == FIRST + 5
+    assert plan.run_once() is None
+
+
+def test_a_tick_is_not_due_in_its_first_moment(tmp_path: Path) -> None:
+    now = [FIRST * TICK_MS + 100]
+    plan = _plan(tmp_path, now)
+    plan.last_tick = FIRST - 1
+    assert plan.due() is None
+    now[0] += 5_000
+    assert plan.due() == FIRST
+
+
+def test_the_night_is_the_first_tick_at_or_after_its_hour_once_a_day(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, [0])
+    plan.last_night = FIRST // 96 - 1
+    hour = 4
+    assert [plan.night_is_due(FIRST + at) for at in (0, 3 * hour - 1, 3 * hour, 3 * hour + 1)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    plan.last_night = FIRST // 96
+    assert not plan.night_is_due(FIRST + 3 * hour + 1)
+    assert DAY_MS // TICK_MS == 96

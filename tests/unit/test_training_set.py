@@ -1,0 +1,158 @@
+"""Training rows: grades, label windows, logged ticks, what is left out."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batch import training_set
+from batch.skew import measure
+from pingfeed.features import PING, REALTIME, RETRIEVAL
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, row
+
+WINDOW = 24  # label window of 6 hours in ticks
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> LakeWorld:
+    world = LakeWorld(tmp_path)
+    made = [row("ping_created", FIRST * TICK_MS - 1, ping_id=f"p{i}", creator_id="c", topics=["x"]) for i in range(4)]
+    world.land(made)
+    world.learn(FIRST)
+    return world
+
+
+def _act(kind: str, tick: int, ping: str = "p0", request: str = "r1", **values: Any) -> dict[str, Any]:
+    return row(kind, tick * TICK_MS - 1, user_id="ada", ping_id=ping, request_id=request, **values)
+
+
+def _grades(world: LakeWorld, cutoff: int) -> dict[str, int]:
+    rows = training_set.build(world.batch, FIRST, FIRST + DAY, cutoff)
+    return dict(zip(rows.table["ping_id"].to_pylist(), rows.grades.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("acts", "grade"),
+    [
+        (["impression"], 2),
+        (["impression", ("view", 0.1)], 2),
+        (["impression", ("view", 0.3)], 3),
+        (["impression", ("view", 0.75)], 4),
+        (["impression", ("view", 1.0), "like"], 5),
+        (["impression", "comment"], 6),
+        (["impression", "like", "share"], 7),
+        (["impression", "like", "follow"], 8),
+        (["impression", ("view", 2.0), "like", "hide"], 1),
+        (["impression", "share", "hide", "report"], 0),
+    ],
+)
+def test_grade_is_the_best_act_unless_a_hide_or_report_outweighs_it(
+    world: LakeWorld, acts: list[Any], grade: int
+) -> None:
+    given = [(act, None) if isinstance(act, str) else act for act in acts]
+    world.land([_act(kind, FIRST + 1, watch_time_ratio=ratio) for kind, ratio in given])
+    world.learn(FIRST + 1)
+    assert _grades(world, FIRST + 1 + WINDOW) == {"p0": grade}
+
+
+def test_a_request_waits_until_its_label_window_is_over(world: LakeWorld) -> None:
+    world.land([_act("impression", FIRST + 1)])
+    world.learn(FIRST + 1)
+    assert _grades(world, FIRST + WINDOW) == {}
+    assert _grades(world, FIRST + 1 + WINDOW) == {"p0": 2}
+
+
+def test_an_act_after_the_label_window_is_not_a_label(world: LakeWorld) -> None:
+    world.land([_act("impression", FIRST + 1)])
+    world.learn(FIRST + 1)
+    world.land([_act("like", FIRST + 2 + WINDOW)])
+    world.learn(FIRST + 2 + WINDOW)
+    assert _grades(world, FIRST + 80) == {"p0": 2}
+
+
+def test_what_was_served_but_never_seen_is_no_example(world: LakeWorld) -> None:
+    world.land([_served(["p0", "p1"]), _act("impression", FIRST + 1, "p1")])
+    world.learn(FIRST + 1)
+    assert _grades(world, FIRST + 1 + WINDOW) == {"p1": 2}
+
+
+def test_unlogged_requests_take_features_of_the_tick_before_they_became_known(world: LakeWorld) -> None:
+    """The request's own outcome becomes known at its tick: a planted leak would show in the points."""
+    world.land([_act("impression", FIRST + 5), _act("like", FIRST + 5)])
+    world.learn(FIRST + 5)
+    rows = training_set.build(world.batch, FIRST, FIRST + DAY, FIRST + DAY)
+    columns = {feature.name: index for index, feature in enumerate(PING)}
+    assert rows.matrix[0, columns["ping_impressions_30d"]] == 0
+    assert rows.matrix[0, columns["ping_age_hours"]] == 1.0
+
+
+def test_logged_ticks_and_values_are_taken_from_the_log(world: LakeWorld) -> None:
+    world.land([_act("impression", FIRST + 1, request="r0")])
+    world.learn(FIRST + 1)
+    served = _served(["p1"], snapshot_tick=FIRST + 1, packet_tick=None, served_sources=[5], served_scores=[0.25])
+    world.land([served | {"served_realtime": [0.5, None, 1.0, 0.0]}, _act("impression", FIRST + 9, "p1")])
+    world.learn(FIRST + 9)
+    rows = training_set.build(world.batch, FIRST + 5, FIRST + DAY, FIRST + DAY)
+    names = world.batch.features.names
+    found = dict(zip(names, rows.matrix[0].tolist(), strict=True))
+    assert found["ping_age_hours"] == 0.25, "the snapshot's tick, not the one before the request became known"
+    assert np.isnan(found["user_points_30d"]), "no packet was logged: nothing was known of the user"
+    assert [found[f"source_{name}"] for name in ("followed", "engaged_creator", "collaborative")] == [1, 0, 1]
+    assert found["retrieval_score"] == 0.25
+    assert found["trending_now"] == 0.5
+    assert np.isnan(found["just_followed"])
+
+
+def test_a_closed_day_is_kept_and_an_open_one_is_made_anew(world: LakeWorld) -> None:
+    world.land([_act("impression", FIRST + 1), _act("like", FIRST + 1, "p1")])
+    world.learn(FIRST + 1)
+    first = training_set.collect(world.batch, FIRST + 40, 30)
+    world.land([_act("impression", FIRST + 41, request="r2")])
+    world.learn(FIRST + 41)
+    second = training_set.collect(world.batch, FIRST + DAY + WINDOW, 30)
+    assert (first.table.num_rows, second.table.num_rows) == (2, 3)
+    kept = [path for path in world.batch.tables.lake.list("training") if "open" not in path]
+    assert len(kept) == 1, "the first day's last request has had its six hours"
+    again = training_set.collect(world.batch, FIRST + DAY + WINDOW, 30)
+    np.testing.assert_array_equal(again.matrix, second.matrix)
+
+
+def _served(pings: list[str], **values: Any) -> dict[str, Any]:
+    n = len(pings)
+    logged = {
+        "snapshot_tick": FIRST,
+        "packet_tick": None,
+        "served_sources": [0] * n,
+        "served_scores": [None] * n,
+        "served_propensities": [1.0] * n,
+        "served_realtime": [None] * n * len(REALTIME),
+    }
+    plain = row("feed_served", FIRST * TICK_MS + 60_000, user_id="ada", request_id="r1", served_pings=pings)
+    return plain | logged | values
+
+
+def test_skew_finds_a_vector_that_was_not_what_training_computes(world: LakeWorld) -> None:
+    world.land([_act("impression", FIRST + 1)])
+    world.learn(FIRST + 1)
+    labels = training_set.build(world.batch, FIRST, FIRST + DAY, FIRST + DAY)
+    vector = labels.matrix[:1].copy()
+    names = list(world.batch.features.names)
+    vector[0, names.index("context_hour")] = 0.0
+    _log_and_learn(world, vector, FIRST + 2)
+    honest = measure(world.batch, FIRST_DAY, FIRST_DAY)
+    vector[0, names.index("ping_duration_s")] = 99.0
+    _log_and_learn(world, vector, FIRST + 3)
+    lying = measure(world.batch, FIRST_DAY, FIRST_DAY)
+    assert (honest.rows, honest.differing) == (1, 0)
+    assert (lying.rows, lying.differing, lying.features) == (2, 1, {"ping_duration_s": 1})
+    assert len(RETRIEVAL) == 9
+
+
+def _log_and_learn(world: LakeWorld, vector: Any, tick: int) -> None:
+    """Log a scored row as of FIRST, with the packet of FIRST."""
+    matrix = base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    served = _served(["p0"], packet_tick=FIRST, matrix_pings=["p0"], matrix=matrix)
+    world.land([served | {"request_id": f"r{tick}"}])
+    world.learn(tick)
