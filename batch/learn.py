@@ -17,7 +17,7 @@ from batch.ledger import Ledger, Manifest, Unread, is_amendment, partition_day
 from batch.progress import Progress
 from batch.tables import AGGREGATES, CLEAN, Tables
 from batch.ticks import Ticks
-from pingfeed.adapters._arrow_schema import EVENT_SCHEMA
+from pingfeed.arrow import EVENT_SCHEMA
 
 _DEDUPE_DAYS = 7
 _KEYS = ["user_id", "event_id", "known_tick", "received_ms"]

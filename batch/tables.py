@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch.ticks import day_name, day_number
-from pingfeed.adapters._arrow_schema import EVENT_SCHEMA
+from pingfeed.arrow import EVENT_SCHEMA
 from pingfeed.ports import Lake
 
 _FILE: Final = re.compile(r"/(run|whole)-(\d+)\.parquet$")

@@ -22,20 +22,23 @@ MAX_BODY_BYTES: Final = 1 << 20
 MAX_AHEAD_MS: Final = DAY_MS
 MAX_LIST: Final = 64
 
-Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}$", description="1 to 128 bytes of [A-Za-z0-9._:@-]")]
+# `$` alone would let a final line feed pass in Python (not in JSON Schema's dialect): hence `(?!\n)$` throughout.
+Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}(?!\n)$", description="1 to 128 bytes of [A-Za-z0-9._:@-]")]
 EventId = Annotated[
     str,
     Meta(
-        pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
+        pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?!\n)$",
         description="a UUID, made by the client",
     ),
 ]
-Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}$", description="ISO 3166-1 alpha-2")]
-Language = Annotated[str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=16, description="BCP 47")]
+Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}(?!\n)$", description="ISO 3166-1 alpha-2")]
+Language = Annotated[
+    str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*(?!\n)$", max_length=16, description="BCP 47")
+]
 Text = Annotated[str, Meta(max_length=64)]
 Label = Annotated[str, Meta(min_length=1, max_length=128)]
 Labels = Annotated[list[Label], Meta(max_length=MAX_LIST)]
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}(?!\n)$")]
 
 
 class _Common(msgspec.Struct, tag_field="event_type", kw_only=True, frozen=True):
@@ -254,6 +257,7 @@ _JSON_NAMES: Final[Mapping[str, str]] = {
     "`array`": "a list",
     "`object`": "an object",
     "`null`": "null",
+    "`datetime`": "a time such as 2026-11-22T12:00:00Z",
 }
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _PATTERN_RULES: Final[Mapping[str, str]] = {
@@ -278,6 +282,8 @@ def _explain(error: msgspec.ValidationError) -> InvalidInput:
     if "matching regex" in rule:
         rule = _PATTERN_RULES.get(root or "", "must be 1 to 128 of the characters A-Z a-z 0-9 . _ : @ -")
         return InvalidInput(f"{field} {rule}", field=field, code="invalid_value")
+    if "RFC3339" in rule:
+        return InvalidInput(f"{field} must be a time such as 2026-11-22T12:00:00Z", field=field, code="invalid_value")
     code = "invalid_type" if ", got `" in rule else "out_of_range"
     return InvalidInput(f"{field or 'event'} {_plain(rule)}", field=field, code=code)
 
@@ -301,7 +307,7 @@ def _struct_for(event: Any) -> type[_Common]:
     if not isinstance(kind, str):
         raise InvalidInput("event_type must be a string", field="event_type", code="invalid_type")
     if kind in SYSTEM_TYPES:
-        raise InvalidInput(f"{kind} is written by the system only", field="event_type", code="not_accepted")
+        raise InvalidInput(f"event_type {kind} is written by the system only", field="event_type", code="not_accepted")
     struct = CLIENT_TYPES.get(kind)
     if struct is None:
         known = ", ".join(CLIENT_TYPES)
@@ -329,8 +335,16 @@ def to_row(event: Any, received_ms: int, make_id: IdMaker) -> Row:
         row["sent_ms"] = to_ms(checked.sent_at)
     unknown = event.keys() - _FIELDS[kind]
     if unknown:
-        row["extra"] = msgspec.json.encode({name: event[name] for name in sorted(unknown)}).decode()
+        row["extra"] = _as_json({name: event[name] for name in sorted(unknown)}).decode()
     return row
+
+
+def _as_json(value: Any) -> bytes:
+    """What was decoded, as JSON again; InvalidInput for what only just decoded (nested to the interpreter's limit)."""
+    try:
+        return msgspec.json.encode(value)
+    except (RecursionError, ValueError) as error:
+        raise InvalidInput("the event is nested too deeply or is not valid JSON", code="malformed") from error
 
 
 def _checked_time(timestamp: datetime | None, received_ms: int) -> int:
@@ -358,7 +372,11 @@ def to_rows(events: Iterable[Any], received_ms: int, make_id: IdMaker) -> tuple[
 def _refusal(index: int, event: Any, error: InvalidInput) -> Refusal:
     given = event.get("event_id") if isinstance(event, dict) else None
     event_id = given if isinstance(given, str) else None
-    return Refusal(index, event_id, error.code, error.field, error.message, msgspec.json.encode(event))
+    try:
+        body = _as_json(event)
+    except InvalidInput:
+        body = b"null"
+    return Refusal(index, event_id, error.code, error.field, error.message, body)
 
 
 def encode_rows(rows: Iterable[Row]) -> bytes:

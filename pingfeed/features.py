@@ -21,7 +21,7 @@ Float32 = NDArray[np.float32]
 UInt32 = NDArray[np.uint32]
 UInt64 = NDArray[np.uint64]
 
-SQL_DIGEST: Final = "unset"
+SQL_DIGEST: Final = "0b8e0a6530ee1635"
 """Fingerprint of `batch/sql/*.sql`, which the feed does not carry; a test keeps it current (`make digest`)."""
 
 NO_VALUE: Final = 0xFFFFFFFF
@@ -233,9 +233,10 @@ def _affinities(pings: PingBlock, users: UserBlock) -> Float32:
         some = count > 0
         strongest = np.where(known, found, -np.inf).max(axis=1, initial=-np.inf)
         # Summed one value after the other in float32: the order is fixed, so every caller gets the same bits.
+        addends = np.where(known, found, np.float32(0))
         total = np.zeros(len(found), np.float32)
         for k in range(found.shape[1]):
-            total += np.where(known[:, k], found[:, k], np.float32(0))
+            total += addends[:, k]
         columns.append(np.where(some, strongest, np.nan).astype(np.float32))
         columns.append(np.where(some, total / np.maximum(count, 1).astype(np.float32), np.nan).astype(np.float32))
     return np.stack(columns, axis=1)

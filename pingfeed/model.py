@@ -6,6 +6,7 @@ and brings scipy, its library alone loads in 40 ms. Where no model is live, `Def
 
 import ctypes
 import importlib.util
+import re
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -150,7 +151,23 @@ def load(manifest: bytes, model_text: bytes, features: FeatureSet) -> TreeRanker
         raise FormatError(f"the model's manifest is damaged: {error}") from error
     if described.digest != features.digest:
         raise FormatError(f"model {described.model_id} is of feature digest {described.digest}, not {features.digest}")
+    _check_whole(described.model_id, model_text)
     return TreeRanker(described, model_text)
+
+
+_TREE_SIZES: Final = re.compile(rb"^tree_sizes=([0-9 ]*)\n\n", re.MULTILINE)
+
+
+def _check_whole(model_id: str, text: bytes) -> None:
+    """FormatError unless every tree is where the header says: LightGBM ends the process over some that are cut off."""
+    header = _TREE_SIZES.search(text)
+    at = header.end() if header else len(text)
+    for tree, size in enumerate(header[1].split() if header else ()):
+        if not text.startswith(b"Tree=%d\n" % tree, at):
+            break
+        at += int(size)
+    if not text.startswith(b"end of trees\n", at) or b"\nend of parameters\n" not in text[at:]:
+        raise FormatError(f"model {model_id} is cut short or damaged")
 
 
 class Pointer(msgspec.Struct, frozen=True):

@@ -81,8 +81,9 @@ class UserState(msgspec.Struct, array_like=True):
                 if (act.at_ms, act.target) not in self.engaged:
                     self.engaged = sorted([*self.engaged, (act.at_ms, act.target)])[-MAX_ENGAGED:]
             case "served":
-                kept = [s for s in self.served if s.request_id != act.target and s.at_ms > act.at_ms - SERVED_MS]
-                self.served = [*kept, Served(act.target, act.at_ms, list(act.pings))][-MAX_SERVED:]
+                kept = [s for s in self.served if s.request_id != act.target]
+                kept = sorted([*kept, Served(act.target, act.at_ms, list(act.pings))], key=_served_order)
+                self.served = [s for s in kept if s.at_ms > kept[-1].at_ms - SERVED_MS][-MAX_SERVED:]
             case "deleted":
                 raise ValueError("a deletion belongs to the catalogue, not to one user's state")
 
@@ -102,6 +103,10 @@ class UserState(msgspec.Struct, array_like=True):
     def decode(cls, data: bytes | None) -> "UserState":
         """The state in `data`; an empty one for None."""
         return msgspec.msgpack.decode(data, type=cls) if data else cls()
+
+
+def _served_order(served: Served) -> tuple[int, str]:
+    return served.at_ms, served.request_id
 
 
 def _remember(part: dict[str, int], act: Act, limit: int) -> None:

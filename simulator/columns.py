@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pingfeed.adapters._arrow_schema import EVENT_SCHEMA, table_of_rows
+from pingfeed.arrow import EVENT_SCHEMA, table_of_rows
 from pingfeed.events import Row
 from simulator.behave import KINDS
 from simulator.history import Acts, Served

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from pingfeed.adapters._arrow_schema import EVENT_SCHEMA
+from pingfeed.arrow import EVENT_SCHEMA
 from pingfeed.clock import DAY_MS
 from pingfeed.errors import NotFound
 from simulator.behave import NOBODY, numbers_of

@@ -14,7 +14,7 @@ from batch.learn import Learner
 from batch.ledger import Manifest
 from batch.point_in_time import PointInTime
 from batch.wiring import Batch, build
-from pingfeed.adapters._arrow_schema import table_of_rows
+from pingfeed.arrow import table_of_rows
 from pingfeed.clock import day_of
 from pingfeed.events import Row
 from pingfeed.settings import load

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pingfeed.adapters._arrow_schema import EVENT_SCHEMA
+from pingfeed.arrow import EVENT_SCHEMA
 from pingfeed.clock import DAY_MS, day_of, to_iso
 from pingfeed.errors import InvalidInput
 from pingfeed.events import CLIENT_TYPES

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pingfeed.adapters._arrow_schema import table_of_rows
+from pingfeed.arrow import table_of_rows
 from pingfeed.clock import DAY_MS
 from pingfeed.errors import NotFound
 from pingfeed.events import Row

@@ -1,0 +1,111 @@
+"""The feed service: a packet, a snapshot and a user's signals become a page of pings."""
+
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from fastapi import FastAPI
+
+from feed_api.background import Repeated
+from feed_api.cursor import Cursors
+from feed_api.effects import Effects
+from feed_api.loader import Loader
+from feed_api.metrics import FeedMetrics
+from feed_api.pipeline import Pipeline
+from feed_api.routes import TYPES, create_router
+from feed_api.trending import TrendingBoard
+from feed_api.wiring import Services
+from pingfeed.errors import Unavailable
+from pingfeed.http.app import create_shell
+from pingfeed.http.health import Readiness, ReadyCheck
+from pingfeed.http.metrics import Metrics
+from pingfeed.settings import Settings
+
+_DESCRIPTION: Final = (
+    "Ranks a page of pings for a user: by what the batch side prepared for them, by the live model, and by what they "
+    "did seconds ago. **It always answers**: `degraded` names what it had to do without."
+)
+
+
+def create_app(services: Services, settings: Settings) -> FastAPI:
+    """The app around opened services; its lifespan warms it up, keeps it current and closes them."""
+    shell_metrics = Metrics()
+    metrics = FeedMetrics(shell_metrics)
+    metrics.watch(services.delivery)
+    cursors = Cursors(settings)
+    loader = Loader(services.artifacts, settings.features, metrics)
+    board = TrendingBoard(services.trending, services.clock, metrics)
+    effects = Effects(services.delivery, services.acts, metrics, services.make_id, settings.log_matrix_share)
+    keepers = (
+        Repeated("loader", loader.refresh, services.refresh_s),
+        Repeated("trending board", board.refresh, services.trending_s, board.wanted),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        try:
+            await services.delivery.start()
+            await loader.refresh()
+            await board.refresh()
+            for keeper in keepers:
+                keeper.start()
+            yield
+        finally:
+            for keeper in keepers:
+                await keeper.stop()
+            # What was served goes into the spool before the spool closes; that applies through the signals.
+            await effects.drain()
+            await services.delivery.close()
+            for store in (services.candidates, services.signals, services.trending, services.artifacts):
+                await store.close()
+
+    pipeline = Pipeline(
+        settings=settings,
+        candidates=services.candidates,
+        signals=services.signals,
+        loader=loader,
+        board=board,
+        effects=effects,
+        cursors=cursors,
+        metrics=metrics,
+        monotonic=services.monotonic,
+    )
+    app = create_shell(
+        "pingfeed feed",
+        _DESCRIPTION,
+        settings,
+        lifespan=lifespan,
+        ready=_ready(services, loader, keepers),
+        metrics=shell_metrics,
+        types=TYPES,
+        clock=services.clock,
+        make_id=services.make_id,
+    )
+    app.include_router(create_router(pipeline, cursors, services.clock, services.make_id))
+    return app
+
+
+def _ready(services: Services, loader: Loader, keepers: tuple[Repeated, ...]) -> ReadyCheck:
+    async def ready() -> Readiness:
+        """Ready once warmed up; every part that is missing is done without."""
+        problems = {f"{keeper.name}": "is not running" for keeper in keepers if not keeper.alive}
+        stopped = bool(problems)
+        await _look(problems, "candidates", services.candidates.check())
+        await _look(problems, "signals", services.signals.check())
+        await _look(problems, "trending", services.trending.check())
+        await _look(problems, "artifacts", services.artifacts.check())
+        await _look(problems, "spool", services.delivery.check())
+        if not loader.live.has_snapshot:
+            problems["snapshot"] = "none is published: run `pingfeed tick`"
+        if not loader.live.has_model:
+            problems["model"] = "none is live: the default ranker serves"
+        return Readiness(not stopped, sorted(problems), problems)
+
+    return ready
+
+
+async def _look(problems: dict[str, str], part: str, check: Awaitable[None]) -> None:
+    try:
+        await check
+    except Unavailable as error:
+        problems[part] = error.message

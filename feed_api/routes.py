@@ -1,0 +1,72 @@
+"""The route: a query becomes a request, a feed becomes bytes."""
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from feed_api.answer import Feed
+from feed_api.cursor import Cursors
+from feed_api.identify import DEFAULT_LIMIT, MAX_LIMIT, identify
+from feed_api.pipeline import Pipeline
+from pingfeed.clock import Clock, IdMaker
+from pingfeed.events import Id
+from pingfeed.http import openapi
+from pingfeed.http.auth import authenticate
+from pingfeed.http.responses import json_response
+
+TYPES: Final = (Feed,)
+"""What the route's OpenAPI refers to."""
+
+_ABOUT: Final = (
+    "A hide, a block, a follow or a seen impression shows in the very next feed. Whatever is late or down is left out "
+    "and named in `degraded`; a feed is served all the same, to strangers too. Follow `next_cursor` for further pages; "
+    "without a cursor a new first page is made. Send `request_id` and `position` back with the events about a ping."
+)
+_EXAMPLE: Final = {
+    "request_id": "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3d",
+    "user_id": "user-1",
+    "model_id": "2026-11-22-1",
+    "tick_ms": 1_795_348_800_000,
+    "items": [{"ping_id": "ping-42", "creator_id": "creator-7", "position": 0, "reason": "followed_creator"}],
+    "next_cursor": "AQAAAaIBaiAAAAAACm3kzqX1uQk0ZtNx",
+    "degraded": [],
+}
+
+
+def _parameters() -> list[dict[str, Any]]:
+    """The query's OpenAPI; `identify` is what checks it."""
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
+    return [
+        _parameter("user_id", "Whose feed.", openapi.schema(Id), required=True),
+        _parameter("limit", "How many pings.", limit),
+        _parameter("cursor", "`next_cursor` of the page before; absent for a first page.", {"type": "string"}),
+        _parameter(
+            "explain",
+            "Add to each item why it is there, and what was left out. For operators.",
+            {"type": "boolean", "default": False},
+        ),
+    ]
+
+
+def _parameter(name: str, meaning: str, schema: dict[str, Any], required: bool = False) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": required, "description": meaning, "schema": schema}
+
+
+def create_router(pipeline: Pipeline, cursors: Cursors, clock: Clock, make_id: IdMaker) -> APIRouter:
+    """The route in front of a pipeline."""
+    router = APIRouter(tags=["feed"])
+
+    @router.get(
+        "/get-feed",
+        summary="A page of a user's feed",
+        description=_ABOUT,
+        responses={200: openapi.answer(Feed, example=_EXAMPLE), **openapi.refusals(401, 403, 422)},
+        openapi_extra={"parameters": _parameters()},
+    )
+    async def get_feed(request: Request) -> Response:
+        caller = authenticate(request)
+        wanted = identify(request.query_params, caller, cursors, clock(), make_id)
+        return json_response(await pipeline.feed(wanted))
+
+    return router

@@ -1,0 +1,49 @@
+"""From settings to what the service works with. The only file here that knows which adapters there are."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from feed_api.effects import ServedActs
+from pingfeed import wiring
+from pingfeed.clock import Clock, IdMaker, system_clock, uuid7
+from pingfeed.delivery.delivery import Delivery
+from pingfeed.delivery.spool import Spool
+from pingfeed.ports import Artifacts, CandidateStore, Trending, UserSignals
+from pingfeed.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the feed stands on. `create_app` starts it and closes it."""
+
+    candidates: CandidateStore
+    signals: UserSignals
+    trending: Trending
+    artifacts: Artifacts
+    delivery: Delivery
+    acts: ServedActs
+    clock: Clock = system_clock
+    make_id: IdMaker = uuid7
+    refresh_s: float = 2.0
+    """How often the pointers to model and snapshot are looked at."""
+    trending_s: float = 3.0
+    """How often the hot lists are read."""
+    monotonic: Callable[[], float] = time.perf_counter
+    """Seconds that only grow: what a request's budget is measured by."""
+
+
+def build(settings: Settings) -> Services:
+    """Open everything; Busy if another process has the spool, Unavailable if a store cannot be opened."""
+    spool = Spool(settings.spool_dir / "feed")
+    sink = wiring.open_event_sink(settings)
+    signals = wiring.open_signals(settings)
+    acts = ServedActs(signals)
+    return Services(
+        candidates=wiring.open_candidates(settings),
+        signals=signals,
+        trending=wiring.open_trending(settings),
+        artifacts=wiring.open_artifacts(settings),
+        delivery=Delivery(spool, sink, apply=acts.apply, flush_seconds=settings.sink_flush_seconds),
+        acts=acts,
+    )

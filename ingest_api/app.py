@@ -1,0 +1,81 @@
+"""The ingest service: events in, durable and applied before they are acknowledged."""
+
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from fastapi import FastAPI
+
+from ingest_api.accept import Door
+from ingest_api.counters import Counters, watch
+from ingest_api.routes import TYPES, create_router
+from ingest_api.wiring import Services
+from pingfeed.errors import Unavailable
+from pingfeed.http.app import create_shell
+from pingfeed.http.health import Readiness, ReadyCheck
+from pingfeed.http.metrics import Metrics
+from pingfeed.settings import Settings
+
+_DESCRIPTION: Final = (
+    "Takes what users do and what creators publish. **202 means durable and applied**: the next feed knows of it, and "
+    "no crash loses it. An event that is refused is refused alone, with its reason."
+)
+
+
+def create_app(services: Services, settings: Settings) -> FastAPI:
+    """The app around opened services; its lifespan starts their work and closes them."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        try:
+            await services.delivery.start()
+            yield
+        finally:
+            # Delivery first: it flushes through the sink (which it closes) and applies through the other two.
+            await services.delivery.close()
+            await services.rejected.close()
+            await services.signals.close()
+            await services.trending.close()
+
+    metrics = Metrics()
+    watch(metrics, services)
+    door = Door(
+        delivery=services.delivery,
+        rejected=services.rejected,
+        counters=Counters(metrics),
+        clock=services.clock,
+        make_id=services.make_id,
+    )
+    app = create_shell(
+        "pingfeed ingest",
+        _DESCRIPTION,
+        settings,
+        lifespan=lifespan,
+        ready=_ready(services),
+        metrics=metrics,
+        types=TYPES,
+        clock=services.clock,
+        make_id=services.make_id,
+    )
+    app.include_router(create_router(door))
+    return app
+
+
+def _ready(services: Services) -> ReadyCheck:
+    async def ready() -> Readiness:
+        """Ready while events can be made durable; what comes after that is caught up with."""
+        problems: dict[str, str] = {}
+        await _look(problems, "spool", services.delivery.check())
+        await _look(problems, "events", services.sink.check())
+        await _look(problems, "signals", services.signals.check())
+        await _look(problems, "trending", services.trending.check())
+        return Readiness("spool" not in problems, sorted(problems), problems)
+
+    return ready
+
+
+async def _look(problems: dict[str, str], part: str, check: Awaitable[None]) -> None:
+    try:
+        await check
+    except Unavailable as error:
+        problems[part] = error.message

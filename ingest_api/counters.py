@@ -1,0 +1,26 @@
+"""What the ingest service counts, by name (all `pingfeed_*`)."""
+
+from ingest_api.wiring import Services
+from pingfeed.http.metrics import Metrics
+
+
+class Counters:
+    """What becomes of the events of a request; each one is counted by exactly one of the first three."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.accepted = metrics.counter("events_accepted", "Events made durable and acknowledged")
+        self.duplicates = metrics.counter("events_duplicate", "Events acknowledged again, not stored again")
+        self.rejected = metrics.counter("events_rejected", "Events refused, by reason", ("code",))
+        self.rejected_dropped = metrics.counter("events_rejected_dropped", "Refused events that were not kept")
+
+
+def watch(metrics: Metrics, services: Services) -> None:
+    """Show what the services count for themselves."""
+    found = services.delivery
+    metrics.counted("events_delivered", "Events that the sink took", lambda: found.counters.delivered)
+    metrics.counted("delivery_failures", "Batches that the sink refused", lambda: found.counters.delivery_failures)
+    metrics.counted("signal_failures", "Times that signals were not applied", lambda: found.counters.apply_failures)
+    metrics.counted("trending_failures", "Times that trending missed some", lambda: services.writer.trending_failures)
+    metrics.gauge("spool_events", "Events that wait for delivery").set_function(lambda: found.counters.spooled_events)
+    metrics.gauge("spool_bytes", "Their bytes").set_function(lambda: found.counters.spooled_bytes)
+    metrics.gauge("spool_held", "Requests whose signals wait").set_function(lambda: found.counters.held)

@@ -1,0 +1,118 @@
+"""The two routes: the same door, one event or up to 500."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from ingest_api.accept import Door, Result
+from ingest_api.decode import many_events, one_event
+from pingfeed.errors import MalformedBody
+from pingfeed.events import MAX_EVENTS, ClientEvent
+from pingfeed.http import openapi
+from pingfeed.http.auth import authenticate
+from pingfeed.http.body import read_body
+from pingfeed.http.errors import ErrorBody
+from pingfeed.http.responses import json_response
+
+
+class TrackEvents(msgspec.Struct, frozen=True):
+    """The body of /track-events. Unknown fields of an event are kept as they are."""
+
+    events: list[ClientEvent]
+
+
+TYPES: Final = (TrackEvents, Result)
+"""What the routes' OpenAPI refers to."""
+
+_VIEW: Final = {
+    "event_type": "view",
+    "event_id": "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3d",
+    "user_id": "user-1",
+    "ping_id": "ping-42",
+    "watch_time_ratio": 0.85,
+    "timestamp": "2026-11-22T12:00:00Z",
+    "country": "DE",
+}
+_FOLLOW: Final = {"event_type": "follow", "user_id": "user-1", "creator_id": "creator-7", "ping_id": "ping-42"}
+_CREATED: Final = {
+    "event_type": "ping_created",
+    "ping_id": "ping-42",
+    "creator_id": "creator-7",
+    "topics": ["cooking", "bread"],
+    "language": "de",
+    "country": "DE",
+    "duration_ms": 31_000,
+}
+_EXAMPLES: Final = {"view": _VIEW, "follow": _FOLLOW, "ping_created": _CREATED}
+_BAD: Final = {
+    "index": 1,
+    "event_id": None,
+    "code": "out_of_range",
+    "field": "watch_time_ratio",
+    "message": "watch_time_ratio must be a number >= 0.0",
+}
+
+_ABOUT: Final = (
+    "A bad event is refused alone, with its reason. Sending an event again under the same `event_id` is safe. "
+    "The body may be gzip (`Content-Encoding: gzip`); inflated it is at most 1 MiB."
+)
+
+
+def _answers() -> dict[int | str, dict[str, Any]]:
+    taken = openapi.answer(
+        Result,
+        meaning="Durable and applied: what was accepted is in the next feed, and survives a crash of this service.",
+        example={"accepted": 1, "duplicates": 0, "rejected": [_BAD]},
+    )
+    nothing = openapi.answer(
+        Result,
+        ErrorBody,
+        meaning="Nothing was accepted: `rejected` has each event's reason. Or the body has no list of events.",
+        example={"accepted": 0, "duplicates": 0, "rejected": [{**_BAD, "index": 0}]},
+    )
+    return {202: taken, 422: nothing, **openapi.refusals(400, 401, 413, 503)}
+
+
+def create_router(door: Door) -> APIRouter:
+    """The routes in front of a door."""
+    router = APIRouter(tags=["events"])
+    answers = _answers()
+
+    @router.post(
+        "/track-event",
+        summary="Send one event",
+        description=_ABOUT,
+        status_code=202,
+        responses=answers,
+        openapi_extra=openapi.body(ClientEvent, _EXAMPLES),
+    )
+    async def track_event(request: Request) -> Response:
+        return await _track(request, door, one_event)
+
+    @router.post(
+        "/track-events",
+        summary=f"Send 1 to {MAX_EVENTS} events",
+        description=_ABOUT,
+        status_code=202,
+        responses=answers,
+        openapi_extra=openapi.body(TrackEvents, {"two events": {"events": [_VIEW, _FOLLOW]}}),
+    )
+    async def track_events(request: Request) -> Response:
+        return await _track(request, door, many_events)
+
+    return router
+
+
+async def _track(request: Request, door: Door, decode: Callable[[bytes], list[Any]]) -> Response:
+    authenticate(request)
+    body = await read_body(request)
+    try:
+        events = decode(body)
+    except MalformedBody as error:
+        door.keep_malformed(body, error)
+        raise
+    result = await door.accept(events)
+    return json_response(result, result.status)

@@ -1,0 +1,48 @@
+"""Models, snapshots and pointers as files of this machine."""
+
+import asyncio
+import os
+from pathlib import Path
+
+from pingfeed.errors import NotFound, Unavailable
+from pingfeed.local.files import below, make_folder, reading, write_whole, writing
+from pingfeed.settings import url_path
+
+
+class FileArtifacts:
+    """`file:///path/of/the/artifacts`. What was mapped stays readable when its key is put again (a new file)."""
+
+    def __init__(self, url: str) -> None:
+        self._root = url_path(url)
+
+    async def get(self, key: str) -> bytes:
+        """An artifact's bytes; NotFound if there is none."""
+        path = below(self._root, key)
+        with reading(key):
+            return await asyncio.to_thread(path.read_bytes)
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Create or replace an artifact, whole and durable."""
+        path = below(self._root, key)
+        with writing(key):
+            await asyncio.to_thread(write_whole, path, data)
+
+    async def fetch(self, key: str) -> Path:
+        """The artifact's own file; NotFound if there is none."""
+        path = below(self._root, key)
+        if not await asyncio.to_thread(path.is_file):
+            raise NotFound(f"{key} does not exist")
+        return path
+
+    async def check(self) -> None:
+        """Raise Unavailable if the folder cannot be read."""
+        await asyncio.to_thread(self._probe)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    def _probe(self) -> None:
+        with writing(str(self._root)):
+            make_folder(self._root)
+        if not os.access(self._root, os.R_OK | os.X_OK):
+            raise Unavailable(f"{self._root} may not be read")

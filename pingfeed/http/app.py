@@ -1,0 +1,53 @@
+"""The shell of a service: errors, request ids, health, metrics and offline docs around its routes."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from pingfeed.clock import Clock, IdMaker, system_clock, uuid7
+from pingfeed.http import errors, health, openapi
+from pingfeed.http.health import HealthBody, ReadyBody, ReadyCheck
+from pingfeed.http.metrics import Metrics
+from pingfeed.http.outermost import OutermostLayer
+from pingfeed.settings import Settings
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_shell(
+    title: str,
+    description: str,
+    settings: Settings,
+    *,
+    lifespan: Lifespan,
+    ready: ReadyCheck,
+    metrics: Metrics,
+    types: Sequence[Any] = (),
+    clock: Clock = system_clock,
+    make_id: IdMaker = uuid7,
+) -> FastAPI:
+    """An app without routes of its own; the caller adds them with `include_router`.
+
+    `types` are the msgspec structs that its routes name in their OpenAPI (`pingfeed/http/openapi.py`). `request.app
+    .state.settings` holds the settings. /docs needs no network.
+    """
+    app: FastAPI = FastAPIOffline(
+        title=title,
+        description=description,
+        version=version("pingfeed"),
+        lifespan=lifespan,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        # Swagger UI would otherwise send the document to a validator on the internet.
+        swagger_ui_parameters={"validatorUrl": None},
+    )
+    app.state.settings = settings
+    errors.install(app)
+    health.install(app, ready, metrics)
+    openapi.install(app, [HealthBody, ReadyBody, *types])
+    app.add_middleware(OutermostLayer, metrics=metrics, clock=clock, make_id=make_id)
+    return app

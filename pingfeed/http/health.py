@@ -1,0 +1,67 @@
+"""/healthz (the process lives), /readyz (it may get traffic) and /metrics."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from pingfeed.http.auth import require_operator
+from pingfeed.http.metrics import CONTENT_TYPE, Metrics
+from pingfeed.http.openapi import answer
+from pingfeed.http.responses import json_response
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a service may get traffic, and what it does without meanwhile.
+
+    `degraded` names parts that are missing while requests are still answered; `detail` says why, by part.
+    """
+
+    ready: bool
+    degraded: Sequence[str] = ()
+    detail: Mapping[str, str] = field(default_factory=dict)
+
+
+ReadyCheck = Callable[[], Awaitable[Readiness]]
+
+
+class HealthBody(msgspec.Struct, frozen=True):
+    """The process is alive."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadyBody(msgspec.Struct, frozen=True):
+    """Whether the service may get traffic; `degraded` names what it does without, `detail` says why."""
+
+    status: Literal["ready", "unready"]
+    degraded: list[str]
+    detail: dict[str, str]
+
+
+def install(app: FastAPI, ready: ReadyCheck, metrics: Metrics) -> None:
+    """Add the three routes."""
+
+    @app.get("/healthz", tags=["health"], summary="Is the process alive?", responses={200: answer(HealthBody)})
+    async def healthz() -> Response:
+        return json_response(HealthBody())
+
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        summary="May it get traffic?",
+        responses={200: answer(ReadyBody), 503: answer(ReadyBody, meaning="not ready")},
+    )
+    async def readyz() -> Response:
+        found = await ready()
+        body = ReadyBody("ready" if found.ready else "unready", list(found.degraded), dict(found.detail))
+        return json_response(body, 200 if found.ready else 503)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def prometheus(request: Request) -> Response:
+        require_operator(request, "/metrics")
+        return Response(metrics.render(), media_type=CONTENT_TYPE)

@@ -1,0 +1,239 @@
+"""What everything kept in SQLite shares: how a file is opened, read inline, and written by one thread.
+
+Each store has a reading connection, for the event loop (a point read is microseconds), and a writing one, which only
+its own thread touches. Calls that wait for the writer at the same time share one transaction (group commit): the cost
+of a sync is paid once for all of them, and there is no artificial delay. A call's changes are kept or undone alone.
+
+`durable=True` means `synchronous=FULL`: what `write` returned from survives a power cut. Without it a power cut may
+take the last moments, a kill of the process nothing. Readers and writers in other processes are welcome: the files are
+in WAL mode and every transaction that writes is immediate, so nobody acts on a state that another is changing.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pingfeed.errors import FormatError, Unavailable
+from pingfeed.local.files import make_folder
+
+_T = TypeVar("_T")
+_READ_WAIT_MS: Final = 100
+_WRITE_WAIT_MS: Final = 5000
+_OPEN_WAIT_S: Final = 10.0
+_GROUP: Final = 1000
+_VERSION: Final = 1
+_WAL_LIMIT: Final = 64 << 20
+
+
+def connect(path: Path, *, wait_ms: int, durable: bool) -> sqlite3.Connection:
+    """A connection in WAL mode without implicit transactions; sqlite3.Error."""
+    connection = sqlite3.connect(path, timeout=wait_ms / 1000, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        connection.execute(f"PRAGMA fullfsync={int(durable)}")  # Where fsync does not reach the disk (macOS).
+        connection.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT}")
+        connection.execute("PRAGMA cache_size=-16000")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One call of `write`: what it does, who waits for it, and how it went."""
+
+    work: Callable[[sqlite3.Connection], Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: Exception | None = None
+
+    def settle(self) -> None:
+        """Tell the waiter, on its own loop."""
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class Database:
+    """One SQLite file with its reader and its writer thread. Raises Unavailable, here and in every method.
+
+    `schema` makes a new file; the file's `user_version` says that it is finished, and of which format. Raises
+    FormatError where that is another than this program's.
+    """
+
+    def __init__(self, path: Path, schema: Iterable[str], *, durable: bool) -> None:
+        self.path = path
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        try:
+            make_folder(path.parent)
+            self._writer = self._opened(durable, tuple(schema))
+            self._reader = connect(path, wait_ms=_READ_WAIT_MS, durable=durable)
+        except (sqlite3.Error, OSError) as error:
+            raise Unavailable(f"{path} cannot be opened: {error}") from error
+
+    def _opened(self, durable: bool, schema: Iterable[str]) -> sqlite3.Connection:
+        """The writing connection; waits while another process creates the same file (WAL's switch cannot wait)."""
+        deadline = time.monotonic() + _OPEN_WAIT_S
+        while True:
+            try:
+                return self._prepared(durable, schema)
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.02)
+
+    def _prepared(self, durable: bool, schema: Iterable[str]) -> sqlite3.Connection:
+        connection = connect(self.path, wait_ms=_WRITE_WAIT_MS, durable=durable)
+        try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version not in (0, _VERSION):
+                raise FormatError(f"{self.path} is of format {version}, this program's is {_VERSION}")
+            # The version comes last: a file whose maker was killed half-way is finished by the next to open it.
+            for statement in () if version else (*schema, f"PRAGMA user_version={_VERSION}"):
+                connection.execute(statement)
+        except (sqlite3.Error, FormatError):
+            connection.close()
+            raise
+        return connection
+
+    def one(self, sql: str, *values: object) -> Any:
+        """The first row of a query, None if there is none. Runs on the calling thread."""
+        try:
+            return self._reader.execute(sql, values).fetchone()
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from error
+
+    def all(self, sql: str, *values: object) -> list[Any]:
+        """Every row of a query. Runs on the calling thread."""
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from error
+
+    async def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run `work` in the writer's next transaction; returns what it returned once that is committed.
+
+        `work` runs on the writer's thread and may run once only; what it raises is raised here, its changes undone.
+        """
+        if self._closed:
+            raise Unavailable(f"{self.path} is closed")
+        loop = asyncio.get_running_loop()
+        job = _Job(work, loop, loop.create_future())
+        self._queue.put(job)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"writer of {self.path.name}", daemon=True)
+            self._thread.start()
+        result: _T = await job.future
+        return result
+
+    async def check(self) -> None:
+        """Raise Unavailable if the file cannot be read or its write lock not be had."""
+        self.one("SELECT 1 FROM sqlite_schema")
+        await self.write(_nothing)
+
+    async def close(self) -> None:
+        """Finish what was asked for, then let the file go. Again is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+        self._reader.close()
+        self._writer.close()
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            jobs = [job, *self._waiting()]
+            self._commit(jobs)
+            for loop in {job.loop for job in jobs}:
+                with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+                    loop.call_soon_threadsafe(_settle, [job for job in jobs if job.loop is loop])
+
+    def _waiting(self) -> list[_Job]:
+        """What else has been asked for by now, up to a size that keeps the others' wait short."""
+        jobs: list[_Job] = []
+        with suppress(queue.Empty):
+            while len(jobs) < _GROUP:
+                job = self._queue.get_nowait()
+                if job is None:
+                    self._queue.put(None)
+                    break
+                jobs.append(job)
+        return jobs
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        """One transaction for all; where the database refuses, all of them fail and nothing is kept."""
+        try:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            self._writer.execute("BEGIN IMMEDIATE")
+            for job in jobs:
+                self._attempt(job)
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                self._writer.execute("ROLLBACK")
+            for job in jobs:
+                job.error = self._unavailable(error)
+                job.error.__cause__ = error
+
+    def _attempt(self, job: _Job) -> None:
+        self._writer.execute("SAVEPOINT job")
+        try:
+            job.result = job.work(self._writer)
+        except sqlite3.Error:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised again where the work was asked for
+            job.error = error
+            self._writer.execute("ROLLBACK TO job")
+        self._writer.execute("RELEASE job")
+
+    def _unavailable(self, error: sqlite3.Error) -> Unavailable:
+        return Unavailable(f"{self.path} does not take part: {error}")
+
+
+def _settle(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.settle()
+
+
+def _nothing(_: sqlite3.Connection) -> None:
+    """The work of a check: the empty transaction still takes the write lock."""
+
+
+class Sweep:
+    """Removes a table's outdated rows a few at a time, so that no write ever waits for a whole table.
+
+    Each step looks at the next rows in rowid order and begins again at the end. `table` and `column` are names in this
+    package's own code, never a caller's.
+    """
+
+    def __init__(self, table: str, column: str, *, rows: int = 200) -> None:
+        self._next = f"SELECT MAX(rowid) FROM (SELECT rowid FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {rows})"  # noqa: S608
+        self._delete = f"DELETE FROM {table} WHERE rowid > ? AND rowid <= ? AND {column} <= ?"  # noqa: S608
+        self._at = 0
+
+    def step(self, connection: sqlite3.Connection, outdated: int) -> None:
+        """Remove those of the next rows whose column is at most `outdated`."""
+        (end,) = connection.execute(self._next, (self._at,)).fetchone()
+        if end is None:
+            self._at = 0
+            (end,) = connection.execute(self._next, (0,)).fetchone()
+        connection.execute(self._delete, (self._at, end or 0, outdated))
+        self._at = end or 0

@@ -1,0 +1,47 @@
+"""Rows and batches for the suites, and waiting for something to come true."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pingfeed.clock import to_ms
+from pingfeed.events import Row, encode_rows
+
+NOON_MS = to_ms(datetime(2026, 11, 22, 12, tzinfo=UTC))
+
+
+def like(number: int, *, user: str = "ann", received_ms: int = NOON_MS) -> Row:
+    """An accepted like; `number` makes its event id and its ping id."""
+    return {
+        "event_id": f"00000000-0000-7000-8000-{number:012d}",
+        "event_type": "like",
+        "user_id": user,
+        "ping_id": f"ping-{number}",
+        "country": "DE",
+        "received_ms": received_ms,
+        "timestamp_ms": received_ms,
+    }
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """Satisfies `ports.Batch`."""
+
+    name: str
+    lines: Sequence[bytes]
+    received_ms: int
+
+
+def batch(name: str, *rows: Row, received_ms: int = NOON_MS) -> SampleBatch:
+    """A batch with one record a row."""
+    return SampleBatch(name, [encode_rows([row]) for row in rows], received_ms)
+
+
+async def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+    """Wait until `condition` holds; an AssertionError if it does not in time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        await asyncio.sleep(0.005)

@@ -1,0 +1,86 @@
+"""What every Artifacts promises (`ports.Artifacts`). A new adapter is one entry of ADAPTERS."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from pingfeed.adapters.artifacts_file import FileArtifacts
+from pingfeed.errors import InvalidInput, NotFound
+from pingfeed.ports import Artifacts
+
+ADAPTERS: dict[str, Callable[[Path], Artifacts]] = {
+    "file": lambda folder: FileArtifacts(f"file://{folder}/artifacts"),
+}
+
+
+@pytest.fixture(params=list(ADAPTERS.values()), ids=list(ADAPTERS))
+def open_artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Artifacts]:
+    adapter: Callable[[Path], Artifacts] = request.param
+    return lambda: adapter(tmp_path)
+
+
+@pytest.fixture
+async def artifacts(open_artifacts: Callable[[], Artifacts]) -> AsyncIterator[Artifacts]:
+    opened = open_artifacts()
+    yield opened
+    await opened.close()
+
+
+async def test_what_was_put_is_got_and_fetched(artifacts: Artifacts) -> None:
+    await artifacts.put("models/m1/model.txt", b"\x00tree")
+    assert await artifacts.get("models/m1/model.txt") == b"\x00tree"
+    assert (await artifacts.fetch("models/m1/model.txt")).read_bytes() == b"\x00tree"
+
+
+async def test_what_is_absent_is_not_found(artifacts: Artifacts) -> None:
+    await artifacts.put("models/m1/model.txt", b"x")
+    for key in ("models/m2/model.txt", "models/m1", "models/m1/model.txt/deeper"):
+        with pytest.raises(NotFound):
+            await artifacts.get(key)
+        with pytest.raises(NotFound):
+            await artifacts.fetch(key)
+
+
+async def test_publishing_is_a_put_that_another_instance_sees_at_once(
+    artifacts: Artifacts, open_artifacts: Callable[[], Artifacts]
+) -> None:
+    reader = open_artifacts()
+    for tick in (b"1", b"2"):
+        await artifacts.put("pointers/d/snapshot.json", tick)
+        assert await reader.get("pointers/d/snapshot.json") == tick
+    await reader.close()
+
+
+async def test_a_fetched_file_keeps_its_bytes_while_it_is_open(artifacts: Artifacts) -> None:
+    await artifacts.put("snapshots/1/snapshot.bin", b"before")
+    with (await artifacts.fetch("snapshots/1/snapshot.bin")).open("rb") as file:
+        await artifacts.put("snapshots/1/snapshot.bin", b"after!")
+        assert file.read() == b"before"
+
+
+async def test_a_reader_sees_the_old_bytes_or_the_new(artifacts: Artifacts) -> None:
+    versions = [bytes([n]) * 200_000 for n in range(8)]
+    await artifacts.put("pointers/d/model.json", versions[0])
+
+    async def put_all() -> None:
+        for version in versions:
+            await artifacts.put("pointers/d/model.json", version)
+
+    writing = asyncio.create_task(put_all())
+    while not writing.done():
+        assert await artifacts.get("pointers/d/model.json") in versions
+    await writing
+
+
+@pytest.mark.parametrize("key", ["../outside", "/etc/passwd", "models/../../x", "", "models/.hidden"])
+async def test_a_key_stays_below_the_store(artifacts: Artifacts, key: str) -> None:
+    with pytest.raises(InvalidInput):
+        await artifacts.put(key, b"x")
+    with pytest.raises(InvalidInput):
+        await artifacts.fetch(key)
+
+
+async def test_a_ready_store_passes_its_check(artifacts: Artifacts) -> None:
+    await artifacts.check()

@@ -1,0 +1,98 @@
+"""What every CandidateStore promises (`ports.CandidateStore`). A new adapter is one entry of ADAPTERS."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
+from pingfeed.packet import TTL_S
+from pingfeed.ports import CandidateStore
+from tests.conformance.samples import NOON_MS
+
+ADAPTERS: dict[str, Callable[[Path], CandidateStore]] = {
+    "sqlite": lambda folder: SqliteCandidateStore(f"sqlite://{folder}/candidates.sqlite"),
+}
+LATER_MS = NOON_MS + 1000
+
+
+@pytest.fixture(params=list(ADAPTERS.values()), ids=list(ADAPTERS))
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], CandidateStore]:
+    adapter: Callable[[Path], CandidateStore] = request.param
+    return lambda: adapter(tmp_path)
+
+
+@pytest.fixture
+async def store(open_store: Callable[[], CandidateStore]) -> AsyncIterator[CandidateStore]:
+    opened = open_store()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def other(open_store: Callable[[], CandidateStore], store: CandidateStore) -> AsyncIterator[CandidateStore]:
+    """Another process's view of the same store."""
+    opened = open_store()
+    yield opened
+    await opened.close()
+
+
+async def test_a_packet_comes_back_byte_for_byte(store: CandidateStore) -> None:
+    packet = bytes(range(256)) * 4
+    await store.put_many({"ann": packet, "bob": b"\x00"}, LATER_MS)
+    assert await store.get("ann", NOON_MS) == packet
+    assert await store.get("bob", NOON_MS) == b"\x00"
+
+
+async def test_a_stranger_has_none(store: CandidateStore) -> None:
+    await store.put_many({"ann": b"x"}, LATER_MS)
+    assert await store.get("Ann", NOON_MS) is None
+    assert await store.get("an", NOON_MS) is None
+
+
+async def test_a_packet_is_replaced_whole_with_its_expiry(store: CandidateStore) -> None:
+    await store.put_many({"ann": b"a long packet"}, LATER_MS)
+    await store.put_many({"ann": b"short"}, LATER_MS + 5000)
+    assert await store.get("ann", LATER_MS) == b"short"
+
+
+async def test_it_is_gone_from_its_expiry_on(store: CandidateStore) -> None:
+    await store.put_many({"ann": b"x"}, LATER_MS)
+    assert await store.get("ann", LATER_MS - 1) == b"x"
+    assert await store.get("ann", LATER_MS) is None
+
+
+async def test_another_instance_sees_it_at_once(store: CandidateStore, other: CandidateStore) -> None:
+    for version in (b"1", b"2"):
+        await store.put_many({"ann": version}, LATER_MS)
+        assert await other.get("ann", NOON_MS) == version
+    await other.delete("ann")
+    assert await store.get("ann", NOON_MS) is None
+
+
+async def test_a_deleted_packet_is_gone_and_may_be_deleted_again(store: CandidateStore) -> None:
+    await store.put_many({"ann": b"x", "bob": b"y"}, LATER_MS)
+    await store.delete("ann")
+    await store.delete("ann")
+    assert await store.get("ann", NOON_MS) is None
+    assert await store.get("bob", NOON_MS) == b"y"
+
+
+async def test_any_number_may_be_put(store: CandidateStore) -> None:
+    packets = {f"user-{n}": str(n).encode() for n in range(2501)}
+    await store.put_many({}, LATER_MS)
+    await store.put_many(packets, LATER_MS)
+    assert {user: await store.get(user, NOON_MS) for user in packets} == packets
+
+
+async def test_putting_newer_packets_takes_no_living_one_away(store: CandidateStore) -> None:
+    lifetime_ms = TTL_S * 1000
+    await store.put_many({"old": b"o"}, NOON_MS + lifetime_ms)
+    almost = NOON_MS + lifetime_ms - 1
+    for _ in range(3):
+        await store.put_many({"new": b"n"}, almost + lifetime_ms)
+    assert await store.get("old", almost) == b"o"
+
+
+async def test_a_ready_store_passes_its_check(store: CandidateStore) -> None:
+    await store.check()

@@ -1,0 +1,183 @@
+"""What every Trending promises (`ports.Trending`). A new adapter is one entry of ADAPTERS."""
+
+import asyncio
+import itertools
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pingfeed.adapters.trending_sqlite import SqliteTrending
+from pingfeed.clock import DAY_MS, HOUR_MS
+from pingfeed.ports import Trending
+from pingfeed.signals import MAX_LANDMARK_AGE_MS, TRENDING_WEIGHTS, Engagement, decay_between
+from tests.conformance.samples import NOON_MS
+
+Open = Callable[[Path], Trending]
+ADAPTERS: dict[str, Open] = {
+    "sqlite": lambda folder: SqliteTrending(f"sqlite://{folder}/trending.sqlite"),
+}
+
+
+@pytest.fixture(params=list(ADAPTERS.values()), ids=list(ADAPTERS))
+def adapter(request: pytest.FixtureRequest) -> Open:
+    chosen: Open = request.param
+    return chosen
+
+
+@pytest.fixture
+async def trending(adapter: Open, tmp_path: Path) -> AsyncIterator[Trending]:
+    opened = adapter(tmp_path)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def other(adapter: Open, tmp_path: Path, trending: Trending) -> AsyncIterator[Trending]:
+    """Another process's view of the same counters."""
+    opened = adapter(tmp_path)
+    yield opened
+    await opened.close()
+
+
+def _like(user: str, ping: str, at_ms: int = NOON_MS, country: str | None = "DE") -> Engagement:
+    return Engagement(user, ping, "like", country, at_ms)
+
+
+async def _names(trending: Trending, country: str | None, limit: int = 10) -> list[str]:
+    return [ping_id for ping_id, _ in await trending.top(country, limit, NOON_MS)]
+
+
+async def test_hottest_first_by_country_and_overall(trending: Trending) -> None:
+    await trending.add([_like("ann", "p1"), _like("bob", "p1"), _like("cem", "p2"), _like("dan", "p3", country="FR")])
+    await trending.add([_like("eve", "p3", country=None), _like("fay", "p3", country="FR")])
+    assert await _names(trending, "DE") == ["p1", "p2"]
+    assert dict(await trending.top("DE", 10, NOON_MS)) == {"p1": pytest.approx(6), "p2": pytest.approx(3)}
+    assert dict(await trending.top("FR", 10, NOON_MS)) == {"p3": pytest.approx(6)}
+    assert await _names(trending, None) == ["p3", "p1", "p2"]
+    assert await _names(trending, None, 2) == ["p3", "p1"]
+
+
+async def test_nothing_is_hot_where_nothing_happened(trending: Trending) -> None:
+    await trending.add([])
+    assert await trending.top(None, 10, NOON_MS) == []
+    await trending.add([_like("ann", "p1")])
+    assert await trending.top("US", 10, NOON_MS) == []
+
+
+async def test_one_engagement_counts_per_user_ping_and_type_a_day(trending: Trending, other: Trending) -> None:
+    for store in (trending, other, trending):
+        await store.add([_like("ann", "p1"), _like("ann", "p1", NOON_MS + 1)])
+    await trending.add([Engagement("ann", "p1", "share", "DE", NOON_MS), _like("ann", "p2")])
+    hot = dict(await trending.top("DE", 10, NOON_MS))
+    assert hot == {"p1": pytest.approx(3 + 5), "p2": pytest.approx(3)}
+
+
+async def test_the_next_day_counts_anew(trending: Trending) -> None:
+    midnight = NOON_MS - NOON_MS % DAY_MS + DAY_MS
+    await trending.add([_like("ann", "p1", midnight - 1), _like("ann", "p1", midnight)])
+    assert dict(await trending.top("DE", 1, midnight)) == {"p1": pytest.approx(6, rel=1e-5)}
+
+
+async def test_weights_halve_every_hour(trending: Trending) -> None:
+    await trending.add([_like("ann", "p1")])
+    for hours in (0, 1, 5, 400):
+        ((_, weight),) = await trending.top("DE", 1, NOON_MS + hours * HOUR_MS)
+        assert weight == pytest.approx(3 * 0.5**hours)
+
+
+async def test_another_instance_sees_it_at_once(trending: Trending, other: Trending) -> None:
+    for number in range(3):
+        await trending.add([_like("ann", f"p{number}")])
+        assert len(await other.top("DE", 10, NOON_MS)) == number + 1
+
+
+async def test_concurrent_adds_from_two_instances_lose_nothing(trending: Trending, other: Trending) -> None:
+    adds = [((trending, other)[n % 2], _like(f"user-{n}", f"p{n % 2}")) for n in range(60)]
+    await asyncio.gather(*(store.add([engagement]) for store, engagement in adds))
+    assert dict(await trending.top("DE", 10, NOON_MS)) == {"p0": pytest.approx(90), "p1": pytest.approx(90)}
+
+
+async def test_a_moved_landmark_keeps_order_and_values(trending: Trending, other: Trending) -> None:
+    """Hour by hour past the landmark's age: at every step the weights are those of the plain formula."""
+    end_ms = NOON_MS + MAX_LANDMARK_AGE_MS + 6 * HOUR_MS
+    late = range(end_ms - 12 * HOUR_MS, end_ms, HOUR_MS)
+    await trending.add([_like("first", "p-first")])
+    added: list[Engagement] = []
+    for number, at_ms in enumerate(late):
+        new = [_like(f"{number}-{n}", f"p{n}", at_ms) for n in range(number % 4 + 1)]
+        added += new
+        await (trending, other)[number % 2].add(new)
+        expected = _brute_force(added, at_ms)
+        top = dict(await trending.top(None, 100, at_ms))
+        top.pop("p-first", None)
+        assert top == pytest.approx(expected)
+
+
+async def test_an_engagement_that_comes_after_the_landmark_moved_still_counts(trending: Trending) -> None:
+    now_ms = NOON_MS + 2 * MAX_LANDMARK_AGE_MS
+    await trending.add([_like("ann", "old"), _like("bob", "new", now_ms)])
+    await trending.add([_like("cem", "late", now_ms - HOUR_MS)])
+    hot = dict(await trending.top("DE", 10, now_ms))
+    assert hot["late"] == pytest.approx(1.5)
+    assert hot["new"] == pytest.approx(3)
+
+
+def _brute_force(engagements: Sequence[Engagement], now_ms: int) -> dict[str, float]:
+    """Weights at `now_ms` by the definition: the first of each (user, ping, type) a day, decayed by its age."""
+    first = {(e.user_id, e.ping_id, e.event_type, e.at_ms // DAY_MS): e for e in reversed(engagements)}
+    weights: dict[str, float] = {}
+    for e in first.values():
+        weight = TRENDING_WEIGHTS[e.event_type] * decay_between(e.at_ms, now_ms)
+        weights[e.ping_id] = weights.get(e.ping_id, 0) + weight
+    return weights
+
+
+_engagements = st.lists(
+    st.builds(
+        Engagement,
+        st.sampled_from(["ann", "bob", "cem"]),
+        st.sampled_from(["p1", "p2", "p3", "p4"]),
+        st.sampled_from(sorted(TRENDING_WEIGHTS)),
+        st.sampled_from(["DE", "FR", None]),
+        st.integers(NOON_MS, NOON_MS + 20 * HOUR_MS) | st.integers(NOON_MS, NOON_MS + 2 * MAX_LANDMARK_AGE_MS),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS.keys())
+@settings(max_examples=30, deadline=None)
+@given(engagements=_engagements, calls=st.integers(1, 5))
+def test_the_stored_order_is_that_of_brute_force_decay(
+    adapter: Open, engagements: list[Engagement], calls: int
+) -> None:
+    """In any order of arrival, over any number of calls, past any number of moved landmarks."""
+    batches = [engagements[call::calls] for call in range(calls)]
+    engagements = [e for batch in batches for e in batch]
+    now_ms = max(e.at_ms for e in engagements)
+    top = asyncio.run(_top_after(adapter, batches, now_ms))
+    expected = _brute_force(engagements, now_ms)
+    # What is two days old may be left out: it weighs 2 ** -48 of what is fresh.
+    for ping_id, weight in expected.items():
+        assert dict(top).get(ping_id, 0.0) == pytest.approx(weight, rel=1e-9, abs=1e-12)
+    order = [expected[ping_id] for ping_id, _ in top]
+    assert all(a >= b * (1 - 1e-9) - 1e-12 for a, b in itertools.pairwise(order))
+
+
+async def _top_after(adapter: Open, batches: Sequence[Sequence[Engagement]], now_ms: int) -> list[tuple[str, float]]:
+    with tempfile.TemporaryDirectory() as folder:
+        trending = adapter(Path(folder))
+        for batch in batches:
+            await trending.add(batch)
+        top = await trending.top(None, 10, now_ms)
+        await trending.close()
+    return top
+
+
+async def test_a_ready_store_passes_its_check(trending: Trending) -> None:
+    await trending.check()

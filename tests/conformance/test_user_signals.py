@@ -1,0 +1,187 @@
+"""What every UserSignals promises (`ports.UserSignals`). A new adapter is one entry of ADAPTERS."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
+from pingfeed.ports import UserSignals
+from pingfeed.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, UserState
+from tests.conformance.samples import NOON_MS
+
+ADAPTERS: dict[str, Callable[[Path], UserSignals]] = {
+    "sqlite": lambda folder: SqliteUserSignals(f"sqlite://{folder}/signals.sqlite"),
+}
+ACTS = [
+    Act("ann", "follow", "creator-1", NOON_MS),
+    Act("ann", "follow", "creator-2", NOON_MS + 1),
+    Act("ann", "unfollow", "creator-1", NOON_MS + 2),
+    Act("ann", "block", "creator-3", NOON_MS + 3),
+    Act("ann", "hide", "ping-1", NOON_MS + 4),
+    Act("ann", "seen", "ping-2", NOON_MS + 5),
+    Act("ann", "engaged", "ping-2", NOON_MS + 6),
+    Act("ann", "served", "request-1", NOON_MS + 7, ("ping-2", "ping-3")),
+    Act("ann", "served", "request-2", NOON_MS + 8, ("ping-4",)),
+    Act("bob", "seen", "ping-9", NOON_MS + 9),
+]
+
+
+@pytest.fixture(params=list(ADAPTERS.values()), ids=list(ADAPTERS))
+def open_signals(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], UserSignals]:
+    adapter: Callable[[Path], UserSignals] = request.param
+    return lambda: adapter(tmp_path)
+
+
+@pytest.fixture
+async def signals(open_signals: Callable[[], UserSignals]) -> AsyncIterator[UserSignals]:
+    opened = open_signals()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def other(open_signals: Callable[[], UserSignals], signals: UserSignals) -> AsyncIterator[UserSignals]:
+    """Another process's view of the same store."""
+    opened = open_signals()
+    yield opened
+    await opened.close()
+
+
+async def _state(signals: UserSignals, user_id: str, now_ms: int = NOON_MS + 10) -> UserState:
+    return (await signals.read(user_id, now_ms)).state
+
+
+async def test_acts_become_the_state(signals: UserSignals) -> None:
+    await signals.apply(ACTS)
+    state = await _state(signals, "ann")
+    assert state.following() == {"creator-2"}
+    assert state.blocks.keys() == {"creator-3"}
+    assert state.hides.keys() == {"ping-1"}
+    assert state.seen.keys() == {"ping-2"}
+    assert state.session(NOON_MS + 10) == ["ping-2"]
+    assert [served.pings for served in state.served] == [["ping-2", "ping-3"], ["ping-4"]]
+    assert (await _state(signals, "bob")).seen.keys() == {"ping-9"}
+
+
+async def test_a_stranger_has_an_empty_state(signals: UserSignals) -> None:
+    await signals.apply(ACTS)
+    read = await signals.read("nobody", NOON_MS)
+    assert read.state == UserState()
+    assert read.deleted == frozenset()
+
+
+async def test_nothing_to_apply_is_fine(signals: UserSignals) -> None:
+    await signals.apply([])
+    assert await _state(signals, "ann") == UserState()
+
+
+async def test_applying_twice_equals_once(signals: UserSignals) -> None:
+    await signals.apply(ACTS)
+    once = await _state(signals, "ann")
+    await signals.apply(ACTS)
+    for act in ACTS:
+        await signals.apply([act])
+    assert await _state(signals, "ann") == once
+
+
+async def test_late_acts_leave_the_same_state(signals: UserSignals) -> None:
+    await signals.apply(ACTS)
+    in_order = await _state(signals, "ann")
+    await signals.forget("ann")
+    for act in reversed(ACTS):
+        await signals.apply([act])
+    backwards = await _state(signals, "ann")
+    assert backwards == in_order
+
+
+async def test_another_instance_sees_every_apply_at_once(signals: UserSignals, other: UserSignals) -> None:
+    for number in range(5):
+        writer, reader = (signals, other) if number % 2 else (other, signals)
+        await writer.apply([Act("ann", "seen", f"p{number}", NOON_MS), Act("", "deleted", f"d{number}", NOON_MS)])
+        read = await reader.read("ann", NOON_MS)
+        assert f"p{number}" in read.state.seen
+        assert f"d{number}" in read.deleted
+
+
+async def test_concurrent_applies_from_two_instances_lose_nothing(signals: UserSignals, other: UserSignals) -> None:
+    acts = [Act(f"user-{n % 3}", "seen", f"p{n}", NOON_MS + n) for n in range(120)]
+    await asyncio.gather(*((signals, other)[n % 2].apply([act]) for n, act in enumerate(acts)))
+    for user in range(3):
+        seen = (await _state(signals, f"user-{user}")).seen
+        assert seen.keys() == {f"p{n}" for n in range(120) if n % 3 == user}
+
+
+async def test_a_state_expires_after_its_last_act(signals: UserSignals) -> None:
+    await signals.apply([Act("ann", "seen", "p1", NOON_MS), Act("ann", "seen", "p2", NOON_MS + 1000)])
+    end_ms = NOON_MS + 1000 + STATE_TTL_MS
+    assert (await _state(signals, "ann", end_ms - 1)).seen.keys() == {"p1", "p2"}
+    assert await _state(signals, "ann", end_ms) == UserState()
+
+
+async def test_an_expired_state_is_not_taken_up_again(signals: UserSignals) -> None:
+    await signals.apply([Act("ann", "hide", "p1", NOON_MS)])
+    back_ms = NOON_MS + STATE_TTL_MS
+    await signals.apply([Act("ann", "seen", "p2", back_ms)])
+    state = await _state(signals, "ann", back_ms)
+    assert state.hides == {}
+    assert state.seen.keys() == {"p2"}
+
+
+async def test_a_late_act_shortens_no_life(signals: UserSignals) -> None:
+    await signals.apply([Act("ann", "seen", "p1", NOON_MS)])
+    await signals.apply([Act("ann", "seen", "p0", NOON_MS - 5000)])
+    assert (await _state(signals, "ann", NOON_MS + STATE_TTL_MS - 1)).seen.keys() == {"p0", "p1"}
+
+
+async def test_a_deletion_is_everybodys_until_it_expires(signals: UserSignals) -> None:
+    await signals.apply([Act("", "deleted", "p1", NOON_MS), Act("", "deleted", "p2", NOON_MS + 1)])
+    end_ms = NOON_MS + DELETED_TTL_MS
+    assert (await signals.read("ann", NOON_MS)).deleted == {"p1", "p2"}
+    assert (await signals.read("bob", end_ms - 1)).deleted == {"p1", "p2"}
+    assert (await signals.read("bob", end_ms)).deleted == {"p2"}
+    assert (await signals.read("bob", NOON_MS)).deleted == {"p1", "p2"}
+    assert (await signals.read("bob", end_ms + 1)).deleted == frozenset()
+
+
+async def test_deletions_are_bounded_the_newest_stay(signals: UserSignals, other: UserSignals) -> None:
+    await other.read("ann", NOON_MS)
+    acts = [Act("", "deleted", f"p{n}", NOON_MS + n) for n in range(MAX_DELETED + 7)]
+    for start in range(0, len(acts), 2000):
+        await signals.apply(acts[start : start + 2000])
+        await other.read("ann", NOON_MS)
+    expected = {act.target for act in acts[7:]}
+    assert (await signals.read("ann", NOON_MS)).deleted == expected
+    assert (await other.read("ann", NOON_MS)).deleted == expected
+
+
+async def test_forgetting_takes_one_user_only_and_may_be_repeated(signals: UserSignals) -> None:
+    await signals.apply([*ACTS, Act("", "deleted", "p1", NOON_MS)])
+    await signals.forget("ann")
+    await signals.forget("ann")
+    assert await _state(signals, "ann") == UserState()
+    read = await signals.read("bob", NOON_MS)
+    assert read.state.seen.keys() == {"ping-9"}
+    assert read.deleted == {"p1"}
+
+
+async def test_what_was_applied_outlives_the_instance(
+    open_signals: Callable[[], UserSignals], signals: UserSignals
+) -> None:
+    await signals.apply(ACTS)
+    before = await _state(signals, "ann")
+    await signals.close()
+    again = open_signals()
+    assert await _state(again, "ann") == before
+    await again.close()
+
+
+async def test_a_read_state_is_the_readers_own(signals: UserSignals) -> None:
+    await signals.apply(ACTS)
+    (await _state(signals, "ann")).hides.clear()
+    assert (await _state(signals, "ann")).hides.keys() == {"ping-1"}
+
+
+async def test_a_ready_store_passes_its_check(signals: UserSignals) -> None:
+    await signals.check()

@@ -1,0 +1,164 @@
+"""Fakes that satisfy the ports in memory, and can be told to be down or to hang."""
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pingfeed.clock import DAY_MS
+from pingfeed.errors import NotFound, Unavailable
+from pingfeed.events import Row, decode_rows
+from pingfeed.ports import Batch
+from pingfeed.signals import (
+    DECAY_RATE,
+    DELETED_TTL_MS,
+    MAX_DELETED,
+    STATE_TTL_MS,
+    TRENDING_WEIGHTS,
+    Act,
+    Engagement,
+    Signals,
+    UserState,
+)
+
+
+@dataclass
+class Fake:
+    """Down while `down` says why; every call hangs while `hangs`."""
+
+    down: str = ""
+    hangs: bool = False
+    before: Callable[[], None] | None = None
+    """Runs before each call answers."""
+    closed: bool = False
+
+    async def check(self) -> None:
+        if self.down:
+            raise Unavailable(self.down)
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def _called(self) -> None:
+        if self.before:
+            self.before()
+        while self.hangs:  # noqa: ASYNC110 - a test lets go of it by setting a plain flag
+            await asyncio.sleep(0.005)
+        await Fake.check(self)
+
+
+@dataclass
+class MemorySink(Fake):
+    """EventSink; `rows` is what it took."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    async def write(self, batch: Batch) -> None:
+        await self._called()
+        self.rows += [row for lines in batch.lines for row in decode_rows(lines)]
+
+
+@dataclass
+class MemoryCandidates(Fake):
+    """CandidateStore."""
+
+    packets: dict[str, tuple[bytes, int]] = field(default_factory=dict)
+
+    async def get(self, user_id: str, now_ms: int) -> bytes | None:
+        await self._called()
+        packet, expires_ms = self.packets.get(user_id, (None, 0))
+        return packet if expires_ms > now_ms else None
+
+    async def put_many(self, packets: Mapping[str, bytes], expires_ms: int) -> None:
+        await self._called()
+        self.packets.update({user_id: (packet, expires_ms) for user_id, packet in packets.items()})
+
+    async def delete(self, user_id: str) -> None:
+        await self._called()
+        self.packets.pop(user_id, None)
+
+
+@dataclass
+class MemorySignals(Fake):
+    """UserSignals; keeps encoded states, as a store does."""
+
+    states: dict[str, tuple[bytes, int]] = field(default_factory=dict)
+    deleted: dict[str, int] = field(default_factory=dict)
+    applied: list[Act] = field(default_factory=list)
+
+    async def apply(self, acts: Sequence[Act]) -> None:
+        await self._called()
+        for act in acts:
+            self._apply(act)
+
+    async def read(self, user_id: str, now_ms: int) -> Signals:
+        await self._called()
+        data, written_ms = self.states.get(user_id, (None, 0))
+        state = UserState.decode(data if written_ms > now_ms - STATE_TTL_MS else None)
+        return Signals(state, {ping for ping, at_ms in self.deleted.items() if at_ms > now_ms - DELETED_TTL_MS})
+
+    async def forget(self, user_id: str) -> None:
+        await self._called()
+        self.states.pop(user_id, None)
+
+    def _apply(self, act: Act) -> None:
+        self.applied.append(act)
+        if act.kind == "deleted":
+            self.deleted[act.target] = max(self.deleted.get(act.target, 0), act.at_ms)
+            for ping_id in list(self.deleted)[:-MAX_DELETED]:
+                del self.deleted[ping_id]
+            return
+        data, written_ms = self.states.get(act.user_id, (None, 0))
+        state = UserState.decode(data)
+        state.apply(act)
+        self.states[act.user_id] = state.encode(), max(written_ms, act.at_ms)
+
+
+@dataclass
+class MemoryTrending(Fake):
+    """Trending; keeps every engagement that counts and sums them when asked."""
+
+    counted: dict[tuple[str, str, str, int], Engagement] = field(default_factory=dict)
+    asked: list[str | None] = field(default_factory=list)
+
+    async def add(self, engagements: Sequence[Engagement]) -> None:
+        await self._called()
+        for e in engagements:
+            self.counted.setdefault((e.user_id, e.ping_id, e.event_type, e.at_ms // DAY_MS), e)
+
+    async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]]:
+        await self._called()
+        self.asked.append(country)
+        weights: dict[str, float] = {}
+        for e in self.counted.values():
+            if country in (None, e.country):
+                decayed = TRENDING_WEIGHTS[e.event_type] * math.exp(-DECAY_RATE * (now_ms - e.at_ms))
+                weights[e.ping_id] = weights.get(e.ping_id, 0.0) + decayed
+        return sorted(weights.items(), key=lambda item: (-item[1], item[0]))[:limit]
+
+
+@dataclass
+class MemoryArtifacts(Fake):
+    """Artifacts; `folder` is where `fetch` puts what is to be mapped."""
+
+    folder: Path = Path()
+    data: dict[str, bytes] = field(default_factory=dict)
+    gets: list[str] = field(default_factory=list)
+
+    async def get(self, key: str) -> bytes:
+        await self._called()
+        self.gets.append(key)
+        if key not in self.data:
+            raise NotFound(f"{key} does not exist")
+        return self.data[key]
+
+    async def put(self, key: str, data: bytes) -> None:
+        await self._called()
+        self.data[key] = data
+
+    async def fetch(self, key: str) -> Path:
+        data = await self.get(key)
+        path = self.folder / f"{len(self.gets)}-{key.replace('/', '-')}"
+        await asyncio.to_thread(path.write_bytes, data)
+        return path

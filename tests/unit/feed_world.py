@@ -1,0 +1,271 @@
+"""The feed app over a small catalogue: real spool and delivery, fakes for the stores, a clock that a test moves."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import msgspec
+import numpy as np
+from fastapi import FastAPI
+
+from feed_api.app import create_app
+from feed_api.effects import ServedActs
+from feed_api.wiring import Services
+from pingfeed.clock import uuid7
+from pingfeed.delivery.delivery import Delivery
+from pingfeed.delivery.spool import Spool
+from pingfeed.events import Row, decode_rows
+from pingfeed.features import (
+    FACET_WIDTH,
+    NO_VALUE,
+    FeatureSet,
+    PingBlock,
+    language_code,
+    place_code,
+    source_bits,
+)
+from pingfeed.model import Pointer, pointer_key, snapshot_key
+from pingfeed.packet import Packet, UserPart, encode
+from pingfeed.settings import load
+from pingfeed.signals import Act, ActKind, Engagement
+from pingfeed.snapshot import SnapshotContent, write
+from tests.unit.fakes import MemoryArtifacts, MemoryCandidates, MemorySignals, MemorySink, MemoryTrending
+
+NOW_MS: Final = 1_795_348_800_000
+"""2026-11-22T12:00:00Z, the beginning of a tick."""
+TICK_MS: Final = 900_000
+TICK: Final = NOW_MS // TICK_MS
+FAR_MS: Final = NOW_MS * 2
+FEATURES: Final = FeatureSet()
+
+
+@dataclass(frozen=True)
+class Ping:
+    """One ping of the catalogue; `points` is what the default ranker orders by when nothing else is known."""
+
+    ping_id: str
+    creator: int = 0
+    topics: tuple[int, ...] = ()
+    points: float = 0.0
+    impressions: int = 1000
+    country: str | None = "DE"
+    language: str | None = "de"
+
+
+def catalogue(count: int, creators: int = 20, **same: Any) -> list[Ping]:
+    """Pings p000, p001 ..., the first the best, by creators in turn."""
+    return [Ping(f"p{i:03d}", creator=i % creators, points=1 - i / 10_000, **same) for i in range(count)]
+
+
+def creator_id(number: int) -> str:
+    return f"c{number}"
+
+
+def snapshot_bytes(
+    pings: Sequence[Ping], lists: Mapping[str, Sequence[int]] | None = None, tick: int = TICK, digest: str = ""
+) -> bytes:
+    """A snapshot whose rows and ping numbers are the places in `pings`."""
+    n = len(pings)
+    values = np.full((n, len(FEATURES.ping)), np.nan, np.float32)
+    values[:, [f.name for f in FEATURES.ping].index("ping_points_7d")] = [p.points for p in pings]
+    facets = np.full((n, 1, FACET_WIDTH), NO_VALUE, np.uint32)
+    for row, ping in enumerate(pings):
+        facets[row, 0, : len(ping.topics)] = ping.topics
+    block = PingBlock(
+        values,
+        np.array([p.creator for p in pings], np.uint32),
+        facets,
+        np.array([place_code(p.country) for p in pings], np.uint32),
+        np.array([language_code(p.language) for p in pings], np.uint32),
+    )
+    content = SnapshotContent(
+        tick=tick,
+        digest=digest or FEATURES.digest,
+        facets=FEATURES.facets,
+        ping_ids=[p.ping_id for p in pings],
+        numbers=np.arange(n, dtype=np.uint32),
+        created_tick=np.arange(n, dtype=np.uint32),
+        impressions=np.array([p.impressions for p in pings], np.uint32),
+        pings=block,
+        creator_ids={p.creator: creator_id(p.creator) for p in pings},
+        lists=lists or {},
+    )
+    return write(content)
+
+
+def user_part(
+    country: str | None = "DE",
+    language: str | None = "de",
+    creators: Mapping[int, float] | None = None,
+    topics: Mapping[int, float] | None = None,
+) -> UserPart:
+    def affinities(given: Mapping[int, float] | None) -> tuple[Any, Any]:
+        known = sorted((given or {}).items())
+        return np.array([k for k, _ in known], np.uint32), np.array([v for _, v in known], np.float32)
+
+    values = np.arange(len(FEATURES.user), dtype=np.float32)
+    return UserPart(values, place_code(country), language_code(language), *affinities(creators), *affinities(topics))
+
+
+def packet_bytes(
+    numbers: Iterable[int], source: str = "collaborative", user: UserPart | None = None, digest: str = ""
+) -> bytes:
+    """A packet of the last tick with these ping numbers, best first."""
+    found = np.fromiter(numbers, np.uint32)
+    scores = np.linspace(0.9, 0.1, len(found), dtype=np.float32)
+    sources = np.full(len(found), source_bits([source]), np.uint8)
+    return encode(Packet(TICK - 1, found, scores, sources, user or user_part()), digest or FEATURES.digest)
+
+
+@dataclass
+class Time:
+    """The request clock, and the seconds that a budget is measured by; both stand still until a test moves them."""
+
+    now_ms: int = NOW_MS
+    seconds: float = 0.0
+
+
+@dataclass
+class World:
+    """A running app and what is behind it."""
+
+    app: FastAPI
+    client: httpx.AsyncClient
+    time: Time
+    spool: Spool
+    candidates: MemoryCandidates
+    signals: MemorySignals
+    trending: MemoryTrending
+    artifacts: MemoryArtifacts
+
+    async def feed(self, user_id: str = "u", **query: Any) -> dict[str, Any]:
+        """A feed that must be a 200; time passes a little before it."""
+        answer = await self.get(user_id=user_id, **query)
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    async def get(self, **query: Any) -> httpx.Response:
+        self.time.now_ms += 1
+        return await self.client.get("/get-feed", params=query)
+
+    async def act(self, kind: ActKind, *targets: str, user_id: str = "u") -> None:
+        """The user does this to each of the targets, now."""
+        self.time.now_ms += 1
+        await self.signals.apply([Act(user_id, kind, target, self.time.now_ms) for target in targets])
+
+    async def likes(self, ping_id: str, users: int, country: str = "DE") -> None:
+        """So many users like the ping."""
+        await self.trending.add(
+            [Engagement(f"fan-{i}", ping_id, "like", country, self.time.now_ms) for i in range(users)]
+        )
+
+    def give(self, user_id: str, packet: bytes) -> None:
+        """Put a packet into the store."""
+        self.candidates.packets[user_id] = packet, FAR_MS
+
+    def publish_snapshot(self, data: bytes, tick: int = TICK) -> None:
+        self.artifacts.data[snapshot_key(tick)] = data
+        self.point("snapshot", str(tick))
+
+    def point(self, what: str, current: str) -> None:
+        self.artifacts.data[pointer_key(FEATURES.digest, what)] = msgspec.json.encode(Pointer(current))
+
+    def spooled(self) -> list[Row]:
+        """What is durable, in order."""
+        return [row for record in self.spool.spooled() for row in decode_rows(record.lines)]
+
+    async def served_row(self, request_id: str) -> Row:
+        """The `feed_served` row of an answer, once it is in the spool."""
+        found: list[Row] = []
+
+        async def there() -> bool:
+            found[:] = [row for row in self.spooled() if row["request_id"] == request_id]
+            return bool(found)
+
+        await until(there)
+        return found[0]
+
+    async def metric(self, name: str) -> float:
+        """The value of one line of /metrics, 0 if it is not there."""
+        lines = (await self.client.get("/metrics")).text.splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == name), 0.0)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+    """Poll a condition until it holds; fail after `seconds`."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - what happens has no event that a test could await
+            await asyncio.sleep(0.005)
+
+
+def ping_ids(feed: Mapping[str, Any]) -> list[str]:
+    return [item["ping_id"] for item in feed["items"]]
+
+
+@dataclass
+class _Stores:
+    candidates: MemoryCandidates = field(default_factory=MemoryCandidates)
+    signals: MemorySignals = field(default_factory=MemorySignals)
+    trending: MemoryTrending = field(default_factory=MemoryTrending)
+
+
+@asynccontextmanager
+async def feed_world(
+    folder: Path,
+    pings: Sequence[Ping] | None = None,
+    lists: Mapping[str, Sequence[int]] | None = None,
+    *,
+    peer: str = "127.0.0.1",
+    max_spool_bytes: int = 1 << 30,
+    sink: MemorySink | None = None,
+    artifacts: Mapping[str, bytes] | None = None,
+    make_id: Callable[[int], str] = uuid7,
+    environ: Mapping[str, str] | None = None,
+    **more: str,
+) -> AsyncIterator[World]:
+    """A feed app whose lifespan runs, with these pings live (none: no snapshot); it explores and logs nothing more
+    than it is told to."""
+    stores, time = _Stores(), Time()
+    store = MemoryArtifacts(folder=folder, data=dict(artifacts or {}))
+    spool = Spool(folder / "spool", max_bytes=max_spool_bytes)
+    acts = ServedActs(stores.signals)
+    services = Services(
+        candidates=stores.candidates,
+        signals=stores.signals,
+        trending=stores.trending,
+        artifacts=store,
+        delivery=Delivery(spool, sink or MemorySink(), apply=acts.apply, flush_seconds=3600),
+        acts=acts,
+        clock=lambda: time.now_ms,
+        make_id=make_id,
+        refresh_s=0.01,
+        trending_s=0.01,
+        monotonic=lambda: time.seconds,
+    )
+    chosen = {"EXPLORE_SHARE": "0", "LOG_MATRIX_SHARE": "0", "FEED_BUDGET_MS": "2000"} | dict(environ or {}) | more
+    settings = load({f"PINGFEED_{name}": value for name, value in chosen.items()}, cwd=folder)
+    app = create_app(services, settings)
+    transport = httpx.ASGITransport(app, client=(peer, 50_000))
+    async with httpx.AsyncClient(transport=transport, base_url="http://feed") as client:
+        world = World(app, client, time, spool, stores.candidates, stores.signals, stores.trending, store)
+        if pings is not None:
+            world.publish_snapshot(snapshot_bytes(pings, lists))
+        async with app.router.lifespan_context(app):
+            try:
+                yield world
+            finally:
+                for fake in (stores.candidates, stores.signals, stores.trending, store):
+                    fake.hangs = False
+
+
+def shuffled(count: int, seed: int = 0) -> list[int]:
+    """Numbers 0 to count - 1 in an order that is not theirs."""
+    numbers = list(range(count))
+    random.Random(seed).shuffle(numbers)
+    return numbers

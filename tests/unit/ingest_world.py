@@ -1,0 +1,149 @@
+"""The ingest app over ports that live in memory: real spool, real delivery, fakes that satisfy the ports."""
+
+import gzip
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+from fastapi import FastAPI
+
+from ingest_api.app import create_app
+from ingest_api.apply import SignalWriter
+from ingest_api.rejected import RejectedLog
+from ingest_api.wiring import Services
+from pingfeed.clock import uuid7
+from pingfeed.delivery.delivery import Delivery
+from pingfeed.delivery.spool import Spool
+from pingfeed.errors import Unavailable
+from pingfeed.events import Row, decode_rows
+from pingfeed.ports import Batch
+from pingfeed.settings import load
+from pingfeed.signals import Act, Engagement, Signals, UserState
+
+NOW_MS = 1_795_348_800_000
+"""2026-11-22T12:00:00Z."""
+
+
+@dataclass
+class Breakable:
+    """A fake that is down while `down` says why."""
+
+    down: str = ""
+
+    async def check(self) -> None:
+        if self.down:
+            raise Unavailable(self.down)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass
+class MemorySink(Breakable):
+    rows: list[Row] = field(default_factory=list)
+
+    async def write(self, batch: Batch) -> None:
+        await self.check()
+        self.rows += [row for lines in batch.lines for row in decode_rows(lines)]
+
+
+@dataclass
+class MemorySignals(Breakable):
+    acts: list[Act] = field(default_factory=list)
+
+    async def apply(self, acts: Sequence[Act]) -> None:
+        await self.check()
+        self.acts += acts
+
+    async def read(self, user_id: str, now_ms: int) -> Signals:
+        state = UserState()
+        for act in self.acts:
+            if act.user_id == user_id:
+                state.apply(act)
+        return Signals(state, {act.target for act in self.acts if act.kind == "deleted"})
+
+    async def forget(self, user_id: str) -> None:
+        self.acts = [act for act in self.acts if act.user_id != user_id]
+
+
+@dataclass
+class MemoryTrending(Breakable):
+    counted: list[Engagement] = field(default_factory=list)
+
+    async def add(self, engagements: Sequence[Engagement]) -> None:
+        await self.check()
+        self.counted += engagements
+
+    async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]]:
+        return []
+
+
+@dataclass
+class World:
+    """A running app and what is behind it."""
+
+    app: FastAPI
+    client: httpx.AsyncClient
+    spool: Spool
+    sink: MemorySink
+    signals: MemorySignals
+    trending: MemoryTrending
+    rejected_folder: Path
+
+    async def send(self, *events: Any) -> httpx.Response:
+        return await self.client.post("/track-events", json={"events": list(events)})
+
+    async def send_bytes(self, body: bytes, path: str = "/track-events", **headers: str) -> httpx.Response:
+        return await self.client.post(path, content=body, headers=headers)
+
+    async def send_gzip(self, body: bytes) -> httpx.Response:
+        return await self.send_bytes(gzip.compress(body), **{"Content-Encoding": "gzip"})
+
+    def spooled(self) -> list[Row]:
+        """What is durable, in order."""
+        return [row for record in self.spool.spooled() for row in decode_rows(record.lines)]
+
+    def rejected_lines(self) -> list[dict[str, Any]]:
+        files = sorted(self.rejected_folder.rglob("*.jsonl"))
+        return [msgspec.json.decode(line) for file in files for line in file.read_bytes().splitlines()]
+
+    async def metric(self, name: str) -> float:
+        """The value of one line of /metrics, 0 if it is not there."""
+        lines = (await self.client.get("/metrics")).text.splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == name), 0.0)
+
+
+@asynccontextmanager
+async def ingest_world(
+    folder: Path,
+    *,
+    peer: str = "127.0.0.1",
+    max_spool_bytes: int = 1 << 30,
+    flush_seconds: float = 3600,
+    **environ: str,
+) -> AsyncIterator[World]:
+    """An ingest app whose lifespan runs; nothing is delivered before it closes unless `flush_seconds` says so."""
+    sink, signals, trending = MemorySink(), MemorySignals(), MemoryTrending()
+    spool = Spool(folder / "spool", max_bytes=max_spool_bytes)
+    writer = SignalWriter(signals, trending)
+    services = Services(
+        delivery=Delivery(spool, sink, apply=writer, flush_seconds=flush_seconds),
+        sink=sink,
+        signals=signals,
+        trending=trending,
+        writer=writer,
+        rejected=RejectedLog(folder / "rejected", writer="one"),
+        clock=lambda: NOW_MS,
+        make_id=uuid7,
+    )
+    app = create_app(services, load({f"PINGFEED_{name}": value for name, value in environ.items()}, cwd=folder))
+    transport = httpx.ASGITransport(app, client=(peer, 50_000))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://feed") as client,
+    ):
+        yield World(app, client, spool, sink, signals, trending, folder / "rejected")

@@ -1,0 +1,135 @@
+"""Files appear whole or not at all: through a kill between write and rename, a full disk, a folder in the way."""
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pingfeed.adapters.artifacts_file import FileArtifacts
+from pingfeed.adapters.event_sink_disk import DiskEventSink
+from pingfeed.adapters.lake_file import FileLake
+from pingfeed.errors import FormatError, NotFound, Unavailable
+from pingfeed.local.files import below, make_folder, write_whole
+from tests.conformance.samples import NOON_MS, SampleBatch, batch, like
+
+ROOT = Path(__file__).parents[2]
+KILLED_BEFORE_THE_RENAME = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from pingfeed.adapters.event_sink_disk import DiskEventSink
+from tests.conformance.samples import batch, like
+
+Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(DiskEventSink(f"disk://{sys.argv[1]}").write(batch("a", like(1), like(2))))
+"""
+
+
+@contextmanager
+def _disk_full_above(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _all_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_a_file_whose_writer_was_killed_before_the_rename_is_never_read(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED_BEFORE_THE_RENAME, str(tmp_path)]
+    killed = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = _all_files(tmp_path)
+    assert left.name.startswith(".")
+    lake = FileLake(f"file://{tmp_path}")
+    assert lake.list("events") == []
+    await DiskEventSink(f"disk://{tmp_path}").write(batch("a", like(1), like(2)))
+    (landed,) = lake.list("events")
+    assert pq.read_table(tmp_path / landed, partitioning=None).num_rows == 2
+
+
+async def test_a_half_written_file_is_not_listed(tmp_path: Path) -> None:
+    folder = tmp_path / "events" / "year=2026" / "month=11" / "day=22"
+    folder.mkdir(parents=True)
+    for name in (".part-a.parquet.1234", "_SUCCESS", ".hidden/part-b.parquet", "_temporary/part-c.parquet"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"PAR1 and then nothing")
+    await DiskEventSink(f"disk://{tmp_path}").write(batch("d", like(1)))
+    assert FileLake(f"file://{tmp_path}").list("events") == ["events/year=2026/month=11/day=22/part-d.parquet"]
+
+
+async def test_the_same_batch_replaces_its_own_file(tmp_path: Path) -> None:
+    sink = DiskEventSink(f"disk://{tmp_path}")
+    for _ in range(2):
+        await sink.write(batch("a", like(1)))
+    assert len(_all_files(tmp_path)) == 1
+
+
+async def test_a_full_disk_leaves_the_old_bytes_and_no_litter(tmp_path: Path) -> None:
+    artifacts = FileArtifacts(f"file://{tmp_path}")
+    await artifacts.put("models/m/model.txt", b"old")
+    with _disk_full_above(1 << 16), pytest.raises(Unavailable) as refused:
+        await artifacts.put("models/m/model.txt", b"x" * (1 << 20))
+    assert isinstance(refused.value.__cause__, OSError)
+    assert await artifacts.get("models/m/model.txt") == b"old"
+    assert len(_all_files(tmp_path)) == 1
+    await artifacts.put("models/m/model.txt", b"new")
+    assert await artifacts.get("models/m/model.txt") == b"new"
+
+
+async def test_a_sink_on_a_full_disk_is_unavailable_and_recovers_by_itself(tmp_path: Path) -> None:
+    sink = DiskEventSink(f"disk://{tmp_path}")
+    rows = batch("a", *({**like(n), "extra": os.urandom(64).hex()} for n in range(1000)))
+    with _disk_full_above(1 << 12), pytest.raises(Unavailable):
+        await sink.write(rows)
+    assert FileLake(f"file://{tmp_path}").list("events") == []
+    await sink.write(rows)
+    assert len(FileLake(f"file://{tmp_path}").list("events")) == 1
+
+
+async def test_a_file_in_a_folders_place_is_unavailable(tmp_path: Path) -> None:
+    tmp_path.joinpath("events").touch()
+    with pytest.raises(Unavailable):
+        await DiskEventSink(f"disk://{tmp_path}").write(batch("a", like(1)))
+    tmp_path.joinpath("lake").touch()
+    with pytest.raises(Unavailable):
+        await DiskEventSink(f"disk://{tmp_path}/lake").check()
+    with pytest.raises(Unavailable):
+        await FileArtifacts(f"file://{tmp_path}/lake").check()
+    with pytest.raises(Unavailable):
+        FileLake(f"file://{tmp_path}/lake").write("a/b", b"x")
+
+
+async def test_a_row_that_is_none_is_refused_as_a_matter_of_format(tmp_path: Path) -> None:
+    wrong = SampleBatch("a", [b'{"received_ms":"yesterday"}\n'], NOON_MS)
+    with pytest.raises(FormatError, match="received_ms"):
+        await DiskEventSink(f"disk://{tmp_path}").write(wrong)
+    assert _all_files(tmp_path) == []
+
+
+def test_a_missing_file_says_which(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="ticks/7"):
+        FileLake(f"file://{tmp_path}").read("ticks/7/manifest.json")
+
+
+def test_a_killed_writer_does_not_stop_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    make_folder(path.parent)
+    path.with_name(".b.deadbeef").write_bytes(b"half")
+    write_whole(path, b"whole")
+    assert path.read_bytes() == b"whole"
+
+
+def test_below_joins_forward_slashes(tmp_path: Path) -> None:
+    assert below(tmp_path, "a/b=1/c.txt") == tmp_path / "a" / "b=1" / "c.txt"

@@ -1,0 +1,183 @@
+"""The pages say what is there: links and paths lead somewhere, settings and commands are those of the code."""
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from pingfeed.cli import COMMANDS
+from pingfeed.features import PING, USER
+from pingfeed.settings import PREFIX, SCHEMES, Settings, load
+from tests.unit import test_as_of
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")))
+OURS = ("pingfeed", "ingest_api", "feed_api", "batch", "simulator", "tests", "docs", "benchmarks", "locks")
+SUITES = {
+    "events_url": "event_sink",
+    "lake_url": "lake",
+    "artifacts_url": "artifacts",
+    "candidates_url": "candidate_store",
+    "signals_url": "user_signals",
+    "trending_url": "trending",
+}
+
+
+@cache
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def prose_of(page: str) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+
+
+def code_of(page: str) -> str:
+    """All code of a page: its blocks, and what stands in backticks."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    return "\n".join([*blocks, *spans_of(page)])
+
+
+def spans_of(page: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", prose_of(page))
+
+
+def headings_of(page: str) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    found = re.findall(r"^#+ (.+)$", prose_of(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def links_of(page: str) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", prose_of(page))
+
+
+def table_under(heading: str, page: str) -> list[list[str]]:
+    """The cells of the first table below a heading, its head left out."""
+    section = text_of(page).split(f"\n## {heading}\n", 1)[1]
+    lines = re.search(r"(?:^\|.*\n)+", section, flags=re.MULTILINE)
+    assert lines, f"no table under {heading}"
+    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines[0].splitlines()]
+    return rows[2:]
+
+
+def in_ticks(cell: str) -> str:
+    """What a table's cell says, without its backticks; "(empty)" is the empty string."""
+    return "" if cell == "(empty)" else cell.strip("`")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_relative_link_leads_somewhere(page: str) -> None:
+    assert links_of(page), "a page without a link is a dead end"
+    for link in links_of(page):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), f"{page} links to {link}"
+        if anchor:
+            assert anchor in headings_of(target.resolve().relative_to(ROOT).as_posix()), f"{page} links to {link}"
+
+
+def paths_in(page: str) -> Iterator[tuple[str, str | None]]:
+    """Paths of this repository in backticks, each with the test that is named in it. `<...>` is a placeholder."""
+    for span in spans_of(page):
+        path, _, test = span.partition("::")
+        ours = path.split("/")[0] in OURS and "/" in path and " " not in path
+        if "<" not in path and (ours or re.fullmatch(r"[\w./-]+\.(py|sql|toml|md|svg)", path)):
+            yield path, test or None
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_is_a_file_or_folder(page: str) -> None:
+    for path, test in paths_in(page):
+        assert (ROOT / path).exists(), f"{page} names {path}"
+        if test:
+            defined = {node.name for node in ast.walk(ast.parse(text_of(path))) if hasattr(node, "name")}
+            assert test in defined, f"{page} names {test} in {path}"
+
+
+def test_paths_are_found_in_pages() -> None:
+    """The test above would be silent if it found none."""
+    found = {path for page in PAGES for path, _ in paths_in(page)}
+    assert {"pingfeed/features.py", "batch/sql/ping_features.sql", "docs/flow.md", "pyproject.toml"} <= found | {
+        link for link in links_of("README.md")
+    }
+    assert any(test for page in PAGES for _, test in paths_in(page))
+
+
+def test_every_decision_is_in_the_list() -> None:
+    decisions = {path.name for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md")}
+    assert set(links_of("docs/decisions/README.md")) == decisions
+
+
+def shown_default(name: str) -> str:
+    """A setting's default as the README writes it."""
+    home = Path("/HOME")
+    value = getattr(load({f"{PREFIX}HOME": str(home)}), name)
+    if name == "home":
+        return load({}, cwd=Path("/")).home.relative_to("/").as_posix()
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value).replace(str(home), "HOME")
+
+
+def test_the_settings_table_is_that_of_the_code() -> None:
+    told = {in_ticks(row[0]): in_ticks(row[1]) for row in table_under("Settings", "README.md")}
+    assert told == {PREFIX + field.name.upper(): shown_default(field.name) for field in fields(Settings)}
+    assert all(row[2] for row in table_under("Settings", "README.md"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_names_a_setting_that_is_none(page: str) -> None:
+    known = {field.name.upper() for field in fields(Settings)}
+    assert set(re.findall(rf"\b{PREFIX}([A-Z_]+)\b", text_of(page))) <= known
+
+
+def test_every_command_is_mentioned() -> None:
+    mentioned = set(re.findall(r"pingfeed ([a-z]+)", "\n".join(spans_of("README.md"))))
+    assert {command.name for command in COMMANDS} <= mentioned
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_names_a_command_or_a_target_that_is_none(page: str) -> None:
+    commands = set(re.findall(r"(?:^|[/\s])pingfeed ([a-z]+)", code_of(page), flags=re.MULTILINE))
+    assert commands <= {command.name for command in COMMANDS}
+    targets = set(re.findall(r"(?:^|\s)make ([a-z]+)", code_of(page), flags=re.MULTILINE))
+    assert targets <= set(re.findall(r"^([a-z]+):", text_of("Makefile"), flags=re.MULTILINE))
+
+
+def test_pictures_have_words() -> None:
+    for page in PAGES:
+        for words, path in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", prose_of(page)):
+            assert len(words) > 20, f"{page} shows {path} without saying what is in it"
+    for picture in (ROOT / "docs" / "images").glob("*.svg"):
+        root = ElementTree.parse(picture).getroot()  # noqa: S314 - our own file
+        space = "{http://www.w3.org/2000/svg}"
+        assert all((root.findtext(f"{space}{name}") or "").strip() for name in ("title", "desc"))
+        assert "prefers-color-scheme: dark" in picture.read_text()
+
+
+def test_every_ping_and_user_feature_is_recounted() -> None:
+    """docs/adding-a-feature.md, step 5. What `evergreen` means has a test of its own."""
+    count = test_as_of.Recount([])
+    own = set(test_as_of._expected_ping(count, "p1", test_as_of.FIRST)) | {"ping_evergreen"}
+    assert own == {feature.name for feature in PING}
+    assert set(test_as_of._expected_user(count, "ada", test_as_of.FIRST)) == {feature.name for feature in USER}
+
+
+@pytest.mark.parametrize("setting", SCHEMES)
+def test_every_adapter_is_in_the_suite_of_its_port(setting: str) -> None:
+    """docs/adding-an-adapter.md, step 4."""
+    suite: Any = importlib.import_module(f"tests.conformance.test_{SUITES[setting]}")
+    assert set(suite.ADAPTERS) == set(SCHEMES[setting])

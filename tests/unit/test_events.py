@@ -1,0 +1,202 @@
+"""The event schema: what is refused with which code and field, and what a row keeps."""
+
+import math
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pingfeed.arrow import table_of_rows
+from pingfeed.clock import DAY_MS, to_iso
+from pingfeed.errors import InvalidInput
+from pingfeed.events import CLIENT_TYPES, COLUMNS, MAX_AHEAD_MS, FeedServed, decode_rows, encode_rows, served_row
+from pingfeed.events import to_row as make_row
+from pingfeed.events import to_rows as make_rows
+
+NOW_MS = 1_795_348_800_000
+EVENT_ID = "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3d"
+VIEW = {"event_type": "view", "user_id": "u1", "ping_id": "p1", "watch_time_ratio": 0.5}
+LIKE = {"event_type": "like", "user_id": "u1", "ping_id": "p1"}
+CREATED = {"event_type": "ping_created", "ping_id": "p1", "creator_id": "c1"}
+FOLLOW = {"event_type": "follow", "user_id": "u1", "creator_id": "c1"}
+
+
+def made_id(_now_ms: int) -> str:
+    return EVENT_ID
+
+
+def to_row(event: Any) -> dict[str, Any]:
+    return make_row(event, NOW_MS, made_id)
+
+
+def without(event: dict[str, Any], field: str) -> dict[str, Any]:
+    return {name: value for name, value in event.items() if name != field}
+
+
+REFUSED = [
+    pytest.param([], "invalid_type", None, id="list"),
+    pytest.param(None, "invalid_type", None, id="null"),
+    pytest.param("like", "invalid_type", None, id="string"),
+    pytest.param({}, "missing_field", "event_type", id="no type"),
+    pytest.param({"event_type": 5}, "invalid_type", "event_type", id="type is a number"),
+    pytest.param(LIKE | {"event_type": "wave"}, "unknown_event_type", "event_type", id="unknown type"),
+    pytest.param({"event_type": "feed_served"}, "not_accepted", "event_type", id="feed_served"),
+    pytest.param(without(LIKE, "ping_id"), "missing_field", "ping_id", id="no ping_id"),
+    pytest.param(without(LIKE, "user_id"), "missing_field", "user_id", id="no user_id"),
+    pytest.param(without(FOLLOW, "creator_id"), "missing_field", "creator_id", id="no creator_id"),
+    pytest.param(without(CREATED, "creator_id"), "missing_field", "creator_id", id="created without creator"),
+    pytest.param(without(VIEW, "watch_time_ratio"), "missing_field", "watch_time_ratio", id="no ratio"),
+    pytest.param(VIEW | {"watch_time_ratio": -1}, "out_of_range", "watch_time_ratio", id="ratio -1"),
+    pytest.param(VIEW | {"watch_time_ratio": 10.5}, "out_of_range", "watch_time_ratio", id="ratio 10.5"),
+    pytest.param(VIEW | {"watch_time_ratio": math.nan}, "out_of_range", "watch_time_ratio", id="ratio NaN"),
+    pytest.param(VIEW | {"watch_time_ratio": 10**400}, "out_of_range", "watch_time_ratio", id="ratio huge"),
+    pytest.param(VIEW | {"watch_time_ratio": "0.5"}, "invalid_type", "watch_time_ratio", id="ratio a string"),
+    pytest.param(VIEW | {"watch_time_ratio": True}, "invalid_type", "watch_time_ratio", id="ratio a boolean"),
+    pytest.param(LIKE | {"user_id": "a b"}, "invalid_value", "user_id", id="user_id with a space"),
+    pytest.param(LIKE | {"user_id": ""}, "invalid_value", "user_id", id="user_id empty"),
+    pytest.param(LIKE | {"user_id": "u\n"}, "invalid_value", "user_id", id="user_id with a line feed"),
+    pytest.param(LIKE | {"user_id": "u\0"}, "invalid_value", "user_id", id="user_id with NUL"),
+    pytest.param(LIKE | {"user_id": "u" * 129}, "invalid_value", "user_id", id="user_id of 129"),
+    pytest.param(LIKE | {"user_id": 7}, "invalid_type", "user_id", id="user_id a number"),
+    pytest.param(LIKE | {"ping_id": None}, "invalid_type", "ping_id", id="ping_id null"),
+    pytest.param(LIKE | {"event_id": "zz"}, "invalid_value", "event_id", id="event_id no UUID"),
+    pytest.param(LIKE | {"event_id": EVENT_ID + "\n"}, "invalid_value", "event_id", id="event_id with a line feed"),
+    pytest.param(LIKE | {"position": -1}, "out_of_range", "position", id="position -1"),
+    pytest.param(LIKE | {"position": 1.5}, "invalid_type", "position", id="position 1.5"),
+    pytest.param(LIKE | {"country": "us"}, "invalid_value", "country", id="country in small letters"),
+    pytest.param(LIKE | {"language": "english!"}, "invalid_value", "language", id="language"),
+    pytest.param(LIKE | {"device": "d" * 65}, "out_of_range", "device", id="device too long"),
+    pytest.param(LIKE | {"timestamp": 1_795_348_800}, "invalid_type", "timestamp", id="time a number"),
+    pytest.param(LIKE | {"timestamp": "yesterday"}, "invalid_value", "timestamp", id="time a word"),
+    pytest.param(LIKE | {"timestamp": to_iso(NOW_MS + 7 * DAY_MS)}, "timestamp_ahead", "timestamp", id="next week"),
+    pytest.param(LIKE | {"timestamp": "9999-12-31T23:59:59-23:00"}, "timestamp_ahead", "timestamp", id="last year"),
+    pytest.param(CREATED | {"topics": "food"}, "invalid_type", "topics", id="topics no list"),
+    pytest.param(CREATED | {"topics": ["a"] * 65}, "out_of_range", "topics", id="65 topics"),
+    pytest.param(CREATED | {"topics": [""]}, "out_of_range", "topics[0]", id="an empty topic"),
+    pytest.param(CREATED | {"duration_ms": -1}, "out_of_range", "duration_ms", id="duration -1"),
+    pytest.param(CREATED | {"attributes": {"A b": 1}}, "invalid_value", "attributes", id="attribute's name"),
+    pytest.param(CREATED | {"attributes": {"a": "1"}}, "invalid_type", "attributes[...]", id="attribute's value"),
+]
+
+
+@pytest.mark.parametrize(("event", "code", "field"), REFUSED)
+def test_refusal_names_code_and_field_in_one_sentence(event: Any, code: str, field: str | None) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        to_row(event)
+    assert (refused.value.code, refused.value.field) == (code, field)
+    assert refused.value.message.startswith(field or "an event")
+    assert not set("`$\n") & set(refused.value.message)
+
+
+@pytest.mark.parametrize("kind", sorted(CLIENT_TYPES))
+def test_every_type_becomes_a_row_of_known_columns(kind: str) -> None:
+    fields = set(CLIENT_TYPES[kind].__struct_fields__)
+    event = {name: value for name, value in (VIEW | CREATED | FOLLOW).items() if name in fields} | {"event_type": kind}
+    row = to_row(event | {"my_own": [1, {"a": None}]})
+    assert row.keys() <= {column.name for column in COLUMNS}
+    assert row["event_type"] == kind
+    assert (row["event_id"], row["received_ms"], row["timestamp_ms"]) == (EVENT_ID, NOW_MS, NOW_MS)
+    assert row["extra"] == '{"my_own":[1,{"a":null}]}'
+
+
+def test_a_null_is_as_good_as_absent() -> None:
+    assert to_row(LIKE | {"position": None, "country": None}) == to_row(LIKE)
+
+
+def test_system_columns_cannot_be_set_from_outside() -> None:
+    row = to_row(LIKE | {"received_ms": 1, "timestamp_ms": 2, "served_pings": ["p"], "extra": "x"})
+    assert (row["received_ms"], row["timestamp_ms"]) == (NOW_MS, NOW_MS)
+    assert row["extra"] == '{"extra":"x","received_ms":1,"served_pings":["p"],"timestamp_ms":2}'
+    assert "served_pings" not in row
+
+
+def test_event_ids_are_one_whatever_their_case() -> None:
+    assert to_row(LIKE | {"event_id": EVENT_ID.upper()})["event_id"] == EVENT_ID
+
+
+def test_times_are_kept_as_milliseconds() -> None:
+    row = to_row(LIKE | {"timestamp": "2026-11-22T13:00:00.25+02:00", "sent_at": "2026-11-22T11:00:01Z"})
+    assert row["timestamp_ms"] == NOW_MS - 3_600_000 + 250
+    assert row["sent_ms"] == NOW_MS - 3_599_000
+    assert row.keys().isdisjoint({"timestamp", "sent_at"})
+
+
+def test_a_day_ahead_is_the_limit_and_late_is_kept() -> None:
+    assert to_row(LIKE | {"timestamp": to_iso(NOW_MS + MAX_AHEAD_MS)})["timestamp_ms"] == NOW_MS + MAX_AHEAD_MS
+    with pytest.raises(InvalidInput):
+        to_row(LIKE | {"timestamp": to_iso(NOW_MS + MAX_AHEAD_MS + 1)})
+    assert to_row(LIKE | {"timestamp": "2001-01-01T00:00:00Z"})["timestamp_ms"] == 978_307_200_000
+
+
+def test_a_bad_event_does_not_take_its_neighbours_along() -> None:
+    rows, refusals = make_rows([LIKE, VIEW | {"watch_time_ratio": -1, "event_id": EVENT_ID}, FOLLOW], NOW_MS, made_id)
+    assert [row["event_type"] for row in rows] == ["like", "follow"]
+    (refusal,) = refusals
+    assert (refusal.index, refusal.event_id) == (1, EVENT_ID)
+    assert b'"watch_time_ratio":-1' in refusal.body
+
+
+def test_feed_served_becomes_a_row_of_known_columns() -> None:
+    served = FeedServed(
+        event_id=EVENT_ID,
+        user_id="u1",
+        request_id="r1",
+        received_ms=NOW_MS,
+        timestamp_ms=NOW_MS,
+        served_pings=["p1"],
+        served_sources=[1],
+        served_scores=[None],
+        served_realtime=[0.5, None, 0.0, 0.0],
+        served_propensities=[1.0],
+    )
+    row = served_row(served)
+    assert row.keys() <= {column.name for column in COLUMNS}
+    assert row["event_type"] == "feed_served"
+    assert "model_id" not in row
+    assert decode_rows(encode_rows([row])) == [row]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = sorted({field for struct in CLIENT_TYPES.values() for field in struct.__struct_fields__})
+
+
+@given(JSON)
+def test_no_json_raises_anything_but_invalid_input(event: Any) -> None:
+    make_rows([event], NOW_MS, made_id)
+
+
+@given(
+    st.sampled_from(sorted(CLIENT_TYPES)),
+    st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4),
+    st.dictionaries(st.text(max_size=12), JSON, max_size=2),
+)
+def test_any_field_may_hold_anything_and_what_passes_survives_the_spool(
+    kind: str, fields: dict[str, Any], more: dict[str, Any]
+) -> None:
+    good = {"user_id": "u", "ping_id": "p", "creator_id": "c", "watch_time_ratio": 1}
+    rows, refusals = make_rows([more | good | fields | {"event_type": kind}], NOW_MS, made_id)
+    assert len(rows) + len(refusals) == 1
+    assert decode_rows(encode_rows(rows)) == rows
+    assert all(row.keys() <= {column.name for column in COLUMNS} for row in rows)
+    assert all(refusal.message and refusal.code for refusal in refusals)
+
+
+@given(
+    st.sampled_from(sorted(CLIENT_TYPES)),
+    st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4),
+    st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,5}", fullmatch=True), st.integers() | st.floats(), max_size=3),
+    st.datetimes(),
+)
+def test_whatever_is_accepted_fits_the_lake(
+    kind: str, fields: dict[str, Any], attributes: dict[str, float], sent_at: datetime
+) -> None:
+    """A row that the sink cannot write would stand in the way of all that follow it."""
+    good = {"user_id": "u", "ping_id": "p", "creator_id": "c", "watch_time_ratio": 1, "attributes": attributes}
+    rows, _ = make_rows([good | {"sent_at": sent_at.isoformat()} | fields | {"event_type": kind}], NOW_MS, made_id)
+    assert table_of_rows(decode_rows(encode_rows(rows))).num_rows == len(rows)

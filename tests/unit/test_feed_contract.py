@@ -1,0 +1,201 @@
+"""The edge of GET /get-feed: parameters, cursors, keys, health, and what the OpenAPI says."""
+
+import hashlib
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feed_api.cursor import Cursors
+from feed_api.page import MAX_POSITION
+from feed_api.state import Chain
+from pingfeed.errors import InvalidInput
+from pingfeed.settings import load
+from tests.unit.feed_world import NOW_MS, catalogue, feed_world, packet_bytes, snapshot_bytes, until
+
+KEY, OPERATOR_KEY = "a-key", "an-operator-key"
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+KEYS = {"AUTH": "api_key", "API_KEY_HASHES": digest(KEY), "OPERATOR_KEY_HASHES": digest(OPERATOR_KEY)}
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "code"),
+    [
+        ({}, "user_id", "missing_field"),
+        ({"user_id": ""}, "user_id", "missing_field"),
+        ({"user_id": "two words"}, "user_id", "invalid_value"),
+        ({"user_id": "x" * 129}, "user_id", "invalid_value"),
+        ({"user_id": "u\n"}, "user_id", "invalid_value"),
+        ({"user_id": "ü"}, "user_id", "invalid_value"),
+        ({"user_id": "u", "limit": "0"}, "limit", "out_of_range"),
+        ({"user_id": "u", "limit": "51"}, "limit", "out_of_range"),
+        ({"user_id": "u", "limit": "1000"}, "limit", "out_of_range"),
+        ({"user_id": "u", "limit": "-1"}, "limit", "out_of_range"),
+        ({"user_id": "u", "limit": "9" * 5000}, "limit", "out_of_range"),
+        ({"user_id": "u", "limit": "ten"}, "limit", "invalid_type"),
+        ({"user_id": "u", "limit": "1.5"}, "limit", "invalid_type"),
+        ({"user_id": "u", "limit": ""}, "limit", "invalid_type"),
+        ({"user_id": "u", "limit": "²"}, "limit", "invalid_type"),
+        ({"user_id": "u", "explain": "perhaps"}, "explain", "invalid_type"),
+        ({"user_id": "u", "cursor": ""}, "cursor", "invalid_value"),
+        ({"user_id": "u", "cursor": "garbage"}, "cursor", "invalid_value"),
+        ({"user_id": "u", "cursor": "A" * 32}, "cursor", "invalid_value"),
+        ({"user_id": "u", "cursor": "ünïcödé"}, "cursor", "invalid_value"),
+    ],
+)
+async def test_a_wrong_parameter_is_named_in_one_sentence(
+    tmp_path: Path, query: dict[str, str], field: str, code: str
+) -> None:
+    async with feed_world(tmp_path, catalogue(20)) as world:
+        answer = await world.get(**query)
+        assert answer.status_code == 422
+        body = answer.json()
+        assert body["error"]["field"] == field
+        assert body["error"]["code"] == code
+        assert body["error"]["message"].startswith(field)
+        assert body["request_id"]
+        assert world.spooled() == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 10, 50])
+async def test_a_page_has_as_many_items_as_were_asked_for(tmp_path: Path, limit: int) -> None:
+    async with feed_world(tmp_path, catalogue(200)) as world:
+        assert len((await world.feed(limit=limit))["items"]) == limit
+
+
+async def test_request_ids_are_version_7_uuids_of_their_own(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(20)) as world:
+        ids = [(await world.feed())["request_id"] for _ in range(3)]
+        assert len(set(ids)) == 3
+        assert all(len(i) == 36 and i[14] == "7" for i in ids)
+
+
+async def test_a_cursor_of_another_user_is_refused(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200)) as world:
+        cursor = (await world.feed("u"))["next_cursor"]
+        assert (await world.get(user_id="u", cursor=cursor)).status_code == 200
+        answer = await world.get(user_id="v", cursor=cursor)
+        assert answer.status_code == 422
+        assert answer.json()["error"]["field"] == "cursor"
+
+
+async def test_every_truncated_lengthened_or_changed_cursor_is_refused(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200)) as world:
+        cursor = (await world.feed())["next_cursor"]
+        wrong = [cursor[:length] for length in range(len(cursor))] + [cursor + "A", cursor + "=", f" {cursor}"]
+        wrong += [cursor[:at] + ("B" if cursor[at] == "A" else "A") + cursor[at + 1 :] for at in range(len(cursor))]
+        for text in wrong:
+            answer = await world.get(user_id="u", cursor=text)
+            assert (answer.status_code, answer.json()["error"]["field"]) == (422, "cursor"), text
+
+
+def cursors(**environ: str) -> Cursors:
+    return Cursors(load({f"PINGFEED_{name}": value for name, value in environ.items()}))
+
+
+@given(st.integers(0, 2**63), st.integers(0, MAX_POSITION), st.text(string.ascii_letters, min_size=1, max_size=128))
+def test_a_cursor_gives_back_its_chain_in_32_characters(began_ms: int, position: int, user_id: str) -> None:
+    text = cursors().write(Chain(began_ms, position), user_id)
+    assert len(text) == 32
+    assert set(text) <= set(string.ascii_letters + string.digits + "-_")
+    assert cursors().read(text, user_id) == Chain(began_ms, position)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"CURSOR_SECRET": "another"}, {}, {"AUTH": "api_key", "API_KEY_HASHES": digest(KEY)}],
+)
+def test_a_cursor_of_another_secret_is_refused(other: dict[str, str]) -> None:
+    text = cursors(CURSOR_SECRET="secret").write(Chain(NOW_MS, 10), "u")
+    with pytest.raises(InvalidInput):
+        cursors(**other).read(text, "u")
+
+
+def test_without_a_secret_the_key_digests_seal_cursors() -> None:
+    one = {"AUTH": "api_key", "API_KEY_HASHES": digest("one")}
+    other = {"AUTH": "api_key", "API_KEY_HASHES": digest("other")}
+    text = cursors(**one).write(Chain(NOW_MS, 10), "u")
+    assert cursors(**one).read(text, "u") == Chain(NOW_MS, 10)
+    with pytest.raises(InvalidInput):
+        cursors(**other).read(text, "u")
+
+
+async def test_a_chain_ends_before_positions_that_events_may_not_carry(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), CURSOR_SECRET="secret") as world:
+        near_end = cursors(CURSOR_SECRET="secret").write(Chain(world.time.now_ms, MAX_POSITION - 10), "u")
+        page = await world.feed(cursor=near_end)
+        assert page["items"][-1]["position"] < MAX_POSITION
+        assert page["next_cursor"] is None
+
+
+async def test_a_key_is_asked_for(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(20), environ=KEYS) as world:
+        query = {"user_id": "u"}
+        assert (await world.client.get("/get-feed", params=query)).status_code == 401
+        wrong = {"Authorization": "Bearer wrong"}
+        assert (await world.client.get("/get-feed", params=query, headers=wrong)).status_code == 401
+        right = {"Authorization": f"Bearer {KEY}"}
+        assert (await world.client.get("/get-feed", params=query, headers=right)).status_code == 200
+
+
+async def test_explain_is_for_operators(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(20), peer="192.0.2.1", environ=KEYS) as world:
+        query = {"user_id": "u", "explain": "true"}
+        answer = await world.client.get("/get-feed", params=query, headers={"X-API-Key": KEY})
+        assert answer.status_code == 403
+        assert "operator" in answer.json()["error"]["message"]
+        answer = await world.client.get("/get-feed", params=query, headers={"X-API-Key": OPERATOR_KEY})
+        assert answer.status_code == 200
+        assert "explain" in answer.json()["items"][0]
+
+
+async def test_ready_without_model_and_snapshot_but_degraded(tmp_path: Path) -> None:
+    async with feed_world(tmp_path) as world:
+        answer = await world.client.get("/readyz")
+        assert answer.status_code == 200
+        assert answer.json()["degraded"] == ["model", "snapshot"]
+        world.publish_snapshot(snapshot_bytes(catalogue(20)))
+        world.candidates.down = world.signals.down = "out of order"
+
+        async def seen() -> bool:
+            return bool((await world.client.get("/readyz")).json()["degraded"] == ["candidates", "model", "signals"])
+
+        await until(seen)
+        assert (await world.client.get("/healthz")).status_code == 200
+
+
+async def test_feeds_are_counted(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200)) as world:
+        world.give("u", packet_bytes(range(60)))
+        await world.act("seen", "p000", "p001")
+        await world.feed()
+        assert await world.metric("pingfeed_feed_answers_total") == 1
+        assert await world.metric("pingfeed_feed_items_total") == 10
+        assert await world.metric("pingfeed_feed_candidates_total") == 100
+        assert await world.metric('pingfeed_feed_removed_total{reason="seen"}') == 2
+        assert await world.metric('pingfeed_feed_degraded_total{part="model"}') == 1
+
+
+async def test_the_openapi_document_describes_the_contract(tmp_path: Path) -> None:
+    async with feed_world(tmp_path) as world:
+        document: dict[str, Any] = (await world.client.get("/openapi.json")).json()
+        route = document["paths"]["/get-feed"]["get"]
+        assert {p["name"]: p["required"] for p in route["parameters"]} == {
+            "user_id": True,
+            "limit": False,
+            "cursor": False,
+            "explain": False,
+        }
+        assert set(route["responses"]) == {"200", "401", "403", "422"}
+        assert route["responses"]["200"]["content"]["application/json"]["schema"] == {
+            "$ref": "#/components/schemas/Feed"
+        }
+        assert set(document["components"]["schemas"]) >= {"Feed", "Item", "Explain", "RemovedItem", "ErrorBody"}

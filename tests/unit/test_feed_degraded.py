@@ -1,0 +1,209 @@
+"""What is served while a part is down, late, damaged or missing: always a 200, and `degraded` says what it lacks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pingfeed.errors import FormatError
+from pingfeed.features import Float32
+from pingfeed.model import DefaultRanker, Float64
+from tests.unit.fakes import Fake
+from tests.unit.feed_world import World, catalogue, feed_world, packet_bytes, ping_ids, shuffled, until
+
+LISTS = {
+    "trending:DE": range(20, 60),
+    "trending": range(60, 100),
+    "evergreen": range(100, 140),
+    "fresh": range(140, 180),
+}
+FALLBACK = [f"p{i:03d}" for i in range(60, 70)]
+"""What a stranger gets in the order of the refill: trending anywhere first."""
+
+
+@pytest.mark.parametrize("how", ["down", "late"])
+@pytest.mark.parametrize("part", ["signals", "candidates"])
+async def test_a_store_that_is_down_or_late_is_left_out_and_counted(tmp_path: Path, part: str, how: str) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS, FEED_BUDGET_MS="50") as world:
+        world.give("u", packet_bytes(range(100)))
+        _break(getattr(world, part), how)
+        feed = await world.feed(explain=True)
+        assert feed["degraded"] == [part, "model"]
+        assert len(feed["items"]) == 10
+        assert await world.metric(f'pingfeed_feed_degraded_total{{part="{part}"}}') == 1
+
+
+def _break(store: Fake, how: str) -> None:
+    if how == "down":
+        store.down = "out of order"
+    else:
+        store.hangs = True
+
+
+async def test_without_signals_their_real_time_features_are_unknown(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        await world.act("follow", "c1")
+        world.signals.down = "out of order"
+        features = (await world.feed(explain=True))["items"][0]["explain"]["features"]
+        assert [features[name] for name in ("just_followed", "session_creator", "session_topic")] == [None] * 3
+
+
+async def test_without_signals_later_pages_still_go_on(tmp_path: Path) -> None:
+    """What was served cannot be told, so the best are passed over by their number."""
+    async with feed_world(tmp_path, catalogue(300, creators=300), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        world.signals.down = "out of order"
+        shown: list[str] = []
+        cursor: dict[str, str] = {}
+        for _ in range(10):
+            page = await world.feed(**cursor)
+            shown += ping_ids(page)
+            cursor = {"cursor": page["next_cursor"]}
+        assert len(shown) == len(set(shown)) == 100
+
+
+async def test_without_candidates_the_user_is_served_like_a_stranger(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200, creators=200), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        world.candidates.down = "out of order"
+        assert set(ping_ids(await world.feed())) == set(ping_ids(await world.feed("stranger")))
+
+
+@pytest.mark.parametrize("packet", [b"", b"garbage", packet_bytes(range(100))[:-1]])
+async def test_an_unreadable_packet_is_as_good_as_none(tmp_path: Path, packet: bytes) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        world.give("u", packet)
+        feed = await world.feed()
+        assert feed["degraded"] == ["candidates", "model"]
+        assert len(feed["items"]) == 10
+
+
+async def test_a_packet_of_another_digest_gives_its_candidates_but_no_user(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        world.give("u", packet_bytes(range(100), digest="ff66554433221100"))
+        feed = await world.feed(explain=True)
+        assert feed["degraded"] == ["candidates", "model"]
+        assert {item["reason"] for item in feed["items"]} == {"similar"}
+        assert feed["items"][0]["explain"]["features"]["user_points_30d"] is None
+        assert feed["items"][0]["explain"]["features"]["retrieval_score"] is not None
+        assert (await world.served_row(feed["request_id"])).get("packet_tick") is None
+
+
+async def test_an_expired_packet_makes_a_stranger(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        world.candidates.packets["u"] = packet_bytes(range(100)), world.time.now_ms
+        feed = await world.feed()
+        assert feed["degraded"] == ["model"]
+        assert "similar" not in {item["reason"] for item in feed["items"]}
+
+
+async def test_without_a_snapshot_the_feed_is_empty(tmp_path: Path) -> None:
+    async with feed_world(tmp_path) as world:
+        world.give("u", packet_bytes(range(100)))
+        for user_id in ("u", "stranger"):
+            feed = await world.feed(user_id, explain=True)
+            assert feed["items"] == []
+            assert feed["degraded"] == ["snapshot", "model"]
+            assert feed["tick_ms"] is None
+            assert feed["next_cursor"] is None
+        assert world.spooled() == []
+
+
+async def test_time_that_is_over_means_packet_order(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        order = shuffled(100)
+        world.give("u", packet_bytes(order))
+
+        def pass_time() -> None:
+            world.time.seconds += 5
+
+        world.candidates.before = pass_time
+        feed = await world.feed(explain=True)
+        assert feed["degraded"] == ["model", "deadline"]
+        assert ping_ids(feed) == [f"p{i:03d}" for i in order[:10]]
+        assert feed["items"][0]["explain"]["score"] is None
+        assert feed["items"][0]["explain"]["features"] == {}
+        row = await world.served_row(feed["request_id"])
+        assert set(row["served_realtime"]) == {None}
+        assert row["served_pings"] == ping_ids(feed)
+
+
+async def test_time_that_is_over_still_keeps_what_is_hidden_out(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        await world.act("hide", "p000")
+
+        def pass_time() -> None:
+            world.time.seconds += 5
+
+        world.candidates.before = pass_time
+        assert ping_ids(await world.feed())[0] == "p001"
+
+
+@pytest.mark.parametrize("scores", [None, np.nan, np.inf])
+async def test_a_ranker_that_fails_means_packet_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: float | None
+) -> None:
+    def fail(_self: DefaultRanker, rows: Float32) -> Float64:
+        if scores is None:
+            raise FormatError("the model is broken")
+        return np.full(len(rows), scores)
+
+    monkeypatch.setattr(DefaultRanker, "predict", fail)
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        order = shuffled(100)
+        world.give("u", packet_bytes(order))
+        feed = await world.feed()
+        assert feed["degraded"] == ["model"]
+        assert ping_ids(feed) == [f"p{i:03d}" for i in order[:10]]
+
+
+async def test_features_that_fail_mean_packet_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Float32:
+        raise ValueError("could not broadcast input array")
+
+    monkeypatch.setattr("feed_api.features.assemble", fail)
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        order = shuffled(100)
+        world.give("u", packet_bytes(order))
+        feed = await world.feed()
+        assert feed["degraded"] == ["model"]
+        assert ping_ids(feed) == [f"p{i:03d}" for i in order[:10]]
+
+
+async def test_without_packet_and_ranker_trending_comes_first_then_evergreen_then_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_self: DefaultRanker, _rows: Float32) -> Float64:
+        raise FormatError("the model is broken")
+
+    monkeypatch.setattr(DefaultRanker, "predict", fail)
+    lists = {"trending": range(60, 65), "evergreen": range(100, 103), "fresh": range(140, 180)}
+    async with feed_world(tmp_path, catalogue(200), lists) as world:
+        assert ping_ids(await world.feed()) == [f"p{i:03d}" for i in (*range(60, 65), *range(100, 103), 140, 141)]
+
+
+async def everything_down(world: World) -> None:
+    world.signals.down = world.candidates.down = world.trending.down = world.artifacts.down = "out of order"
+
+
+async def test_with_every_store_down_a_feed_is_served(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200, creators=200), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        await everything_down(world)
+        feed = await world.feed()
+        assert feed["degraded"] == ["signals", "candidates", "model"]
+        assert ping_ids(feed) == FALLBACK
+
+
+async def test_trending_that_fails_leaves_the_snapshots_list(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        world.trending.down = "out of order"
+        feed = await world.feed(explain=True)
+        assert feed["degraded"] == ["model"]
+        assert feed["items"][0]["reason"] == "trending"
+
+        async def counted() -> bool:
+            return await world.metric("pingfeed_feed_trending_failures_total") > 0
+
+        await until(counted)

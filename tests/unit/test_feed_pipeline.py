@@ -1,0 +1,344 @@
+"""What a feed shows: every promise of the pipeline, over HTTP, with the stores in memory."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pingfeed.clock import HOUR_MS
+from pingfeed.signals import MAX_SERVED, SERVED_MS
+from tests.unit.feed_world import (
+    FEATURES,
+    NOW_MS,
+    TICK,
+    TICK_MS,
+    Ping,
+    World,
+    catalogue,
+    creator_id,
+    feed_world,
+    packet_bytes,
+    ping_ids,
+    shuffled,
+    snapshot_bytes,
+    until,
+    user_part,
+)
+
+LISTS = {
+    "trending:DE": range(20, 60),
+    "trending": range(60, 100),
+    "evergreen": range(100, 140),
+    "fresh": range(140, 180),
+}
+
+
+async def test_a_stranger_gets_a_feed_that_is_not_degraded_by_being_one(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        feed = await world.feed("never-seen-before")
+        assert len(feed["items"]) == 10
+        assert feed["degraded"] == ["model"]
+        assert feed["user_id"] == "never-seen-before"
+        assert feed["tick_ms"] == TICK * TICK_MS
+        assert feed["model_id"] is None
+        assert [item["position"] for item in feed["items"]] == list(range(10))
+        assert {item["reason"] for item in feed["items"]} <= {"trending", "evergreen", "new"}
+
+
+async def test_candidates_are_ranked_not_shown_in_packet_order(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200, creators=200), LISTS) as world:
+        world.give("u", packet_bytes(shuffled(100)))
+        assert ping_ids(await world.feed()) == [f"p{i:03d}" for i in range(10)]
+
+
+@pytest.mark.parametrize("kind", ["hide", "seen"])
+async def test_what_was_hidden_or_seen_is_gone_in_the_very_next_feed(tmp_path: Path, kind: str) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        first = ping_ids(await world.feed())
+        await world.act(kind, *first[:3])  # type: ignore[arg-type]  # pytest's parameters are plain strings
+        after = await world.feed(explain=True)
+        assert not set(first[:3]) & set(ping_ids(after))
+        reason = {"hide": "hidden", "seen": "seen"}[kind]
+        assert [r for r in after["removed"] if r["reason"] == reason] == [
+            {"ping_id": p, "reason": reason} for p in first[:3]
+        ]
+
+
+async def test_a_blocked_creator_is_gone_in_the_very_next_feed(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200, creators=4), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        assert creator_id(1) in {item["creator_id"] for item in (await world.feed())["items"]}
+        await world.act("block", creator_id(1))
+        after = await world.feed(limit=50, explain=True)
+        assert creator_id(1) not in {item["creator_id"] for item in after["items"]}
+        assert {r["reason"] for r in after["removed"]} == {"blocked"}
+
+
+async def test_a_deleted_ping_is_gone_for_everybody_in_the_very_next_feed(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        first = ping_ids(await world.feed())
+        await world.act("deleted", first[0], user_id="")
+        for user_id in ("u", "stranger"):
+            after = await world.feed(user_id, explain=True)
+            assert first[0] not in ping_ids(after)
+            assert {"ping_id": first[0], "reason": "deleted"} in after["removed"] or user_id == "stranger"
+
+
+async def test_nobody_is_shown_their_own_pings(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200, creators=2), LISTS) as world:
+        world.give(creator_id(0), packet_bytes(range(100)))
+        feed = await world.feed(creator_id(0), limit=50, explain=True)
+        assert {item["creator_id"] for item in feed["items"]} == {creator_id(1)}
+        assert {r["reason"] for r in feed["removed"]} == {"own"}
+
+
+async def test_a_follow_lifts_the_creators_fresh_pings_in_the_very_next_feed(tmp_path: Path) -> None:
+    pings = [*catalogue(190), *(Ping(f"new{i}", creator=99, points=0.9) for i in range(10))]
+    async with feed_world(tmp_path, pings, LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        before = await world.feed()
+        assert creator_id(99) not in {item["creator_id"] for item in before["items"]}
+        await world.act("follow", creator_id(99))
+        after = await world.feed(explain=True)
+        found = [item for item in after["items"] if item["creator_id"] == creator_id(99)]
+        assert found
+        assert found[0]["position"] == 0
+        assert found[0]["reason"] == "followed_creator"
+        assert found[0]["ping_id"] == "new9"  # the newest
+        assert found[0]["explain"]["features"]["just_followed"] == 1
+        assert found[0]["explain"]["boosts"]["just_followed"] > 0
+        await world.act("unfollow", creator_id(99))
+        assert creator_id(99) not in {item["creator_id"] for item in (await world.feed())["items"]}
+
+
+async def test_likes_of_many_bring_a_ping_into_feeds_of_its_country_without_a_batch_run(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(400), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        world.give("v", packet_bytes(range(100), user=user_part(country="FR")))
+        assert "p300" not in ping_ids(await world.feed())
+        await world.likes("p300", users=30, country="DE")
+
+        async def arrived() -> bool:
+            return "p300" in ping_ids(await world.feed())
+
+        await until(arrived)
+        item = next(i for i in (await world.feed(explain=True))["items"] if i["ping_id"] == "p300")
+        assert item["reason"] == "trending"
+        assert item["explain"]["features"]["trending_now"] == 1
+        assert item["explain"]["sources"] == ["trending"]
+        assert "p300" not in ping_ids(await world.feed("v"))
+
+
+async def test_one_user_alone_does_not_make_a_ping_hot(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(400), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        await world.likes("p300", users=1)
+
+        async def known() -> bool:
+            return bool((await world.feed(explain=True))["items"][0]["explain"]["features"]["trending_now"] is not None)
+
+        await until(known)
+        assert "p300" not in ping_ids(await world.feed(limit=50))
+
+
+async def test_this_sessions_engagements_are_features(tmp_path: Path) -> None:
+    pings = [Ping(f"p{i:03d}", creator=i % 50, topics=(i % 7,), points=1 - i / 1000) for i in range(200)]
+    async with feed_world(tmp_path, pings, LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        await world.act("engaged", "p150", "p157", user_id="u")  # creators 0 and 7, topic 3 both
+        features = {i["ping_id"]: i["explain"]["features"] for i in (await world.feed(explain=True, limit=50))["items"]}
+        assert features["p000"]["session_creator"] == 1
+        assert features["p000"]["session_topic"] == 0
+        assert features["p003"]["session_topic"] == 2
+        assert features["p003"]["session_creator"] == 0
+        world.time.now_ms += HOUR_MS
+        features = {i["ping_id"]: i["explain"]["features"] for i in (await world.feed(explain=True, limit=50))["items"]}
+        assert features["p003"]["session_topic"] == 0
+
+
+async def pages(world: World, count: int, **query: Any) -> list[dict[str, Any]]:
+    """The first pages of a chain."""
+    found = [await world.feed(**query)]
+    while len(found) < count and found[-1]["next_cursor"]:
+        found.append(await world.feed(cursor=found[-1]["next_cursor"], **query))
+    return found
+
+
+async def test_ten_pages_never_repeat_a_ping_and_positions_continue(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(300), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        chain = await pages(world, 10)
+        shown = [ping for page in chain for ping in ping_ids(page)]
+        assert len(shown) == len(set(shown)) == 100
+        positions = [item["position"] for page in chain for item in page["items"]]
+        assert positions == list(range(100))
+
+
+@pytest.mark.parametrize("limit", [10, 50])
+async def test_a_used_up_packet_still_fills_ten_pages(tmp_path: Path, limit: int) -> None:
+    async with feed_world(tmp_path, catalogue(1000), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        await world.act("seen", *(f"p{i:03d}" for i in range(100)))
+        chain = await pages(world, 10, limit=limit)
+        shown = [ping for page in chain for ping in ping_ids(page)]
+        assert len(shown) == len(set(shown)) == 10 * limit
+        assert not {f"p{i:03d}" for i in range(100)} & set(shown)
+
+
+async def test_a_stale_packet_of_vanished_pings_still_fills_ten_pages(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        world.give("u", packet_bytes(range(5000, 5100)))
+        chain = await pages(world, 10)
+        assert len({ping for page in chain for ping in ping_ids(page)}) == 100
+        assert chain[0]["degraded"] == ["model"]
+
+
+async def test_a_catalogue_without_lists_still_fills_ten_pages(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(100)) as world:
+        chain = await pages(world, 20)
+        assert [len(ping_ids(page)) for page in chain] == [10] * 10
+        assert chain[-1]["next_cursor"] is None
+
+
+async def test_a_small_catalogue_ends_with_a_short_page(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(13), {"fresh": range(13)}) as world:
+        first, last = await pages(world, 5)
+        assert (len(ping_ids(first)), len(ping_ids(last))) == (10, 3)
+        assert last["next_cursor"] is None
+
+
+async def test_a_new_first_page_may_show_again_what_was_served_but_never_seen(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(40, creators=40), {"fresh": range(40)}) as world:
+        first = await world.feed(limit=40)
+        again = await world.feed(limit=40)
+        assert set(ping_ids(first)) == set(ping_ids(again))
+
+
+async def test_a_chain_longer_than_what_is_remembered_goes_on(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(300), LISTS) as world:
+        chain = await pages(world, MAX_SERVED + 3)
+        assert all(len(ping_ids(page)) == 10 for page in chain)
+        near = [ping for page in chain[-MAX_SERVED:] for ping in ping_ids(page)]
+        assert len(near) == len(set(near))
+
+
+async def test_an_old_cursor_still_gets_a_page(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(300), LISTS) as world:
+        cursor = (await world.feed())["next_cursor"]
+        world.time.now_ms += 2 * SERVED_MS
+        page = await world.feed(cursor=cursor)
+        assert len(ping_ids(page)) == 10
+        assert page["items"][0]["position"] == 10
+
+
+async def test_refill_offers_followed_and_strongest_creators_first(tmp_path: Path) -> None:
+    pings = [*catalogue(180), *(Ping(f"by{c}-{i}", creator=c, points=0.99) for c in (90, 91) for i in range(3))]
+    async with feed_world(tmp_path, pings, LISTS) as world:
+        world.give("u", packet_bytes([0], user=user_part(creators={90: 0.9, 91: 0.1, 92: -0.5})))
+        await world.act("follow", creator_id(91))
+        feed = await world.feed(limit=50, explain=True)
+        sources = {item["ping_id"]: item["explain"]["sources"] for item in feed["items"]}
+        assert sources["by91-2"] == ["followed"]
+        assert sources["by90-2"] == ["engaged_creator"]
+
+
+async def test_refill_passes_the_same_filters(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200, creators=4), LISTS) as world:
+        await world.act("hide", *(f"p{i:03d}" for i in range(20, 40)))
+        await world.act("block", creator_id(2))
+        chain = await pages(world, 20)
+        shown = [i for page in chain for i in page["items"]]
+        assert not {f"p{i:03d}" for i in range(20, 40)} & {i["ping_id"] for i in shown}
+        assert creator_id(2) not in {i["creator_id"] for i in shown}
+
+
+async def test_a_page_spreads_its_creators(tmp_path: Path) -> None:
+    pings = [Ping(f"star{i}", creator=1, points=1.0) for i in range(30)]
+    pings += [Ping(f"other{i}", creator=2 + i, points=0.95) for i in range(30)]
+    async with feed_world(tmp_path, pings, {"fresh": range(60)}) as world:
+        creators = [item["creator_id"] for item in (await world.feed())["items"]]
+        assert creators[0] == creator_id(1)
+        assert creators.count(creator_id(1)) <= 3
+
+
+async def test_a_page_spreads_its_topics(tmp_path: Path) -> None:
+    pings = [Ping(f"a{i:02d}", creator=i, topics=(1, 2), points=1.0) for i in range(30)]
+    pings += [Ping(f"b{i:02d}", creator=50 + i, topics=(3,), points=0.97) for i in range(30)]
+    async with feed_world(tmp_path, pings, {"fresh": range(60)}) as world:
+        shown = ping_ids(await world.feed())
+        assert sum(ping.startswith("b") for ping in shown) >= 3
+
+
+async def test_the_next_requests_avoid_the_creators_of_the_last(tmp_path: Path) -> None:
+    pings = [Ping(f"a{i:02d}", creator=i % 5, points=1.0) for i in range(20)]
+    pings += [Ping(f"b{i:02d}", creator=50 + i, points=0.95) for i in range(50)]
+    async with feed_world(tmp_path, pings, {"fresh": range(70)}) as world:
+        first = ping_ids(await world.feed(limit=5))
+        assert all(ping.startswith("a") for ping in first)
+        for _ in range(3):
+            latest = ping_ids(await world.feed(limit=5))
+        assert any(ping.startswith("b") for ping in latest)
+
+
+async def test_reasons_tell_the_most_personal_source(tmp_path: Path) -> None:
+    expected = {
+        "followed": "followed_creator",
+        "engaged_creator": "engaged_creator",
+        "collaborative": "similar",
+        "topic": "topic",
+        "trending": "trending",
+        "evergreen": "evergreen",
+        "fresh": "new",
+        "personalize": "personalize",
+    }
+    async with feed_world(tmp_path, catalogue(120, creators=120)) as world:
+        for source, reason in expected.items():
+            world.give("u", packet_bytes(range(100), source=source))
+            assert {item["reason"] for item in (await world.feed())["items"]} == {reason}
+
+
+async def test_explain_says_why_an_item_is_there(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        plain = await world.feed()
+        assert "removed" not in plain
+        assert all("explain" not in item for item in plain["items"])
+        explained = await world.feed(explain=True)
+        why = explained["items"][0]["explain"]
+        assert list(why["features"]) == list(FEATURES.names)
+        assert why["score"] == pytest.approx(why["features"]["ping_points_7d"])
+        assert why["sources"] == ["collaborative"]
+        assert why["boosts"] == {"trending_now": 0, "just_followed": 0}
+        assert why["propensity"] == 1
+        assert why["features"]["ping_points_1h"] is None
+        assert explained["removed"] == []
+
+
+async def test_the_hour_is_that_of_the_requests_instant(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        world.time.now_ms = NOW_MS + 7 * HOUR_MS
+        feed = await world.feed(explain=True)
+        assert feed["items"][0]["explain"]["features"]["context_hour"] == (12 + 7) % 24
+
+
+async def test_the_users_country_and_language_come_from_the_packet(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        world.give("u", packet_bytes(range(100), user=user_part(country="BR", language="de-AT")))
+        features = (await world.feed(explain=True))["items"][0]["explain"]["features"]
+        assert (features["country_match"], features["language_match"]) == (0, 1)
+
+
+async def test_an_old_packet_reads_with_a_new_snapshot(tmp_path: Path) -> None:
+    """Ping numbers outlive snapshots: pings that left are passed over, those that stayed keep their number."""
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        assert len(ping_ids(await world.feed())) == 10
+        world.publish_snapshot(snapshot_bytes(catalogue(50), tick=TICK + 1), TICK + 1)
+
+        async def swapped() -> bool:
+            return bool((await world.feed())["tick_ms"] == (TICK + 1) * TICK_MS)
+
+        await until(swapped)
+        assert set(ping_ids(await world.feed(limit=50))) == {f"p{i:03d}" for i in range(50)}

@@ -1,0 +1,252 @@
+"""What the door answers to what it is sent: status, code and field of each refusal, good neighbours kept."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pingfeed.clock import DAY_MS, to_iso
+from pingfeed.errors import TooLarge
+from pingfeed.events import MAX_BODY_BYTES, MAX_EVENTS
+from tests.unit.ingest_world import NOW_MS, World, ingest_world
+
+LIKE = {"event_type": "like", "user_id": "u1", "ping_id": "p1"}
+VIEW = {"event_type": "view", "user_id": "u1", "ping_id": "p1", "watch_time_ratio": 0.5}
+
+
+def body_of(*events: Any) -> bytes:
+    return msgspec.json.encode({"events": events})
+
+
+def around(raw: bytes) -> bytes:
+    """Raw JSON between two good events."""
+    good = msgspec.json.encode(LIKE)
+    return b'{"events":[' + good + b"," + raw + b"," + good + b"]}"
+
+
+async def test_one_event_is_a_202(tmp_path: Path) -> None:
+    async with ingest_world(tmp_path) as world:
+        answer = await world.client.post("/track-event", json=LIKE)
+        assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "duplicates": 0, "rejected": []})
+        assert [row["event_type"] for row in world.spooled()] == ["like"]
+
+
+async def test_500_events_go_into_one_request_and_one_more_is_a_413(tmp_path: Path) -> None:
+    async with ingest_world(tmp_path) as world:
+        assert (await world.send(*[LIKE] * MAX_EVENTS)).json()["accepted"] == 500
+        answer = await world.send(*[LIKE] * (MAX_EVENTS + 1))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, TooLarge.code)
+        assert answer.json()["error"]["field"] == "events"
+        assert "501" in answer.json()["error"]["message"]
+        assert len(world.spooled()) == 500
+
+
+REFUSED_ALONE = [
+    pytest.param({"event_type": "wave", "user_id": "u"}, "unknown_event_type", "event_type", id="unknown type"),
+    pytest.param({"event_type": "like", "user_id": "u"}, "missing_field", "ping_id", id="missing ping_id"),
+    pytest.param(LIKE | {"user_id": 5}, "invalid_type", "user_id", id="wrong type"),
+    pytest.param(VIEW | {"watch_time_ratio": -1}, "out_of_range", "watch_time_ratio", id="ratio -1"),
+    pytest.param(LIKE | {"timestamp": to_iso(NOW_MS + 7 * DAY_MS)}, "timestamp_ahead", "timestamp", id="next week"),
+    pytest.param({"event_type": "feed_served", "user_id": "u"}, "not_accepted", "event_type", id="feed_served"),
+    pytest.param("like", "invalid_type", None, id="no object"),
+    pytest.param(None, "invalid_type", None, id="null"),
+]
+
+
+@pytest.mark.parametrize(("event", "code", "field"), REFUSED_ALONE)
+async def test_a_bad_event_is_refused_alone(tmp_path: Path, event: Any, code: str, field: str | None) -> None:
+    async with ingest_world(tmp_path) as world:
+        answer = await world.send(LIKE, event, VIEW)
+        body = answer.json()
+        assert (answer.status_code, body["accepted"]) == (202, 2)
+        (rejected,) = body["rejected"]
+        assert (rejected["index"], rejected["code"], rejected["field"]) == (1, code, field)
+        assert rejected["message"].startswith(field or "an event")
+        assert [row["event_type"] for row in world.spooled()] == ["like", "view"]
+    assert [(line["code"], line["field"]) for line in world.rejected_lines()] == [(code, field)]
+    assert msgspec.json.decode(world.rejected_lines()[0]["body"]) == event
+
+
+@pytest.mark.parametrize(("event", "code", "field"), REFUSED_ALONE)
+async def test_nothing_accepted_is_a_422_of_the_same_shape(
+    tmp_path: Path, event: Any, code: str, field: str | None
+) -> None:
+    async with ingest_world(tmp_path) as world:
+        alone = await world.send_bytes(msgspec.json.encode(event), "/track-event")
+        for answer in (alone, await world.send(event)):
+            assert answer.status_code == 422
+            assert answer.json().keys() == {"accepted", "duplicates", "rejected"}
+            assert (answer.json()["accepted"], answer.json()["duplicates"]) == (0, 0)
+            assert [(r["index"], r["code"], r["field"]) for r in answer.json()["rejected"]] == [(0, code, field)]
+        assert world.spooled() == []
+
+
+async def test_a_refused_events_id_comes_back(tmp_path: Path) -> None:
+    async with ingest_world(tmp_path) as world:
+        answer = await world.send({"event_type": "like", "event_id": "mine-17"})
+        assert answer.json()["rejected"][0]["event_id"] == "mine-17"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "field"),
+    [
+        pytest.param(b"5", "invalid_type", None, id="a number"),
+        pytest.param(b"[]", "invalid_type", None, id="a list"),
+        pytest.param(b"{}", "missing_field", "events", id="no events"),
+        pytest.param(b'{"events":5}', "invalid_type", "events", id="events a number"),
+        pytest.param(b'{"events":{"0":{}}}', "invalid_type", "events", id="events an object"),
+        pytest.param(b'{"events":[]}', "out_of_range", "events", id="events empty"),
+        pytest.param(b'{"events":5,"x":1e999}', "invalid_type", "events", id="no events, and undecodable"),
+    ],
+)
+async def test_a_body_without_events_is_a_422_that_says_so(
+    tmp_path: Path, body: bytes, code: str, field: str | None
+) -> None:
+    async with ingest_world(tmp_path) as world:
+        answer = await world.send_bytes(body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["field"]) == (422, code, field)
+        assert error["message"].startswith(field or "the body")
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"{", id="cut short"),
+        pytest.param(b"{'events': []}", id="single quotes"),
+        pytest.param(b'{"events":[]} x', id="a tail"),
+        pytest.param(b"\xff\xfe", id="not text"),
+        pytest.param(around(b'{"watch_time_ratio":NaN}'), id="NaN"),
+        pytest.param(around(b'{"watch_time_ratio":Infinity}'), id="Infinity"),
+        pytest.param(around(b'{"device":"a\x00b"}'), id="a bare NUL"),
+        pytest.param(around(DEEP), id="deep list"),
+        pytest.param(around(DEEP.replace(b"[", b'{"a":').replace(b"]", b"}").replace(b":}", b":1}")), id="deep object"),
+    ],
+)
+async def test_what_is_no_json_is_a_400_and_kept(tmp_path: Path, body: bytes) -> None:
+    async with ingest_world(tmp_path) as world:
+        for path in ("/track-events", "/track-event"):
+            answer = await world.send_bytes(body, path)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["field"]) == (400, "malformed", None)
+            assert error["message"].startswith("the ")
+        assert world.spooled() == []
+    assert [line["code"] for line in world.rejected_lines()] == ["malformed", "malformed"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        pytest.param(b'{"event_type":"like","x":1e400}', "out_of_range", id="beyond a double"),
+        pytest.param(b'{"event_type":"like","x":' + b"9" * 5000 + b"}", "out_of_range", id="5000 digits"),
+        pytest.param(b'{"event_type":"like","x":"\xff"}', "malformed", id="not UTF-8"),
+    ],
+)
+async def test_an_event_that_cannot_be_read_is_refused_alone(tmp_path: Path, raw: bytes, code: str) -> None:
+    async with ingest_world(tmp_path) as world:
+        answer = await world.send_bytes(around(raw))
+        assert (answer.status_code, answer.json()["accepted"]) == (202, 2)
+        assert [(r["index"], r["code"]) for r in answer.json()["rejected"]] == [(1, code)]
+        assert answer.json()["rejected"][0]["message"].startswith("the event ")
+        alone = await world.send_bytes(raw, "/track-event")
+        assert (alone.status_code, alone.json()["rejected"][0]["code"]) == (422, code)
+    assert world.rejected_lines()[0]["body"].startswith('{"event_type":"like"')
+
+
+@pytest.mark.parametrize(
+    ("escaped", "kept"),
+    [
+        (b"\\ud83d", "\ufffd"),
+        (b"cut \\ud83d here", "cut \ufffd here"),
+        (b"\\ude00\\ud83d", "\ufffd\ufffd"),
+        (b"\\ud83d\\ude00", "\U0001f600"),
+        (b"\\\\ud83d", "\\ud83d"),
+        (b"nul \\u0000", "nul \0"),
+    ],
+)
+async def test_half_an_emoji_costs_a_character_not_the_request(tmp_path: Path, escaped: bytes, kept: str) -> None:
+    raw = b'{"event_type":"like","user_id":"u1","ping_id":"p1","device":"' + escaped + b'"}'
+    async with ingest_world(tmp_path) as world:
+        answer = await world.send_bytes(around(raw))
+        assert (answer.status_code, answer.json()["accepted"]) == (202, 3)
+        assert world.spooled()[1]["device"] == kept
+
+
+async def test_half_an_emoji_in_an_id_is_refused(tmp_path: Path) -> None:
+    raw = b'{"event_type":"like","user_id":"u\\ud83d","ping_id":"p1"}'
+    async with ingest_world(tmp_path) as world:
+        answer = await world.send_bytes(around(raw))
+        assert [(r["index"], r["field"]) for r in answer.json()["rejected"]] == [(1, "user_id")]
+
+
+async def test_nesting_that_can_be_read_is_kept(tmp_path: Path) -> None:
+    raw = b'{"event_type":"like","user_id":"u1","ping_id":"p1","x":' + b"[" * 300 + b"]" * 300 + b"}"
+    async with ingest_world(tmp_path) as world:
+        assert (await world.send_bytes(around(raw))).json()["accepted"] == 3
+        assert world.spooled()[1]["extra"] == '{"x":' + "[" * 300 + "]" * 300 + "}"
+
+
+@pytest.mark.parametrize("depth", range(900, 1000, 3))
+async def test_every_depth_around_the_limit_gets_a_clean_answer(tmp_path: Path, depth: int) -> None:
+    raw = b'{"event_type":"like","user_id":"u1","ping_id":"p1","x":' + b"[" * depth + b"]" * depth + b"}"
+    async with ingest_world(tmp_path) as world:
+        assert (await world.send_bytes(around(raw))).status_code in (202, 400)
+
+
+async def test_huge_integers_in_unknown_fields_are_kept(tmp_path: Path) -> None:
+    raw = b'{"event_type":"like","user_id":"u1","ping_id":"p1","x":' + b"9" * 300 + b"}"
+    async with ingest_world(tmp_path) as world:
+        assert (await world.send_bytes(around(raw))).json()["accepted"] == 3
+        assert world.spooled()[1]["extra"] == '{"x":' + "9" * 300 + "}"
+
+
+async def test_a_gzip_body_is_inflated(tmp_path: Path) -> None:
+    async with ingest_world(tmp_path) as world:
+        assert (await world.send_gzip(body_of(LIKE, VIEW))).json()["accepted"] == 2
+
+
+async def test_a_body_that_inflates_past_1_mib_is_a_413(tmp_path: Path) -> None:
+    async with ingest_world(tmp_path) as world:
+        answer = await world.send_gzip(body_of(LIKE | {"x": "a" * MAX_BODY_BYTES}))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+        assert world.spooled() == []
+
+
+async def test_broken_gzip_is_a_400(tmp_path: Path) -> None:
+    async with ingest_world(tmp_path) as world:
+        headers = {"Content-Encoding": "gzip"}
+        answer = await world.send_bytes(gzip.compress(body_of(LIKE))[:-4], **headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed")
+        assert world.spooled() == []
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_other_methods_are_a_405(tmp_path: Path, method: str) -> None:
+    async with ingest_world(tmp_path) as world:
+        assert (await world.client.request(method, "/track-event")).status_code == 405
+
+
+async def test_a_key_is_asked_for_before_the_body_is_read(tmp_path: Path) -> None:
+    async with ingest_world(tmp_path, AUTH="api_key", API_KEY_HASHES="0" * 64) as world:
+        answer = await world.send_bytes(b"{")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthenticated")
+
+
+async def whole(world: World) -> float:
+    accepted = await world.metric("pingfeed_events_accepted_total")
+    duplicates = await world.metric("pingfeed_events_duplicate_total")
+    return accepted + duplicates + await world.metric('pingfeed_events_rejected_total{code="missing_field"}')
+
+
+async def test_every_event_is_counted_once(tmp_path: Path) -> None:
+    async with ingest_world(tmp_path) as world:
+        twice = LIKE | {"event_id": "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3d"}
+        await world.send(LIKE, twice, twice, {"event_type": "like"}, VIEW)
+        assert await whole(world) == 5
+        assert await world.metric("pingfeed_events_accepted_total") == 3

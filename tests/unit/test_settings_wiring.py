@@ -1,0 +1,35 @@
+"""The table of adapters and the settings' schemes are the same list."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from pingfeed import wiring
+from pingfeed.settings import SCHEMES, load
+
+ADDRESSES = sorted({address for chosen in wiring.ADAPTERS.values() for address in chosen.values()})
+
+
+def test_every_scheme_has_its_adapter_and_no_adapter_is_out_of_reach() -> None:
+    assert {name: tuple(chosen) for name, chosen in wiring.ADAPTERS.items()} == dict(SCHEMES)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_every_address_is_a_class(address: str) -> None:
+    module, _, name = address.partition(":")
+    assert isinstance(getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name), type)
+
+
+async def test_the_embedded_defaults_open_and_answer(tmp_path: Path) -> None:
+    settings = load({}, cwd=tmp_path)
+    assert wiring.open_lake(settings).list("") == []
+    for opened in (
+        wiring.open_artifacts(settings),
+        wiring.open_event_sink(settings),
+        wiring.open_candidates(settings),
+        wiring.open_signals(settings),
+        wiring.open_trending(settings),
+    ):
+        await opened.check()
+        await opened.close()

@@ -1,0 +1,168 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pingfeed.errors import FormatError
+from pingfeed.features import FACET_WIDTH, NO_VALUE, PingBlock, language_code, place_code
+from pingfeed.snapshot import MAGIC, Snapshot, SnapshotContent, write
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "snapshot_v1.bin"
+DIGEST = "00112233445566ff"
+
+
+def content() -> SnapshotContent:
+    facets = np.full((4, 1, FACET_WIDTH), NO_VALUE, np.uint32)
+    facets[0, 0, :2] = 5, 9
+    facets[2, 0, 0] = 5
+    pings = PingBlock(
+        values=np.array([[0.5, np.nan], [1.5, 2], [-3, 4], [0, 0.25]], np.float32),
+        creator=np.array([10, 20, 10, 10], np.uint32),
+        facets=facets,
+        country=np.array([place_code("DE"), 0, place_code("BR"), place_code("DE")], np.uint32),
+        language=np.array([language_code("de"), 0, language_code("pt-BR"), language_code("de")], np.uint32),
+    )
+    return SnapshotContent(
+        tick=1_994_832,
+        digest=DIGEST,
+        facets=("topics",),
+        ping_ids=["a", "ping:b", "c.c", "d" * 128],
+        numbers=np.array([3, 4, 9, 4_000_000_000], np.uint32),
+        created_tick=np.array([100, 101, 103, 102], np.uint32),
+        impressions=np.array([7, 0, 1, 2], np.uint32),
+        pings=pings,
+        creator_ids={10: "creator-10", 20: "u", 30: "creator-without-pings"},
+        lists={"fresh": [2, 3, 1, 0], "trending:DE": [3], "evergreen": []},
+    )
+
+
+@pytest.fixture
+def snapshot() -> Snapshot:
+    return Snapshot(write(content()))
+
+
+def test_writer_reproduces_the_stored_snapshot_of_format_1() -> None:
+    assert write(content()) == GOLDEN.read_bytes()
+
+
+def test_reader_reads_the_stored_snapshot_of_format_1() -> None:
+    read, written = Snapshot.open(GOLDEN, DIGEST), content()
+    assert (len(read), read.tick, read.digest, read.facets) == (4, written.tick, DIGEST, ("topics",))
+    np.testing.assert_array_equal(read.numbers, written.numbers)
+    np.testing.assert_array_equal(read.created_tick, written.created_tick)
+    np.testing.assert_array_equal(read.impressions, written.impressions)
+    assert read.ping_ids(np.arange(4)) == list(written.ping_ids)
+    assert read.creator_ids(np.arange(4)) == ["creator-10", "u", "creator-10", "creator-10"]
+    block = read.block(np.arange(4))
+    for name in ("values", "creator", "facets", "country", "language"):
+        np.testing.assert_array_equal(getattr(block, name), getattr(written.pings, name))
+
+
+def test_every_column_begins_at_a_multiple_of_64() -> None:
+    read = Snapshot.open(GOLDEN)
+    for column in (read.numbers, read.values, read.creator, read.country):
+        assert column.ctypes.data % 64 == 0
+
+
+def test_ids_are_found_both_ways(snapshot: Snapshot) -> None:
+    for row, ping_id in enumerate(content().ping_ids):
+        assert snapshot.ping_id(row) == ping_id
+        assert snapshot.row_of_ping(ping_id) == row
+        assert snapshot.creator_id(row) == ("u" if row == 1 else "creator-10")
+    assert snapshot.creator_number("u") == 20
+    assert snapshot.creator_number("creator-without-pings") == 30
+
+
+def test_unknown_ids_and_numbers_have_no_row(snapshot: Snapshot) -> None:
+    assert snapshot.row_of_ping("nobody") == -1
+    assert snapshot.creator_number("nobody") is None
+    assert snapshot.rows_of_numbers(np.array([9, 5, 4, 0], np.uint32)).tolist() == [2, -1, 1, -1]
+
+
+def test_many_ids_are_found_as_each_one_is(snapshot: Snapshot) -> None:
+    wanted = ["d" * 128, "nobody", "a", "a", "c.c"]
+    assert snapshot.rows_of_pings(wanted).tolist() == [snapshot.row_of_ping(w) for w in wanted]
+    assert snapshot.rows_of_pings([]).tolist() == []
+
+
+def test_ids_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pingfeed.snapshot._digest", lambda _value: b"the same")
+    read = Snapshot(write(content()))
+    assert read.rows_of_pings([*content().ping_ids, "nobody"]).tolist() == [0, 1, 2, 3, -1]
+
+
+def test_a_creators_pings_come_newest_first(snapshot: Snapshot) -> None:
+    assert snapshot.newest_of(10, 10).tolist() == [2, 3, 0]
+    assert snapshot.newest_of(10, 2).tolist() == [2, 3]
+    assert snapshot.newest_of(20, 10).tolist() == [1]
+    assert snapshot.newest_of(30, 10).tolist() == []
+    assert snapshot.newest_of(31, 10).tolist() == []
+
+
+def test_lists_keep_their_order_and_an_absent_one_is_empty(snapshot: Snapshot) -> None:
+    assert snapshot.listed("fresh").tolist() == [2, 3, 1, 0]
+    assert snapshot.listed("fresh", 2).tolist() == [2, 3]
+    assert snapshot.listed("trending:DE").tolist() == [3]
+    assert snapshot.listed("evergreen").tolist() == []
+    assert snapshot.listed("trending:FR").tolist() == []
+
+
+def test_a_snapshot_without_pings_answers_nothing() -> None:
+    none, full = np.empty(0, np.uint32), content()
+    pings = PingBlock(np.empty((0, 2), np.float32), none, np.empty((0, 1, FACET_WIDTH), np.uint32), none, none)
+    empty = replace(full, ping_ids=[], numbers=none, created_tick=none, impressions=none, pings=pings, lists={})
+    read = Snapshot(write(replace(empty, creator_ids={})))
+    assert len(read) == 0
+    assert read.rows_of_numbers(np.array([3], np.uint32)).tolist() == [-1]
+    assert read.rows_of_pings(["a"]).tolist() == [-1]
+    assert read.row_of_ping("a") == -1
+    assert read.creator_number("u") is None
+    assert read.newest_of(10, 3).tolist() == []
+
+
+def test_another_digest_is_refused() -> None:
+    with pytest.raises(FormatError, match="feature digest"):
+        Snapshot.open(GOLDEN, "ff66554433221100")
+
+
+def test_every_cut_is_refused(tmp_path: Path) -> None:
+    data = write(content())
+    end = max(i for i, byte in enumerate(data) if byte)  # what follows is padding
+    path = tmp_path / "snapshot.bin"
+    for length in {*range(0, end, 97), 0, 8, 15, 16, end}:
+        path.write_bytes(data[:length])
+        with pytest.raises(FormatError):
+            Snapshot.open(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{}",
+        b"not json",
+        b'{"tick":1,"digest":"","facets":[],"columns":{},"lists":{}}',
+        b'{"tick":1,"digest":"","facets":[],"columns":{"number":["no type",[1],0]},"lists":{}}',
+        b'{"tick":1,"digest":"","facets":[],"columns":{"number":["<u4",[99999999],0]},"lists":{}}',
+    ],
+)
+def test_a_damaged_header_is_refused(header: bytes) -> None:
+    with pytest.raises(FormatError):
+        Snapshot(MAGIC + len(header).to_bytes(8, "little") + header)
+
+
+def test_a_list_of_rows_that_are_not_there_is_refused() -> None:
+    with pytest.raises(FormatError, match="a row that is not there"):
+        Snapshot(write(replace(content(), lists={"fresh": [4]})))
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    with pytest.raises(FormatError, match="one length"):
+        Snapshot(write(replace(content(), impressions=np.zeros(3, np.uint32))))
+
+
+def test_another_version_is_refused() -> None:
+    data = bytearray(write(content()))
+    data[7] = 2
+    with pytest.raises(FormatError, match="not a snapshot"):
+        Snapshot(bytes(data))
