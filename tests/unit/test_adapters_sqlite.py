@@ -18,6 +18,7 @@ from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.clock import DAY_MS, HOUR_MS
 from pingfeed.errors import FormatError, Unavailable
+from pingfeed.local import sqlite as local_sqlite
 from pingfeed.local.sqlite import Database, Sweep
 from pingfeed.packet import TTL_S
 from pingfeed.signals import STATE_TTL_MS, Act, Engagement, UserState
@@ -104,7 +105,7 @@ async def test_a_refusing_disk_fails_everything_that_waits_and_recovers_by_itsel
 async def test_a_lock_that_is_never_given_back_is_unavailable_and_recovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_WRITE_WAIT_MS", 20)
+    monkeypatch.setattr(local_sqlite, "_WRITE_WAIT_MS", 20)
     database = Database(tmp_path / "notes.sqlite", SCHEMA, durable=False)
     greedy = sqlite3.connect(database.path, isolation_level=None)
     greedy.execute("BEGIN IMMEDIATE")
