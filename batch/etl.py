@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch import catalogue, collaborative, day_state
+from batch.landing import wait_for_landing
 from batch.learn import Learner
 from batch.ledger import Manifest
 from batch.point_in_time import PointInTime
@@ -15,6 +16,7 @@ from batch.wiring import Batch
 
 def etl(batch: Batch, tick: int) -> Manifest:
     """Run the night as of `tick`. Running it again changes nothing."""
+    wait_for_landing(batch, tick)
     learner = Learner(batch.tables, batch.engine, batch.ticks, batch.progress)
     manifest = learner.run(tick, batch.clock(), everything=True)
     with batch.progress.step("states at the beginning of each day"):

@@ -1,19 +1,20 @@
 """Ticks on the quarter-hour, the night at its hour: one process, one thing at a time.
 
 Only the latest tick that was missed is caught up: it learns all that landed meanwhile. The night runs etl, train and a
-tick for everyone, once a day, at the first tick at or after the configured hour (UTC).
+tick for everyone, at the first tick at or after the configured hour (UTC) of a day on which nobody has trained since
+that hour: a restart neither repeats a night nor loses one.
 """
 
 import logging
 import threading
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from batch import tick as ticking
 from batch.etl import etl
 from batch.lease import lease
-from batch.train import train
+from batch.train import last_trained, train
 from batch.wiring import Batch
+from pingfeed.clock import DAY_MS, HOUR_MS
 from pingfeed.errors import PingfeedError
 
 _LOG = logging.getLogger(__name__)
@@ -26,7 +27,6 @@ class Schedule:
 
     batch: Batch
     last_tick: int | None = None
-    last_night: int | None = None
 
     def due(self) -> int | None:
         """The tick that is running now if it was not run yet; None otherwise.
@@ -38,12 +38,14 @@ class Schedule:
         return tick if self.last_tick is None or tick > self.last_tick else None
 
     def night_is_due(self, tick: int) -> bool:
-        """Whether the night belongs to this tick: the first at or after its hour on a day that had none."""
-        start = datetime.fromtimestamp(self.batch.ticks.start_ms(tick) / 1000, UTC)
-        return start.hour >= self.batch.settings.night_hour and self.batch.ticks.day(tick) != self.last_night
+        """Whether the night belongs to this tick: its hour has come, and nobody has trained since."""
+        ticks = self.batch.ticks
+        hour_began = ticks.of(ticks.day(tick) * DAY_MS + self.batch.settings.night_hour * HOUR_MS)
+        trained = last_trained(self.batch)
+        return tick >= hour_began and (trained is None or trained < hour_began)
 
     def run_once(self, *, night: bool | None = None) -> int | None:
-        """Run what is due; the tick that was run. A failure is logged, and tried again with the next tick."""
+        """Run what is due; the tick that was run. Raises what a step raises."""
         tick = self.due()
         if tick is None:
             return None
@@ -52,7 +54,6 @@ class Schedule:
             if nightly:
                 etl(self.batch, tick)
                 _LOG.info("trained", extra={"outcome": train(self.batch, tick).sentence})
-                self.last_night = self.batch.ticks.day(tick)
             done = ticking.run(self.batch, tick, everyone=nightly)
         self.last_tick = tick
         _LOG.info("tick", extra=vars(done))
@@ -60,12 +61,15 @@ class Schedule:
 
     def run_forever(self, stop: threading.Event) -> None:
         """Run until `stop` is set; looks twice a second whether a tick has begun."""
-        # The night of a day on which the process starts late is not made up for: demo and restarts begin with a tick.
-        self.last_night = self.batch.ticks.day(self.batch.ticks.of(self.batch.clock()))
         while not stop.is_set():
             try:
                 self.run_once()
             except PingfeedError as error:
-                self.last_tick = self.due() or self.last_tick
-                _LOG.error("a tick failed; the next one takes over", extra={"error": error.message})
+                self._give_up(error)
             stop.wait(0.5)
+
+    def _give_up(self, error: PingfeedError) -> None:
+        """Leave the tick to the next one, unless trying again can help (somebody trains by hand, say)."""
+        if not error.retryable:
+            self.last_tick = self.due() or self.last_tick
+            _LOG.error("a tick failed; the next one takes over", extra={"error": error.message})

@@ -14,9 +14,12 @@ from batch.wiring import Batch
 from pingfeed.errors import NotFound
 from pingfeed.features import PING
 from pingfeed.model import Pointer, pointer_key, snapshot_key
+from pingfeed.ports import Artifacts
 from pingfeed.snapshot import SnapshotContent, write
 
 _LIST = 500
+_KEPT = 8
+_INDEX = "snapshots/index.json"
 _COLUMN = {feature.name: index for index, feature in enumerate(PING)}
 
 
@@ -96,8 +99,22 @@ async def _publish(batch: Batch, content: SnapshotContent) -> None:
         if live is None or int(live.current) < content.tick:
             pointer = Pointer(str(content.tick), live.current if live else None)
             await artifacts.put(key, msgspec.json.encode(pointer))
+        await _keep_newest(artifacts, content.tick)
     finally:
         await artifacts.close()
+
+
+async def _keep_newest(artifacts: Artifacts, tick: int) -> None:
+    """Delete all but the newest snapshots: 96 a day would fill a disk, and what is older can be made again (`--at`)."""
+    try:
+        known = msgspec.json.decode(await artifacts.get(_INDEX), type=list[int])
+    except NotFound:
+        known = []
+    ticks = sorted({*known, tick})
+    for old in ticks[:-_KEPT]:
+        for name in ("snapshot.bin", "manifest.json"):
+            await artifacts.delete(snapshot_key(old, name))
+    await artifacts.put(_INDEX, msgspec.json.encode(ticks[-_KEPT:]))
 
 
 def published_before(batch: Batch, tick: int) -> int | None:

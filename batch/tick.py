@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from batch import catalogue, day_state, packets, snapshot
+from batch.landing import wait_for_landing
 from batch.learn import Learner
 from batch.point_in_time import PointInTime
 from batch.wiring import Batch
-from pingfeed.delivery.landing import wait_landed
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TickDone:
 
 def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
     """Run tick `tick`; again, it publishes the same. `everyone` refreshes all users of 30 days."""
-    waiting = _wait(batch, tick)
+    waiting = wait_for_landing(batch, tick)
     manifest = Learner(batch.tables, batch.engine, batch.ticks, batch.progress).run(tick, batch.clock())
     day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
     known = catalogue.load(batch.tables, batch.engine, batch.ticks)
@@ -41,10 +41,3 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
             sizes += [len(packet) for packet in made.values()]
     p95 = sorted(sizes)[int(0.95 * (len(sizes) - 1))] if sizes else 0
     return TickDone(tick, manifest.kept, len(content.numbers), len(sizes), p95, waiting)
-
-
-def _wait(batch: Batch, tick: int) -> int:
-    """Wait until all that was acknowledged before the tick has landed, twice the services' flush interval at most."""
-    seconds = 2 * batch.settings.sink_flush_seconds + 5
-    with batch.progress.step("waiting for what was acknowledged to land"):
-        return wait_landed(batch.settings.spool_dir, batch.ticks.start_ms(tick), seconds)

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 import lightgbm
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,6 +44,7 @@ PARAMS: Final[dict[str, Any]] = {
     "verbosity": -1,
 }
 _ROUNDS: Final = 200
+_TRAINED: Final = "ticks/trained.json"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,19 @@ class _Part:
 
 def train(batch: Batch, tick: int, *, days: int = DAYS) -> Outcome:
     """Train on what was known at `tick`, store the model, put it live if the gate lets it."""
+    outcome = _train(batch, tick, days)
+    batch.tables.lake.write(_TRAINED, msgspec.json.encode({"tick": tick}))
+    return outcome
+
+
+def last_trained(batch: Batch) -> int | None:
+    """The tick of the latest training, None if there was none."""
+    if _TRAINED not in batch.tables.lake.list("ticks"):
+        return None
+    return int(msgspec.json.decode(batch.tables.lake.read(_TRAINED))["tick"])
+
+
+def _train(batch: Batch, tick: int, days: int) -> Outcome:
     rows = training_set.collect(batch, tick, days)
     engaged = _engaged_requests(rows)
     if engaged < MIN_ENGAGED_REQUESTS:

@@ -90,7 +90,11 @@ class _Library:
         spec = importlib.util.find_spec("lightgbm")
         if spec is None or not spec.submodule_search_locations:
             raise NotFound("LightGBM is not installed; install pingfeed[feed]")
-        self._dll = ctypes.CDLL(str(Path(spec.submodule_search_locations[0], "lib", "lib_lightgbm.so")))
+        # .so on Linux, .dylib on macOS
+        found = sorted(Path(spec.submodule_search_locations[0], "lib").glob("lib_lightgbm.*"))
+        if not found:
+            raise NotFound("the installed LightGBM has no shared library")
+        self._dll = ctypes.CDLL(str(found[0]))
         self._dll.LGBM_GetLastError.restype = ctypes.c_char_p
 
     def call(self, name: str, *arguments: object) -> None:

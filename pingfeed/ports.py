@@ -76,6 +76,9 @@ class Artifacts(Protocol):
     async def fetch(self, key: str) -> Path:
         """A local file with the artifact's bytes, to be mapped; NotFound if there is none."""
 
+    async def delete(self, key: str) -> None:
+        """Remove an artifact; absent is fine. What a reader has mapped stays readable to it."""
+
     async def check(self) -> None:
         """Raise Unavailable with a sentence if the store does not answer."""
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from pingfeed.errors import NotFound, Unavailable
-from pingfeed.local.files import below, make_folder, reading, write_whole, writing
+from pingfeed.local.files import below, make_folder, reading, remove, write_whole, writing
 from pingfeed.settings import url_path
 
 
@@ -33,6 +33,12 @@ class FileArtifacts:
         if not await asyncio.to_thread(path.is_file):
             raise NotFound(f"{key} does not exist")
         return path
+
+    async def delete(self, key: str) -> None:
+        """Remove an artifact's file; absent is fine."""
+        path = below(self._root, key)
+        with writing(key):
+            await asyncio.to_thread(remove, path)
 
     async def check(self) -> None:
         """Raise Unavailable if the folder cannot be read."""

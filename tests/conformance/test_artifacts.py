@@ -60,6 +60,16 @@ async def test_a_fetched_file_keeps_its_bytes_while_it_is_open(artifacts: Artifa
         assert file.read() == b"before"
 
 
+async def test_what_was_deleted_is_not_found_and_stays_readable_where_it_was_mapped(artifacts: Artifacts) -> None:
+    await artifacts.put("snapshots/1/snapshot.bin", b"mapped")
+    with (await artifacts.fetch("snapshots/1/snapshot.bin")).open("rb") as held:
+        await artifacts.delete("snapshots/1/snapshot.bin")
+        assert held.read() == b"mapped"
+    with pytest.raises(NotFound):
+        await artifacts.get("snapshots/1/snapshot.bin")
+    await artifacts.delete("snapshots/1/snapshot.bin")
+
+
 async def test_a_reader_sees_the_old_bytes_or_the_new(artifacts: Artifacts) -> None:
     versions = [bytes([n]) * 200_000 for n in range(8)]
     await artifacts.put("pointers/d/model.json", versions[0])

@@ -162,3 +162,7 @@ class MemoryArtifacts(Fake):
         path = self.folder / f"{len(self.gets)}-{key.replace('/', '-')}"
         await asyncio.to_thread(path.write_bytes, data)
         return path
+
+    async def delete(self, key: str) -> None:
+        await self._called()
+        self.data.pop(key, None)

@@ -1,6 +1,8 @@
 """A small simulated world through etl, train and tick: what comes out, and that doing it again changes nothing."""
 
 import asyncio
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,8 @@ from batch.lease import lease
 from batch.models import live_ranker
 from batch.packets import users_to_refresh
 from batch.schedule import Schedule
-from batch.train import MIN_ENGAGED_REQUESTS, train
+from batch.train import MIN_ENGAGED_REQUESTS, last_trained, train
 from batch.wiring import Batch, build
-from pingfeed.clock import DAY_MS
 from pingfeed.errors import Busy, FormatError, InvalidInput, NotFound
 from pingfeed.model import Pointer, pointer_key, snapshot_key
 from pingfeed.packet import MAX_CANDIDATES, decode
@@ -123,6 +124,15 @@ def test_the_snapshot_holds_the_servable_pings_in_order(home: Path) -> None:
     assert (np.diff(newest.astype(np.int64)) <= 0).all()
 
 
+def test_only_the_newest_snapshots_are_kept(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
+    for at in range(10):
+        world.time.now_ms = (FIRST + at) * TICK_MS + 5_000
+        tick.run(world.batch, FIRST + at)
+    kept = sorted(path.parent.name for path in (tmp_path / "artifacts").rglob("snapshot.bin"))
+    assert kept == [str(FIRST + at) for at in range(2, 10)]
+
+
 def test_only_users_with_new_events_are_refreshed(home: Path) -> None:
     batch = _batch(home, END)
     assert snapshot.published_before(batch, END + 1) == END
@@ -185,7 +195,6 @@ def _plan(home: Path, now: list[int]) -> Schedule:
 def test_the_schedule_runs_each_tick_once_and_catches_up_only_the_latest(tmp_path: Path) -> None:
     now = [FIRST * TICK_MS + 60_000]
     plan = _plan(tmp_path, now)
-    plan.last_night = FIRST // 96
     assert plan.run_once() == FIRST
     assert plan.run_once() is None
     now[0] += 5 * TICK_MS
@@ -202,16 +211,33 @@ def test_a_tick_is_not_due_in_its_first_moment(tmp_path: Path) -> None:
     assert plan.due() == FIRST
 
 
-def test_the_night_is_the_first_tick_at_or_after_its_hour_once_a_day(tmp_path: Path) -> None:
-    plan = _plan(tmp_path, [0])
-    plan.last_night = FIRST // 96 - 1
-    hour = 4
-    assert [plan.night_is_due(FIRST + at) for at in (0, 3 * hour - 1, 3 * hour, 3 * hour + 1)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
-    plan.last_night = FIRST // 96
-    assert not plan.night_is_due(FIRST + 3 * hour + 1)
-    assert DAY_MS // TICK_MS == 96
+def test_the_night_is_the_first_tick_at_or_after_its_hour_until_somebody_has_trained(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, [FIRST * TICK_MS])
+    night = FIRST + 3 * 4
+    assert [plan.night_is_due(tick) for tick in (FIRST, night - 1, night, night + 40)] == [False, False, True, True]
+    train(plan.batch, night)
+    assert [plan.night_is_due(tick) for tick in (night, night + 40, night + 96)] == [False, False, True]
+
+
+def test_a_restart_neither_repeats_a_night_nor_loses_one(tmp_path: Path) -> None:
+    now = [(FIRST + 20) * TICK_MS + 60_000]
+    assert last_trained(_plan(tmp_path, now).batch) is None
+    assert _plan(tmp_path, now).run_once() == FIRST + 20
+    assert last_trained(_plan(tmp_path, now).batch) == FIRST + 20
+    assert not _plan(tmp_path, now).night_is_due(FIRST + 21)
+
+
+def test_a_tick_that_finds_the_lake_busy_is_tried_again_and_not_skipped(tmp_path: Path) -> None:
+    now = [FIRST * TICK_MS + 60_000]
+    plan = _plan(tmp_path, now)
+    stop = threading.Event()
+    with lease(tmp_path):
+        runner = threading.Thread(target=plan.run_forever, args=(stop,))
+        runner.start()
+        stop.wait(0.7)  # at least one attempt finds it busy; more time changes nothing
+    deadline = time.monotonic() + 30
+    while plan.last_tick is None and time.monotonic() < deadline:
+        stop.wait(0.05)
+    stop.set()
+    runner.join()
+    assert plan.last_tick == FIRST
