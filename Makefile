@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint types lock openapi digest clean
+.PHONY: help install demo test lint types bench lock openapi digest clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	@$(BIN)/mypy
+
+bench: $(VENV)/.dev ## how fast the services answer, beside a floor measured in the same run
+	@$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
 
 lock: ## resolve the locks anew from pyproject.toml (needs uv)
 	@for name in local dev; do \
