@@ -158,23 +158,13 @@ def run(requests: int, connections: int) -> list[tuple[Measured, Measured]]:
 
 def show(pairs: list[tuple[Measured, Measured]]) -> None:
     table = Table("service", "p50 ms", "p95 ms", "p99 ms", "requests/s", "server CPU us a request", title="Serving")
-    for pair in pairs:
-        for one in pair:
-            numbers = (one.p50_ms, one.p95_ms, one.p99_ms)
-            table.add_row(
-                one.name, *(f"{n:.2f}" for n in numbers), f"{one.requests_per_s:,.0f}", f"{one.cpu_us_per_request:,.0f}"
-            )
-        service, floor = pair
-        ratio = floor.cpu_us_per_request / service.cpu_us_per_request
-        table.add_row(
-            f"  floor / {service.name}",
-            f"{floor.p50_ms / service.p50_ms:.2f}",
-            "",
-            "",
-            "",
-            f"{ratio:.2f}",
-            end_section=True,
-        )
+    for service, floor in pairs:
+        for one in (service, floor):
+            milliseconds = [f"{value:.2f}" for value in (one.p50_ms, one.p95_ms, one.p99_ms)]
+            table.add_row(one.name, *milliseconds, f"{one.requests_per_s:,.0f}", f"{one.cpu_us_per_request:,.0f}")
+        latency = service.p50_ms / floor.p50_ms
+        cpu = service.cpu_us_per_request / floor.cpu_us_per_request
+        table.add_row("  times the floor", f"{latency:.1f}", "", "", "", f"{cpu:.1f}", end_section=True)
     Console().print(table)
 
 
