@@ -4,6 +4,7 @@ Routes take a Request and return a Response, so FastAPI sees no models. They say
 `answer`; `install` puts the structs' schemas under `components`.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -53,6 +54,12 @@ def body(type_: Any, examples: Mapping[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
+def _tidy(component: dict[str, Any]) -> dict[str, Any]:
+    """Docstrings without their indentation, which Python itself takes off only from 3.13 on."""
+    described = component.get("description")
+    return component | {"description": inspect.cleandoc(described)} if described else component
+
+
 def install(app: FastAPI, types: Sequence[Any] = ()) -> None:
     """Publish these types' schemas, and everything that they refer to, with the app's own."""
     generated = app.openapi
@@ -61,7 +68,7 @@ def install(app: FastAPI, types: Sequence[Any] = ()) -> None:
         document = generated()
         _, components = msgspec.json.schema_components([ErrorBody, *types], ref_template=_TEMPLATE)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas.update(components)
+        schemas.update({name: _tidy(component) for name, component in components.items()})
         # FastAPI adds these for its own 422, which `errors.py` replaces.
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
