@@ -5,13 +5,15 @@ are candidates of every feed; so a follow, or the likes of many, needs no batch 
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Final
+
+import numpy as np
 
 from feed_api.offer import FOLLOWED, TRENDING, Offer, merged, nothing, offer
 from feed_api.pool import Pool
 from feed_api.state import FeedState
-from pingfeed.snapshot import Rows
+from pingfeed.snapshot import Snapshot
 
 LATEST_FOLLOWS: Final = 16
 NEWEST_OF_EACH: Final = 3
@@ -20,21 +22,26 @@ HOT_JOINED: Final = 10
 
 def hydrate(state: FeedState) -> None:
     """Fill `pool`: packet order first, then the newest of the followed, then what is hot."""
-    offers = [_packet(state)]
-    offers += [offer(rows, FOLLOWED) for rows in followed_newest(state, NEWEST_OF_EACH)]
+    offers = [_packet(state), followed_newest(state, NEWEST_OF_EACH)]
     if state.hot:
         offers.append(offer(state.hot.rows[:HOT_JOINED], TRENDING))
     state.pool = Pool.of(state.snapshot, merged(offers))
     state.offered.update(state.pool.rows.tolist())
 
 
-def followed_newest(state: FeedState, limit: int) -> Iterator[Rows]:
-    """The newest rows of each creator followed lately, the latest follow first."""
+def followed_newest(state: FeedState, limit: int) -> Offer:
+    """The newest of each creator followed lately, the latest follow first."""
     follows = ((at_ms, creator_id) for creator_id, at_ms in state.recent.follows.items() if at_ms > 0)
-    for _, creator_id in heapq.nlargest(LATEST_FOLLOWS, follows):
-        number = state.snapshot.creator_number(creator_id)
-        if number is not None:
-            yield state.snapshot.newest_of(number, limit)
+    latest = [creator_id for _, creator_id in heapq.nlargest(LATEST_FOLLOWS, follows)]
+    numbers = [number for number in map(state.snapshot.creator_number, latest) if number is not None]
+    return newest(state.snapshot, numbers, limit, FOLLOWED)
+
+
+def newest(snapshot: Snapshot, creators: Sequence[int], limit: int, bit: int) -> Offer:
+    """The newest of each of these creator numbers, as one source offers them."""
+    if not creators:
+        return nothing()
+    return offer(np.concatenate([snapshot.newest_of(number, limit) for number in creators]), bit)
 
 
 def _packet(state: FeedState) -> Offer:

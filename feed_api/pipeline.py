@@ -81,6 +81,12 @@ class Pipeline:
         self._count(state)
         return answer
 
+    def warm_up(self, now_ms: int) -> None:
+        """Rank once for nobody: what loads at its first use (memory, numpy, the model) keeps no user waiting."""
+        state = self._begin(FeedRequest("warm-up", "warm-up", limit=10, now_ms=now_ms))
+        for stage in STAGES:
+            stage(state)
+
     def _begin(self, request: FeedRequest) -> FeedState:
         state = FeedState(
             request=request,

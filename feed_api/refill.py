@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from feed_api.filter import barrier, filtered
-from feed_api.hydrate import followed_newest
-from feed_api.offer import ENGAGED_CREATOR, EVERGREEN, FOLLOWED, FRESH, TRENDING, Offer, merged, nothing, offer
+from feed_api.hydrate import followed_newest, newest
+from feed_api.offer import ENGAGED_CREATOR, EVERGREEN, FRESH, TRENDING, Offer, merged, offer
 from feed_api.pool import Pool
 from feed_api.state import FeedState
 from pingfeed.features import place_name
@@ -55,11 +55,11 @@ def _offers(state: FeedState) -> Iterator[Offer]:
 
 def _creators(state: FeedState) -> Offer:
     """The newest of followed creators, then of those whom the packet says the user likes most."""
-    offers = [offer(rows, FOLLOWED) for rows in followed_newest(state, OF_EACH_CREATOR)]
-    order = np.argsort(-state.user.creator_affinity)[:STRONGEST]
-    for number in state.user.creators[order[state.user.creator_affinity[order] > 0]].tolist():
-        offers.append(offer(state.snapshot.newest_of(number, OF_EACH_CREATOR), ENGAGED_CREATOR))
-    return merged(offers) if offers else nothing()
+    affinity = state.user.creator_affinity
+    strongest = np.argsort(-affinity)[:STRONGEST]
+    liked = state.user.creators[strongest[affinity[strongest] > 0]].tolist()
+    engaged = newest(state.snapshot, liked, OF_EACH_CREATOR, ENGAGED_CREATOR)
+    return merged([followed_newest(state, OF_EACH_CREATOR), engaged])
 
 
 def _trending(state: FeedState) -> Offer:

@@ -32,6 +32,8 @@ class Fake:
     before: Callable[[], None] | None = None
     """Runs before each call answers."""
     closed: bool = False
+    cancelled: int = 0
+    """Calls that were given up while they hung."""
 
     async def check(self) -> None:
         if self.down:
@@ -41,10 +43,15 @@ class Fake:
         self.closed = True
 
     async def _called(self) -> None:
+        await asyncio.sleep(0)  # as a store would, let others run
         if self.before:
             self.before()
-        while self.hangs:  # noqa: ASYNC110 - a test lets go of it by setting a plain flag
-            await asyncio.sleep(0.005)
+        try:
+            while self.hangs:  # noqa: ASYNC110 - a test lets go of it by setting a plain flag
+                await asyncio.sleep(0.005)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
         await Fake.check(self)
 
 
@@ -110,7 +117,7 @@ class MemorySignals(Fake):
                 del self.deleted[ping_id]
             return
         data, written_ms = self.states.get(act.user_id, (None, 0))
-        state = UserState.decode(data)
+        state = UserState.decode(data if written_ms > act.at_ms - STATE_TTL_MS else None)
         state.apply(act)
         self.states[act.user_id] = state.encode(), max(written_ms, act.at_ms)
 

@@ -40,6 +40,17 @@ def _break(store: Fake, how: str) -> None:
         store.hangs = True
 
 
+async def test_a_late_read_is_given_up(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(200), LISTS, FEED_BUDGET_MS="50") as world:
+        world.candidates.hangs = True
+        await world.feed()
+
+        async def given_up() -> bool:
+            return world.candidates.cancelled == 1
+
+        await until(given_up)
+
+
 async def test_without_signals_their_real_time_features_are_unknown(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         await world.act("follow", "c1")
@@ -153,9 +164,10 @@ async def test_a_ranker_that_fails_means_packet_order(
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         order = shuffled(100)
         world.give("u", packet_bytes(order))
-        feed = await world.feed()
+        feed = await world.feed(explain=True)
         assert feed["degraded"] == ["model"]
         assert ping_ids(feed) == [f"p{i:03d}" for i in order[:10]]
+        assert all(item["explain"]["score"] is None and not item["explain"]["boosts"] for item in feed["items"])
 
 
 async def test_features_that_fail_mean_packet_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,238 @@
+"""What a served feed leaves behind: the logged event, the `served` act, and neither when there is nothing to tell."""
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from feed_api.features import hour_of
+from pingfeed.delivery.delivery import Delivery
+from pingfeed.events import COLUMNS, FeedServed, Row
+from pingfeed.features import REALTIME, SOURCES, Float32, assemble
+from pingfeed.model import model_key
+from pingfeed.packet import decode, unknown_user, user_block
+from pingfeed.snapshot import Snapshot
+from tests.unit.fakes import MemorySink
+from tests.unit.feed_world import (
+    FEATURES,
+    TICK,
+    Ping,
+    World,
+    feed_world,
+    packet_bytes,
+    ping_ids,
+    snapshot_bytes,
+    until,
+    user_part,
+)
+from tests.unit.small_model import manifest, train
+
+PINGS = [Ping(f"p{i:03d}", i % 20, (i % 7, 10 + i % 3), 1 - i / 10_000, impressions=i) for i in range(200)]
+LISTS = {"trending:DE": range(120, 130), "evergreen": range(130, 150), "fresh": range(150, 180)}
+PACKET = packet_bytes(range(100), user=user_part(creators={1: 0.5, 3: -0.5}, topics={2: 0.25, 11: 1.0}))
+
+
+async def busy(world: World) -> None:
+    """A user about whom every group of features knows something."""
+    world.give("u", PACKET)
+    await world.act("follow", "c3", "c7")
+    await world.act("engaged", "p160", "p161", "p161")
+    await world.act("seen", "p001", "p002")
+    await world.likes("p170", users=12)
+    await world.likes("p010", users=5)
+
+    async def hot() -> bool:
+        return "p170" in ping_ids(await world.feed(limit=50))
+
+    await until(hot)
+
+
+async def test_the_row_says_what_was_shown_by_what_and_with_which_values(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, PINGS, LISTS) as world:
+        await busy(world)
+        feed = await world.feed(explain=True)
+        row = await world.served_row(feed["request_id"])
+        assert row["event_type"] == "feed_served"
+        assert row["user_id"] == "u"
+        assert row["country"] == "DE"
+        assert row["received_ms"] == row["timestamp_ms"] == world.time.now_ms
+        assert (row["snapshot_tick"], row["packet_tick"]) == (TICK, TICK - 1)
+        assert "model_id" not in row
+        assert row["served_pings"] == ping_ids(feed)
+        explained = [item["explain"] for item in feed["items"]]
+        for bits, why in zip(row["served_sources"], explained, strict=True):
+            assert [name for bit, name in enumerate(SOURCES) if bits >> bit & 1] == why["sources"]
+        assert row["served_scores"] == [why["features"]["retrieval_score"] for why in explained]
+        names = [feature.name for feature in REALTIME]
+        assert row["served_realtime"] == [why["features"][name] for why in explained for name in names]
+        assert row["served_propensities"] == [1.0] * 10
+        assert "matrix" not in row
+
+
+async def test_the_row_fits_the_one_schema(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, PINGS, LISTS, LOG_MATRIX_SHARE="1") as world:
+        await busy(world)
+        row = await world.served_row((await world.feed())["request_id"])
+        assert set(row) <= {column.name for column in COLUMNS}
+        assert set(row) <= {"event_type", *FeedServed.__struct_fields__}
+
+
+def recomputed(row: Row, now_ms: int, packet: bytes | None) -> Float32:
+    """The logged matrix as offline recomputation gets it: from the snapshot, the packet, and what the row logged."""
+    snapshot = Snapshot(snapshot_bytes(PINGS, LISTS))
+    found = decode(packet, FEATURES.digest) if packet else None
+    user = found.user if found and found.user else unknown_user(FEATURES)
+    rows = snapshot.rows_of_pings(row["served_pings"])
+    scores = np.array([np.nan if s is None else s for s in row["served_scores"]], np.float32)
+    realtime = np.array([np.nan if v is None else v for v in row["served_realtime"]], np.float32)
+    return assemble(
+        FEATURES,
+        snapshot.block(rows),
+        user_block(user, len(rows)),
+        np.full(len(rows), hour_of(now_ms), np.float32),
+        np.array(row["served_sources"], np.uint8),
+        scores,
+        realtime.reshape(len(rows), len(REALTIME)),
+    )
+
+
+@pytest.mark.parametrize("user_id", ["u", "stranger"])
+async def test_the_logged_matrix_is_what_assemble_makes_of_the_logged_values(tmp_path: Path, user_id: str) -> None:
+    async with feed_world(tmp_path, PINGS, LISTS, LOG_MATRIX_SHARE="1", EXPLORE_SHARE="1") as world:
+        await busy(world)
+        for _ in range(5):
+            feed = await world.feed(user_id)
+            row = await world.served_row(feed["request_id"])
+            matrix = np.frombuffer(base64.b64decode(row["matrix"]), "<f4").reshape(-1, len(FEATURES.names))
+            assert len(matrix) == len(row["matrix_pings"]) >= 100
+            assert len(set(row["matrix_pings"])) == len(matrix)
+            logged = matrix[[row["matrix_pings"].index(ping_id) for ping_id in row["served_pings"]]]
+            packet = PACKET if user_id == "u" else None
+            np.testing.assert_array_equal(logged, recomputed(row, row["timestamp_ms"], packet))
+
+
+async def test_only_a_share_of_requests_logs_its_matrix(tmp_path: Path) -> None:
+    ids = iter(range(10**6))
+    fixed: dict[str, Any] = {"make_id": lambda _now_ms: f"00000000-0000-7000-8000-{next(ids):012d}"}
+    async with feed_world(tmp_path, PINGS, LISTS, LOG_MATRIX_SHARE="0.3", **fixed) as world:
+        for _ in range(200):
+            feed = await world.feed()
+        await world.served_row(feed["request_id"])
+        logged = sum("matrix" in row for row in world.spooled())
+        assert 35 <= logged <= 85
+
+
+async def test_a_stranger_is_logged_without_a_packet_tick(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, PINGS, LISTS) as world:
+        row = await world.served_row((await world.feed("stranger"))["request_id"])
+        assert "packet_tick" not in row
+        assert "country" not in row
+        assert row["served_scores"] == [None] * 10
+
+
+async def test_the_live_model_is_logged(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, PINGS, LISTS) as world:
+        world.artifacts.data[model_key("m1", "model.txt")] = train().model_to_string().encode()
+        world.artifacts.data[model_key("m1", "manifest.json")] = manifest()
+        world.point("model", "m1")
+
+        async def live() -> bool:
+            return bool((await world.feed())["model_id"] == "m1")
+
+        await until(live)
+        feed = await world.feed()
+        assert feed["degraded"] == []
+        assert (await world.served_row(feed["request_id"]))["model_id"] == "m1"
+
+
+async def test_the_served_act_is_applied_before_the_answer(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, PINGS, LISTS) as world:
+        feed = await world.feed()
+        state = (await world.signals.read("u", world.time.now_ms)).state
+        assert [(s.request_id, s.pings) for s in state.served] == [(feed["request_id"], ping_ids(feed))]
+
+
+async def test_an_act_is_applied_once_where_it_was_in_time(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, PINGS, LISTS) as world:
+        feed = await world.feed()
+        await world.served_row(feed["request_id"])
+    assert [act.kind for act in world.signals.applied] == ["served"]
+
+
+async def test_an_act_that_failed_is_applied_with_the_spool(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, PINGS, LISTS) as world:
+        world.signals.down = "out of order"
+        feed = await world.feed()
+        assert len(feed["items"]) == 10
+        await world.served_row(feed["request_id"])
+        assert await world.metric("pingfeed_feed_served_act_failures_total") == 1
+        world.signals.down = ""
+
+        async def applied() -> bool:
+            return bool((await world.signals.read("u", world.time.now_ms)).state.served)
+
+        await until(applied)
+
+
+async def test_an_act_that_is_late_does_not_hold_the_answer_up(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, PINGS, LISTS, FEED_BUDGET_MS="20") as world:
+        world.signals.hangs = True
+        feed = await world.feed()
+        assert len(feed["items"]) == 10
+        world.signals.hangs = False
+
+        async def applied() -> bool:
+            return bool((await world.signals.read("u", world.time.now_ms)).state.served)
+
+        await until(applied)
+
+
+async def test_everything_served_is_in_the_spool_when_the_service_has_stopped(tmp_path: Path) -> None:
+    sink = MemorySink()
+    async with feed_world(tmp_path, PINGS, LISTS, sink=sink) as world:
+        feeds = await asyncio.gather(*(world.feed(f"u{i}") for i in range(30)))
+    ids = [feed["request_id"] for feed in feeds]
+    assert sorted(row["request_id"] for row in sink.rows) == sorted(ids)
+    assert sink.closed
+    assert world.candidates.closed
+
+
+async def test_a_slow_spool_is_waited_for_when_the_service_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = Delivery.accept
+
+    async def slowly(delivery: Delivery, rows: Sequence[Row]) -> None:
+        await asyncio.sleep(0.05)
+        await accept(delivery, rows)
+
+    monkeypatch.setattr(Delivery, "accept", slowly)
+    sink = MemorySink()
+    async with feed_world(tmp_path, PINGS, LISTS, sink=sink) as world:
+        feeds = [await world.feed() for _ in range(3)]
+    assert [row["request_id"] for row in sink.rows] == [feed["request_id"] for feed in feeds]
+
+
+async def test_a_full_spool_loses_the_event_counts_it_and_serves_the_feed(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, PINGS, LISTS, max_spool_bytes=10) as world:
+        assert len((await world.feed())["items"]) == 10
+
+        async def counted() -> bool:
+            return await world.metric("pingfeed_feed_served_lost_total") == 1
+
+        await until(counted)
+
+
+async def test_what_an_earlier_process_left_in_the_spool_is_applied_before_serving(tmp_path: Path) -> None:
+    sink = MemorySink(down="out of order")  # so that it stays in the spool
+    async with feed_world(tmp_path, PINGS, LISTS, sink=sink) as world:
+        ids = [(await world.feed())["request_id"] for _ in range(3)]
+        for request_id in ids:
+            await world.served_row(request_id)
+    async with feed_world(tmp_path, PINGS, LISTS) as again:
+        state = (await again.signals.read("u", world.time.now_ms)).state
+        assert [served.request_id for served in state.served] == ids

@@ -1,0 +1,130 @@
+"""Exploration: new pings take slots of the lower half, with the probability that is logged."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.feed_world import Ping, World, catalogue, feed_world, packet_bytes, ping_ids
+
+KNOWN = 120
+LISTS = {"fresh": range(KNOWN, KNOWN + 8)}
+
+
+def with_newcomers(**same: Any) -> list[Ping]:
+    """Pings 0 to 119 are well known, 120 to 127 new, good for nothing yet."""
+    return [*catalogue(KNOWN), *(Ping(f"new{i}", creator=30 + i, points=0, impressions=3, **same) for i in range(8))]
+
+
+async def explored(world: World, requests: int) -> Counter[tuple[str, int]]:
+    """How often which ping was explored at which slot."""
+    found: Counter[tuple[str, int]] = Counter()
+    for _ in range(requests):
+        for item in (await world.feed())["items"]:
+            if item["reason"] == "exploration":
+                found[item["ping_id"], item["position"]] += 1
+    return found
+
+
+async def test_every_request_explores_where_the_share_is_one(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, with_newcomers(), LISTS, EXPLORE_SHARE="1") as world:
+        world.give("u", packet_bytes(range(100)))
+        feed = await world.feed(explain=True)
+        (item,) = [item for item in feed["items"] if item["reason"] == "exploration"]
+        assert item["ping_id"].startswith("new")
+        assert item["position"] in range(5, 10)
+        assert len(feed["items"]) == 10
+        lower = 5
+        row = await world.served_row(feed["request_id"])
+        assert row["served_pings"] == ping_ids(feed)
+        expected = [1.0] * 5 + [1 - 1 / lower] * 5
+        expected[item["position"]] = 1 / lower / 8
+        assert row["served_propensities"] == pytest.approx(expected)
+        assert item["explain"]["propensity"] == pytest.approx(1 / lower / 8)
+        assert item["explain"]["score"] is not None
+        assert item["explain"]["sources"] == ["fresh"]
+
+
+async def test_frequencies_agree_with_the_logged_propensities(tmp_path: Path) -> None:
+    """Request ids come from a fixed sequence, so this draws the same every time."""
+    ids = iter(range(1, 10**6))
+    fixed = {"make_id": lambda _now_ms: f"00000000-0000-7000-8000-{next(ids):012d}"}
+    async with feed_world(tmp_path, with_newcomers(), LISTS, EXPLORE_SHARE="0.5", **fixed) as world:  # type: ignore[arg-type]  # one keyword of many
+        world.give("u", packet_bytes(range(100)))
+        requests = 800
+        found = await explored(world, requests)
+        assert sum(found.values()) / requests == pytest.approx(0.5, abs=0.06)
+        slots = Counter[int]()
+        pings = Counter[str]()
+        for (ping_id, slot), count in found.items():
+            slots[slot] += count
+            pings[ping_id] += count
+        assert set(slots) == set(range(5, 10))
+        assert set(pings) == {f"new{i}" for i in range(8)}
+        assert all(count / requests == pytest.approx(0.5 / 5, abs=0.04) for count in slots.values())
+        assert all(count / requests == pytest.approx(0.5 / 8, abs=0.03) for count in pings.values())
+
+
+async def test_a_request_id_replays_its_chance(tmp_path: Path) -> None:
+    fixed = {"make_id": lambda _now_ms: "00000000-0000-7000-8000-000000000007"}
+    shown = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        async with feed_world(tmp_path / folder, with_newcomers(), LISTS, EXPLORE_SHARE="0.5", **fixed) as world:  # type: ignore[arg-type]  # one keyword of many
+            shown.append(ping_ids(await world.feed()))
+    assert shown[0] == shown[1]
+
+
+async def test_without_exploration_every_slot_is_certain(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, with_newcomers(), LISTS, EXPLORE_SHARE="0") as world:
+        feed = await world.feed()
+        assert (await world.served_row(feed["request_id"]))["served_propensities"] == [1.0] * 10
+
+
+async def test_without_newcomers_every_slot_is_certain(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(KNOWN), EXPLORE_SHARE="1") as world:
+        feed = await world.feed()
+        assert "exploration" not in {item["reason"] for item in feed["items"]}
+        assert (await world.served_row(feed["request_id"]))["served_propensities"] == [1.0] * 10
+
+
+async def test_a_page_of_one_is_never_explored(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, with_newcomers(), LISTS, EXPLORE_SHARE="1") as world:
+        world.give("u", packet_bytes(range(100)))
+        feed = await world.feed(limit=1)
+        assert feed["items"][0]["reason"] != "exploration"
+        assert (await world.served_row(feed["request_id"]))["served_propensities"] == [1.0]
+
+
+async def test_the_displaced_ping_comes_on_the_next_page(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, with_newcomers(), LISTS, EXPLORE_SHARE="1") as world:
+        world.give("u", packet_bytes(range(100)))
+        first = await world.feed()
+        second = await world.feed(cursor=first["next_cursor"])
+        shown = ping_ids(first) + ping_ids(second)
+        assert len(set(shown)) == 20
+        assert {f"p{i:03d}" for i in range(18)} <= set(shown)
+
+
+async def test_what_the_user_must_not_get_is_not_explored(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, with_newcomers(), LISTS, EXPLORE_SHARE="1") as world:
+        world.give("u", packet_bytes(range(100)))
+        await world.act("hide", *(f"new{i}" for i in range(4)))
+        await world.act("block", "c34", "c35")
+        await world.act("deleted", "new6", user_id="")
+        found = await explored(world, 10)
+        assert {ping_id for ping_id, _ in found} == {"new7"}
+
+
+async def test_a_newcomer_in_a_language_the_user_cannot_read_is_not_explored(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, with_newcomers(language="fr"), LISTS, EXPLORE_SHARE="1") as world:
+        world.give("u", packet_bytes(range(100)))
+        assert not await explored(world, 5)
+
+
+async def test_a_ping_that_many_have_seen_is_not_explored(tmp_path: Path) -> None:
+    pings = [*catalogue(KNOWN), *(Ping(f"new{i}", points=0, impressions=1000) for i in range(8))]
+    async with feed_world(tmp_path, pings, LISTS, EXPLORE_SHARE="1") as world:
+        world.give("u", packet_bytes(range(100)))
+        assert not await explored(world, 5)

@@ -1,0 +1,212 @@
+"""What is live: swapped while serving, and never replaced by something that is damaged or of another feature set."""
+
+from pathlib import Path
+
+import pytest
+
+from feed_api.loader import RETRY_REFUSED_S, Loader
+from feed_api.metrics import FeedMetrics
+from pingfeed.http.metrics import Metrics
+from pingfeed.model import model_key, pointer_key, snapshot_key
+from tests.unit.fakes import MemoryArtifacts
+from tests.unit.feed_world import (
+    FEATURES,
+    TICK,
+    TICK_MS,
+    Time,
+    World,
+    catalogue,
+    feed_world,
+    packet_bytes,
+    ping_ids,
+    snapshot_bytes,
+    until,
+)
+from tests.unit.small_model import manifest, train
+
+
+def put_model(data: dict[str, bytes], model_id: str, *, sign: float = 1, digest: str | None = None) -> None:
+    described = manifest(model_id=model_id, **({"digest": digest} if digest else {}))
+    data[model_key(model_id, "manifest.json")] = described
+    data[model_key(model_id, "model.txt")] = train(sign=sign).model_to_string().encode()
+
+
+async def serves(world: World, model_id: str) -> None:
+    async def live() -> bool:
+        return bool((await world.feed("watcher"))["model_id"] == model_id)
+
+    await until(live)
+
+
+async def test_a_model_is_swapped_while_serving(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(120, creators=120)) as world:
+        world.give("u", packet_bytes(range(100)))
+        put_model(world.artifacts.data, "best-first")
+        put_model(world.artifacts.data, "worst-first", sign=-1)
+        world.point("model", "best-first")
+        await serves(world, "best-first")
+        assert ping_ids(await world.feed())[0] == "p000"
+        world.point("model", "worst-first")
+        await serves(world, "worst-first")
+        feed = await world.feed()
+        assert feed["degraded"] == []
+        assert feed["items"][0]["ping_id"] != "p000"
+        world.point("model", "best-first")  # a roll-back is a pointer too
+        await serves(world, "best-first")
+        assert await world.metric('pingfeed_feed_artifacts_swapped_total{what="model"}') == 3
+
+
+async def test_feeds_go_on_while_snapshots_are_swapped(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(120)) as world:
+        for tick in range(TICK + 1, TICK + 4):
+            world.publish_snapshot(snapshot_bytes(catalogue(120 + tick - TICK), tick=tick), tick)
+            seen = 0
+            while seen != tick * TICK_MS:
+                feed = await world.feed(limit=50)
+                assert len(feed["items"]) == 50
+                seen = feed["tick_ms"]
+
+
+@pytest.fixture
+def data() -> dict[str, bytes]:
+    return {}
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path, data: dict[str, bytes]) -> MemoryArtifacts:
+    return MemoryArtifacts(folder=tmp_path, data=data)
+
+
+@pytest.fixture
+def loader(artifacts: MemoryArtifacts, metrics: Metrics, time: Time) -> Loader:
+    return Loader(artifacts, FEATURES, FeedMetrics(metrics), lambda: time.seconds)
+
+
+def point(data: dict[str, bytes], what: str, current: bytes) -> None:
+    data[pointer_key(FEATURES.digest, what)] = b'{"current": "%s"}' % current
+
+
+def refused(metrics: Metrics, what: str) -> float | None:
+    return metrics.registry.get_sample_value("pingfeed_feed_artifacts_refused_total", {"what": what})
+
+
+async def test_before_anything_is_published_the_default_ranker_serves_nothing(loader: Loader) -> None:
+    await loader.refresh()
+    assert not loader.live.has_model
+    assert not loader.live.has_snapshot
+    assert len(loader.live.snapshot) == 0
+    assert loader.live.ranker.model_id is None
+
+
+async def test_what_is_live_is_not_loaded_again(
+    loader: Loader, data: dict[str, bytes], artifacts: MemoryArtifacts
+) -> None:
+    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
+    point(data, "snapshot", b"7")
+    await loader.refresh()
+    first = loader.live
+    artifacts.gets.clear()
+    await loader.refresh()
+    assert loader.live is first
+    assert artifacts.gets == [pointer_key(FEATURES.digest, what) for what in ("snapshot", "model")]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"garbage", snapshot_bytes(catalogue(3), tick=8)[:-5000], snapshot_bytes(catalogue(3), digest="f" * 16)],
+)
+async def test_a_snapshot_that_is_damaged_or_foreign_is_refused_and_the_old_one_serves(
+    loader: Loader, data: dict[str, bytes], metrics: Metrics, damaged: bytes
+) -> None:
+    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
+    point(data, "snapshot", b"7")
+    await loader.refresh()
+    data[snapshot_key(8)] = damaged
+    point(data, "snapshot", b"8")
+    await loader.refresh()
+    assert loader.live.snapshot.tick == 7
+    assert refused(metrics, "snapshot") == 1
+
+
+async def test_a_model_that_is_damaged_or_foreign_is_refused_and_the_old_one_serves(
+    loader: Loader, data: dict[str, bytes], metrics: Metrics
+) -> None:
+    put_model(data, "good")
+    put_model(data, "foreign", digest="f" * 16)
+    put_model(data, "cut")
+    put_model(data, "narrow")
+    data[model_key("cut", "model.txt")] = data[model_key("cut", "model.txt")][:5000]
+    data[model_key("narrow", "model.txt")] = train(width=10).model_to_string().encode()
+    data[model_key("no-text", "manifest.json")] = manifest()
+    data[model_key("no-manifest", "model.txt")] = b""
+    point(data, "model", b"good")
+    await loader.refresh()
+    for count, bad in enumerate((b"foreign", b"cut", b"narrow", b"no-text", b"no-manifest", b"absent"), 1):
+        point(data, "model", bad)
+        await loader.refresh()
+        assert loader.live.ranker.model_id == "good"
+        assert refused(metrics, "model") == count
+
+
+@pytest.mark.parametrize("pointer", [b"", b"{}", b'{"current": 5}', b"garbage"])
+async def test_a_damaged_pointer_is_refused(
+    loader: Loader, data: dict[str, bytes], metrics: Metrics, pointer: bytes
+) -> None:
+    data[pointer_key(FEATURES.digest, "snapshot")] = pointer
+    await loader.refresh()
+    assert not loader.live.has_snapshot
+    assert refused(metrics, "snapshot") == 1
+
+
+@pytest.mark.parametrize("tick", [b"../7", b"-1", b"seven", b""])
+async def test_a_pointer_to_what_is_no_tick_loads_nothing(loader: Loader, data: dict[str, bytes], tick: bytes) -> None:
+    point(data, "snapshot", tick)
+    await loader.refresh()
+    assert not loader.live.has_snapshot
+
+
+async def test_what_was_refused_is_tried_again_after_a_while(
+    loader: Loader, data: dict[str, bytes], metrics: Metrics, time: Time
+) -> None:
+    data[snapshot_key(7)] = b"garbage"
+    point(data, "snapshot", b"7")
+    await loader.refresh()
+    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
+    await loader.refresh()
+    assert not loader.live.has_snapshot
+    assert refused(metrics, "snapshot") == 1
+    time.seconds += RETRY_REFUSED_S
+    await loader.refresh()
+    assert loader.live.snapshot.tick == 7
+
+
+async def test_a_refused_model_does_not_keep_a_snapshot_out(loader: Loader, data: dict[str, bytes]) -> None:
+    point(data, "model", b"absent")
+    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
+    point(data, "snapshot", b"7")
+    await loader.refresh()
+    assert loader.live.has_snapshot
+    assert not loader.live.has_model
+
+
+async def test_a_store_that_is_down_changes_nothing(
+    loader: Loader, data: dict[str, bytes], artifacts: MemoryArtifacts, metrics: Metrics
+) -> None:
+    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
+    point(data, "snapshot", b"7")
+    await loader.refresh()
+    artifacts.down = "out of order"
+    point(data, "snapshot", b"8")
+    await loader.refresh()
+    assert loader.live.snapshot.tick == 7
+    assert refused(metrics, "snapshot") is None
