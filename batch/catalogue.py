@@ -4,6 +4,7 @@ A number is assigned once, in the order in which ids became known, and never reu
 ages agree on what 4711 is. Kinds of ids: `ping`, `creator`, and `value`, a facet's value written `facet=value`.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,7 @@ from batch.ticks import Ticks
 from pingfeed.features import FACET_WIDTH
 
 _KINDS: Final = ("ping", "creator", "value")
+_VERSION: Final = ("known_tick", "received_ms", "event_id", "duration_ms", "country", "language")
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,10 @@ def learn(tables: Tables, run: int, events: pa.Table) -> None:
     facets = _facets_of(created)
     numbers = _number_new(tables, run, events, facets)
     ping = _look_up(numbers, "ping", created["ping_id"])
-    known, received = created["known_tick"], created["received_ms"]
     versions = {
         "ping": ping,
         "creator": _look_up(numbers, "creator", created["creator_id"]),
-        "known_tick": known,
-        "received_ms": received,
-        **{name: created[name] for name in ("duration_ms", "country", "language")},
+        **{name: created[name] for name in _VERSION},
     }
     tables.add_catalogue("versions", run, pa.table(versions))
     tables.add_catalogue("facets", run, _numbered(facets, numbers))
@@ -94,37 +93,38 @@ def _look_up(numbers: pa.Table, kind: str, ids: pa.ChunkedArray) -> pa.ChunkedAr
 
 def _facets_of(created: pa.Table) -> pa.Table:
     """One row for each (version, facet value): topics are the facet of that name, the others by their own."""
-    pieces = [_exploded(created, created["topics"], pa.scalar("topics"))]
+    pieces = [_exploded(created, created["topics"], None)]
     maps = created["facets"].combine_chunks()
     if len(maps) and maps.null_count < len(maps):
         row = pc.list_parent_indices(maps.cast(pa.list_(pa.struct([("k", pa.string()), ("v", pa.list_(pa.string()))]))))
         entries = maps.drop_null()
         pieces.append(_exploded(created.take(row), entries.items, entries.keys))
-    return pa.concat_tables(pieces)
+    return _placed(pa.concat_tables(pieces))
 
 
-def _exploded(created: pa.Table, lists: pa.ChunkedArray | pa.Array, facet: pa.Scalar | pa.Array) -> pa.Table:
+def _exploded(created: pa.Table, lists: pa.ChunkedArray | pa.Array, facet: pa.Array | None) -> pa.Table:
+    """One row for each value of each list; `facet` names each list's facet, None is topics."""
     values = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
     parent = pc.list_parent_indices(values)
     flat = pc.list_flatten(values)
-    names = (
-        pc.take(facet, parent) if isinstance(facet, pa.Array) else pa.array([facet.as_py()] * len(flat), pa.string())
-    )
-    rows = created.select(["ping_id", "known_tick", "received_ms"]).take(parent)
-    position = _positions(parent)
-    exploded = rows.append_column("facet", names).append_column("position", position)
-    exploded = exploded.append_column("value_id", pc.binary_join_element_wise(names, flat, "="))
-    return exploded.filter(pc.field("position") < FACET_WIDTH)
+    names = pa.array(["topics"] * len(flat), pa.string()) if facet is None else pc.take(facet, parent)
+    rows = created.select(["ping_id", "known_tick", "event_id"]).take(parent).append_column("facet", names)
+    return rows.append_column("value_id", pc.binary_join_element_wise(names, flat, "="))
 
 
-def _positions(parent: pa.Array) -> pa.Array:
-    """0, 1, 2 ... within each run of equal parents."""
-    seen: list[int] = []
-    last = None
-    for index in parent.to_pylist():
-        seen.append(seen[-1] + 1 if index == last else 0)
-        last = index
-    return pa.array(seen, pa.int64())
+def _placed(rows: pa.Table) -> pa.Table:
+    """The rows with each value's position in its version's facet; a value counts once, the first that fit are kept."""
+    position: list[int] = []
+    seen: set[tuple[str, str]] = set()
+    count: Counter[tuple[str, str]] = Counter()
+    for event, facet, value in zip(*(rows[c].to_pylist() for c in ("event_id", "facet", "value_id")), strict=True):
+        again = (event, value) in seen
+        position.append(FACET_WIDTH if again else count[event, facet])
+        if not again:
+            seen.add((event, value))
+            count[event, facet] += 1
+    placed = rows.append_column("position", pa.array(position, pa.int64()))
+    return placed.filter(pc.field("position") < FACET_WIDTH)
 
 
 def _numbered(facets: pa.Table, numbers: pa.Table) -> pa.Table:
@@ -132,7 +132,7 @@ def _numbered(facets: pa.Table, numbers: pa.Table) -> pa.Table:
         {
             "ping": _look_up(numbers, "ping", facets["ping_id"]),
             "known_tick": facets["known_tick"],
-            "received_ms": facets["received_ms"],
+            "event_id": facets["event_id"],
             "facet": facets["facet"],
             "position": facets["position"],
             "value": _look_up(numbers, "value", facets["value_id"]),
@@ -149,7 +149,7 @@ def _attributes_of(created: pa.Table, ping: pa.ChunkedArray) -> pa.Table:
     columns = {
         "ping": pc.take(ping, row),
         "known_tick": pc.take(created["known_tick"], row),
-        "received_ms": pc.take(created["received_ms"], row),
+        "event_id": pc.take(created["event_id"], row),
         "name": entries.keys,
         "number": entries.items,
     }

@@ -51,7 +51,7 @@ def train(parser: argparse.ArgumentParser) -> None:
 
 def schedule(parser: argparse.ArgumentParser) -> None:
     """`pingfeed schedule`."""
-    parser.add_argument("--once", action="store_true", help="run the tick that is due, then stop")
+    parser.add_argument("--once", action="store_true", help="run what is due, tick and night, then stop")
     parser.add_argument("--night", action="store_true", help="with --once: run the night too, whatever the hour")
     parser.set_defaults(run=_schedule)
 
@@ -139,7 +139,7 @@ def _schedule(options: Options) -> int:
     configure_logs()
     plan = Schedule(build(settings.load(os.environ), quiet=True))
     if options.once:
-        plan.run_once(night=options.night)
+        plan.run_once(night=options.night or None)
         return 0
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,8 +1,8 @@
 """The state at the beginning of a day: one row a key, carried forward from the day before, so that a day costs a day.
 
-`lifetime` is what each ping ever got (evergreen pings come from it), `relations` the last word of each user on each
-creator, `hidden` every ping that a user ever hid. A state of day D sums known ticks before D's first, so it is the same
-whichever run makes it.
+`lifetime` is what each ping ever got (evergreen pings come from it), `relations` the last word of each user on
+following each creator, `blocked` and `hidden` every creator that they ever blocked and every ping that they ever hid. A
+state of day D sums known ticks before D's first, so it is the same whichever run makes it.
 """
 
 from typing import Final
@@ -13,7 +13,12 @@ from batch.engine import Engine
 from batch.tables import STATES, Tables
 from batch.ticks import Ticks
 
-_SOURCE: Final = {"lifetime": "ping_buckets", "relations": "relation_buckets", "hidden": "user_ping_buckets"}
+_SOURCE: Final = {
+    "lifetime": "ping_buckets",
+    "relations": "relation_buckets",
+    "blocked": "relation_buckets",
+    "hidden": "user_ping_buckets",
+}
 
 
 def ensure(tables: Tables, engine: Engine, ticks: Ticks, tick: int, run: int) -> None:

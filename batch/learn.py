@@ -4,6 +4,7 @@ A run costs what it reads: no run rescans history. Everything is stamped with th
 manifest that makes the run count is written last, so a crash at any point is repaired by running again.
 """
 
+import logging
 from collections.abc import Iterator
 from itertools import groupby
 
@@ -13,12 +14,13 @@ import pyarrow.compute as pc
 
 from batch import catalogue
 from batch.engine import Engine
-from batch.ledger import Ledger, Manifest, Unread, is_amendment, partition_day
+from batch.ledger import Ledger, Manifest, Unread, is_amendment, partition_day, tick_of_run
 from batch.progress import Progress
 from batch.tables import AGGREGATES, CLEAN, Tables
 from batch.ticks import Ticks
 from pingfeed.arrow import EVENT_SCHEMA
 
+_LOG = logging.getLogger(__name__)
 _DEDUPE_DAYS = 7
 _KEYS = ["user_id", "event_id", "known_tick", "received_ms"]
 
@@ -36,13 +38,18 @@ class Learner:
     def run(self, tick: int, now_ms: int, *, everything: bool = False) -> Manifest:
         """Learn what landed, as the run of `tick`, or as an amendment to it if it has finished.
 
-        `everything` looks at every partition. Without it a tick that has run is not run again.
+        `everything` looks at every partition. Without it a tick that has run is not run again. A tick before the
+        latest that has run learns nothing (it is a replay of the past): what is new now was not known then.
         """
         self._ledger.remove_unfinished()
+        latest = max(self._ledger.finished(), default=-1)
+        if tick_of_run(latest) > tick:
+            return Manifest(run=latest, tick=tick, at_ms=now_ms, files=[])
         done = self._ledger.last_manifest(tick)
         if done is not None and not everything:
             return done
-        unread = self._ledger.unread(tick, everything=everything)
+        found = self._ledger.unread(tick, everything=everything)
+        unread = Unread(live=self._readable(found.live), history=self._readable(found.history))
         if done is not None and not (unread.live or unread.history):
             return done
         run = self._ledger.next_run(tick)
@@ -70,6 +77,18 @@ class Learner:
     def _read(self, paths: list[str]) -> pa.Table:
         table: pa.Table = self._tables.lake.dataset(paths, EVENT_SCHEMA).to_table()
         return table
+
+    def _readable(self, paths: list[str]) -> list[str]:
+        """The files that are whole Parquet. The others stay unread, are named, and are looked at again next time."""
+        whole = []
+        for path in paths:
+            try:
+                self._tables.lake.dataset([path], EVENT_SCHEMA).count_rows()
+                whole.append(path)
+            except pa.ArrowInvalid as error:
+                _LOG.error("a raw file is unreadable and was left out", extra={"path": path, "error": str(error)})
+                self._progress.say(f"left out, unreadable: {path}")
+        return whole
 
     def _take_in(self, run: int, rows: pa.Table, manifest: Manifest) -> None:
         kept = self._without_duplicates(rows)

@@ -48,7 +48,8 @@ class Candidates:
 
 def users_to_refresh(batch: Batch, tick: int, since: int | None) -> list[str]:
     """Users with an event that became known after tick `since` and up to `tick`; of 30 days where `since` is None."""
-    first = tick - batch.ticks.first_of(30) if since is None else since
+    month_ago = tick - batch.ticks.first_of(30)
+    first = month_ago if since is None else max(since, month_ago)
     buckets = batch.tables.aggregate("user_buckets", batch.ticks.day(first), batch.ticks.day(tick), tick)
     active: list[str] = pc.unique(buckets.filter(pc.field("tick") > first)["user_id"]).to_pylist()
     return sorted(active)

@@ -27,6 +27,7 @@ class Schedule:
 
     batch: Batch
     last_tick: int | None = None
+    night_not_before: int = 0
 
     def due(self) -> int | None:
         """The tick that is running now if it was not run yet; None otherwise.
@@ -42,7 +43,7 @@ class Schedule:
         ticks = self.batch.ticks
         hour_began = ticks.of(ticks.day(tick) * DAY_MS + self.batch.settings.night_hour * HOUR_MS)
         trained = last_trained(self.batch)
-        return tick >= hour_began and (trained is None or trained < hour_began)
+        return tick >= max(hour_began, self.night_not_before) and (trained is None or trained < hour_began)
 
     def run_once(self, *, night: bool | None = None) -> int | None:
         """Run what is due; the tick that was run. Raises what a step raises."""
@@ -52,12 +53,20 @@ class Schedule:
         nightly = self.night_is_due(tick) if night is None else night
         with lease(self.batch.settings.home):
             if nightly:
-                etl(self.batch, tick)
-                _LOG.info("trained", extra={"outcome": train(self.batch, tick).sentence})
+                self._night(tick)
             done = ticking.run(self.batch, tick, everyone=nightly)
         self.last_tick = tick
         _LOG.info("tick", extra=vars(done))
         return tick
+
+    def _night(self, tick: int) -> None:
+        """Etl and training. A night that fails is logged and tried again in an hour; the ticks go on."""
+        try:
+            etl(self.batch, tick)
+            _LOG.info("trained", extra={"outcome": train(self.batch, tick).sentence})
+        except PingfeedError as error:
+            self.night_not_before = tick + max(1, self.batch.ticks.day_ticks // 24)
+            _LOG.error("the night failed; it is tried again in an hour", extra={"error": error.message})
 
     def run_forever(self, stop: threading.Event) -> None:
         """Run until `stop` is set; looks twice a second whether a tick has begun."""

@@ -15,6 +15,7 @@ from pingfeed.features import REALTIME, RETRIEVAL, Float32
 
 _COLUMNS: Final = [
     *("user_id", "event_type", "request_id", "known_tick", "received_ms", "snapshot_tick", "packet_tick"),
+    "feature_digest",
     *("served_pings", "served_sources", "served_scores", "served_realtime", "matrix_pings", "matrix"),
 ]
 
@@ -29,9 +30,13 @@ class Skew:
 
 
 def measure(batch: Batch, first_day: int, last_day: int) -> Skew:
-    """Compare the logged matrices of these days with the training path's vectors of the same rows."""
+    """Compare the logged matrices of these days with the training path's vectors of the same rows.
+
+    What was logged under another feature digest is another vector: there is nothing to compare it with.
+    """
     events = batch.tables.clean(first_day, last_day, _COLUMNS)
-    logged = events.filter((pc.field("event_type") == "feed_served") & pc.field("matrix").is_valid())
+    same = pc.field("feature_digest") == batch.features.digest
+    logged = events.filter((pc.field("event_type") == "feed_served") & pc.field("matrix").is_valid() & same)
     rows, served = _logged_rows(batch, logged)
     if not len(served):
         return Skew(0, 0, {})

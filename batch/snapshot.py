@@ -12,14 +12,13 @@ from batch.point_in_time import PingRows, PointInTime
 from batch.servable import servable
 from batch.wiring import Batch
 from pingfeed.errors import NotFound
-from pingfeed.features import PING
+from pingfeed.features import NO_VALUE, PING
 from pingfeed.model import Pointer, pointer_key, snapshot_key
 from pingfeed.ports import Artifacts
 from pingfeed.snapshot import SnapshotContent, write
 
 _LIST = 500
 _KEPT = 8
-_INDEX = "snapshots/index.json"
 _COLUMN = {feature.name: index for index, feature in enumerate(PING)}
 
 
@@ -75,62 +74,90 @@ def _hottest(entry: tuple[str, int, int]) -> tuple[int, int]:
     return -entry[2], entry[1]
 
 
-def publish(batch: Batch, content: SnapshotContent) -> None:
-    """Store the snapshot, then point to it; an older tick never replaces a newer one."""
-    asyncio.run(_publish(batch, content))
+def facet_names(catalogue: Catalogue, content: SnapshotContent) -> dict[str, dict[int, str]]:
+    """The names of the facet values in the snapshot, by facet and number: for who shows pings, ranking needs none."""
+    names = ids_of(catalogue, "value")
+    found: dict[str, dict[int, str]] = {}
+    for at, facet in enumerate(content.facets):
+        values = np.unique(content.pings.facets[:, at])
+        # The catalogue writes a value as `facet=value`.
+        found[facet] = {int(v): names[int(v)].partition("=")[2] for v in values[values != NO_VALUE]}
+    return found
 
 
-async def _publish(batch: Batch, content: SnapshotContent) -> None:
+def publish(batch: Batch, content: SnapshotContent, names: Mapping[str, Mapping[int, str]]) -> None:
+    """Store the snapshot and `facet_names`, then point to it; an older tick never replaces a newer one."""
+    asyncio.run(_publish(batch, content, names))
+
+
+async def _publish(batch: Batch, content: SnapshotContent, names: Mapping[str, Mapping[int, str]]) -> None:
     artifacts = batch.open_artifacts()
     try:
-        await artifacts.put(snapshot_key(content.tick), write(content))
+        folder = await _folder(artifacts, content)
+        await artifacts.put(snapshot_key(folder), write(content))
+        await artifacts.put(snapshot_key(folder, "facets.json"), msgspec.json.encode(names))
         about = {
             "tick": content.tick,
             "digest": content.digest,
             "rows": len(content.numbers),
             "created_ms": batch.clock(),
         }
-        await artifacts.put(snapshot_key(content.tick, "manifest.json"), msgspec.json.encode(about))
-        key = pointer_key(content.digest, "snapshot")
-        try:
-            live = msgspec.json.decode(await artifacts.get(key), type=Pointer)
-        except NotFound:
-            live = None
-        if live is None or int(live.current) < content.tick:
-            pointer = Pointer(str(content.tick), live.current if live else None)
-            await artifacts.put(key, msgspec.json.encode(pointer))
-        await _keep_newest(artifacts, content.tick)
+        await artifacts.put(snapshot_key(folder, "manifest.json"), msgspec.json.encode(about))
+        live = await _pointer(artifacts, content.digest)
+        if live is None or _tick_of(live.current) < content.tick:
+            pointer = Pointer(folder, live.current if live else None)
+            await artifacts.put(pointer_key(content.digest, "snapshot"), msgspec.json.encode(pointer))
+        await _keep_newest(artifacts, content.digest, folder)
     finally:
         await artifacts.close()
 
 
-async def _keep_newest(artifacts: Artifacts, tick: int) -> None:
-    """Delete all but the newest snapshots: 96 a day would fill a disk, and what is older can be made again (`--at`)."""
+async def _folder(artifacts: Artifacts, content: SnapshotContent) -> str:
+    """The tick, or the tick and the digest where another version of the features has published this tick already.
+
+    During a roll-out the old feeds must find their snapshot again when they restart.
+    """
     try:
-        known = msgspec.json.decode(await artifacts.get(_INDEX), type=list[int])
+        about = msgspec.json.decode(await artifacts.get(snapshot_key(str(content.tick), "manifest.json")))
+    except NotFound:
+        return str(content.tick)
+    return str(content.tick) if about["digest"] == content.digest else f"{content.tick}-{content.digest}"
+
+
+def _tick_of(folder: str) -> int:
+    return int(folder.partition("-")[0])
+
+
+async def _pointer(artifacts: Artifacts, digest: str) -> Pointer | None:
+    try:
+        return msgspec.json.decode(await artifacts.get(pointer_key(digest, "snapshot")), type=Pointer)
+    except NotFound:
+        return None
+
+
+async def _keep_newest(artifacts: Artifacts, digest: str, folder: str) -> None:
+    """Delete this digest's older snapshots: 96 a day would fill a disk, and a past tick can be made again (`--at`)."""
+    index = f"snapshots/index-{digest}.json"
+    try:
+        known = msgspec.json.decode(await artifacts.get(index), type=list[str])
     except NotFound:
         known = []
-    ticks = sorted({*known, tick})
-    for old in ticks[:-_KEPT]:
-        for name in ("snapshot.bin", "manifest.json"):
+    folders = sorted({*known, folder}, key=_tick_of)
+    for old in folders[:-_KEPT]:
+        for name in ("snapshot.bin", "manifest.json", "facets.json"):
             await artifacts.delete(snapshot_key(old, name))
-    await artifacts.put(_INDEX, msgspec.json.encode(ticks[-_KEPT:]))
+    await artifacts.put(index, msgspec.json.encode(folders[-_KEPT:]))
 
 
-def published_before(batch: Batch, tick: int) -> int | None:
-    """The tick of the snapshot that was live before that of `tick`, None if there was none."""
+def live_tick(batch: Batch) -> int | None:
+    """The tick of the snapshot that is live, None if there is none."""
 
     async def read() -> int | None:
         artifacts = batch.open_artifacts()
         try:
-            pointer = msgspec.json.decode(
-                await artifacts.get(pointer_key(batch.features.digest, "snapshot")), type=Pointer
-            )
-        except NotFound:
-            return None
+            pointer = await _pointer(artifacts, batch.features.digest)
         finally:
             await artifacts.close()
-        earlier = pointer.previous if int(pointer.current) >= tick else pointer.current
-        return int(earlier) if earlier is not None else None
+        return None if pointer is None else _tick_of(pointer.current)
 
     return asyncio.run(read())

@@ -54,6 +54,7 @@ AGGREGATES: Final[dict[str, pa.Schema]] = {
 STATES: Final[dict[str, pa.Schema]] = {
     "lifetime": _schema({"ping": _LONG}, *_REWARD),
     "relations": AGGREGATES["relation_buckets"],
+    "blocked": _schema({"user_id": _TEXT, "creator": _LONG}, "tick"),
     "hidden": _schema({"user_id": _TEXT, "ping": _LONG}, "tick"),
 }
 """One row a key, as it was when the day began: the statement of that name carries the day before forward."""
@@ -61,19 +62,19 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
     "numbers": pa.schema([("kind", _TEXT), ("id", _TEXT), ("number", _LONG)]),
     "versions": pa.schema(
         [
-            *(("ping", _LONG), ("creator", _LONG), ("known_tick", _LONG), ("received_ms", _LONG)),
+            *(("ping", _LONG), ("creator", _LONG), ("known_tick", _LONG), ("received_ms", _LONG), ("event_id", _TEXT)),
             *(("duration_ms", _LONG), ("country", _TEXT), ("language", _TEXT)),
         ]
     ),
     "facets": pa.schema(
         [
-            *(("ping", _LONG), ("known_tick", _LONG), ("received_ms", _LONG)),
+            *(("ping", _LONG), ("known_tick", _LONG), ("event_id", _TEXT)),
             *(("facet", _TEXT), ("position", _LONG), ("value", _LONG)),
         ]
     ),
     "attributes": pa.schema(
         [
-            *(("ping", _LONG), ("known_tick", _LONG), ("received_ms", _LONG)),
+            *(("ping", _LONG), ("known_tick", _LONG), ("event_id", _TEXT)),
             *(("name", _TEXT), ("number", pa.float64())),
         ]
     ),
@@ -154,8 +155,12 @@ class Tables:
         for path in self.lake.list("aggregates"):
             if any(f"/{name}/" in path for name in STATES) and self._day(path) > day:
                 self.lake.delete(path)
+        for path in self.lake.list("features"):
+            if self._day(path) > day:
+                self.lake.delete(path)
+        # The label windows of the day before reach into this one.
         for path in self.lake.list("training"):
-            if self._day(path) >= day:
+            if self._day(path) >= day - 1:
                 self.lake.delete(path)
 
     def _paths_of_days(self, root: str, table: str, first: int, last: int) -> list[str]:
@@ -187,9 +192,10 @@ class Tables:
         live = _live(paths)
         newest = max(_file_run(path) for path in paths)
         whole = f"{folder}/whole-{newest}.parquet"
-        if newest > run or live == [whole]:
+        if newest > run:
             return
-        self._write(whole, self._read(live, schema), schema)
+        if live != [whole]:
+            self._write(whole, self._read(live, schema), schema)
         for path in paths:
             if path != whole:
                 self.lake.delete(path)

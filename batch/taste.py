@@ -44,7 +44,7 @@ def load(batch: Batch, users: Sequence[str], tick: int) -> History:
         engaged=_by_user(totals.filter(pc.field("points_sum") >= ENGAGED_POINTS), "ping"),
         hidden=_by_user(day_state.current(tables, engine, ticks, "hidden", tick).filter(wanted), "ping"),
         followed=_by_user(relations.filter(pc.field("relation") == "follow"), "creator"),
-        blocked=_by_user(relations.filter(pc.field("relation") == "block"), "creator"),
+        blocked=_by_user(day_state.current(tables, engine, ticks, "blocked", tick).filter(wanted), "creator"),
     )
 
 

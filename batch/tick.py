@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from batch import catalogue, day_state, packets, snapshot
 from batch.landing import wait_for_landing
 from batch.learn import Learner
@@ -23,21 +25,39 @@ class TickDone:
 
 
 def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
-    """Run tick `tick`; again, it publishes the same. `everyone` refreshes all users of 30 days."""
+    """Run tick `tick`; again, it publishes the same. `everyone` refreshes all users of 30 days.
+
+    A tick of the past (`--at`) makes its snapshot, and leaves the pointer and the packets, which are newer, alone.
+    """
     waiting = wait_for_landing(batch, tick)
     manifest = Learner(batch.tables, batch.engine, batch.ticks, batch.progress).run(tick, batch.clock())
     day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
     known = catalogue.load(batch.tables, batch.engine, batch.ticks)
-    since = None if everyone else snapshot.published_before(batch, tick)
     with batch.progress.step("features and snapshot"):
         source = PointInTime(batch.tables, batch.engine, batch.ticks, batch.features, known, tick, tick)
         content = snapshot.build(batch, known, source, tick)
-        snapshot.publish(batch, content)
-    users = packets.users_to_refresh(batch, tick, since)
+        snapshot.publish(batch, content, snapshot.facet_names(known, content))
+    is_past = snapshot.live_tick(batch) != tick
+    users = (
+        [] if is_past else packets.users_to_refresh(batch, tick, None if everyone else _refreshed_before(batch, tick))
+    )
     sizes: list[int] = []
     with batch.progress.step(f"packets of {len(users):,} users"):
         for made in packets.make(batch, content, source, users):
             packets.store(batch, made)
             sizes += [len(packet) for packet in made.values()]
+    if not is_past:
+        batch.tables.lake.write(_mark(tick), msgspec.json.encode({"packets": len(sizes)}))
     p95 = sorted(sizes)[int(0.95 * (len(sizes) - 1))] if sizes else 0
     return TickDone(tick, manifest.kept, len(content.numbers), len(sizes), p95, waiting)
+
+
+def _mark(tick: int) -> str:
+    """Written when all of a tick's packets are stored: a later tick refreshes whoever was active since."""
+    return f"ticks/{tick}/packets.json"
+
+
+def _refreshed_before(batch: Batch, tick: int) -> int | None:
+    """The last tick before this one whose packets were all stored, None if there was none."""
+    done = (path.split("/")[1] for path in batch.tables.lake.list("ticks") if path.endswith("/packets.json"))
+    return max((int(earlier) for earlier in done if int(earlier) < tick), default=None)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from batch import gate, models, ndcg, training_set
 from batch.training_set import TrainingSet
 from batch.wiring import Batch
+from pingfeed.errors import FormatError
 from pingfeed.features import REALTIME, Float32
 from pingfeed.model import Manifest, TreeRanker
 
@@ -87,6 +88,9 @@ def _train(batch: Batch, tick: int, days: int) -> Outcome:
             "trained; the default ranker keeps serving",
         )
     parts = _split(rows)
+    if any(len(part.starts) < 2 for part in parts):
+        sentence = "the earlier, the validating or the held-out time has no request with two different outcomes"
+        return Outcome(None, f"{sentence}; the default ranker, or the live model, keeps serving")
     with batch.progress.step(f"training on {len(parts[0].starts) - 1:,} requests, {len(parts[0].grades):,} rows"):
         booster = _fit(parts[0], parts[1], batch.features.names)
     manifest, text = _describe(batch, tick, booster, parts)
@@ -120,13 +124,16 @@ def _split(rows: TrainingSet) -> tuple[_Part, _Part, _Part]:
 
 def _fit(training: _Part, validation: _Part, names: tuple[str, ...]) -> lightgbm.Booster:
     data = _dataset(training, names)
-    return lightgbm.train(
-        PARAMS,
-        data,
-        num_boost_round=_ROUNDS,
-        valid_sets=[_dataset(validation, names, reference=data)],
-        callbacks=[lightgbm.early_stopping(30, verbose=False)],
-    )
+    try:
+        return lightgbm.train(
+            PARAMS,
+            data,
+            num_boost_round=_ROUNDS,
+            valid_sets=[_dataset(validation, names, reference=data)],
+            callbacks=[lightgbm.early_stopping(30, verbose=False)],
+        )
+    except lightgbm.basic.LightGBMError as error:
+        raise FormatError(f"LightGBM refused the training set: {error}") from error
 
 
 def _dataset(part: _Part, names: tuple[str, ...], reference: lightgbm.Dataset | None = None) -> lightgbm.Dataset:

@@ -25,6 +25,8 @@ _EVENTS: Final = [
     *("user_id", "event_type", "request_id", "ping_id", "position", "watch_time_ratio", "known_tick", "received_ms"),
     *("snapshot_tick", "packet_tick", "served_pings", "served_sources", "served_scores", "served_realtime"),
 ]
+_MENTION: Final = ["user_id", "request_id", "known_tick", "received_ms"]
+_LATE_DAYS: Final = 7
 _META: Final = ("user_id", "request_id", "ping_id", "position", "grade", "first_tick")
 
 
@@ -75,10 +77,11 @@ def collect(batch: Batch, cutoff_tick: int, days: int) -> TrainingSet:
 def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int) -> TrainingSet:
     """Rows of the requests that became known from `first_tick` to before `until_tick`."""
     first, last = batch.ticks.day(first_tick), batch.ticks.day(until_tick - 1)
-    # A day on either side: a request that became known just before midnight, and label windows that reach past it.
-    events = batch.tables.clean(first - 1, last + 1 + _label_ticks(batch) // batch.ticks.day_ticks, _EVENTS)
     known = (pc.field("known_tick") <= cutoff_tick) & pc.field("request_id").is_valid()
-    events = events.filter(known)
+    # Label windows reach past the last day.
+    events = batch.tables.clean(first, last + 1 + _label_ticks(batch) // batch.ticks.day_ticks, _EVENTS).filter(known)
+    # An act that arrives days after its request must not pass for a request of its own.
+    mentions = batch.tables.clean(first - _LATE_DAYS, last, _MENTION).filter(known)
     catalog = catalogue.load(batch.tables, batch.engine, batch.ticks)
     params = batch.ticks.params(cutoff_tick) | {
         "label_ticks": _label_ticks(batch),
@@ -88,7 +91,7 @@ def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int) -> T
     }
     served = served_items(events)
     plain = events.select(_EVENTS[:8])
-    labels = batch.engine.run("labels", params, events=plain, served=served, numbers=catalog.numbers)
+    labels = batch.engine.run("labels", params, events=plain, mentions=mentions, served=served, numbers=catalog.numbers)
     return with_features(batch, catalog, labels)
 
 

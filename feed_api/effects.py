@@ -141,6 +141,7 @@ def feed_served(state: FeedState, make_id: IdMaker, log_matrix_share: float) -> 
         timestamp_ms=request.now_ms,
         country=place_name(state.user.country),
         model_id=live.ranker.model_id if state.scores is not None else None,
+        feature_digest=state.features.digest,
         snapshot_tick=live.snapshot.tick if live.has_snapshot else None,
         packet_tick=_packet_tick(state),
         served_pings=[pool.ping_ids[at] for at in state.order],

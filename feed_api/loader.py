@@ -17,7 +17,7 @@ import numpy as np
 
 from feed_api.live import Live, nothing_live
 from feed_api.metrics import FeedMetrics
-from pingfeed.errors import FormatError, NotFound, PingfeedError
+from pingfeed.errors import FormatError, InvalidInput, NotFound, PingfeedError
 from pingfeed.features import FeatureSet
 from pingfeed.model import Pointer, Ranker, load, model_key, pointer_key, snapshot_key
 from pingfeed.ports import Artifacts
@@ -56,7 +56,7 @@ class Loader:
             if pointed in ("", self._current.get(what)) or self._lately_refused(what, pointed):
                 return
             await take(pointed)
-        except (FormatError, NotFound) as error:
+        except (FormatError, NotFound, InvalidInput) as error:
             self._refuse(what, pointed, error)
         except PingfeedError as error:
             log.warning("the live %s was not looked up: %s", what, error.message)
@@ -82,10 +82,10 @@ class Loader:
         ranker = await asyncio.to_thread(_load_model, manifest, text, self._features)
         self.live = self.live.with_model(ranker)
 
-    async def _take_snapshot(self, tick: str) -> None:
-        if not tick.isdecimal():
-            raise FormatError(f"the snapshot pointer names {tick!r}, which is no tick")
-        path = await self._artifacts.fetch(snapshot_key(int(tick)))
+    async def _take_snapshot(self, folder: str) -> None:
+        if not folder.partition("-")[0].isdecimal():
+            raise FormatError(f"the snapshot pointer names {folder!r}, which is no tick")
+        path = await self._artifacts.fetch(snapshot_key(folder))
         snapshot = await asyncio.to_thread(_open_snapshot, path, self._features.digest)
         self.live = self.live.with_snapshot(snapshot)
 

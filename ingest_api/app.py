@@ -1,6 +1,6 @@
 """The ingest service: events in, durable and applied before they are acknowledged."""
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -10,9 +10,8 @@ from ingest_api.accept import Door
 from ingest_api.counters import Counters, watch
 from ingest_api.routes import TYPES, create_router
 from ingest_api.wiring import Services
-from pingfeed.errors import Unavailable
 from pingfeed.http.app import create_shell
-from pingfeed.http.health import Readiness, ReadyCheck
+from pingfeed.http.health import Readiness, ReadyCheck, look
 from pingfeed.http.metrics import Metrics
 from pingfeed.settings import Settings
 
@@ -65,17 +64,10 @@ def _ready(services: Services) -> ReadyCheck:
     async def ready() -> Readiness:
         """Ready while events can be made durable; what comes after that is caught up with."""
         problems: dict[str, str] = {}
-        await _look(problems, "spool", services.delivery.check())
-        await _look(problems, "events", services.sink.check())
-        await _look(problems, "signals", services.signals.check())
-        await _look(problems, "trending", services.trending.check())
+        await look(problems, "spool", services.delivery.check())
+        await look(problems, "events", services.sink.check())
+        await look(problems, "signals", services.signals.check())
+        await look(problems, "trending", services.trending.check())
         return Readiness("spool" not in problems, sorted(problems), problems)
 
     return ready
-
-
-async def _look(problems: dict[str, str], part: str, check: Awaitable[None]) -> None:
-    try:
-        await check
-    except Unavailable as error:
-        problems[part] = error.message

@@ -43,13 +43,3 @@ def to_iso(ms: int) -> str:
 def day_of(ms: int) -> str:
     """The UTC day of epoch milliseconds as `YYYY-MM-DD`."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%d")
-
-
-def tick_of(ms: int, tick_ms: int) -> int:
-    """The tick that is running at `ms`; it began at `tick * tick_ms`."""
-    return ms // tick_ms
-
-
-def known_tick_of(received_ms: int, tick_ms: int) -> int:
-    """The tick whose run learns of an event that arrived at `received_ms`: the next one to begin."""
-    return received_ms // tick_ms + 1

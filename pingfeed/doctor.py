@@ -155,9 +155,9 @@ async def _model(artifacts: Artifacts, settings: Settings, now_ms: int) -> str:
 
 
 async def _snapshot(artifacts: Artifacts, settings: Settings, now_ms: int) -> str:
-    tick = int(await _current(artifacts, settings, "snapshot"))
-    manifest = msgspec.json.decode(await artifacts.get(snapshot_key(tick, "manifest.json")))
-    return f"tick {tick}, {manifest['rows']:,} pings, made {_age(now_ms - manifest['created_ms'])} ago"
+    folder = await _current(artifacts, settings, "snapshot")
+    manifest = msgspec.json.decode(await artifacts.get(snapshot_key(folder, "manifest.json")))
+    return f"tick {manifest['tick']}, {manifest['rows']:,} pings, made {_age(now_ms - manifest['created_ms'])} ago"
 
 
 def _age(ms: int) -> str:

@@ -152,8 +152,6 @@ ClientEvent = (
 CLIENT_TYPES: Final[Mapping[str, type[_Common]]] = {
     str(struct.__struct_config__.tag): struct for struct in ClientEvent.__args__
 }
-CATALOGUE_TYPES: Final = frozenset({"ping_created", "ping_deleted"})
-ENGAGED_TYPES: Final = frozenset({"view", "like", "comment", "share", "follow"})
 SYSTEM_TYPES: Final = frozenset({"feed_served"})
 
 
@@ -162,7 +160,8 @@ class FeedServed(msgspec.Struct, tag_field="event_type", tag="feed_served", kw_o
 
     The `served_*` lists have one entry for every served item, in order; `served_realtime` has
     `len(features.REALTIME)` values an item. An unknown number is null. For a sampled share of requests
-    `matrix` holds every row that was scored: base64 of float32 little-endian (len(matrix_pings), F).
+    `matrix` holds every row that was scored: base64 of float32 little-endian (len(matrix_pings), F), with the features
+    of `feature_digest`.
     """
 
     event_id: EventId
@@ -172,6 +171,7 @@ class FeedServed(msgspec.Struct, tag_field="event_type", tag="feed_served", kw_o
     timestamp_ms: int
     country: str | None = None
     model_id: str | None = None
+    feature_digest: str | None = None
     snapshot_tick: int | None = None
     packet_tick: int | None = None
     served_pings: list[str]

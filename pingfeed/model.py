@@ -186,9 +186,12 @@ def model_key(model_id: str, name: str) -> str:
     return f"models/{model_id}/{name}"
 
 
-def snapshot_key(tick: int, name: str = "snapshot.bin") -> str:
-    """Where a snapshot's file lies among the artifacts; `name` is `snapshot.bin` or `manifest.json`."""
-    return f"snapshots/{tick}/{name}"
+def snapshot_key(folder: int | str, name: str = "snapshot.bin") -> str:
+    """Where a snapshot's file lies among the artifacts; `name` is `snapshot.bin`, `manifest.json` or `facets.json`.
+
+    `folder` is its tick; `<tick>-<digest>` where another feature digest published that tick before.
+    """
+    return f"snapshots/{folder}/{name}"
 
 
 def pointer_key(digest: str, what: str) -> str:

@@ -1,11 +1,12 @@
 -- Graded rows of the requests whose label window is over: one row for each ping that the user saw or acted on.
 -- events: clean rows that carry a request_id, of the requests' days and of the label window after them.
+-- mentions(user_id, request_id, known_tick, received_ms): the same, of the week before too.
 -- served(user_id, request_id, ping_id, position, ...): what was logged, one row an item; may be empty.
 -- Grades: report 0, hide 1, impression 2, view 2 to 4 by watch ratio, like 5, comment 6, share 7, follow 8. A report or
 -- a hide outweighs all else.
 WITH first_known AS (
     SELECT user_id, request_id, MIN(known_tick) AS first_tick, MIN(received_ms) AS first_ms
-    FROM events
+    FROM mentions
     WHERE request_id IS NOT NULL AND user_id IS NOT NULL
     GROUP BY user_id, request_id
 ),

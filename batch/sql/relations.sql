@@ -1,5 +1,5 @@
--- The last thing each user said of each creator: the state before plus the buckets since.
--- state and relation_buckets(user_id, creator, tick, relation). A block outlasts a later follow of the same tick only.
+-- The last thing each user said of following each creator: the state before plus the buckets since.
+-- state and relation_buckets(user_id, creator, tick, relation).
 SELECT user_id, creator, tick, relation
 FROM (
     SELECT
@@ -11,7 +11,7 @@ FROM (
     FROM (
         SELECT user_id, creator, tick, relation FROM state
         UNION ALL
-        SELECT user_id, creator, tick, relation FROM relation_buckets
+        SELECT user_id, creator, tick, relation FROM relation_buckets WHERE relation <> 'block'
     ) AS both_parts
 ) AS ranked
 WHERE place = 1

@@ -1,3 +1,4 @@
+-- The twin of user_facet_affinity.sql: a change here is a change there.
 -- How far each creator beats the day's average for a user, shrunk; the user's strongest as of each probe, by absolute
 -- strength, ties by number. What does not make the cut is unknown, in the packet and in training.
 -- user_creator_buckets(user_id, creator, tick, impressions, points); probes(user_id, at_tick), distinct; priors(day, ...).

@@ -8,6 +8,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
+from pingfeed.errors import Unavailable
 from pingfeed.http.auth import require_operator
 from pingfeed.http.metrics import CONTENT_TYPE, Metrics
 from pingfeed.http.openapi import answer
@@ -24,6 +25,14 @@ class Readiness:
     ready: bool
     degraded: Sequence[str] = ()
     detail: Mapping[str, str] = field(default_factory=dict)
+
+
+async def look(problems: dict[str, str], part: str, check: Awaitable[None]) -> None:
+    """Note in `problems` why a part is not available, if it is not."""
+    try:
+        await check
+    except Unavailable as error:
+        problems[part] = error.message
 
 
 ReadyCheck = Callable[[], Awaitable[Readiness]]

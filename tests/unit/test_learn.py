@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from batch import collaborative, day_state
 from batch.catalogue import ids_of
 from batch.digest import sql_digest
+from batch.etl import etl
 from batch.learn import Learner
 from batch.ledger import Ledger
 from batch.progress import Progress
@@ -191,6 +193,8 @@ def test_compaction_keeps_every_row_and_survives_a_crash_between_write_and_clean
     for path, data in runs.items():  # as if the process had died before it removed them
         lake.write(path, data)
     assert _everything(world) == before
+    tables.compact_day(FIRST_DAY, (FIRST + 2) * 100)
+    assert not [path for path in lake.list("aggregates") if "/run-" in path]
     world.learn(FIRST + 3)
     assert _everything(world) == before
 
@@ -203,6 +207,51 @@ def test_a_file_without_a_manifest_is_not_read_twice_by_the_ledger(tmp_path: Pat
     world.learn(FIRST + 1)
     assert ledger.unread(FIRST + 2, everything=False).live == []
     assert ledger.unread(FIRST + 2, everything=True).live == []
+
+
+def test_a_value_named_twice_and_two_versions_in_one_request_count_once(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    made = {"ping_id": "p1", "creator_id": "c", "topics": ["x", "x"], "facets": {"topics": ["x"]}}
+    world.land([row("ping_created", FIRST * TICK_MS, **made), row("ping_created", FIRST * TICK_MS, **made)])
+    world.land([_like(FIRST + 1)])
+    world.learn(FIRST + 1)
+    buckets = world.batch.tables.aggregate("facet_value_buckets", FIRST_DAY, FIRST_DAY).to_pylist()
+    assert [bucket["points"] for bucket in buckets] == [10_000]
+
+
+def test_a_block_outlasts_an_unfollow_and_a_follow(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    about = {"user_id": "ada", "creator_id": "c"}
+    kinds = ("follow", "block", "unfollow")
+    world.land([row(kind, FIRST * TICK_MS + at, **about) for at, kind in enumerate(kinds)])
+    world.learn(FIRST + 1)
+    world.land([row("follow", (FIRST + 2) * TICK_MS - 1, **about)])
+    world.learn(FIRST + 2)
+    batch = world.batch
+    for name, relation in (("blocked", None), ("relations", "follow")):
+        found = day_state.current(batch.tables, batch.engine, batch.ticks, name, FIRST + 2).to_pylist()
+        assert [entry.get("relation") for entry in found] == [relation]
+
+
+def test_history_drops_what_was_derived_without_it(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
+    world.time.now_ms = (FIRST + 3 * DAY) * TICK_MS
+    etl(world.batch, FIRST + 3 * DAY)
+    assert len(collaborative.factors_of(world.batch, FIRST_DAY + 3).pings) == 0
+    likes = [_like(FIRST + 1, 50 + n, user=f"u{n % 9}", ping=f"p{n % 8}") for n in range(72)]
+    world.land(likes, history=True)
+    etl(world.batch, FIRST + 3 * DAY)
+    assert len(collaborative.factors_of(world.batch, FIRST_DAY + 3).pings) == 8
+
+
+def test_the_days_factors_know_nothing_of_the_day(tmp_path: Path) -> None:
+    """A same-day collaborative score would have seen what it is to predict."""
+    world = LakeWorld(tmp_path)
+    world.land([_like(FIRST + 1, n, user=f"u{n % 9}", ping=f"p{n % 8}") for n in range(72)])
+    world.learn(FIRST + 1)
+    assert len(collaborative.factors_of(world.batch, FIRST_DAY).pings) == 0
+    world.learn(FIRST + DAY)
+    assert len(collaborative.factors_of(world.batch, FIRST_DAY + 1).pings) == 8
 
 
 def test_facets_and_attributes_are_kept_with_their_version(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from pingfeed.settings import load
 from pingfeed.snapshot import Snapshot
 from simulator.lake import write_history
 from simulator.world import Spec, World, user_id
-from tests.unit.lakes import FIRST, TICK_MS, LakeWorld
+from tests.unit.lakes import FIRST, TICK_MS, LakeWorld, row
 
 END = FIRST + 7 * 96
 USERS = 60
@@ -109,7 +109,9 @@ def test_a_tick_run_again_publishes_the_same_bytes(home: Path) -> None:
 
 def test_an_older_tick_never_replaces_a_newer_one(home: Path) -> None:
     batch = _batch(home, END)
-    tick.run(_batch(home, END - 4), END - 4)
+    before = _packet(batch, user_id(1))
+    tick.run(_batch(home, END - 4), END - 4, everyone=True)
+    assert _packet(batch, user_id(1)) == before
     pointer = msgspec.json.decode(_artifact(batch, pointer_key(batch.features.digest, "snapshot")), type=Pointer)
     assert pointer.current == str(END)
 
@@ -135,7 +137,7 @@ def test_only_the_newest_snapshots_are_kept(tmp_path: Path) -> None:
 
 def test_only_users_with_new_events_are_refreshed(home: Path) -> None:
     batch = _batch(home, END)
-    assert snapshot.published_before(batch, END + 1) == END
+    assert snapshot.live_tick(batch) == END
     assert users_to_refresh(batch, END + 1, END) == []
     assert len(users_to_refresh(batch, END, None)) == USERS
     assert 0 < len(users_to_refresh(batch, END, END - 3)) < USERS
@@ -180,11 +182,81 @@ def test_a_snapshot_of_other_features_is_refused_at_load(home: Path) -> None:
         Snapshot.open(path, "0" * 16)
 
 
+def test_a_tick_that_died_before_its_packets_is_made_up_for_by_the_next(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
+    _tick(world, FIRST)
+    world.land([row("like", (FIRST + 1) * TICK_MS - 1, user_id="ada", ping_id="p1")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("batch.packets.store", _die)
+        with pytest.raises(_Died):
+            _tick(world, FIRST + 1)
+    assert _tick(world, FIRST + 2).packets == 1
+    assert decode(_packet(world.batch, "ada"), world.batch.features.digest).tick == FIRST + 2
+
+
+class _Died(Exception):
+    """Stands for a kill."""
+
+
+def _die(*_: Any) -> None:
+    raise _Died
+
+
+def _tick(world: LakeWorld, number: int) -> tick.TickDone:
+    world.time.now_ms = number * TICK_MS + 5_000
+    return tick.run(world.batch, number)
+
+
+def test_a_replay_of_the_past_learns_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    world.land([row("ping_created", FIRST * TICK_MS, ping_id="p1", creator_id="c")])
+    world.learn(FIRST + 100, everything=True)
+    world.batch.tables.compact_catalogue((FIRST + 100) * 100)
+    world.land([row("ping_created", (FIRST + 101) * TICK_MS - 1, ping_id="p2", creator_id="c")])
+    assert world.learn(FIRST + 50, everything=True).kept == 0
+    assert world.learn(FIRST + 101).kept == 1
+    assert world.number("ping", "p2") == 2
+
+
+def test_an_unreadable_raw_file_is_left_out_and_its_neighbours_are_learned(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    world.land([row("ping_created", FIRST * TICK_MS, ping_id="p1", creator_id="c")])
+    broken = next((tmp_path / "lake" / "events").rglob("part-*.parquet")).with_name("part-broken.parquet")
+    broken.write_bytes(b"PAR1 this is not Parquet")
+    manifest = world.learn(FIRST + 1)
+    assert manifest.kept == 1
+    assert not [path for path in manifest.files if "broken" in path]
+
+
+def test_two_feature_sets_side_by_side_keep_their_snapshots(home: Path) -> None:
+    old = _batch(home, END)
+    settings = {"PINGFEED_HOME": str(home), "PINGFEED_SINK_FLUSH_SECONDS": "0.05", "PINGFEED_ATTRIBUTES": "words"}
+    new = build(load(settings), clock=old.clock, quiet=True)
+    tick.run(new, END)
+    for batch in (old, new):
+        pointer = msgspec.json.decode(_artifact(batch, pointer_key(batch.features.digest, "snapshot")), type=Pointer)
+        assert Snapshot(_artifact(batch, snapshot_key(pointer.current))).digest == batch.features.digest
+
+
 def test_two_runs_on_one_lake_never_overlap(tmp_path: Path) -> None:
     with lease(tmp_path), pytest.raises(Busy), lease(tmp_path):
         pass
     with lease(tmp_path):
         pass
+
+
+def test_a_night_that_fails_does_not_stop_the_ticks_and_is_tried_again_in_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise FormatError("no training today")
+
+    now = [(FIRST + 20) * TICK_MS + 60_000]
+    plan = _plan(tmp_path, now)
+    monkeypatch.setattr("batch.schedule.train", refuse)
+    assert plan.run_once() == FIRST + 20
+    assert snapshot.live_tick(plan.batch) == FIRST + 20
+    assert [plan.night_is_due(FIRST + at) for at in (21, 23, 24)] == [False, False, True]
 
 
 def _plan(home: Path, now: list[int]) -> Schedule:

@@ -72,6 +72,17 @@ def test_an_act_after_the_label_window_is_not_a_label(world: LakeWorld) -> None:
     assert _grades(world, FIRST + 80) == {"p0": 2}
 
 
+def test_an_act_that_arrives_days_later_is_no_request_of_its_own(world: LakeWorld) -> None:
+    """It would be a group whose features know how the real request ended."""
+    world.land([_act("impression", FIRST + 1)])
+    world.learn(FIRST + 1)
+    late = FIRST + 3 * DAY + 5
+    world.land([_act("like", late)])
+    world.learn(late)
+    later = training_set.build(world.batch, FIRST + 3 * DAY, FIRST + 4 * DAY, FIRST + 5 * DAY)
+    assert later.table.num_rows == 0
+
+
 def test_what_was_served_but_never_seen_is_no_example(world: LakeWorld) -> None:
     world.land([_served(["p0", "p1"]), _act("impression", FIRST + 1, "p1")])
     world.learn(FIRST + 1)
@@ -150,9 +161,18 @@ def test_skew_finds_a_vector_that_was_not_what_training_computes(world: LakeWorl
     assert len(RETRIEVAL) == 9
 
 
+def test_skew_leaves_out_what_was_logged_under_other_features(world: LakeWorld) -> None:
+    vector = np.zeros((1, 5), np.float32)
+    matrix = base64.b64encode(vector.tobytes()).decode()
+    world.land([_served(["p0"], matrix_pings=["p0"], matrix=matrix, feature_digest="0" * 16)])
+    world.learn(FIRST + 2)
+    assert measure(world.batch, FIRST_DAY, FIRST_DAY).rows == 0
+
+
 def _log_and_learn(world: LakeWorld, vector: Any, tick: int) -> None:
     """Log a scored row as of FIRST, with the packet of FIRST."""
     matrix = base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    served = _served(["p0"], packet_tick=FIRST, matrix_pings=["p0"], matrix=matrix)
+    digest = world.batch.features.digest
+    served = _served(["p0"], packet_tick=FIRST, matrix_pings=["p0"], matrix=matrix, feature_digest=digest)
     world.land([served | {"request_id": f"r{tick}"}])
     world.learn(tick)
