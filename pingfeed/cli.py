@@ -33,6 +33,7 @@ COMMANDS: Final = (
     Command("demo", "a small world on this machine: history, training, both services", "simulator.commands:demo"),
     Command("serve", "run a service: ingest, feed, or all", "pingfeed.commands:serve"),
     Command("simulate", "play a world's events over HTTP, or write its history", "simulator.commands:simulate"),
+    Command("import", "other people's logs as history: Metarank's, or CSV", "batch.importers.commands:import_events"),
     Command("etl", "the night: every file that landed, then the day's state", "batch.commands:etl"),
     Command("tick", "one tick: new events, features, candidates, snapshot, packets", "batch.commands:tick"),
     Command("train", "train a ranker and put it live if the gate lets it", "batch.commands:train"),

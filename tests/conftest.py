@@ -1,0 +1,28 @@
+"""Where the tests find data that is no part of this project: `PINGFEED_TEST_DATA` names its folder.
+
+An unknown `PINGFEED_*` variable stops every command, so the folder is remembered under another name, which xdist's
+workers inherit.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+_GIVEN: Final = "PINGFEED_TEST_DATA"
+_KEPT: Final = "TEST_DATA_OF_PINGFEED"
+
+if _GIVEN in os.environ:
+    os.environ[_KEPT] = os.environ.pop(_GIVEN)
+
+
+@pytest.fixture
+def ranklens() -> Path:
+    """RankLens' events; skips where they are not at hand."""
+    if _KEPT not in os.environ:
+        pytest.skip(f"{_GIVEN} does not name the folder with ranklens/events.dev.jsonl.gz")
+    path = Path(os.environ[_KEPT]) / "ranklens" / "events.dev.jsonl.gz"
+    if not path.exists():
+        pytest.skip(f"{path} is absent")
+    return path.resolve()

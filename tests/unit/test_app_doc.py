@@ -1,0 +1,384 @@
+"""docs/app.md: its JavaScript client runs against both services; the other two name only what there is.
+
+The client is taken from the page as it stands. Between it and the ingest service stands a gate, which cuts answers off
+or gives other ones.
+"""
+
+import gzip
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+
+from feed_api.answer import Feed, Item
+from ingest_api.accept import Result
+from pingfeed.events import CLIENT_TYPES
+from tests.journeys.conftest import Services, wait_for
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "app.md"
+OLDEST_NODE: Final = 20
+PINGS: Final = 30
+
+DRIVER: Final = """
+import { Pingfeed } from "./pingfeed.mjs";
+
+const { ingest, feed, user } = JSON.parse(process.argv[2]);
+const waits = [], refused = [], later = globalThis.setTimeout;
+Math.random = () => 0.01;
+globalThis.setTimeout = (work, ms, ...more) => { // noted where the client calls, and never long
+  if (new Error().stack.includes("pingfeed.mjs")) waits.push(Math.round(ms));
+  return later(work, ms === 2_000 ? 10 : ms, ...more);
+};
+const onRefused = (status, answer, batch) => refused.push({ status, answer, events: batch.length });
+const app = new Pingfeed({ ingest, feed, user, onRefused });
+const settled = async () => {
+  while (app.timer || app.sending || app.pause) await new Promise((done) => later(done, 5));
+};
+const scenario = async () => { %s };
+const result = await scenario();
+process.stdout.write(JSON.stringify({ result, waits, refused }), () => process.exit(0));
+"""
+
+
+@dataclass
+class Gate:
+    """A server in front of ingest that takes one step of a script for each request, and lets later ones pass.
+
+    cut: ingest answers, the client hears nothing. half: it hears half. unheard: ingest hears nothing either. A status:
+    the gate answers by itself, as a proxy does; `503:60` with `Retry-After: 60`.
+    """
+
+    ingest_url: str
+    script: list[str] = field(default_factory=list)
+    requests: list[tuple[str, bytes]] = field(default_factory=list)
+    answers: list[httpx.Response] = field(default_factory=list)
+
+    def begin(self, *script: str) -> None:
+        """A fresh script and fresh notes."""
+        self.script[:], self.requests[:], self.answers[:] = script, [], []
+
+    def batches(self) -> list[list[dict[str, Any]]]:
+        """The events of each request so far."""
+        return [json.loads(gzip.decompress(body))["events"] for _, body in self.requests]
+
+    def forward(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        """Ask ingest."""
+        answer = httpx.post(f"{self.ingest_url}/track-events", content=body, headers=headers, timeout=30)
+        self.answers.append(answer)
+        return answer
+
+
+def handler_of(gate: Gate) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            encoding, kind = self.headers.get("Content-Encoding", ""), self.headers.get("Content-Type", "")
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            gate.requests.append((encoding, body))
+            step = gate.script.pop(0) if gate.script else "pass"
+            status, _, seconds = step.partition(":")
+            if status.isdecimal():
+                self.reply(int(status), b"<p>not JSON</p>", 15, seconds)
+            elif step != "unheard":
+                told = gate.forward(body, {"Content-Encoding": encoding, "Content-Type": kind})
+                whole = len(told.content)
+                shown = {"cut": 0, "half": whole // 2}.get(step, whole)
+                if shown:
+                    self.reply(told.status_code, told.content[:shown], whole)
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+        def reply(self, status: int, content: bytes, length: int, retry_after: str = "") -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(length))
+            if retry_after:
+                self.send_header("Retry-After", retry_after)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+    return Handler
+
+
+@dataclass
+class Town:
+    """Both services with some pings, the gate before ingest, and node."""
+
+    services: Services
+    gate: Gate
+    gate_url: str
+    feed_url: str
+    node: str
+    folder: Path
+
+    def play(self, scenario: str, user: str) -> dict[str, Any]:
+        """Run the body of an async function that has the client as `app`; what it returned, waited and reported."""
+        (self.folder / "pingfeed.mjs").write_text(javascript())
+        (self.folder / "driver.mjs").write_text(DRIVER % scenario)
+        urls = json.dumps({"ingest": self.gate_url, "feed": self.feed_url, "user": user})
+        done = subprocess.run(
+            [self.node, str(self.folder / "driver.mjs"), urls], capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def landed(self, user: str) -> list[dict[str, Any]]:
+        """The rows of what the user did in the lake, once all that was accepted so far is there."""
+        last = str(uuid.uuid4())
+        event = {"event_type": "follow", "event_id": last, "user_id": "the-last-one", "creator_id": "c"}
+        httpx.post(f"{self.gate.ingest_url}/track-event", json=event).raise_for_status()
+
+        def look() -> list[dict[str, Any]] | None:
+            files = (self.services.home / "lake" / "events").rglob("[!._]*.parquet")
+            rows = [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
+            return rows if any(row["event_id"] == last for row in rows) else None
+
+        rows = wait_for(look, "the last event to land")
+        return [row for row in rows if row["user_id"] == user and row["event_type"] != "feed_served"]
+
+
+def node_or_skip() -> str:
+    found = shutil.which("node")
+    version = subprocess.run([found, "--version"], capture_output=True, check=True).stdout.decode() if found else "v0."
+    if found and int(version.lstrip("v").partition(".")[0]) >= OLDEST_NODE:
+        return found
+    reason = f"the JavaScript client of docs/app.md runs with node {OLDEST_NODE} or later; here is {found and version}"
+    if os.environ.get("PINGFEED_REQUIRE") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    node, folder = node_or_skip(), tmp_path_factory.mktemp("app")
+    services = Services(folder / "home")
+    # A slow moment of a busy machine is not what these tests are about.
+    services.environ |= {"PINGFEED_SINK_FLUSH_SECONDS": "0.2", "PINGFEED_FEED_BUDGET_MS": "5000"}
+    server = None
+    try:
+        gate = Gate(services.start("ingest").url)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(gate))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        publish(services, gate.ingest_url)
+        feed = services.start("feed")
+        yield Town(services, gate, f"http://127.0.0.1:{server.server_port}", feed.url, node, folder)
+    finally:
+        services.end()
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+
+
+def publish(services: Services, ingest_url: str) -> None:
+    """Some pings, and a snapshot of them."""
+    created = [
+        {"event_type": "ping_created", "ping_id": f"p{n}", "creator_id": f"c{n % 7}", "topics": [f"t{n % 5}"]}
+        for n in range(PINGS)
+    ]
+    httpx.post(f"{ingest_url}/track-events", json={"events": created}).raise_for_status()
+    assert services.launch("tick", "--all").process.wait(60) == 0
+
+
+@cache
+def blocks(language: str) -> tuple[str, ...]:
+    return tuple(re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE))
+
+
+def javascript() -> str:
+    (client,) = [block for block in blocks("js") if "export class Pingfeed" in block]
+    return client
+
+
+ACTS: Final = """
+  const page = await app.feed();
+  for (const item of page.items) app.track("impression", item);
+  app.track("view", page.items[3], { watch_time_ratio: 0.85, country: "DE" });
+  app.track("follow", page.items[4]);
+  await settled();
+  return page;
+"""
+"""What a user does in one feed: twelve events, which the two-second timer sends."""
+
+
+@pytest.mark.parametrize("step", ["cut", "half", "unheard"])
+def test_a_batch_counts_once_although_its_answer_was_cut_off(town: Town, step: str) -> None:
+    town.gate.begin(step)
+    town.play(ACTS, user := f"user-{step}")
+    first, second = ([event["event_id"] for event in batch] for batch in town.gate.batches())
+    assert len(set(first)) == 12
+    assert second == first
+    last = town.gate.answers[-1].json()
+    assert (last["accepted"], last["duplicates"]) == ((12, 0) if step == "unheard" else (0, 12))
+    assert sorted(row["event_id"] for row in town.landed(user)) == sorted(first)
+
+
+def test_request_id_position_and_sent_at_reach_the_lake(town: Town) -> None:
+    town.gate.begin()
+    page = town.play(ACTS, "user-echo")["result"]
+    assert page["request_id"]
+    rows = town.landed("user-echo")
+    impressions = {row["ping_id"]: row for row in rows if row["event_type"] == "impression"}
+    assert {ping: row["position"] for ping, row in impressions.items()} == {
+        item["ping_id"]: item["position"] for item in page["items"]
+    }
+    assert sorted(row["position"] for row in impressions.values()) == list(range(10))
+    assert {row["request_id"] for row in rows} == {page["request_id"]}
+    # The clocks are one machine's, so these stand in order.
+    assert all(row["timestamp_ms"] <= row["sent_ms"] <= row["received_ms"] for row in rows)
+    assert all(row["extra"] is None for row in rows)
+    (view,) = [row for row in rows if row["event_type"] == "view"]
+    assert (view["watch_time_ratio"], view["country"], view["position"]) == (0.85, "DE", 3)
+
+
+def test_a_follow_names_the_creator_and_the_ping_that_led_to_it(town: Town) -> None:
+    town.gate.begin()
+    item = town.play(ACTS, "user-follow")["result"]["items"][4]
+    (follow,) = [row for row in town.landed("user-follow") if row["event_type"] == "follow"]
+    assert {name: follow[name] for name in ("creator_id", "ping_id", "request_id")} == {
+        name: item[name] for name in ("creator_id", "ping_id", "request_id")
+    }
+    assert follow["position"] is None
+
+
+def test_batches_are_gzip_and_hold_at_most_a_hundred_events_in_order(town: Town) -> None:
+    town.gate.begin()
+    many = """
+      const { items } = await app.feed();
+      for (let n = 0; n < 250; n++) app.track("view", items[n % 10], { watch_time_ratio: n / 100 });
+      await settled();
+    """
+    town.play(many, "user-many")
+    assert [encoding for encoding, _ in town.gate.requests] == ["gzip"] * 3
+    assert [len(batch) for batch in town.gate.batches()] == [100, 100, 50]
+    sent = [event["watch_time_ratio"] for batch in town.gate.batches() for event in batch]
+    assert sent == [n / 100 for n in range(250)]
+    assert len(town.landed("user-many")) == 250
+
+
+def test_it_comes_back_later_each_time_and_not_before_retry_after(town: Town) -> None:
+    town.gate.begin("unheard", "200", "503:1", "429", "500")
+    played = town.play(ACTS, "user-later")
+    # The random part is 0.01 of 1 s, 2 s, 4 s, 8 s and 16 s here; the first wait gathers the batch.
+    assert played["waits"] == [2000, 10, 20, 1000 + 40, 80, 160]
+    assert played["refused"] == []
+    ids = [[event["event_id"] for event in batch] for batch in town.gate.batches()]
+    assert ids == [ids[0]] * 6
+    assert len(town.landed("user-later")) == 12
+
+
+def test_what_is_refused_alone_is_reported_and_never_sent_again(town: Town) -> None:
+    town.gate.begin()
+    wrong = """
+      const { items } = await app.feed();
+      app.track("like", items[0]);
+      app.track("view", items[1], { watch_time_ratio: 0 / 0 });
+      app.track("share", items[2]);
+      await settled();
+    """
+    played = town.play(wrong, "user-wrong")
+    (refused,) = played["refused"]
+    (rejected,) = json.loads(refused["answer"])["rejected"]
+    assert (refused["status"], rejected["index"], rejected["field"]) == (202, 1, "watch_time_ratio")
+    assert len(town.gate.requests) == 1
+    assert sorted(row["event_type"] for row in town.landed("user-wrong")) == ["like", "share"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 413, 422])
+def test_a_batch_that_is_refused_is_never_sent_again(town: Town, status: int) -> None:
+    town.gate.begin(str(status))
+    twice = """
+      const { items } = await app.feed();
+      app.track("like", items[0]);
+      await settled();
+      app.track("like", items[1]);
+      await settled();
+    """
+    played = town.play(twice, f"user-{status}")
+    assert [(one["status"], one["events"]) for one in played["refused"]] == [(status, 1)]
+    first, second = town.gate.batches()
+    assert first[0]["event_id"] != second[0]["event_id"]
+    assert len(town.landed(f"user-{status}")) == 1
+
+
+def test_the_next_feed_knows_of_a_hide_that_was_waiting(town: Town) -> None:
+    town.gate.begin()
+    hide = """
+      const [hidden] = (await app.feed()).items;
+      app.track("hide", hidden);
+      return [hidden.ping_id, (await app.feed()).items.map((item) => item.ping_id)];
+    """
+    hidden, shown = town.play(hide, "user-hide")["result"]
+    assert len(shown) == 10
+    assert hidden not in shown
+
+
+def test_the_next_page_goes_on_where_the_first_ended(town: Town) -> None:
+    town.gate.begin()
+    pages = """
+      const first = await app.feed();
+      return [first, await app.feed(first.next_cursor)];
+    """
+    first, second = town.play(pages, "user-pages")["result"]
+    assert [item["position"] for item in second["items"]] == list(range(10, 20))
+    assert {item["request_id"] for item in second["items"]} == {second["request_id"]} != {first["request_id"]}
+
+
+def test_a_feed_is_shown_while_events_have_to_wait(town: Town) -> None:
+    town.gate.begin("503:60")
+    waiting = """
+      const { items } = await app.feed();
+      app.track("like", items[0]);
+      await app.feed();
+      app.track("like", items[1]);
+      return [(await app.feed()).items.length, app.queue.length];
+    """
+    assert town.play(waiting, "user-waiting")["result"] == [10, 2]
+    assert len(town.gate.requests) == 1
+
+
+def names_there_are() -> set[str]:
+    """Every field of an event, of a feed and of an answer to events."""
+    events = {name for struct in CLIENT_TYPES.values() for name in struct.__struct_fields__}
+    answers = {name for struct in (Feed, Item, Result) for name in struct.__struct_fields__}
+    return events | answers | {"event_type", "events"}
+
+
+def as_snake(name: str) -> str:
+    return re.sub(r"([A-Z])", r"_\1", name).lower()
+
+
+@pytest.mark.parametrize("language", ["swift", "kotlin"])
+def test_the_other_clients_name_only_what_there_is(language: str) -> None:
+    (client,) = blocks(language)
+    named = set(re.findall(r'"([a-z]+_[a-z_]+)"', client))
+    assert {"event_id", "event_type", "user_id", "ping_id", "creator_id", "request_id", "sent_at"} <= named
+    assert named <= names_there_are()
+    assert set(re.findall(r'"(timestamp|position)"', client)) == {"timestamp", "position"}
+    assert {kind for kind in CLIENT_TYPES if f'"{kind}"' in client} == {"follow", "unfollow", "block"}
+    assert all(f"/{path}" in client or f'"{path}"' in client for path in ("track-events", "get-feed"))
+
+
+def test_the_swift_structs_are_those_of_the_answers() -> None:
+    (client,) = blocks("swift")
+    for struct, answer in (("Item", Item), ("Page", Feed), ("Answer", Result)):
+        (line,) = re.findall(rf"^struct {struct}: Decodable {{(.*)}}$", client, flags=re.MULTILINE)
+        own = re.sub(r"struct Rejected.*?}", "", line)
+        told = {as_snake(name) for names in re.findall(r"(?:let|var) ([\w, ]+):", own) for name in names.split(", ")}
+        assert told
+        assert told <= set(answer.__struct_fields__) | ({"request_id"} if struct == "Item" else set())

@@ -1,0 +1,197 @@
+"""`pingfeed import metarank`: items, lists and clicks as pings, impressions and likes, stretched together."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch.importers.metarank import Names, read_metarank, to_rows
+from batch.importers.metarank_lines import TYPES
+from batch.importers.metarank_log import MetarankFormat
+from pingfeed.clock import DAY_MS
+from pingfeed.errors import InvalidInput, NotFound
+from pingfeed.events import Row, to_row
+from tests.unit.import_world import END_MS, NOW_MS, ImportWorld, write_json
+
+T0 = 1_636_993_834_000
+TICK_MS = 900_000
+FILM: dict[str, Any] = {
+    "event": "item",
+    "id": "e1",
+    "item": "3",
+    "timestamp": str(T0 - DAY_MS),
+    "fields": [
+        {"name": "title", "value": "Grumpier Old Men"},
+        {"name": "vote_avg", "value": 6.5},
+        {"name": "in colour", "value": True},
+        {"name": "genres", "value": ["romance", "comedy", "romance"]},
+        {"name": "tags", "value": ["fishing", "x" * 200, *map(str, range(70))]},
+        {"name": "director", "value": "pat o'connor"},
+        {"name": "nothing", "value": None},
+        {"name": "vector", "value": [0.5, 0.25]},
+    ],
+}
+
+
+def listed(number: int, at_ms: int, *items: str, user: str = "u1") -> dict[str, Any]:
+    shown = [{"id": item, "fields": [{"name": "relevancy", "value": 0.0}]} for item in items]
+    who = {"user": user, "session": user}
+    return {"event": "ranking", "id": f"r{number}", "timestamp": str(at_ms), "items": shown, "fields": [], **who}
+
+
+def click(number: int, at_ms: int, item: str, user: str | None = "u1", **more: Any) -> dict[str, Any]:
+    about = {"id": f"c{number}{item}", "ranking": f"r{number}", "item": item, "type": "click"}
+    return {"event": "interaction", "timestamp": str(at_ms), "user": user, "session": user, **about, **more}
+
+
+LOG = [
+    FILM,
+    FILM | {"item": "4", "fields": []},
+    listed(1, T0, "3", "4", "9"),
+    listed(2, T0 + 400_000, "4", "3"),
+    click(1, T0 + 5_000, "4"),
+    click(2, T0 + 776_000, "9"),
+]
+
+
+def rows_of(path: Path, stretch_ms: int = 14 * DAY_MS) -> list[Row]:
+    return list(to_rows(read_metarank(path), begin_ms=END_MS - stretch_ms, stretch_ms=stretch_ms, tick_ms=TICK_MS))
+
+
+def test_an_item_becomes_a_ping_with_topics_creator_facets_and_attributes(tmp_path: Path) -> None:
+    log = read_metarank(write_json(tmp_path / "log", LOG))
+    ping = rows_of(tmp_path / "log")[0]
+    assert (ping["event_type"], ping["ping_id"], ping["creator_id"]) == ("ping_created", "3", "pat_o:27connor")
+    assert ping["topics"] == ["romance", "comedy"]
+    assert ping["attributes"] == {"vote_avg": 6.5, "in_colour": 1.0}
+    assert ping["facets"].keys() == {"title", "tags"}
+    assert ping["facets"]["tags"] == ["fishing", "x" * 128, *map(str, range(62))]
+    assert log.cut == 1 + 8
+
+
+def test_pings_are_known_one_tick_before_the_first_list(tmp_path: Path) -> None:
+    rows = rows_of(write_json(tmp_path / "log", LOG))
+    first_ms = min(row["received_ms"] for row in rows if row["event_type"] != "ping_created")
+    created = {row["ping_id"]: row for row in rows if row["event_type"] == "ping_created"}
+    assert first_ms == END_MS - 14 * DAY_MS
+    assert {row["received_ms"] for row in created.values()} == {first_ms - TICK_MS}
+    assert created["9"]["creator_id"] == "unknown"
+    assert created["4"]["creator_id"] == "unknown"
+
+
+def test_a_later_description_is_known_one_tick_before_its_own_time(tmp_path: Path) -> None:
+    rows = rows_of(write_json(tmp_path / "log", [*LOG, FILM | {"timestamp": str(T0 + 388_000)}]))
+    edits = [row["received_ms"] for row in rows if row["event_type"] == "ping_created" and row["ping_id"] == "3"]
+    assert edits == [END_MS - 14 * DAY_MS - TICK_MS, END_MS - 7 * DAY_MS - TICK_MS]
+
+
+def test_lists_and_clicks_are_stretched_together(tmp_path: Path) -> None:
+    rows = [row for row in rows_of(write_json(tmp_path / "log", LOG)) if row["event_type"] != "ping_created"]
+    first, clicked = rows[0]["received_ms"], rows[5]["received_ms"]
+    assert rows[5]["event_type"] == "like"
+    assert clicked - first == 5_000 * 14 * DAY_MS // 776_000
+    assert rows[-1]["received_ms"] == END_MS
+    assert all(row["timestamp_ms"] == row["received_ms"] for row in rows)
+
+
+def test_a_list_becomes_impressions_in_order_and_a_click_a_like_of_its_list(tmp_path: Path) -> None:
+    rows = rows_of(write_json(tmp_path / "log", LOG))
+    shown = [row for row in rows if row["event_type"] == "impression"]
+    assert [(row["request_id"], row["position"], row["ping_id"]) for row in shown] == [
+        *(("r1", 0, "3"), ("r1", 1, "4"), ("r1", 2, "9")),
+        *(("r2", 0, "4"), ("r2", 1, "3")),
+    ]
+    likes = [row for row in rows if row["event_type"] == "like"]
+    assert [(row["request_id"], row["ping_id"]) for row in likes] == [("r1", "4"), ("r2", "9")]
+    assert {row["user_id"] for row in (*shown, *likes)} == {"u1"}
+
+
+def test_every_row_is_an_event_that_a_client_could_have_sent(tmp_path: Path) -> None:
+    odd = [listed(3, T0, "an item", "x" * 300, user="ann lee"), click(3, T0, "an item", user="é")]
+    for row in rows_of(write_json(tmp_path / "log", [*LOG, *odd])):
+        sent = {name: value for name, value in row.items() if not name.endswith("_ms")}
+        kept = to_row(sent, row["received_ms"], lambda _ms: "never")
+        assert kept == sent | {"received_ms": row["received_ms"], "timestamp_ms": row["received_ms"]}
+
+
+def test_the_same_log_gives_the_same_rows_and_ids_of_their_own(tmp_path: Path) -> None:
+    rows = rows_of(write_json(tmp_path / "log", LOG))
+    assert rows == rows_of(tmp_path / "log")
+    assert len({row["event_id"] for row in rows}) == len(rows)
+    moved = rows_of(write_json(tmp_path / "other", reversed(LOG)), DAY_MS)
+    assert {row["event_id"] for row in moved} == {row["event_id"] for row in rows}
+
+
+def test_broken_lines_are_told_by_number_and_the_rest_is_read(tmp_path: Path) -> None:
+    broken: list[Any] = [
+        "{",
+        "[1]",
+        '{"event":"ranking","id":"r"}',
+        '{"event":"sale"}',
+        click(1, 12, "3"),
+        click(1, T0, ""),
+    ]
+    broken += [click(1, T0, "3", type="purchase"), click(1, T0, "3", user=None, session=None)]
+    lines = [*LOG[:3], *broken, "", {"event": "user", "user": "u1", "timestamp": "1", "fields": []}, *LOG[3:]]
+    log = read_metarank(write_json(tmp_path / "log", lines))
+    assert [one.line for one in log.broken.kept] == list(range(4, 12))
+    messages = " / ".join(one.message for one in log.broken.kept)
+    for part in ("is not JSON", "`timestamp`", "1970-01-01", "item is required", "--events purchase=", "user is requ"):
+        assert part in messages
+    assert (len(log.items), len(log.rankings), len(log.interactions), log.left_out) == (2, 2, 2, 1)
+    assert [ranking.line for ranking in log.rankings] == [3, 14]
+
+
+def test_interactions_mean_what_the_caller_says(tmp_path: Path) -> None:
+    lines = [*LOG, click(1, T0, "3", type="purchase"), click(1, T0, "3", type="hide", ranking=None)]
+    log = read_metarank(write_json(tmp_path / "log", lines), Names(types={**TYPES, "purchase": "share"}))
+    assert [act.event_type for act in log.interactions] == ["like", "like", "share", "hide"]
+    last = list(to_rows(log, begin_ms=END_MS, stretch_ms=DAY_MS, tick_ms=TICK_MS))[-1]
+    assert (last["event_type"], "request_id" in last) == ("hide", False)
+
+
+def test_a_log_without_lists_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no list and no interaction"):
+        read_metarank(write_json(tmp_path / "log", [FILM]))
+    with pytest.raises(NotFound):
+        read_metarank(tmp_path / "nowhere")
+
+
+def test_the_import_writes_what_to_rows_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks of a line too: what is described later is not introduced as unknown."""
+    monkeypatch.setattr("batch.importers.source.BLOCK_BYTES", 64)
+    world = ImportWorld(tmp_path / "home")
+    path = write_json(tmp_path / "log", [*LOG[2:], *LOG[:2]])
+    outcome = world.run(path, MetarankFormat(), keep_dates=False, stretch_ms=14 * DAY_MS)
+    expected = sorted(rows_of(path), key=lambda row: row["event_id"])
+    written = sorted(world.raw(), key=lambda row: row["event_id"])
+    assert len(written) == outcome.events == len(expected)
+    for row, wanted in zip(written, expected, strict=True):
+        maps = {name: dict(row[name]) for name in ("facets", "attributes") if name in row}
+        assert {name: value for name, value in (row | maps).items() if value} == {
+            name: value for name, value in wanted.items() if value
+        }
+    assert outcome.introduced == 1
+
+
+def test_dates_are_kept_when_asked(tmp_path: Path) -> None:
+    world = ImportWorld(tmp_path / "home")
+    world.run(write_json(tmp_path / "log", LOG), MetarankFormat())
+    times = [row["received_ms"] for row in world.raw()]
+    assert (times[0], times[-1]) == (T0 - TICK_MS, T0 + 776_000)
+
+
+@pytest.mark.parametrize(("keep_dates", "stretch_ms"), [(True, 4000 * DAY_MS), (False, 40_000 * DAY_MS)])
+def test_a_log_is_not_stretched_out_of_the_calendar(tmp_path: Path, keep_dates: bool, stretch_ms: int) -> None:
+    world = ImportWorld(tmp_path / "home")
+    path = write_json(tmp_path / "log", LOG)
+    with pytest.raises(InvalidInput, match="stretch it less"):
+        world.run(path, MetarankFormat(), keep_dates=keep_dates, stretch_ms=stretch_ms)
+
+
+def test_what_claims_to_come_from_the_future_is_refused(tmp_path: Path) -> None:
+    world = ImportWorld(tmp_path / "home")
+    path = write_json(tmp_path / "log", [*LOG, click(2, NOW_MS + 2 * DAY_MS, "3")])
+    outcome = world.run(path, MetarankFormat(), keep_dates=False, stretch_ms=14 * DAY_MS)
+    assert [one.code for one in outcome.refused.kept] == ["timestamp_ahead"]
+    assert world.raw()[-1]["received_ms"] == END_MS
