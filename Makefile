@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test lint types bench lock openapi digest clean
+.PHONY: help install demo test test-real lint types bench screenshots lock openapi digest clean
 
 help: ## show what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.local ## make .venv with all that one machine needs, from the hashed lock
 
@@ -16,6 +16,9 @@ demo: $(VENV)/.local ## two weeks of a small world, then ingest on :8000 and the
 
 test: $(VENV)/.dev lint types ## linters, strict types, import rules and every test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-real: $(VENV)/.browser ## the page in Chromium; PINGFEED_REQUIRE=1 turns what is missing into failures
+	@$(BIN)/python -m pytest -m real $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
@@ -28,8 +31,11 @@ types: $(VENV)/.dev
 bench: $(VENV)/.dev ## how fast the services answer, beside a floor measured in the same run
 	@$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
 
+screenshots: $(VENV)/.browser ## docs/images/page-*.png anew, from the page over a small world
+	@$(BIN)/python -m tests.browser.screenshots docs/images
+
 lock: ## resolve the locks anew from pyproject.toml (needs uv)
-	@for name in local dev; do \
+	@for name in local dev browser; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --extra $$name pyproject.toml -o locks/$$name.txt; \
 	done
@@ -56,4 +62,9 @@ $(VENV)/.local: locks/local.txt pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: locks/dev.txt $(VENV)/.local
 	@echo "Installing the test tools ..."
 	@$(INSTALL) --require-hashes -r locks/dev.txt
+	@touch $@
+
+$(VENV)/.browser: locks/browser.txt $(VENV)/.dev
+	@echo "Installing what drives a browser ..."
+	@$(INSTALL) --require-hashes -r locks/browser.txt
 	@touch $@

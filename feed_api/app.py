@@ -1,6 +1,6 @@
 """The feed service: a packet, a snapshot and a user's signals become a page of pings."""
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from feed_api.background import Repeated
 from feed_api.cursor import Cursors
+from feed_api.demo_page import routes as demo_page
 from feed_api.effects import Effects
 from feed_api.loader import Loader
 from feed_api.metrics import FeedMetrics
@@ -15,9 +16,8 @@ from feed_api.pipeline import Pipeline
 from feed_api.routes import TYPES, create_router
 from feed_api.trending import TrendingBoard
 from feed_api.wiring import Services
-from pingfeed.errors import Unavailable
 from pingfeed.http.app import create_shell
-from pingfeed.http.health import Readiness, ReadyCheck
+from pingfeed.http.health import Readiness, ReadyCheck, look
 from pingfeed.http.metrics import Metrics
 from pingfeed.settings import Settings
 
@@ -36,6 +36,17 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     loader = Loader(services.artifacts, settings.features, metrics)
     board = TrendingBoard(services.trending, services.clock, metrics)
     effects = Effects(services.delivery, services.acts, metrics, services.make_id, settings.log_matrix_share)
+    pipeline = Pipeline(
+        settings=settings,
+        candidates=services.candidates,
+        signals=services.signals,
+        loader=loader,
+        board=board,
+        effects=effects,
+        cursors=cursors,
+        metrics=metrics,
+        monotonic=services.monotonic,
+    )
     keepers = (
         Repeated("loader", loader.refresh, services.refresh_s),
         Repeated("trending board", board.refresh, services.trending_s, board.wanted),
@@ -47,6 +58,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
             await services.delivery.start()
             await loader.refresh()
             await board.refresh()
+            pipeline.warm_up(services.clock())
             for keeper in keepers:
                 keeper.start()
             yield
@@ -59,17 +71,6 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
             for store in (services.candidates, services.signals, services.trending, services.artifacts):
                 await store.close()
 
-    pipeline = Pipeline(
-        settings=settings,
-        candidates=services.candidates,
-        signals=services.signals,
-        loader=loader,
-        board=board,
-        effects=effects,
-        cursors=cursors,
-        metrics=metrics,
-        monotonic=services.monotonic,
-    )
     app = create_shell(
         "pingfeed feed",
         _DESCRIPTION,
@@ -82,6 +83,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         make_id=services.make_id,
     )
     app.include_router(create_router(pipeline, cursors, services.clock, services.make_id))
+    if settings.demo_page:
+        app.include_router(demo_page.create_router(services, settings, loader))
     return app
 
 
@@ -90,11 +93,11 @@ def _ready(services: Services, loader: Loader, keepers: tuple[Repeated, ...]) ->
         """Ready once warmed up; every part that is missing is done without."""
         problems = {f"{keeper.name}": "is not running" for keeper in keepers if not keeper.alive}
         stopped = bool(problems)
-        await _look(problems, "candidates", services.candidates.check())
-        await _look(problems, "signals", services.signals.check())
-        await _look(problems, "trending", services.trending.check())
-        await _look(problems, "artifacts", services.artifacts.check())
-        await _look(problems, "spool", services.delivery.check())
+        await look(problems, "candidates", services.candidates.check())
+        await look(problems, "signals", services.signals.check())
+        await look(problems, "trending", services.trending.check())
+        await look(problems, "artifacts", services.artifacts.check())
+        await look(problems, "spool", services.delivery.check())
         if not loader.live.has_snapshot:
             problems["snapshot"] = "none is published: run `pingfeed tick`"
         if not loader.live.has_model:
@@ -102,10 +105,3 @@ def _ready(services: Services, loader: Loader, keepers: tuple[Repeated, ...]) ->
         return Readiness(not stopped, sorted(problems), problems)
 
     return ready
-
-
-async def _look(problems: dict[str, str], part: str, check: Awaitable[None]) -> None:
-    try:
-        await check
-    except Unavailable as error:
-        problems[part] = error.message

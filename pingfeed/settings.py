@@ -5,6 +5,7 @@ Every variable carries the prefix `PINGFEED_`. Without any, everything lives on 
 """
 
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -56,6 +57,9 @@ class Settings:
     facets: tuple[str, ...] = ("topics",)
     attributes: tuple[str, ...] = ()
     gate_tolerance: float = 0.01
+    cors_origins: tuple[str, ...] = ()
+    demo_page: bool = False
+    demo_ingest_url: str = ""
 
     @property
     def tick_ms(self) -> int:
@@ -101,6 +105,24 @@ def _hashes(text: str) -> tuple[str, ...]:
     return found
 
 
+_ORIGIN: Final = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+
+
+def _origin(text: str) -> str:
+    """What a browser sends as `Origin`: scheme, host and port, nothing after."""
+    if not _ORIGIN.fullmatch(text.lower()):
+        raise ValueError("must be like https://app.example or http://127.0.0.1:8001, without a path")
+    return text.lower()
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    return tuple("*" if name == "*" else _origin(name) for name in _names(text))
+
+
+def _origin_or_none(text: str) -> str:
+    return _origin(text) if text else ""
+
+
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "auth": _auth,
     "allow_open": _flag,
@@ -117,6 +139,9 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "facets": _names,
     "attributes": _names,
     "gate_tolerance": _number(float, 0, 1),
+    "cors_origins": _origins,
+    "demo_page": _flag,
+    "demo_ingest_url": _origin_or_none,
 }
 _SECRET: Final = frozenset({"api_key_hashes", "operator_key_hashes", "cursor_secret"})
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pingfeed.clock import Clock, to_iso
 from pingfeed.errors import Busy, InvalidInput, NotFound, Unavailable
-from simulator import welcome
+from simulator import portraits, welcome
 from simulator.children import COMMAND, Children, ended_by_signal, undisturbed
 from simulator.world import FILE, TICK_MS, Spec, World, load
 
@@ -73,7 +73,7 @@ def run(
     _check_world(demo)
     for name, port in (("ingest", demo.ingest_port), ("feed", demo.feed_port)):
         _check_port(name, port)
-    children = Children(_environment(environ, demo.home), demo.home / "logs", command)
+    children = Children(_environment(environ, demo), demo.home / "logs", command)
     with ended_by_signal():
         try:
             return _run(demo, console, children, clock)
@@ -102,10 +102,17 @@ def _run(demo: Demo, console: Console, children: Children, clock: Clock) -> int:
         time.sleep(0.5)
 
 
-def _environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
+def _environment(environ: Mapping[str, str], demo: Demo) -> dict[str, str]:
     """The children's environment: the demo's own settings, whatever this shell has set for another installation."""
     kept = {name: value for name, value in environ.items() if not name.startswith("PINGFEED_")}
-    return kept | {"PINGFEED_HOME": str(home), "PINGFEED_AUTH": "none", "PINGFEED_SINK_FLUSH_SECONDS": "2"}
+    return kept | {
+        "PINGFEED_HOME": str(demo.home),
+        "PINGFEED_AUTH": "none",
+        "PINGFEED_SINK_FLUSH_SECONDS": "2",
+        "PINGFEED_DEMO_PAGE": "1",
+        "PINGFEED_DEMO_INGEST_URL": demo.ingest,
+        "PINGFEED_CORS_ORIGINS": f"{demo.feed},http://localhost:{demo.feed_port}",
+    }
 
 
 def _check_world(demo: Demo) -> None:
@@ -175,6 +182,8 @@ def _finish(said: str, name: str, console: Console, children: Children) -> None:
 
 def _serve(demo: Demo, console: Console, children: Children) -> None:
     """Start both services and wait until they say that they are ready."""
+    if not (demo.home / portraits.FILE).exists():
+        portraits.save(World.build(load(demo.home)), demo.home)
     began = time.monotonic()
     for name, port in (("ingest", demo.ingest_port), ("feed", demo.feed_port)):
         children.start(name, ["serve", name, "--host", HOST, "--port", str(port)])

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pingfeed.clock import DAY_MS, day_of
 from pingfeed.errors import InvalidInput
+from simulator import portraits
 from simulator.columns import Columns
 from simulator.history import Hour, play
 from simulator.world import FILE, World, load, save
@@ -25,13 +26,14 @@ Progress = Callable[[float], None]
 
 
 def write_history(world: World, lake: Path, progress: Progress = lambda _share: None) -> int:
-    """Write the world's history below `lake` and its parameters beside it (`world.json`); returns the number of rows.
+    """Write the world's history below `lake`, its parameters and its people beside it; returns the number of rows.
 
     Writing the same world again replaces the same files by the same bytes. InvalidInput if the lake already holds the
     history of another world: two would be mixed, and nobody could tell them apart.
     """
     _check_unmixed(world, lake)
     save(world.spec, lake.parent)
+    portraits.save(world, lake.parent)
     rows = 0
     for day, table in _days(world, progress):
         _write(table, lake / "events" / _partition(day) / f"history-{day}.parquet")

@@ -19,7 +19,8 @@ def lines(world: World, ingest: str, feed: str, now_ms: int) -> list[str]:
     ask = f"curl -s '{feed}/get-feed?user_id={who}'"
     return [
         "",
-        f"Open   {feed}/docs      the feed: try GET /get-feed",
+        f"Open   {feed}/          a feed that reacts: be one of {len(world.users)} people, follow, hide, like",
+        f"       {feed}/docs      its API: try GET /get-feed",
         f"       {ingest}/docs      events in",
         "",
         f"Try    {who}, the most active of {len(world.users)} users: their feed, a follow, a hide and the feed again",

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from pingfeed.clock import Clock, IdMaker, system_clock, uuid7
-from pingfeed.http import errors, health, openapi
+from pingfeed.http import cors, errors, health, openapi
 from pingfeed.http.health import HealthBody, ReadyBody, ReadyCheck
 from pingfeed.http.metrics import Metrics
 from pingfeed.http.outermost import OutermostLayer
@@ -50,4 +50,5 @@ def create_shell(
     health.install(app, ready, metrics)
     openapi.install(app, [HealthBody, ReadyBody, *types])
     app.add_middleware(OutermostLayer, metrics=metrics, clock=clock, make_id=make_id)
+    cors.install(app, settings)
     return app

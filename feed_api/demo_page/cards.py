@@ -1,0 +1,98 @@
+"""What a card shows beyond the API: topics, country, age and length of a ping, out of the live snapshot."""
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from feed_api.demo_page.people import GalleryFile
+from feed_api.loader import Loader
+from pingfeed.errors import PingfeedError
+from pingfeed.features import NO_VALUE, FeatureSet, place_name
+from pingfeed.model import snapshot_key
+from pingfeed.ports import Artifacts
+from pingfeed.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+_TOPICS: Final = "topics"
+_Names = dict[str, dict[str, str]]
+
+
+class Card(msgspec.Struct, frozen=True):
+    """One ping as a person sees it; what is not known is null."""
+
+    ping_id: str
+    creator_id: str
+    title: str | None
+    topics: list[str]
+    country: str | None
+    language: str | None
+    created_ms: int
+    """When the system learned of it, to the tick."""
+    duration_s: float | None
+    impressions: int
+    """Of 30 days, as of the snapshot's tick."""
+
+
+class Cards:
+    """Describes pings of the live snapshot."""
+
+    def __init__(
+        self, loader: Loader, artifacts: Artifacts, gallery: GalleryFile, features: FeatureSet, tick_ms: int
+    ) -> None:
+        self._loader, self._artifacts, self._gallery, self._tick_ms = loader, artifacts, gallery, tick_ms
+        self._duration_at = [feature.name for feature in features.ping].index("ping_duration_s")
+        self._names: _Names = {}
+        self._names_tick: int | None = None
+
+    async def of(self, ping_ids: Sequence[str]) -> list[Card]:
+        """A card for each of these pings that the live snapshot has."""
+        snapshot = self._loader.live.snapshot
+        names = await self._topic_names(snapshot)
+        return [
+            self._card(snapshot, int(row), ping_id, names)
+            for ping_id, row in zip(ping_ids, snapshot.rows_of_pings(ping_ids).tolist(), strict=True)
+            if row >= 0
+        ]
+
+    def _card(self, snapshot: Snapshot, row: int, ping_id: str, names: dict[str, str]) -> Card:
+        topics = _topics(snapshot, row, names)
+        duration = float(snapshot.values[row, self._duration_at])
+        return Card(
+            ping_id=ping_id,
+            creator_id=snapshot.creator_id(row),
+            title=self._gallery.read().title(ping_id, topics),
+            topics=topics,
+            country=place_name(int(snapshot.country[row])),
+            language=_language_name(int(snapshot.language[row])),
+            created_ms=int(snapshot.created_tick[row]) * self._tick_ms,
+            duration_s=None if np.isnan(duration) else duration,
+            impressions=int(snapshot.impressions[row]),
+        )
+
+    async def _topic_names(self, snapshot: Snapshot) -> dict[str, str]:
+        """Topics by number, as the batch side published them beside the snapshot; none where it did not."""
+        if snapshot.tick != self._names_tick:
+            try:
+                data = await self._artifacts.get(snapshot_key(snapshot.tick, "facets.json"))
+                self._names = msgspec.json.decode(data, type=_Names)
+            except (PingfeedError, msgspec.DecodeError) as error:
+                log.warning("the topics of tick %d have no names: %s", snapshot.tick, error)
+                self._names = {}
+            self._names_tick = snapshot.tick
+        return self._names.get(_TOPICS, {})
+
+
+def _topics(snapshot: Snapshot, row: int, names: dict[str, str]) -> list[str]:
+    if _TOPICS not in snapshot.facets:
+        return []
+    numbers = snapshot.facet_values[row, snapshot.facets.index(_TOPICS)].tolist()
+    return [names[str(number)] for number in numbers if number != NO_VALUE and str(number) in names]
+
+
+def _language_name(code: int) -> str | None:
+    """Inverse of `features.language_code`."""
+    return code.to_bytes(4, "big").lstrip(b"\0").decode("ascii") or None
