@@ -17,7 +17,7 @@ demo: $(VENV)/.local ## two weeks of a small world, then ingest on :8000 and the
 test: $(VENV)/.dev lint types ## linters, strict types, import rules and every test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-real: $(VENV)/.browser ## the page in Chromium; PINGFEED_REQUIRE=1 turns what is missing into failures
+test-real: $(VENV)/.browser ## the page in Chromium; REQUIRE_ALL=1 turns what is missing into failures
 	@$(BIN)/python -m pytest -m real $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev

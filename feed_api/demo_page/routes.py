@@ -29,6 +29,7 @@ class PersonNow(msgspec.Struct, frozen=True):
     user_id: str
     person: Person | None
     follows: list[str]
+    unfollows: list[str]
     hidden: int
     blocked: int
     seen: int
@@ -87,6 +88,7 @@ async def _now(services: Services, user_id: str, known: Person | None) -> Person
         user_id=user_id,
         person=known,
         follows=sorted(state.following()),
+        unfollows=sorted(state.follows.keys() - state.following()),
         hidden=len(state.hides),
         blocked=len(state.blocks),
         seen=len(state.seen),

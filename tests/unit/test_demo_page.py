@@ -153,7 +153,8 @@ async def test_a_person_has_tastes_and_what_they_did_seconds_ago(world: FeedWorl
     await world.act("engaged", "p0", user_id="ada")
     found = await get(world, "/demo/person?user_id=ada")
     assert found.pop("person")["likes"] == [{"topic": "music", "weight": 1.5}]
-    assert found == {"user_id": "ada", "follows": ["c1"], "hidden": 1, "blocked": 0, "seen": 2, "session": 1}
+    numbers = {"hidden": 1, "blocked": 0, "seen": 2, "session": 1}
+    assert found == {"user_id": "ada", "follows": ["c1"], "unfollows": ["c2"], **numbers}
 
 
 async def test_a_stranger_is_nobody_of_the_gallery(world: FeedWorld) -> None:

@@ -1,0 +1,39 @@
+"""One small world for all browser tests; a browser and a watched page for each.
+
+Playwright's asynchronous side is used because its other one keeps an event loop running that other tests would find.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.browser import chromium
+from tests.browser.town import DemoTown
+from tests.browser.visit import Visit
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
+
+@pytest.fixture(scope="session")
+def demo_town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoTown]:
+    if lack := chromium.missing():
+        (pytest.fail if chromium.required() else pytest.skip)(lack)
+    found = DemoTown(tmp_path_factory.mktemp("town") / "home")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+async def browser(demo_town: DemoTown) -> "AsyncIterator[Browser]":
+    async with chromium.launched() as found:
+        yield found
+
+
+@pytest.fixture
+async def visit(browser: "Browser", demo_town: DemoTown) -> AsyncIterator[Visit]:
+    """A visit of a wide, light page with motion; `visit.again(...)` for another look."""
+    found = await Visit.begin(browser, demo_town)
+    yield found
+    await found.page.context.close()

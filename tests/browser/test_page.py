@@ -1,0 +1,392 @@
+"""The page as its visitors have it: what they do shows in the next feed and is explained, whatever they look with."""
+
+import json
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+import pytest
+
+from simulator.world import user_id
+from tests.browser.town import DemoTown
+from tests.browser.visit import PHONE, WIDE, Scheme, Visit
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Route
+
+# The first test of a process pays for the world: its history, its training, its services.
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+
+LOOKS = [(PHONE, "light"), (PHONE, "dark"), (WIDE, "light"), (WIDE, "dark")]
+looks = pytest.mark.parametrize(("width", "scheme"), LOOKS, ids=[f"{scheme}-{width}" for width, scheme in LOOKS])
+
+
+async def looked_at(browser: "Browser", town: DemoTown, width: int, scheme: str, *, motion: bool = True) -> Visit:
+    return await Visit.begin(browser, town, width=width, scheme=cast(Scheme, scheme), motion=motion)
+
+
+def person(width: int, scheme: str, first: int) -> str:
+    """Somebody of each look's own, so that no test finds another one's acts."""
+    return user_id(first + LOOKS.index((width, scheme)))
+
+
+@looks
+async def test_what_a_person_does_shows_in_the_next_feed(
+    browser: "Browser", demo_town: DemoTown, width: int, scheme: str
+) -> None:
+    visit = await looked_at(browser, demo_town, width, scheme)
+    await visit.open()
+    await visit.be(person(width, scheme, 10))
+    before = await visit.pings()
+    assert len(before) == 10
+
+    await visit.act(before[0], "Hide")
+    assert before[0] not in await visit.pings()
+    assert "you hid it" in await visit.changes()
+
+    feed = await visit.pings()
+    creator = str(await visit.card(feed[-1]).locator(".creator").text_content())
+    await visit.act(feed[-1], "Follow")
+    theirs = visit.cards.filter(has_text=creator)
+    best = int(str(await theirs.first.locator(".place").text_content()).removeprefix("Place "))
+    assert best < 10, "the creator's pings rise"
+    assert await theirs.first.locator(".reason").text_content() == "You follow"
+    assert f"you just followed {creator}" in await visit.changes()
+    await theirs.first.get_by_role("button", name=f"Following: {creator}", pressed=True).wait_for()
+
+    for name, told in (("Like", "you liked it"), ("Watch", "you watched it"), ("Skip", "you skipped it")):
+        ping = (await visit.pings())[1]
+        await visit.act(ping, name)
+        assert ping not in await visit.pings()
+        assert told in await visit.changes()
+
+    assert await visit.overflow() <= 0
+    assert visit.complaints == []
+    assert visit.hosts == {urlsplit(demo_town.address(name)).netloc for name in ("feed", "ingest")}
+
+
+@looks
+async def test_what_many_like_comes_into_the_feeds_of_their_country(
+    browser: "Browser", demo_town: DemoTown, width: int, scheme: str
+) -> None:
+    visit = await looked_at(browser, demo_town, width, scheme)
+    liker = person(width, scheme, 20)
+    await visit.open(liker)
+    await visit.cards.first.wait_for()
+    other, ping = someone_who_misses(demo_town, await visit.pings(), liker)
+    neighbour = await looked_at(browser, demo_town, width, scheme)
+    await neighbour.open(other)
+    await neighbour.cards.first.wait_for()
+    assert ping not in await neighbour.pings()
+
+    await visit.button(ping, "Why").click()
+    async with visit.page.expect_response(lambda answer: "/track-events" in answer.url) as sent:
+        await visit.page.get_by_role("button", name="40 people like it").click()
+    assert (await (await sent.value).json())["accepted"] == 80
+
+    told = neighbour.card(ping).locator(".change").get_by_text("it is trending in")
+    for _ in range(30):  # the hot lists are read every few seconds
+        await neighbour.next()
+        if await told.count():
+            break
+        await neighbour.page.wait_for_timeout(400)
+    assert "it is trending in" in await neighbour.changes()
+    assert visit.complaints == neighbour.complaints == []
+
+
+def someone_who_misses(town: DemoTown, pings: list[str], liker: str) -> tuple[str, str]:
+    """Another user of the liker's country, and one of the pings that is not even among their best fifty."""
+    country = town.world.country(int(liker.removeprefix("user-")))
+    for user in (user_id(number) for number in range(40, 80) if town.world.country(number) == country):
+        shown = {item["ping_id"] for item in town.feed(user, limit=50)["items"]}
+        if missed := [ping for ping in pings if ping not in shown]:
+            return user, missed[-1]
+    raise AssertionError("everybody has all of them already")
+
+
+@looks
+async def test_axe_finds_nothing_wrong_anywhere(
+    browser: "Browser", demo_town: DemoTown, width: int, scheme: str
+) -> None:
+    visit = await looked_at(browser, demo_town, width, scheme, motion=False)
+    page = visit.page
+    await visit.open(person(width, scheme, 30))
+    await visit.cards.first.wait_for()
+    assert await visit.accessibility() == []
+
+    await visit.act((await visit.pings())[2], "Follow")
+    for panel in ("Tastes and signals", "What changed"):
+        details = page.locator("details", has_text=panel)
+        if await details.get_attribute("open") is None:
+            await details.locator("summary").click()
+    assert await visit.accessibility() == [], "with changes and tastes"
+
+    await page.get_by_role("combobox", name="You are").fill("user")
+    await page.keyboard.press("ArrowDown")
+    assert await visit.accessibility() == [], "with the people to pick from"
+    await page.keyboard.press("Escape")
+
+    await visit.button((await visit.pings())[1], "Why").click()
+    await page.locator("#drawer .group").evaluate_all("groups => groups.forEach(group => { group.open = true; })")
+    assert await visit.accessibility() == [], "with the drawer"
+    await page.keyboard.press("Escape")
+
+    await page.get_by_role("link", name="System").click()
+    await page.get_by_role("row", name="/get-feed").wait_for()
+    assert await visit.accessibility() == [], "the system"
+    assert await visit.overflow() <= 0
+    assert visit.complaints == []
+
+
+async def test_a_card_says_what_a_ping_is_and_why_it_is_here(visit: Visit) -> None:
+    await visit.open(user_id(1))
+    await visit.cards.first.wait_for()
+    served = {item["ping_id"]: item for item in visit.town.feed(user_id(1))["items"]}
+    ping = next(ping for ping in await visit.pings() if ping in served)
+    told = visit.town.world.ping_event(int(ping.removeprefix("ping-")))
+    card = visit.card(ping)
+    assert await card.locator(".creator").text_content() == told["creator_id"]
+    assert sorted(await card.locator(".topic").all_text_contents()) == sorted(told["topics"])
+    assert " ago" in str(await card.locator(".meta").text_content())
+    assert await card.locator(".reason").text_content()
+
+
+async def test_the_drawer_gives_the_score_and_every_feature(visit: Visit) -> None:
+    await visit.open(user_id(2))
+    await visit.cards.first.wait_for()
+    ping = (await visit.pings())[0]
+    await visit.act(ping, "Hide")
+    ping = (await visit.pings())[0]
+    await visit.button(ping, "Why").click()
+    drawer = visit.page.get_by_role("dialog")
+    words = str(await drawer.text_content())
+    assert all(name in words for name in visit.town.features.names)
+    assert ping in words
+    total = str(await drawer.locator("dd.total").text_content()).replace("\u2212", "-")
+    parts = await drawer.locator(".sum dd:not(.total)").all_text_contents()
+    assert sum(float(part.replace("\u2212", "-")) for part in parts) == pytest.approx(float(total), abs=0.002)
+    assert "you hid it" in words, "what was left out, and why"
+    await visit.page.get_by_role("button", name="Close").click()
+    await drawer.wait_for(state="hidden")
+
+
+async def test_without_auto_refresh_the_next_feed_is_asked_for_by_hand(visit: Visit) -> None:
+    await visit.open(user_id(3))
+    await visit.cards.first.wait_for()
+    await visit.page.get_by_role("switch", name="Auto-refresh").click()
+    before = await visit.pings()
+    for ping, name in ((before[0], "Hide"), (before[1], "Skip")):
+        async with visit.page.expect_response(lambda answer: "/track-events" in answer.url):
+            await visit.button(ping, name).click()
+    await visit.page.wait_for_timeout(1000)
+    assert await visit.pings() == before
+    await visit.next()
+    assert not {before[0], before[1]} & set(await visit.pings())
+
+
+async def test_a_stranger_gets_a_feed(visit: Visit) -> None:
+    await visit.open()
+    await visit.be("nobody.knows.me")
+    assert len(await visit.pings()) == 10
+    await visit.page.get_by_text("A stranger to this world").wait_for()
+
+
+async def test_more_of_the_feed_never_repeats_what_is_there(visit: Visit) -> None:
+    await visit.open(user_id(4))
+    await visit.cards.first.wait_for()
+    await visit.page.get_by_role("button", name="Show more").click()
+    await visit.cards.nth(19).wait_for()
+    pings = await visit.pings()
+    assert len(set(pings)) == len(pings) == 20
+    await visit.button(pings[15], "Why").click()
+    await visit.page.get_by_role("dialog").get_by_text("At place 16").wait_for()
+
+
+async def test_it_works_by_keyboard_alone(visit: Visit) -> None:
+    page = visit.page
+    await visit.open(user_id(5))
+    await visit.cards.first.wait_for()
+    await page.keyboard.press("Tab")
+    assert await focused(visit) == "Skip to the content"
+    order: list[str] = []
+    while not (order and order[-1].startswith("Hide: ")):
+        await page.keyboard.press("Tab")
+        order.append(await focused(visit))
+        assert await page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle") == "solid", order[-1]
+        assert len(order) < 40
+    names = [name.split(":")[0] for name in order]
+    assert names.index("Next feed") < names.index("Watch") < names.index("Like") < names.index("Follow")
+
+    hidden = (await visit.pings())[0]
+    async with page.expect_response(lambda answer: "/get-feed" in answer.url):
+        await page.keyboard.press("Enter")
+    await visit.card(hidden).wait_for(state="detached")
+    assert await page.evaluate("() => document.activeElement.closest('.card').querySelector('.place').textContent") == (
+        "Place 1"
+    ), "the keyboard stays where the hidden ping was"
+    await page.wait_for_function("() => document.querySelector('#said').textContent.includes('you hid it')")
+
+    while not (await focused(visit)).startswith("Why: "):
+        await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("dialog").wait_for()
+    await page.keyboard.press("Escape")
+    await page.get_by_role("dialog").wait_for(state="hidden")
+    assert (await focused(visit)).startswith("Why: "), "back where it was opened"
+
+
+async def focused(visit: Visit) -> str:
+    """The name of what has the keyboard."""
+    found: str = await visit.page.evaluate(
+        "() => document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent.trim()"
+    )
+    return found
+
+
+async def test_the_picker_finds_people_by_their_tastes(visit: Visit) -> None:
+    await visit.open()
+    who = visit.page.get_by_role("combobox", name="You are")
+    await visit.cards.first.wait_for()
+    await who.fill("brazil music")
+    options = visit.page.get_by_role("option")
+    first = str(await options.first.text_content())
+    assert "Brazil" in first
+    await who.press("ArrowDown")
+    await who.press("ArrowDown")
+    second = str(await options.nth(1).locator(".who").text_content()).removesuffix("Brazil")
+    assert await options.nth(1).get_attribute("aria-selected") == "true"
+    await who.press("Enter")
+    await visit.page.get_by_role("heading", name=f"Feed of {second}").wait_for()
+    assert await options.count() == 0 or not await options.first.is_visible()
+
+
+async def test_cards_move_only_for_those_who_want_motion(browser: "Browser", demo_town: DemoTown) -> None:
+    for number, motion in ((6, True), (7, False)):
+        visit = await looked_at(browser, demo_town, WIDE, "light", motion=motion)
+        await visit.page.add_init_script(
+            "const animate = Element.prototype.animate; window.animated = 0;"
+            "Element.prototype.animate = function (...how) { window.animated += 1; return animate.apply(this, how); };"
+        )
+        await visit.open(user_id(number))
+        await visit.cards.first.wait_for()
+        await visit.act((await visit.pings())[0], "Hide")
+        assert (await visit.page.evaluate("() => window.animated") > 0) == motion
+        await visit.page.locator("#ghosts > *").first.wait_for(state="detached")
+
+
+async def test_the_system_view_shows_rates_latency_tick_model_and_what_is_hot(visit: Visit) -> None:
+    town, page = visit.town, visit.page
+    loved = town.feed(user_id(8))["items"][0]["ping_id"]
+    await visit.open("system")
+    await page.get_by_role("row", name="/get-feed").wait_for()
+    # Between two readings of /metrics.
+    town.send(*({"event_type": "like", "user_id": f"lover-{n}", "ping_id": loved, "country": "US"} for n in range(90)))
+    await page.wait_for_function("() => Number(document.querySelector('.tile .big').textContent) > 0")
+    feed = town.feed(user_id(8))
+    await page.get_by_text(feed["model_id"]).wait_for()
+    row = page.get_by_role("row", name="/get-feed")
+    cells = await row.get_by_role("cell").all_text_contents()
+    assert all(cell.endswith("ms") for cell in cells[2:])
+    assert [float(cell.removesuffix(" ms")) for cell in cells[2:]] == sorted(
+        float(cell.removesuffix(" ms")) for cell in cells[2:]
+    )
+    await page.get_by_role("combobox", name="Country of the hot list").select_option("US")
+    title = (await card_of(visit, loved))["title"]
+    await page.locator("#hot li").filter(has_text=title).first.wait_for()
+    await page.get_by_text("Ready, with artifacts, candidates, model").wait_for()
+
+
+async def card_of(visit: Visit, ping: str) -> dict[str, Any]:
+    answer = await visit.page.request.get(f"{visit.town.address('feed')}/demo/pings?ids={ping}")
+    found: dict[str, Any] = (await answer.json())["pings"][0]
+    return found
+
+
+async def test_the_system_view_names_what_is_degraded(visit: Visit) -> None:
+    body = {"status": "ready", "degraded": ["trending"], "detail": {"trending": "the disk is gone"}}
+    await visit.page.route("**/readyz", lambda route: answer_with(route, 200, body))
+    await visit.open("system")
+    await visit.page.get_by_text("feed: trending").wait_for()
+    await visit.page.get_by_text("the disk is gone").first.wait_for()
+
+
+async def answer_with(route: "Route", status: int, body: Any) -> None:
+    headers = {"Access-Control-Allow-Origin": "*"}
+    await route.fulfill(status=status, headers=headers, content_type="application/json", body=json.dumps(body))
+
+
+async def test_events_wait_while_ingest_is_away_and_arrive_once_it_is_back(visit: Visit, demo_town: DemoTown) -> None:
+    await visit.open(user_id(9))
+    await visit.cards.first.wait_for()
+    liked = (await visit.pings())[0]
+    demo_town.ingest.stop()
+    try:
+        await visit.button(liked, "Like").click()
+        banner = visit.page.get_by_role("alert")
+        await banner.get_by_text("Ingest does not answer. 1 event waits here").wait_for()
+        assert await visit.pings(), "the feed stays readable"
+        assert await visit.accessibility() == []
+    finally:
+        demo_town.ingest = demo_town.start("ingest")
+    await banner.get_by_role("button", name="Try again").click()
+    await banner.wait_for(state="hidden")
+    await visit.card(liked).wait_for(state="detached")
+
+
+async def test_a_feed_that_is_away_is_told_and_comes_back(visit: Visit, demo_town: DemoTown) -> None:
+    await visit.open(user_id(9))
+    await visit.cards.first.wait_for()
+    before = await visit.pings()
+    demo_town.feed_service.stop()
+    try:
+        await visit.page.get_by_role("button", name="Next feed").click()
+        banner = visit.page.get_by_role("alert")
+        await banner.get_by_text("The feed does not answer. What you see is from before.").wait_for()
+        assert await visit.pings() == before
+        assert await visit.accessibility() == []
+    finally:
+        demo_town.feed_service = demo_town.start("feed")
+    await banner.wait_for(state="hidden")  # it tries again by itself
+
+
+async def test_without_an_operators_rights_the_page_shows_the_feed_and_no_scores(visit: Visit) -> None:
+    async def forbid(route: "Route") -> None:
+        refusal = {"error": {"code": "forbidden", "message": "explain needs an operator key", "field": None}}
+        if "explain=true" in route.request.url:
+            await answer_with(route, 403, refusal)
+        else:
+            await route.continue_()
+
+    await visit.page.route("**/get-feed?*", forbid)
+    await visit.open(user_id(1))
+    await visit.cards.first.wait_for()
+    await visit.button((await visit.pings())[0], "Why").click()
+    await visit.page.get_by_text("Scores and features are for operators.").wait_for()
+
+
+async def test_behind_keys_the_page_asks_for_one(visit: Visit) -> None:
+    keys: list[str | None] = []
+
+    async def guard(route: "Route") -> None:
+        keys.append(await route.request.header_value("x-api-key"))
+        if keys[-1] == "sesame":
+            await route.continue_()
+        else:
+            body = {"error": {"code": "unauthenticated", "message": "send an API key", "field": None}}
+            await answer_with(route, 401, body)
+
+    await visit.page.route("**/demo/**", guard)
+    await visit.open(user_id(1))
+    await visit.page.get_by_label("API key").fill("sesame")
+    await visit.page.get_by_role("button", name="Use it").click()
+    await visit.cards.first.wait_for()
+    assert await visit.page.get_by_role("alert").is_hidden()
+    assert keys[0] is None
+
+
+async def test_where_nobody_is_simulated_a_user_id_is_typed(visit: Visit) -> None:
+    await visit.page.route("**/demo/people", lambda route: answer_with(route, 200, {"people": []}))
+    await visit.open()
+    await visit.page.get_by_role("heading", name="Choose a person").wait_for()
+    await visit.be("anybody")
+    assert len(await visit.pings()) == 10
+    assert await visit.page.get_by_role("button", name="Be somebody else").is_hidden()
