@@ -49,7 +49,6 @@ async def test_what_a_person_does_shows_in_the_next_feed(
     theirs = visit.cards.filter(has_text=creator)
     best = int(str(await theirs.first.locator(".place").text_content()).removeprefix("Place "))
     assert best < 10, "the creator's pings rise"
-    assert await theirs.first.locator(".reason").text_content() == "You follow"
     assert f"you just followed {creator}" in await visit.changes()
     await theirs.first.get_by_role("button", name=f"Following: {creator}", pressed=True).wait_for()
 
