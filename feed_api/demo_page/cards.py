@@ -9,7 +9,7 @@ import numpy as np
 
 from feed_api.demo_page.people import GalleryFile
 from feed_api.loader import Loader
-from pingfeed.errors import PingfeedError
+from pingfeed.errors import NotFound, PingfeedError
 from pingfeed.features import NO_VALUE, FeatureSet, place_name
 from pingfeed.model import snapshot_key
 from pingfeed.ports import Artifacts
@@ -18,6 +18,7 @@ from pingfeed.snapshot import Snapshot
 log = logging.getLogger(__name__)
 
 _TOPICS: Final = "topics"
+_FILE: Final = "facets.json"
 _Names = dict[str, dict[str, str]]
 
 
@@ -46,7 +47,7 @@ class Cards:
         self._loader, self._artifacts, self._gallery, self._tick_ms = loader, artifacts, gallery, tick_ms
         self._duration_at = [feature.name for feature in features.ping].index("ping_duration_s")
         self._names: _Names = {}
-        self._names_tick: int | None = None
+        self._named: Snapshot | None = None
 
     async def of(self, ping_ids: Sequence[str]) -> list[Card]:
         """A card for each of these pings that the live snapshot has."""
@@ -75,15 +76,21 @@ class Cards:
 
     async def _topic_names(self, snapshot: Snapshot) -> dict[str, str]:
         """Topics by number, as the batch side published them beside the snapshot; none where it did not."""
-        if snapshot.tick != self._names_tick:
+        if snapshot is not self._named:
             try:
-                data = await self._artifacts.get(snapshot_key(snapshot.tick, "facets.json"))
-                self._names = msgspec.json.decode(data, type=_Names)
+                self._names = msgspec.json.decode(await self._published_names(snapshot), type=_Names)
             except (PingfeedError, msgspec.DecodeError) as error:
                 log.warning("the topics of tick %d have no names: %s", snapshot.tick, error)
                 self._names = {}
-            self._names_tick = snapshot.tick
+            self._named = snapshot
         return self._names.get(_TOPICS, {})
+
+    async def _published_names(self, snapshot: Snapshot) -> bytes:
+        """Those of this snapshot's own folder, which carries the digest during a roll-out (`model.snapshot_key`)."""
+        try:
+            return await self._artifacts.get(snapshot_key(f"{snapshot.tick}-{snapshot.digest}", _FILE))
+        except NotFound:
+            return await self._artifacts.get(snapshot_key(snapshot.tick, _FILE))
 
 
 def _topics(snapshot: Snapshot, row: int, names: dict[str, str]) -> list[str]:

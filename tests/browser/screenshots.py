@@ -31,12 +31,12 @@ async def _settled(visit: Visit) -> None:
 
 
 async def _light(browser: "Browser", town: DemoTown, folder: Path) -> None:
-    """A feed after a follow and a hide."""
+    """A feed after a hide and a follow."""
     visit = await Visit.begin(browser, town)
     await visit.open(user_id(12))
     await visit.cards.first.wait_for()
-    await visit.act((await visit.pings())[5], "Follow")
     await visit.act((await visit.pings())[1], "Hide")
+    await visit.act((await visit.pings())[5], "Follow")
     await _settled(visit)
     await visit.page.screenshot(path=folder / "page-light.png")
 
@@ -44,10 +44,10 @@ async def _light(browser: "Browser", town: DemoTown, folder: Path) -> None:
 async def _dark(browser: "Browser", town: DemoTown, folder: Path) -> None:
     """Why a ping is where it is."""
     visit = await Visit.begin(browser, town, scheme="dark")
-    await visit.open(user_id(21))
+    await visit.open(user_id(7))
     await visit.cards.first.wait_for()
     await visit.act((await visit.pings())[4], "Follow")
-    await visit.button((await visit.pings())[0], "Why").click()
+    await visit.button((await visit.pings())[1], "Why").click()
     await _settled(visit)
     await visit.page.screenshot(path=folder / "page-dark.png")
 

@@ -139,6 +139,15 @@ async def test_a_card_says_what_the_snapshot_knows_of_a_ping(world: FeedWorld) -
     assert third["created_ms"] == 2 * TICK_MS
 
 
+async def test_during_a_roll_out_the_names_are_those_of_this_digest(tmp_path: Path) -> None:
+    other = json.dumps({"topics": {"7": "another world"}}).encode()
+    mine = snapshot_key(f"{TICK}-{FeatureSet().digest}", "facets.json")
+    artifacts = {snapshot_key(TICK, "facets.json"): other, mine: json.dumps(NAMES).encode()}
+    async with feed_world(tmp_path, PINGS, artifacts=artifacts, DEMO_PAGE="1") as world:
+        (card,) = (await get(world, "/demo/pings?ids=p0"))["pings"]
+        assert card["topics"] == ["music", "news"]
+
+
 async def test_without_names_a_card_has_no_topics(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS, DEMO_PAGE="1") as world:
         (card,) = (await get(world, "/demo/pings?ids=p0"))["pings"]
