@@ -1,4 +1,4 @@
-"""Where the tests find data that is no part of this project: `PINGFEED_TEST_DATA` names its folder.
+"""No test is timed. `PINGFEED_TEST_DATA` names the folder of data that is no part of this project.
 
 An unknown `PINGFEED_*` variable stops every command, so the folder is remembered under another name, which xdist's
 workers inherit.
@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is, not whether a rule holds.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _GIVEN: Final = "PINGFEED_TEST_DATA"
 _KEPT: Final = "TEST_DATA_OF_PINGFEED"
