@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pingfeed.clock import system_clock
 from simulator.world import user_id
 from tests.browser.town import DemoTown
 from tests.browser.visit import PHONE, WIDE, Scheme, Visit
@@ -43,9 +44,9 @@ async def test_what_a_person_does_shows_in_the_next_feed(
     assert before[0] not in await visit.pings()
     assert "you hid it" in await visit.changes()
 
-    feed = await visit.pings()
-    creator = str(await visit.card(feed[-1]).locator(".creator").text_content())
-    await visit.act(feed[-1], "Follow")
+    stranger = await visit.followable()
+    creator = str(await visit.card(stranger).locator(".creator").text_content())
+    await visit.act(stranger, "Follow")
     theirs = visit.cards.filter(has_text=creator)
     best = int(str(await theirs.first.locator(".place").text_content()).removeprefix("Place "))
     assert best < 10, "the creator's pings rise"
@@ -93,13 +94,17 @@ async def test_what_many_like_comes_into_the_feeds_of_their_country(
 
 
 def someone_who_misses(town: DemoTown, pings: list[str], liker: str) -> tuple[str, str]:
-    """Another user of the liker's country, and one of the pings that is not even among their best fifty."""
-    country = town.world.country(int(liker.removeprefix("user-")))
-    for user in (user_id(number) for number in range(40, 80) if town.world.country(number) == country):
-        shown = {item["ping_id"] for item in town.feed(user, limit=50)["items"]}
-        if missed := [ping for ping in pings if ping not in shown]:
-            return user, missed[-1]
-    raise AssertionError("everybody has all of them already")
+    """Another user of the liker's country, and one of the pings that they would like but do not get."""
+    world, now_ms = town.world, system_clock()
+    country = world.country(int(liker.removeprefix("user-")))
+    pairs = []
+    for number in (number for number in range(40, 80) if world.country(number) == country):
+        shown = {item["ping_id"] for item in town.feed(user_id(number), limit=50)["items"]}
+        for ping in (ping for ping in pings if ping not in shown):
+            affinity = float(world.true_affinity(number, int(ping.removeprefix("ping-")), now_ms))
+            pairs.append((affinity, user_id(number), ping))
+    assert pairs, "everybody has all of them already"
+    return max(pairs)[1:]
 
 
 @looks
@@ -112,7 +117,7 @@ async def test_axe_finds_nothing_wrong_anywhere(
     await visit.cards.first.wait_for()
     assert await visit.accessibility() == []
 
-    await visit.act((await visit.pings())[2], "Follow")
+    await visit.act(await visit.followable(), "Follow")
     for panel in ("Tastes and signals", "What changed"):
         details = page.locator("details", has_text=panel)
         if await details.get_attribute("open") is None:

@@ -82,6 +82,13 @@ class Visit:
         found: list[str] = await self.cards.evaluate_all("cards => cards.map(card => card.dataset.ping)")
         return found
 
+    async def followable(self) -> str:
+        """The lowest ping whose creator is not followed yet."""
+        follow = self.page.get_by_role("button", name=re.compile("^Follow: "))
+        found = await self.cards.filter(has=follow).last.get_attribute("data-ping")
+        assert found, "every creator of the feed is followed"
+        return str(found)
+
     def card(self, ping: str) -> "Locator":
         """The card of one ping."""
         return self.page.locator(f'#cards > [data-ping="{ping}"]')
