@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MINISTACK := .venv-ministack
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help install demo test test-real lint types bench screenshots lock openapi digest clean
@@ -17,8 +18,8 @@ demo: $(VENV)/.local ## two weeks of a small world, then ingest on :8000 and the
 test: $(VENV)/.dev lint types ## linters, strict types, import rules and every test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-real: $(VENV)/.browser ## the page in Chromium; REQUIRE_ALL=1 turns what is missing into failures
-	@$(BIN)/python -m pytest -m real $(PYTEST_ARGS)
+test-real: $(VENV)/.browser $(MINISTACK)/.installed ## every adapter on real servers, the page in Chromium; REQUIRE_ALL=1: what is missing fails
+	@$(BIN)/python -m pytest -m "real or conformance" $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
@@ -34,11 +35,15 @@ bench: $(VENV)/.dev ## how fast the services answer, beside a floor measured in 
 screenshots: $(VENV)/.browser ## docs/images/page-*.png anew, from the page over a small world
 	@$(BIN)/python -m tests.browser.screenshots docs/images
 
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: ## resolve the locks anew from pyproject.toml (needs uv)
-	@for name in local dev browser; do \
-	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	    --extra $$name pyproject.toml -o locks/$$name.txt; \
+	@for name in local dev browser ingest batch; do \
+	  $(COMPILE) --extra $$name $$(case $$name in ingest|batch) echo --extra aws --extra redis;; esac) \
+	    $$(case $$name in batch) echo --extra simulator;; esac) pyproject.toml -o locks/$$name.txt; \
 	done
+	@# The feed's image carries LightGBM for its shared library only (pingfeed/model.py), so it can do without SciPy.
+	@$(COMPILE) --extra feed --extra aws --extra redis --no-emit-package scipy pyproject.toml -o locks/feed.txt
+	@echo 'ministack[full]>=1.5' | $(COMPILE) - -o locks/ministack.txt
 
 openapi: $(VENV)/.dev ## write docs/openapi/ anew from the code
 	@$(BIN)/python -m tests.openapi_documents
@@ -46,8 +51,8 @@ openapi: $(VENV)/.dev ## write docs/openapi/ anew from the code
 digest: $(VENV)/.dev ## after a change in batch/sql/: give features and SQL their new fingerprint
 	@$(BIN)/python -m batch.digest pingfeed/features.py
 
-clean: ## remove the environment and the demo's state
-	rm -rf $(VENV) var build *.egg-info
+clean: ## remove the environments and the demo's state
+	rm -rf $(VENV) $(MINISTACK) var build *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("pingfeed needs Python 3.11, 3.12 or 3.13; name one with PYTHON=python3.12")'
@@ -67,4 +72,11 @@ $(VENV)/.dev: locks/dev.txt $(VENV)/.local
 $(VENV)/.browser: locks/browser.txt $(VENV)/.dev
 	@echo "Installing what drives a browser ..."
 	@$(INSTALL) --require-hashes -r locks/browser.txt
+	@touch $@
+
+# MiniStack pins another botocore than aioboto3 does: an environment of its own.
+$(MINISTACK)/.installed: locks/ministack.txt | $(VENV)/bin/python
+	@echo "Installing MiniStack, which stands in for AWS ..."
+	@$(PYTHON) -m venv $(MINISTACK)
+	@$(MINISTACK)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/ministack.txt
 	@touch $@

@@ -24,6 +24,8 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     "feed": (*_SERVICE, "lightgbm"),
     "batch": ("duckdb", "lightgbm", "pyarrow", "scipy"),
     "simulator": ("httpx", "pyarrow"),
+    "aws": ("aioboto3",),
+    "redis": ("redis", "hiredis"),
 }
 """What each extra of `pyproject.toml` brings, by import name."""
 

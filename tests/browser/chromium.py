@@ -32,11 +32,6 @@ def missing() -> str | None:
     return None
 
 
-def required() -> bool:
-    """Whether what is missing is a failure."""
-    return os.environ.get("REQUIRE_ALL") == "1"
-
-
 def executable() -> str | None:
     """The path of Chromium."""
     named = os.environ.get("CHROMIUM")

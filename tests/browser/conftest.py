@@ -11,6 +11,7 @@ import pytest
 from tests.browser import chromium
 from tests.browser.town import DemoTown
 from tests.browser.visit import Visit
+from tests.servers import lacking
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def demo_town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoTown]:
     if lack := chromium.missing():
-        (pytest.fail if chromium.required() else pytest.skip)(lack)
+        lacking(lack)
     found = DemoTown(tmp_path_factory.mktemp("town") / "home")
     yield found
     found.close()

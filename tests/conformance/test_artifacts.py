@@ -2,23 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 
 from pingfeed.adapters.artifacts_file import FileArtifacts
 from pingfeed.errors import InvalidInput, NotFound
 from pingfeed.ports import Artifacts
+from tests.conformance.place import Place, cases
 
-ADAPTERS: dict[str, Callable[[Path], Artifacts]] = {
-    "file": lambda folder: FileArtifacts(f"file://{folder}/artifacts"),
+pytestmark = pytest.mark.conformance
+ADAPTERS: dict[str, Callable[[Place], Artifacts]] = {
+    "file": lambda place: FileArtifacts(f"file://{place.folder}/artifacts"),
 }
 
 
-@pytest.fixture(params=list(ADAPTERS.values()), ids=list(ADAPTERS))
-def open_artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Artifacts]:
-    adapter: Callable[[Path], Artifacts] = request.param
-    return lambda: adapter(tmp_path)
+@pytest.fixture(params=cases(ADAPTERS))
+def open_artifacts(request: pytest.FixtureRequest, place: Place) -> Callable[[], Artifacts]:
+    adapter: Callable[[Place], Artifacts] = request.param
+    return lambda: adapter(place)
 
 
 @pytest.fixture

@@ -1,25 +1,26 @@
 """What every CandidateStore promises (`ports.CandidateStore`). A new adapter is one entry of ADAPTERS."""
 
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
 from pingfeed.packet import TTL_S
 from pingfeed.ports import CandidateStore
+from tests.conformance.place import Place, cases
 from tests.conformance.samples import NOON_MS
 
-ADAPTERS: dict[str, Callable[[Path], CandidateStore]] = {
-    "sqlite": lambda folder: SqliteCandidateStore(f"sqlite://{folder}/candidates.sqlite"),
+pytestmark = pytest.mark.conformance
+ADAPTERS: dict[str, Callable[[Place], CandidateStore]] = {
+    "sqlite": lambda place: SqliteCandidateStore(f"sqlite://{place.folder}/candidates.sqlite"),
 }
 LATER_MS = NOON_MS + 1000
 
 
-@pytest.fixture(params=list(ADAPTERS.values()), ids=list(ADAPTERS))
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], CandidateStore]:
-    adapter: Callable[[Path], CandidateStore] = request.param
-    return lambda: adapter(tmp_path)
+@pytest.fixture(params=cases(ADAPTERS))
+def open_store(request: pytest.FixtureRequest, place: Place) -> Callable[[], CandidateStore]:
+    adapter: Callable[[Place], CandidateStore] = request.param
+    return lambda: adapter(place)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What every Lake promises (`ports.Lake`). A new adapter is one entry of ADAPTERS."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,16 +9,18 @@ import pytest
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.errors import InvalidInput, NotFound
 from pingfeed.ports import Lake
+from tests.conformance.place import Place, cases
 
-ADAPTERS: dict[str, Callable[[Path], Lake]] = {
-    "file": lambda folder: FileLake(f"file://{folder}/lake"),
+pytestmark = pytest.mark.conformance
+ADAPTERS: dict[str, Callable[[Place], Lake]] = {
+    "file": lambda place: FileLake(f"file://{place.folder}/lake"),
 }
 
 
-@pytest.fixture(params=list(ADAPTERS.values()), ids=list(ADAPTERS))
-def open_lake(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Lake]:
-    adapter: Callable[[Path], Lake] = request.param
-    return lambda: adapter(tmp_path)
+@pytest.fixture(params=cases(ADAPTERS))
+def open_lake(request: pytest.FixtureRequest, place: Place) -> Callable[[], Lake]:
+    adapter: Callable[[Place], Lake] = request.param
+    return lambda: adapter(place)
 
 
 @pytest.fixture

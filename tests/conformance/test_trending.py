@@ -2,43 +2,43 @@
 
 import asyncio
 import itertools
-import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.clock import DAY_MS, HOUR_MS
 from pingfeed.ports import Trending
 from pingfeed.signals import MAX_LANDMARK_AGE_MS, TRENDING_WEIGHTS, Engagement, decay_between
+from tests.conformance.place import Place, cases
 from tests.conformance.samples import NOON_MS
 
-Open = Callable[[Path], Trending]
+pytestmark = pytest.mark.conformance
+Open = Callable[[Place], Trending]
 ADAPTERS: dict[str, Open] = {
-    "sqlite": lambda folder: SqliteTrending(f"sqlite://{folder}/trending.sqlite"),
+    "sqlite": lambda place: SqliteTrending(f"sqlite://{place.folder}/trending.sqlite"),
 }
 
 
-@pytest.fixture(params=list(ADAPTERS.values()), ids=list(ADAPTERS))
+@pytest.fixture(params=cases(ADAPTERS))
 def adapter(request: pytest.FixtureRequest) -> Open:
     chosen: Open = request.param
     return chosen
 
 
 @pytest.fixture
-async def trending(adapter: Open, tmp_path: Path) -> AsyncIterator[Trending]:
-    opened = adapter(tmp_path)
+async def trending(adapter: Open, place: Place) -> AsyncIterator[Trending]:
+    opened = adapter(place)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-async def other(adapter: Open, tmp_path: Path, trending: Trending) -> AsyncIterator[Trending]:
+async def other(adapter: Open, place: Place, trending: Trending) -> AsyncIterator[Trending]:
     """Another process's view of the same counters."""
-    opened = adapter(tmp_path)
+    opened = adapter(place)
     yield opened
     await opened.close()
 
@@ -150,17 +150,16 @@ _engagements = st.lists(
 )
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS.keys())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])  # each has a fresh place
 @given(engagements=_engagements, calls=st.integers(1, 5))
 def test_the_stored_order_is_that_of_brute_force_decay(
-    adapter: Open, engagements: list[Engagement], calls: int
+    adapter: Open, place: Place, engagements: list[Engagement], calls: int
 ) -> None:
     """In any order of arrival, over any number of calls, past any number of moved landmarks."""
     batches = [engagements[call::calls] for call in range(calls)]
     engagements = [e for batch in batches for e in batch]
     now_ms = max(e.at_ms for e in engagements)
-    top = asyncio.run(_top_after(adapter, batches, now_ms))
+    top = asyncio.run(_top_after(adapter, place.another(), batches, now_ms))
     expected = _brute_force(engagements, now_ms)
     # What is two days old may be left out: it weighs 2 ** -48 of what is fresh.
     for ping_id, weight in expected.items():
@@ -169,13 +168,14 @@ def test_the_stored_order_is_that_of_brute_force_decay(
     assert all(a >= b * (1 - 1e-9) - 1e-12 for a, b in itertools.pairwise(order))
 
 
-async def _top_after(adapter: Open, batches: Sequence[Sequence[Engagement]], now_ms: int) -> list[tuple[str, float]]:
-    with tempfile.TemporaryDirectory() as folder:
-        trending = adapter(Path(folder))
-        for batch in batches:
-            await trending.add(batch)
-        top = await trending.top(None, 10, now_ms)
-        await trending.close()
+async def _top_after(
+    adapter: Open, place: Place, batches: Sequence[Sequence[Engagement]], now_ms: int
+) -> list[tuple[str, float]]:
+    trending = adapter(place)
+    for batch in batches:
+        await trending.add(batch)
+    top = await trending.top(None, 10, now_ms)
+    await trending.close()
     return top
 
 

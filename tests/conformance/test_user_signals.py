@@ -2,17 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.ports import UserSignals
 from pingfeed.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, UserState
+from tests.conformance.place import Place, cases
 from tests.conformance.samples import NOON_MS
 
-ADAPTERS: dict[str, Callable[[Path], UserSignals]] = {
-    "sqlite": lambda folder: SqliteUserSignals(f"sqlite://{folder}/signals.sqlite"),
+pytestmark = pytest.mark.conformance
+ADAPTERS: dict[str, Callable[[Place], UserSignals]] = {
+    "sqlite": lambda place: SqliteUserSignals(f"sqlite://{place.folder}/signals.sqlite"),
 }
 ACTS = [
     Act("ann", "follow", "creator-1", NOON_MS),
@@ -28,10 +29,10 @@ ACTS = [
 ]
 
 
-@pytest.fixture(params=list(ADAPTERS.values()), ids=list(ADAPTERS))
-def open_signals(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], UserSignals]:
-    adapter: Callable[[Path], UserSignals] = request.param
-    return lambda: adapter(tmp_path)
+@pytest.fixture(params=cases(ADAPTERS))
+def open_signals(request: pytest.FixtureRequest, place: Place) -> Callable[[], UserSignals]:
+    adapter: Callable[[Place], UserSignals] = request.param
+    return lambda: adapter(place)
 
 
 @pytest.fixture

@@ -1,0 +1,48 @@
+"""The suites' servers, started when the first test asks for one; and the list of what was run at the end."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.place import Place
+from tests.servers import Server, ministack, redis_server, running
+
+
+@pytest.fixture(scope="session")
+def session_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(redis_server(tmp_path_factory.mktemp("redis"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def session_ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(ministack(tmp_path_factory.mktemp("ministack"))) as server:
+        yield server
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return Place(request, tmp_path)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Each port's suite with the adapters that it ran on, and how many of its tests passed on each."""
+    counts: dict[str, dict[str, Counter[str]]] = {}
+    for outcome in ("passed", "failed", "skipped", "error"):
+        for report in terminalreporter.getreports(outcome):
+            file, _, test = report.nodeid.partition("::")
+            if "tests/conformance/" not in file or "[" not in test or getattr(report, "when", "call") == "teardown":
+                continue
+            adapter = test.partition("[")[2].rstrip("]").split("-")[0]
+            suite = Path(file).stem.removeprefix("test_")
+            counts.setdefault(suite, {}).setdefault(adapter, Counter())[outcome] += 1
+    if not counts:
+        return
+    terminalreporter.section("conformance: port, adapter, outcomes")
+    for suite, adapters in sorted(counts.items()):
+        for adapter, outcomes in adapters.items():
+            said = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+            terminalreporter.write_line(f"{suite:16} {adapter:12} {said}")

@@ -1,0 +1,57 @@
+"""Where a suite's adapter lives: a folder of this test's own, and real servers where the adapter asks for them.
+
+ADAPTERS: dict[str, Callable[[Place], Lake]] = {
+    "file": lambda place: FileLake(f"file://{place.folder}/lake"),
+    "s3": lambda place: S3Lake(f"s3://{place.bucket}/lake"),
+}
+@pytest.fixture(params=cases(ADAPTERS))
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.servers import AWS_ENVIRONMENT, Server
+
+EMBEDDED: Final = frozenset({"file", "disk", "sqlite"})
+"""Adapters that need nothing but this machine: they run in `make test`, the others in `make test-real`."""
+
+
+class Place:
+    """One test's own surroundings. Opening an adapter twice in the same place opens the same store twice."""
+
+    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
+        self.folder = folder
+        self._request = request
+        self._name = f"t{uuid.uuid4().hex[:12]}"
+
+    def another(self) -> "Place":
+        """A fresh place beside this one."""
+        return Place(self._request, self.folder / uuid.uuid4().hex)
+
+    @cached_property
+    def redis_url(self) -> str:
+        """`redis://...?namespace=...` of the session's server; the namespace is this test's own."""
+        server: Server = self._request.getfixturevalue("session_redis")
+        return f"redis://127.0.0.1:{server.port}/0?namespace={self._name}"
+
+    @cached_property
+    def aws(self) -> str:
+        """A name for this test's buckets, tables and streams, with the session's MiniStack as AWS."""
+        server: Server = self._request.getfixturevalue("session_ministack")
+        patch: pytest.MonkeyPatch = self._request.getfixturevalue("monkeypatch")
+        for name, value in {**AWS_ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}"}.items():
+            patch.setenv(name, value)
+        return self._name
+
+
+def cases(adapters: Mapping[str, Any]) -> Iterable[Any]:
+    """A suite's adapters as parameters: `pytest.fixture(params=cases(ADAPTERS))`."""
+    return [
+        pytest.param(adapter, id=name, marks=[] if name in EMBEDDED else [pytest.mark.real])
+        for name, adapter in adapters.items()
+    ]
