@@ -57,7 +57,9 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
+    """Some requests: their rows side by side, and where each begins, and n."""
+
     matrix: Float32
     grades: NDArray[np.int64]
     starts: NDArray[np.int64]
@@ -92,7 +94,7 @@ def _train(batch: Batch, tick: int, days: int) -> Outcome:
         sentence = "the earlier, the validating or the held-out time has no request with two different outcomes"
         return Outcome(None, f"{sentence}; the default ranker, or the live model, keeps serving")
     with batch.progress.step(f"training on {len(parts[0].starts) - 1:,} requests, {len(parts[0].grades):,} rows"):
-        booster = _fit(parts[0], parts[1], batch.features.names)
+        booster = fit(parts[0], parts[1], batch.features.names)
     manifest, text = _describe(batch, tick, booster, parts)
     models.store(batch, manifest, text)
     live = "is live" if manifest.live else "stays stored, not live"
@@ -106,7 +108,7 @@ def _engaged_requests(rows: TrainingSet) -> int:
     return int((np.maximum.reduceat(rows.grades, starts[:-1]) > _IMPRESSION).sum())
 
 
-def _split(rows: TrainingSet) -> tuple[_Part, _Part, _Part]:
+def _split(rows: TrainingSet) -> tuple[Part, Part, Part]:
     """Training, validation and held-out parts, in time order; requests of one grade are left out."""
     starts, grades = rows.starts, rows.grades
     useful = ndcg.distinct_grades(grades, starts)
@@ -118,11 +120,12 @@ def _split(rows: TrainingSet) -> tuple[_Part, _Part, _Part]:
         index = [np.arange(starts[r], starts[r + 1]) for r in requests]
         take = np.concatenate(index) if index else np.empty(0, np.int64)
         sizes = np.array([len(one) for one in index], np.int64)
-        parts.append(_Part(rows.matrix[take], grades[take], np.concatenate([[0], np.cumsum(sizes)])))
+        parts.append(Part(rows.matrix[take], grades[take], np.concatenate([[0], np.cumsum(sizes)])))
     return parts[0], parts[1], parts[2]
 
 
-def _fit(training: _Part, validation: _Part, names: tuple[str, ...]) -> lightgbm.Booster:
+def fit(training: Part, validation: Part, names: tuple[str, ...]) -> lightgbm.Booster:
+    """A ranker of the training part, with as many trees as served the validating part best."""
     data = _dataset(training, names)
     try:
         return lightgbm.train(
@@ -136,7 +139,7 @@ def _fit(training: _Part, validation: _Part, names: tuple[str, ...]) -> lightgbm
         raise FormatError(f"LightGBM refused the training set: {error}") from error
 
 
-def _dataset(part: _Part, names: tuple[str, ...], reference: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
+def _dataset(part: Part, names: tuple[str, ...], reference: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
     group = np.diff(part.starts)
     return lightgbm.Dataset(
         part.matrix, part.grades, group=group, feature_name=list(names), reference=reference, free_raw_data=True
@@ -144,7 +147,7 @@ def _dataset(part: _Part, names: tuple[str, ...], reference: lightgbm.Dataset | 
 
 
 def _describe(
-    batch: Batch, tick: int, booster: lightgbm.Booster, parts: tuple[_Part, _Part, _Part]
+    batch: Batch, tick: int, booster: lightgbm.Booster, parts: tuple[Part, Part, Part]
 ) -> tuple[Manifest, str]:
     """The manifest with the gate's verdict, and the model's text."""
     text = booster.model_to_string(num_iteration=booster.best_iteration)

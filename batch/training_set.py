@@ -74,17 +74,20 @@ def collect(batch: Batch, cutoff_tick: int, days: int) -> TrainingSet:
     return TrainingSet(table.select(_META), matrix)
 
 
-def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int) -> TrainingSet:
-    """Rows of the requests that became known from `first_tick` to before `until_tick`."""
+def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, as_of_day: bool = False) -> TrainingSet:
+    """Rows of the requests that became known from `first_tick` to before `until_tick`.
+
+    `as_of_day` takes features as they were when the request's day began: what a feed without ticks would have known.
+    """
     first, last = batch.ticks.day(first_tick), batch.ticks.day(until_tick - 1)
     known = (pc.field("known_tick") <= cutoff_tick) & pc.field("request_id").is_valid()
     # Label windows reach past the last day.
-    events = batch.tables.clean(first, last + 1 + _label_ticks(batch) // batch.ticks.day_ticks, _EVENTS).filter(known)
+    events = batch.tables.clean(first, last + 1 + label_ticks(batch) // batch.ticks.day_ticks, _EVENTS).filter(known)
     # An act that arrives days after its request must not pass for a request of its own.
     mentions = batch.tables.clean(first - _LATE_DAYS, last, _MENTION).filter(known)
     catalog = catalogue.load(batch.tables, batch.engine, batch.ticks)
     params = batch.ticks.params(cutoff_tick) | {
-        "label_ticks": _label_ticks(batch),
+        "label_ticks": label_ticks(batch),
         "from_tick": first_tick,
         "until_tick": until_tick,
         "cutoff_tick": cutoff_tick,
@@ -92,7 +95,14 @@ def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int) -> T
     served = served_items(events)
     plain = events.select(_EVENTS[:8])
     labels = batch.engine.run("labels", params, events=plain, mentions=mentions, served=served, numbers=catalog.numbers)
-    return with_features(batch, catalog, labels)
+    return with_features(batch, catalog, _as_of_day(labels, batch.ticks.day_ticks) if as_of_day else labels)
+
+
+def _as_of_day(labels: pa.Table, day_ticks: int) -> pa.Table:
+    for name in ("snapshot_tick", "packet_tick"):
+        ticks = labels[name].to_numpy()
+        labels = labels.set_column(labels.column_names.index(name), name, pa.array(ticks // day_ticks * day_ticks))
+    return labels
 
 
 def with_features(batch: Batch, catalog: catalogue.Catalogue, labels: pa.Table) -> TrainingSet:
@@ -154,7 +164,8 @@ def _floats(column: pa.ChunkedArray) -> Float32:
     return values
 
 
-def _label_ticks(batch: Batch) -> int:
+def label_ticks(batch: Batch) -> int:
+    """How many ticks after a request its outcome is waited for."""
     return max(1, batch.settings.label_window_hours * HOUR_MS // batch.ticks.tick_ms)
 
 
@@ -172,7 +183,7 @@ def _is_kept(batch: Batch, day: int) -> bool:
 
 def _is_closed(batch: Batch, day: int, cutoff_tick: int) -> bool:
     """Whether every request of the day has its whole label window before the cut-off."""
-    return batch.ticks.first_of(day + 1) - 1 + _label_ticks(batch) <= cutoff_tick
+    return batch.ticks.first_of(day + 1) - 1 + label_ticks(batch) <= cutoff_tick
 
 
 def _make(batch: Batch, first: int, last: int, cutoff_tick: int) -> None:
@@ -203,7 +214,7 @@ def _load(batch: Batch, day: int, cutoff_tick: int) -> pa.Table | None:
         return None
     table: pa.Table = batch.tables.lake.dataset([path], _schema(list(batch.features.names))).to_table()
     # A kept day may be newer than the cut-off when the past is replayed (`--at`).
-    closed = cutoff_tick - _label_ticks(batch)
+    closed = cutoff_tick - label_ticks(batch)
     return table.filter(pc.field("first_tick") <= closed)
 
 

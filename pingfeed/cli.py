@@ -39,7 +39,7 @@ COMMANDS: Final = (
     Command("train", "train a ranker and put it live if the gate lets it", "batch.commands:train"),
     Command("schedule", "run ticks on the quarter-hour and the night at its hour", "batch.commands:schedule"),
     Command(
-        "evaluate", "measure what is served against the simulated users' true tastes", "simulator.commands:evaluate"
+        "evaluate", "measure served feeds against true tastes, the model on real lists", "pingfeed.evaluate:evaluate"
     ),
     Command("skew", "recompute logged vectors offline; none may differ", "batch.commands:skew"),
     Command("model", "list, promote or roll back models", "batch.commands:model"),

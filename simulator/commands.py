@@ -136,18 +136,16 @@ def _print_counts(counts: dict[str, Any], as_json: bool) -> None:
     sys.stdout.write(", ".join(shown) + "\n")
 
 
-def evaluate(parser: argparse.ArgumentParser) -> None:
-    """Configure `pingfeed evaluate affinity`."""
-    words = parser.add_subparsers(metavar="affinity", required=True)
-    affinity = words.add_parser("affinity", help="what is served against the users' true tastes; exit 1 if not better")
-    affinity.add_argument("--users", type=int, default=200, help="how many (default: %(default)s)")
-    affinity.add_argument("--seed", type=int, default=0, help="chooses the users")
-    affinity.add_argument("--feed", default=FEED, help="default: %(default)s")
-    affinity.add_argument("--allow-remote", action="store_true", help="ask a feed on another machine")
-    affinity.add_argument("--lake", type=Path, help="the lake's folder (default: HOME/lake)")
-    _add_home(affinity)
-    affinity.add_argument("--json", action="store_true")
-    affinity.set_defaults(run=_affinity)
+def affinity(parser: argparse.ArgumentParser) -> None:
+    """Configure `pingfeed evaluate affinity`; its exit code is 1 if what is served is not better."""
+    parser.add_argument("--users", type=int, default=200, help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the users")
+    parser.add_argument("--feed", default=FEED, help="default: %(default)s")
+    parser.add_argument("--allow-remote", action="store_true", help="ask a feed on another machine")
+    parser.add_argument("--lake", type=Path, help="the lake's folder (default: HOME/lake)")
+    _add_home(parser)
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(run=_affinity)
 
 
 def _affinity(options: argparse.Namespace) -> int:

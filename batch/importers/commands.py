@@ -132,7 +132,7 @@ def _run(options: Options, form: Format, placing: Placing) -> int:
     batch = build(settings.load(os.environ), clock=clock, quiet=options.json)
     source = Source(options.file)
     held = nullcontext() if options.dry_run else lease(batch.settings.home)
-    with held, _watching(source, quiet=options.json) as watch:
+    with held, watching(source, quiet=options.json) as watch:
         outcome = Importer(batch, source, form, watch).run(placing, dry_run=options.dry_run)
     if options.json:
         sys.stdout.write(f"{msgspec.json.encode(as_json(outcome)).decode()}\n")
@@ -149,7 +149,7 @@ def _moment(text: str) -> int:
 
 
 @contextmanager
-def _watching(source: Source, *, quiet: bool) -> Iterator[Watch]:
+def watching(source: Source, *, quiet: bool) -> Iterator[Watch]:
     """A bar for each pass over the file, on standard error if somebody looks at it."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as progress:

@@ -1,0 +1,1 @@
+"""Offline evaluation on public data, with the features, the SQL and the training that serve."""

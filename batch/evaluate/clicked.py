@@ -1,0 +1,62 @@
+"""A log of lists and clicks as what rankers are measured on: the lists that somebody clicked in, in time order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batch.importers.metarank import Interaction, Item, MetarankLog, Ranking
+
+Int64 = NDArray[np.int64]
+SHOWN_GRADE, CLICKED_GRADE = 2, 5
+"""An impression's grade and a like's (batch/sql/labels.sql): what an import makes of a list and of a click."""
+
+
+@dataclass(frozen=True)
+class ClickedLists:
+    """n rows, one for each film of each list, in the order shown; `starts` is where each list begins, and n."""
+
+    lists: Sequence[Ranking]
+    grades: Int64  # (n,)
+    position: Int64  # (n,)
+    starts: Int64  # (lists + 1,)
+
+    def from_list(self, first: int) -> slice:
+        """The rows of the lists from `first` on."""
+        return slice(int(self.starts[first]), int(self.starts[-1]))
+
+
+def clicked_lists(log: MetarankLog) -> ClickedLists:
+    """The lists with at least one click, by time; lists of the same moment stay in the file's order."""
+    clicks = clicks_of(log)
+    lists = sorted((one for one in log.rankings if one.request_id in clicks), key=lambda one: one.at_ms)
+    clicked = [ping in clicks[one.request_id] for one in lists for ping in one.ping_ids]
+    sizes = [len(one.ping_ids) for one in lists]
+    return ClickedLists(
+        lists=lists,
+        grades=np.where(clicked, CLICKED_GRADE, SHOWN_GRADE).astype(np.int64),
+        position=np.array([place for size in sizes for place in range(size)], np.int64),
+        starts=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+    )
+
+
+def clicks_of(log: MetarankLog) -> dict[str, set[str]]:
+    """The films that were clicked, by list; clicks without a list belong to none."""
+    found: dict[str, set[str]] = {}
+    for act in log.interactions:
+        if act.request_id is not None:
+            found.setdefault(act.request_id, set()).add(act.ping_id)
+    shown = {one.request_id: set(one.ping_ids) for one in log.rankings}
+    return {request: films & shown.get(request, set()) for request, films in found.items() if films & shown[request]}
+
+
+def in_time(log: MetarankLog) -> list[Ranking | Interaction]:
+    """Lists and clicks as a server saw them; of one moment, lists come first."""
+    acts: list[Ranking | Interaction] = [*log.rankings, *log.interactions]
+    return sorted(acts, key=lambda act: (act.at_ms, isinstance(act, Interaction)))
+
+
+def described(log: MetarankLog) -> dict[str, Item]:
+    """What the log says of each film; its last word counts."""
+    return {item.ping_id: item for item in log.items}

@@ -1,0 +1,130 @@
+"""`pingfeed evaluate ranklens`: how well the features, the SQL and the training that serve rank real lists.
+
+The log is imported into a lake of its own, stretched to two weeks from the log's own first date, so that ticks, windows
+and label windows mean what they mean for a living feed. Each list's rows take their features at the list's own tick, as
+`pingfeed train` would, and once more at the tick that began the list's day: what a feed without ticks would know. The
+model is trained on the first clicked lists in time order and measured on the others.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batch import day_state, ndcg, training_set
+from batch.evaluate import baselines, metarank50
+from batch.evaluate.clicked import ClickedLists, clicked_lists
+from batch.evaluate.report import report
+from batch.importers.metarank import MetarankLog, read_metarank
+from batch.importers.metarank_lines import Names
+from batch.importers.metarank_log import MetarankFormat
+from batch.importers.run import Importer, Placing, Watch
+from batch.importers.source import Source
+from batch.learn import Learner
+from batch.train import SEED, Part, fit
+from batch.training_set import TrainingSet
+from batch.wiring import Batch, build
+from pingfeed import settings
+from pingfeed.clock import DAY_MS, Clock, system_clock
+from pingfeed.errors import InvalidInput
+from pingfeed.features import Float32
+
+STRETCH_DAYS: Final = 14
+FACETS: Final = "topics,tags,actors,writer"
+ATTRIBUTES: Final = "popularity,vote_avg,vote_cnt,budget,runtime,release_date"
+_VALIDATION: Final = 0.1
+_PAIRS: Final = [
+    *(("model", "ctr"), ("model", "metarank50"), ("model", "votes"), ("model", "shown"), ("model", "random")),
+    *(("metarank50", "ctr"), ("model", "model_nightly")),
+]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is asked: train on the clicked lists before `test_from`, test on those from it on."""
+
+    file: Path
+    test_from: int
+    quiet: bool = False
+
+    def run(self, watch: Watch, clock: Clock = system_clock) -> dict[str, Any]:
+        """The report as the command prints it. InvalidInput if too few lists are left to train or to test on."""
+        log = read_metarank(self.file)
+        clicked = clicked_lists(log)
+        if not 20 <= self.test_from < len(clicked.lists):
+            raise InvalidInput(
+                f"--test-from must be from 20 to {len(clicked.lists) - 1}: {self.file} holds {len(clicked.lists)} "
+                "clicked lists",
+                field="test_from",
+            )
+        with TemporaryDirectory(prefix="pingfeed-ranklens-") as home:
+            batch = build(_settings(Path(home)), clock=clock, quiet=self.quiet)
+            own, nightly = _vectors(batch, self.file, watch, clicked)
+            with batch.progress.step("training and ranking"):
+                scores = self._scores(log, clicked, own, nightly, batch.features.names)
+        test = clicked.from_list(self.test_from)
+        starts = clicked.starts[self.test_from :] - test.start
+        found = {name: ndcg.ndcg(clicked.grades[test], one[test], starts) for name, one in scores.items()}
+        about = {"trained_lists": self.test_from, "stretched_to_days": STRETCH_DAYS}
+        return report(found, _PAIRS, SEED) | {"about": about}
+
+    def _scores(
+        self, log: MetarankLog, clicked: ClickedLists, own: Float32, nightly: Float32, names: tuple[str, ...]
+    ) -> Mapping[str, Float64]:
+        return {
+            "model": _model_scores(clicked, own, self.test_from, names),
+            "model_nightly": _model_scores(clicked, nightly, self.test_from, names),
+            "metarank50": metarank50.scores(log, clicked, self.test_from, SEED),
+            **baselines.scores(log, clicked, SEED),
+        }
+
+
+def _settings(home: Path) -> settings.Settings:
+    names = {"HOME": str(home), "FACETS": FACETS, "ATTRIBUTES": ATTRIBUTES}
+    return settings.load({f"{settings.PREFIX}{name}": value for name, value in names.items()})
+
+
+def _vectors(batch: Batch, file: Path, watch: Watch, clicked: ClickedLists) -> tuple[Float32, Float32]:
+    """(n, F) each, in the order of `clicked`: with features of each list's own tick, and of its day's first."""
+    placing = Placing(keep_dates=True, stretch_ms=STRETCH_DAYS * DAY_MS)
+    log = Importer(batch, Source(file), MetarankFormat(Names()), watch).run(placing)
+    assert log.first_ms is not None
+    assert log.last_ms is not None, "a log with clicked lists has events"
+    until = batch.ticks.of(log.last_ms) + 2
+    first = batch.ticks.of(log.first_ms)
+    cutoff = until + training_set.label_ticks(batch)
+    run = Learner(batch.tables, batch.engine, batch.ticks, batch.progress).run(cutoff, log.end_ms, everything=True).run
+    day_state.ensure(batch.tables, batch.engine, batch.ticks, cutoff, run)
+    with batch.progress.step("features of each list's own tick"):
+        own = _aligned(training_set.build(batch, first, until, cutoff), clicked)
+    with batch.progress.step("features of each list's day"):
+        nightly = _aligned(training_set.build(batch, first, until, cutoff, as_of_day=True), clicked)
+    return own, nightly
+
+
+def _aligned(rows: TrainingSet, clicked: ClickedLists) -> Float32:
+    """The rows' vectors in the order of the lists. A film twice in a list has one row."""
+    requests, pings = (rows.table[name].to_pylist() for name in ("request_id", "ping_id"))
+    place = {key: row for row, key in enumerate(zip(requests, pings, strict=True))}
+    missing = np.full(rows.matrix.shape[1], np.nan, np.float32)
+    found = [place.get((one.request_id, ping)) for one in clicked.lists for ping in one.ping_ids]
+    return np.stack([missing if row is None else rows.matrix[row] for row in found])
+
+
+def _model_scores(clicked: ClickedLists, matrix: Float32, train_lists: int, names: tuple[str, ...]) -> Float64:
+    """(n,) scores of the ranker that `pingfeed train` makes of the first lists; the last of them validate."""
+    middle = int(train_lists * (1 - _VALIDATION))
+    training, validation = (_part(clicked, matrix, *ends) for ends in ((0, middle), (middle, train_lists)))
+    booster = fit(training, validation, names)
+    return np.asarray(booster.predict(matrix), np.float64)
+
+
+def _part(clicked: ClickedLists, matrix: Float32, first: int, last: int) -> Part:
+    starts = clicked.starts[first : last + 1]
+    rows = slice(int(starts[0]), int(starts[-1]))
+    return Part(matrix[rows], clicked.grades[rows], starts - starts[0])
