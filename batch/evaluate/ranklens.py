@@ -36,7 +36,6 @@ from pingfeed.features import Float32
 STRETCH_DAYS: Final = 14
 FACETS: Final = "topics,tags,actors,writer"
 ATTRIBUTES: Final = "popularity,vote_avg,vote_cnt,budget,runtime,release_date"
-_VALIDATION: Final = 0.1
 _PAIRS: Final = [
     *(("model", "ctr"), ("model", "metarank50"), ("model", "votes"), ("model", "shown"), ("model", "random")),
     *(("metarank50", "ctr"), ("model", "model_nightly")),
@@ -117,14 +116,7 @@ def _aligned(rows: TrainingSet, clicked: ClickedLists) -> Float32:
 
 
 def _model_scores(clicked: ClickedLists, matrix: Float32, train_lists: int, names: tuple[str, ...]) -> Float64:
-    """(n,) scores of the ranker that `pingfeed train` makes of the first lists; the last of them validate."""
-    middle = int(train_lists * (1 - _VALIDATION))
-    training, validation = (_part(clicked, matrix, *ends) for ends in ((0, middle), (middle, train_lists)))
-    booster = fit(training, validation, names)
+    """(n,) scores of the ranker that `pingfeed train` makes of the first lists."""
+    starts = clicked.starts[: train_lists + 1]
+    booster = fit(Part(matrix[: starts[-1]], clicked.grades[: starts[-1]], starts), names)
     return np.asarray(booster.predict(matrix), np.float64)
-
-
-def _part(clicked: ClickedLists, matrix: Float32, first: int, last: int) -> Part:
-    starts = clicked.starts[first : last + 1]
-    rows = slice(int(starts[0]), int(starts[-1]))
-    return Part(matrix[rows], clicked.grades[rows], starts - starts[0])
