@@ -43,6 +43,7 @@ lock: ## resolve the locks anew from pyproject.toml (needs uv)
 	done
 	@# The feed's image carries LightGBM for its shared library only (pingfeed/model.py), so it can do without SciPy.
 	@$(COMPILE) --extra feed --extra aws --extra redis --no-emit-package scipy pyproject.toml -o locks/feed.txt
+	@echo 'setuptools>=77' | $(COMPILE) - -o locks/build.txt
 	@echo 'ministack[full]>=1.5' | $(COMPILE) - -o locks/ministack.txt
 
 openapi: $(VENV)/.dev ## write docs/openapi/ anew from the code

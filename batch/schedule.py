@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from batch import tick as ticking
 from batch.etl import etl
+from batch.heartbeat import beat
 from batch.lease import lease
 from batch.train import last_trained, train
 from batch.wiring import Batch
@@ -56,6 +57,7 @@ class Schedule:
                 self._night(tick)
             done = ticking.run(self.batch, tick, everyone=nightly)
         self.last_tick = tick
+        beat(self.batch.settings.home)
         _LOG.info("tick", extra=vars(done))
         return tick
 
@@ -70,6 +72,7 @@ class Schedule:
 
     def run_forever(self, stop: threading.Event) -> None:
         """Run until `stop` is set; looks twice a second whether a tick has begun."""
+        beat(self.batch.settings.home)
         while not stop.is_set():
             try:
                 self.run_once()

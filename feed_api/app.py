@@ -93,11 +93,14 @@ def _ready(services: Services, loader: Loader, keepers: tuple[Repeated, ...]) ->
         """Ready once warmed up; every part that is missing is done without."""
         problems = {f"{keeper.name}": "is not running" for keeper in keepers if not keeper.alive}
         stopped = bool(problems)
-        await look(problems, "candidates", services.candidates.check())
-        await look(problems, "signals", services.signals.check())
-        await look(problems, "trending", services.trending.check())
-        await look(problems, "artifacts", services.artifacts.check())
-        await look(problems, "spool", services.delivery.check())
+        await look(
+            problems,
+            candidates=services.candidates.check(),
+            signals=services.signals.check(),
+            trending=services.trending.check(),
+            artifacts=services.artifacts.check(),
+            spool=services.delivery.check(),
+        )
         if not loader.live.has_snapshot:
             problems["snapshot"] = "none is published: run `pingfeed tick`"
         if not loader.live.has_model:

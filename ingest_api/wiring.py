@@ -1,6 +1,7 @@
 """From settings to what the service works with. The only file here that knows which adapters there are."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from ingest_api.apply import SignalWriter
 from ingest_api.rejected import RejectedLog
@@ -10,6 +11,9 @@ from pingfeed.delivery.delivery import Delivery
 from pingfeed.delivery.spool import Spool
 from pingfeed.ports import EventSink, Trending, UserSignals
 from pingfeed.settings import Settings, url_path
+
+NEEDS: Final = ("events_url", "signals_url", "trending_url")
+"""The parts that have to answer before it starts (`pingfeed/startup.py`)."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pingfeed.errors import SettingsError
 from pingfeed.features import MAX_ATTRIBUTES, FeatureSet
+from pingfeed.urls import flaw, masked, scheme_of
 
 PREFIX: Final = "PINGFEED_"
 INGEST_PORT: Final = 8000
@@ -84,9 +85,13 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _number(kind: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
-        value = kind(text)
-        if not low <= value <= high:
-            raise ValueError(f"must be from {low} to {high}")
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise ValueError(f"must be {what} from {low} to {high}")
         return value
 
     return parse
@@ -179,16 +184,23 @@ def _parse(name: str, text: str, home: Path) -> Any:
     if name == "spool_dir":
         return home / Path(text).expanduser()
     if name in SCHEMES:
-        scheme = urlsplit(text).scheme
-        if scheme not in SCHEMES[name]:
-            known = ", ".join(f"{s}://" for s in SCHEMES[name])
-            raise SettingsError(f"{variable} has the scheme {scheme!r}; known are {known}", field=variable)
-        return text
+        return _url(name, variable, text)
     try:
         return _PARSERS[name](text)
     except ValueError as error:
-        shown = "its value" if name in _SECRET else repr(text)
-        raise SettingsError(f"{variable}: {shown} {error}", field=variable) from error
+        # The value is not quoted: what is wrong with it may be that it is a key meant for another variable.
+        raise SettingsError(f"{variable} {error}", field=variable) from error
+
+
+def _url(name: str, variable: str, text: str) -> str:
+    scheme = scheme_of(text)
+    if scheme not in SCHEMES[name]:
+        known = ", ".join(f"{s}://" for s in SCHEMES[name])
+        has = f"has the scheme {scheme!r}" if scheme else "is not a URL"
+        raise SettingsError(f"{variable} {has}; known are {known}", field=variable)
+    if wrong := flaw(text):
+        raise SettingsError(f"{variable} {wrong}", field=variable)
+    return text
 
 
 def _check_together(settings: Settings) -> None:
@@ -228,9 +240,12 @@ def url_path(url: str) -> Path:
 
 
 def shown(settings: Settings) -> dict[str, str]:
-    """Name and value of every setting, secrets as their count, for logs and `doctor`."""
+    """Name and value of every setting, secrets masked, for logs and `doctor`."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    return {
-        PREFIX + name.upper(): f"({'set' if value else 'not set'})" if name in _SECRET else str(value)
-        for name, value in values.items()
-    }
+    return {PREFIX + name.upper(): _shown(name, value) for name, value in values.items()}
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in _SECRET:
+        return "(set)" if value else "(not set)"
+    return masked(str(value)) if name in SCHEMES else str(value)

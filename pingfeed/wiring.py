@@ -5,12 +5,13 @@ URL chooses it. To add a backend: its file, a line here, its scheme in `settings
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
+from pingfeed.errors import SettingsError
 from pingfeed.ports import Artifacts, CandidateStore, EventSink, Lake, Trending, UserSignals
-from pingfeed.settings import Settings
+from pingfeed.settings import PREFIX, Settings
 
 ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
     "lake_url": {"file": "lake_file:FileLake"},
@@ -25,8 +26,15 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
 
 def _open(setting: str, settings: Settings) -> Any:
     url = getattr(settings, setting)
-    module, _, name = ADAPTERS[setting][urlsplit(url).scheme].partition(":")
-    return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url)
+    scheme = urlsplit(url).scheme
+    module, _, name = ADAPTERS[setting][scheme].partition(":")
+    try:
+        return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url)
+    except ModuleNotFoundError as error:
+        variable = PREFIX + setting.upper()
+        raise SettingsError(
+            f"{variable}: {scheme}:// needs {error.name}, which is not installed here", field=variable
+        ) from error
 
 
 def open_lake(settings: Settings) -> Lake:
@@ -57,3 +65,13 @@ def open_signals(settings: Settings) -> UserSignals:
 def open_trending(settings: Settings) -> Trending:
     """The trending counters that the settings choose."""
     return cast(Trending, _open("trending_url", settings))
+
+
+ASYNC_PORTS: Final[Mapping[str, Callable[[Settings], Any]]] = {
+    "events_url": open_event_sink,
+    "artifacts_url": open_artifacts,
+    "candidates_url": open_candidates,
+    "signals_url": open_signals,
+    "trending_url": open_trending,
+}
+"""Setting -> how its port is opened. Each of these has `check` and `close`."""

@@ -198,22 +198,28 @@ def _print_report(report: dict[str, Any]) -> None:
 
 def demo(parser: argparse.ArgumentParser) -> None:
     """Configure `pingfeed demo`."""
-    parser.add_argument("--home", type=Path, default=Path("var/demo"), help="where its state lives (%(default)s)")
+    parser.add_argument("--home", type=Path, help="where its state lives (default: var/demo)")
     _add_world(parser)
     parser.add_argument("--ingest-port", type=int, default=8000)
     parser.add_argument("--feed-port", type=int, default=8001)
     parser.add_argument("--no-live", action="store_true", help="no traffic but your own")
     parser.add_argument("--exit-after-ready", action="store_true", help="stop everything as soon as it is ready")
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="only make the world, in the installation that the settings name and its PINGFEED_HOME; serve nothing",
+    )
     parser.set_defaults(run=_demo)
 
 
 def _demo(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from simulator.demo import Demo, run
+    from simulator.demo import Demo, prepare, run
 
+    home = options.home or (_home(os.environ, None) if options.prepare else Path("var/demo"))
     asked = Demo(
-        home=options.home.expanduser().absolute(),
+        home=home.expanduser().absolute(),
         users=options.users,
         pings=options.pings,
         days=options.days,
@@ -223,4 +229,5 @@ def _demo(options: argparse.Namespace) -> int:
         live=not options.no_live,
         exit_after_ready=options.exit_after_ready,
     )
-    return run(asked, Console(), os.environ, system_clock)
+    start = prepare if options.prepare else run
+    return start(asked, Console(), os.environ, system_clock)
