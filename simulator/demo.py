@@ -29,7 +29,6 @@ _LIVE_RATE: Final = 4
 _PATIENCE_S: Final = 600
 _SAID: Final = {
     "history": "writing the world's history",
-    "lake": "putting it into the lake",
     "etl": "reading it (etl)",
     "train": "training a ranker",
     "tick": "candidates for everybody (tick)",
@@ -67,11 +66,11 @@ class Demo:
         history += [text for name, number in world.items() for text in (name, str(number))]
         return {"history": history, "etl": ["etl"], "train": ["train"], "tick": ["tick", "--all"]}
 
-    def steps_elsewhere(self, until: str) -> dict[str, list[str]]:
-        """The same where the lake may be a bucket and a scheduler may be at work: its history goes over as a copy."""
+    def steps_elsewhere(self, until: str, lake: str) -> dict[str, list[str]]:
+        """The same in an installation whose lake is at a URL, and where a scheduler may be at work."""
         first, *rest = self.steps(until).items()
-        over = ("lake", ["import", "history", str(self.home / "lake")])
-        return dict([first, over, *((name, [*words, "--wait", str(_PATIENCE_S)]) for name, words in rest)])
+        where = ["--lake", lake.removeprefix("file://")] if lake else []
+        return {first[0]: first[1] + where} | {name: [*words, "--wait", str(_PATIENCE_S)] for name, words in rest}
 
 
 def run(
@@ -100,7 +99,8 @@ def prepare(
     children = Children(environ, demo.home / "logs", command)
     with ended_by_signal():
         try:
-            _prepare(demo, console, children, clock, demo.steps_elsewhere)
+            lake = environ.get("PINGFEED_LAKE_URL", "")
+            _prepare(demo, console, children, clock, lambda until: demo.steps_elsewhere(until, lake))
         except KeyboardInterrupt:
             return 130
         finally:

@@ -1,4 +1,4 @@
-"""`pingfeed import metarank`, `pingfeed import csv` and `pingfeed import history`."""
+"""`pingfeed import metarank` and `pingfeed import csv`."""
 
 import argparse
 import os
@@ -13,7 +13,6 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
-from batch.importers.copy_history import copy_history
 from batch.importers.csv_log import CsvLog
 from batch.importers.formats import Format
 from batch.importers.mapping import LEFT_OUT, event_types, field_map
@@ -28,7 +27,6 @@ from batch.wiring import build
 from pingfeed import settings
 from pingfeed.clock import system_clock, to_ms
 from pingfeed.errors import InvalidInput
-from pingfeed.wiring import open_lake
 
 Options = argparse.Namespace
 _DELIMITERS: Final = {"tab": "\t", "space": " "}
@@ -39,7 +37,6 @@ def import_events(parser: argparse.ArgumentParser) -> None:
     formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
     _metarank(formats.add_parser("metarank", help="Metarank's event log, JSON lines"))
     _csv(formats.add_parser("csv", help="an interaction log with a line an event"))
-    _history(formats.add_parser("history", help="a lake's folder of history files, as simulate history writes it"))
 
 
 def _metarank(parser: argparse.ArgumentParser) -> None:
@@ -68,21 +65,6 @@ def _csv(parser: argparse.ArgumentParser) -> None:
     _placing_options(parser, keep_dates=True)
     parser.add_argument("--escape-ids", action="store_true", help="make ids valid that are not, instead of refusing")
     parser.set_defaults(run=lambda options: _run(options, _csv_format(options), Placing(options.keep_dates)))
-
-
-def _history(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="the other lake's folder")
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
-    parser.set_defaults(run=_run_history)
-
-
-def _run_history(options: Options) -> int:
-    copied = copy_history(open_lake(settings.load(os.environ)), options.folder)
-    if options.json:
-        sys.stdout.write(f"{msgspec.json.encode(vars(copied)).decode()}\n")
-    else:
-        sys.stdout.write(f"{copied.files} files copied, {copied.bytes:,} bytes; {copied.there} were there\n")
-    return 0
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
