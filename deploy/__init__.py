@@ -1,0 +1,1 @@
+"""What an installation on AWS is made of, and what makes it."""
