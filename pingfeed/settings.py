@@ -23,7 +23,7 @@ FEED_PORT: Final = 8001
 SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "lake_url": ("file",),
     "artifacts_url": ("file",),
-    "events_url": ("disk",),
+    "events_url": ("disk", "firehose"),
     "candidates_url": ("sqlite",),
     "signals_url": ("sqlite",),
     "trending_url": ("sqlite",),
@@ -237,6 +237,22 @@ def url_path(url: str) -> Path:
     """The path of a `file://`, `disk://` or `sqlite://` URL."""
     split = urlsplit(url)
     return Path(split.netloc + split.path)
+
+
+# Readers of the lake pass over names that begin with a dot or an underscore, and take `history-*` for written history.
+_STREAM: Final = re.compile(r"(?!history-)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def stream_of(url: str) -> str:
+    """The stream's name in `firehose://stream`; SettingsError if it is none that the lake's readers can live with."""
+    name = url.partition("://")[2].rstrip("/")
+    if not _STREAM.fullmatch(name):
+        raise SettingsError(
+            f"{PREFIX}EVENTS_URL must be like firehose://pingfeed-events: 1 to 64 of A-Z a-z 0-9 . _ -, beginning with "
+            "a letter or a digit, and not with history-",
+            field=f"{PREFIX}EVENTS_URL",
+        )
+    return name
 
 
 def shown(settings: Settings) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pingfeed.settings import PREFIX, Settings
 ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
     "lake_url": {"file": "lake_file:FileLake"},
     "artifacts_url": {"file": "artifacts_file:FileArtifacts"},
-    "events_url": {"disk": "event_sink_disk:DiskEventSink"},
+    "events_url": {"disk": "event_sink_disk:DiskEventSink", "firehose": "event_sink_firehose:FirehoseEventSink"},
     "candidates_url": {"sqlite": "candidates_sqlite:SqliteCandidateStore"},
     "signals_url": {"sqlite": "user_signals_sqlite:SqliteUserSignals"},
     "trending_url": {"sqlite": "trending_sqlite:SqliteTrending"},
