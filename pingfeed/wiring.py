@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
+from pingfeed.errors import InvalidInput, SettingsError
 from pingfeed.ports import Artifacts, CandidateStore, EventSink, Lake, Trending, UserSignals
-from pingfeed.settings import Settings
+from pingfeed.settings import PREFIX, Settings
 
 ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
-    "lake_url": {"file": "lake_file:FileLake"},
-    "artifacts_url": {"file": "artifacts_file:FileArtifacts"},
+    "lake_url": {"file": "lake_file:FileLake", "s3": "lake_s3:S3Lake"},
+    "artifacts_url": {"file": "artifacts_file:FileArtifacts", "s3": "artifacts_s3:S3Artifacts"},
     "events_url": {"disk": "event_sink_disk:DiskEventSink"},
     "candidates_url": {"sqlite": "candidates_sqlite:SqliteCandidateStore"},
     "signals_url": {"sqlite": "user_signals_sqlite:SqliteUserSignals"},
@@ -26,7 +27,12 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
 def _open(setting: str, settings: Settings) -> Any:
     url = getattr(settings, setting)
     module, _, name = ADAPTERS[setting][urlsplit(url).scheme].partition(":")
-    return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url)
+    adapter = getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)
+    try:
+        return adapter(url)
+    except InvalidInput as error:
+        variable = PREFIX + setting.upper()
+        raise SettingsError(f"{variable} {error.message}", field=variable) from error
 
 
 def open_lake(settings: Settings) -> Lake:
