@@ -1,1 +1,1 @@
-"""What an installation on AWS is made of, and what makes it."""
+"""What an installation on AWS (or on an emulator of it) needs before it can start."""

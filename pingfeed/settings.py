@@ -21,8 +21,8 @@ INGEST_PORT: Final = 8000
 FEED_PORT: Final = 8001
 
 SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "lake_url": ("file",),
-    "artifacts_url": ("file",),
+    "lake_url": ("file", "s3"),
+    "artifacts_url": ("file", "s3"),
     "events_url": ("disk", "firehose"),
     "candidates_url": ("sqlite",),
     "signals_url": ("sqlite",),

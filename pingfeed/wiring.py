@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
-from pingfeed.errors import SettingsError
+from pingfeed.errors import InvalidInput, SettingsError
 from pingfeed.ports import Artifacts, CandidateStore, EventSink, Lake, Trending, UserSignals
 from pingfeed.settings import PREFIX, Settings
 
 ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
-    "lake_url": {"file": "lake_file:FileLake"},
-    "artifacts_url": {"file": "artifacts_file:FileArtifacts"},
+    "lake_url": {"file": "lake_file:FileLake", "s3": "lake_s3:S3Lake"},
+    "artifacts_url": {"file": "artifacts_file:FileArtifacts", "s3": "artifacts_s3:S3Artifacts"},
     "events_url": {"disk": "event_sink_disk:DiskEventSink", "firehose": "event_sink_firehose:FirehoseEventSink"},
     "candidates_url": {"sqlite": "candidates_sqlite:SqliteCandidateStore"},
     "signals_url": {"sqlite": "user_signals_sqlite:SqliteUserSignals"},
@@ -28,13 +28,14 @@ def _open(setting: str, settings: Settings) -> Any:
     url = getattr(settings, setting)
     scheme = urlsplit(url).scheme
     module, _, name = ADAPTERS[setting][scheme].partition(":")
+    variable = PREFIX + setting.upper()
     try:
         return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url)
     except ModuleNotFoundError as error:
-        variable = PREFIX + setting.upper()
-        raise SettingsError(
-            f"{variable}: {scheme}:// needs {error.name}, which is not installed here", field=variable
-        ) from error
+        sentence = f"{variable}: {scheme}:// needs {error.name}, which is not installed here"
+        raise SettingsError(sentence, field=variable) from error
+    except InvalidInput as error:
+        raise SettingsError(f"{variable} {error.message}", field=variable) from error
 
 
 def open_lake(settings: Settings) -> Lake:

@@ -40,6 +40,15 @@ class Place:
         return f"redis://127.0.0.1:{server.port}/0?namespace={self._name}"
 
     @cached_property
+    def bucket(self) -> str:
+        """A bucket of this test's own, on the session's MiniStack."""
+        from deploy.bucket import ensure
+
+        name = f"pingfeed-{self.aws}"
+        ensure(f"s3://{name}/any")
+        return name
+
+    @cached_property
     def aws(self) -> str:
         """A name for this test's buckets, tables and streams, with the session's MiniStack as AWS."""
         server: Server = self._request.getfixturevalue("session_ministack")
