@@ -10,6 +10,7 @@ next tick. The run's number, `tick * 100 + amendment`, names its files.
 """
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,7 @@ _PARTITION: Final = re.compile(r"^events/year=(\d{4})/month=(\d{2})/day=(\d{2})/
 _MANIFEST: Final = re.compile(r"^ticks/(\d+)/manifest(?:-(\d+))?\.json$")
 _RECENT_DAYS: Final = 2
 _RUNS_A_TICK: Final = 100
+_READ_AT_ONCE: Final = 16
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -70,7 +72,8 @@ class Ledger:
         return self._load(runs[-1]) if runs else None
 
     def remove_unfinished(self) -> None:
-        """Remove what a crashed run left behind."""
+        """Remove what a crashed run left behind, as the lake is now: a run begins with this."""
+        self._tables.refresh()
         self._tables.drop_runs(self.finished())
 
     def unread(self, tick: int, *, everything: bool) -> Unread:
@@ -81,7 +84,8 @@ class Ledger:
         """
         first_day = 0 if everything else self._ticks.day(tick) - _RECENT_DAYS + 1
         finished = [run for run in self.finished() if self._ticks.day(tick_of_run(run)) >= first_day]
-        read = {path for run in finished for path in self._load(run).files}
+        with ThreadPoolExecutor(_READ_AT_ONCE, "ledger") as pool:
+            read = {path for manifest in pool.map(self._load, finished) for path in manifest.files}
         landed = [
             path
             for path in self._lake.list("events")

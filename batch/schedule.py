@@ -51,6 +51,7 @@ class Schedule:
         tick = self.due()
         if tick is None:
             return None
+        self.batch.tables.refresh()  # Somebody may have trained by hand since the last tick.
         nightly = self.night_is_due(tick) if night is None else night
         with lease(self.batch.settings.home):
             if nightly:

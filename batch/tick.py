@@ -47,17 +47,31 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
             packets.store(batch, made)
             sizes += [len(packet) for packet in made.values()]
     if not is_past:
-        batch.tables.lake.write(_mark(tick), msgspec.json.encode({"packets": len(sizes)}))
+        _mark_done(batch, tick, len(sizes))
     p95 = sorted(sizes)[int(0.95 * (len(sizes) - 1))] if sizes else 0
     return TickDone(tick, manifest.kept, len(content.numbers), len(sizes), p95, waiting)
 
 
+def _mark_done(batch: Batch, tick: int, count: int) -> None:
+    """Remember that all of a tick's packets are stored: a later tick refreshes whoever was active since.
+
+    Marks before the last one are removed: nobody asks for them, and every listing would be longer by 96 a day.
+    """
+    batch.tables.lake.write(_mark(tick), msgspec.json.encode({"packets": count}))
+    last = _refreshed_before(batch, tick)
+    for earlier in _marked(batch):
+        if last is not None and earlier < last:
+            batch.tables.lake.delete(_mark(earlier))
+
+
 def _mark(tick: int) -> str:
-    """Written when all of a tick's packets are stored: a later tick refreshes whoever was active since."""
     return f"ticks/{tick}/packets.json"
+
+
+def _marked(batch: Batch) -> list[int]:
+    return [int(path.split("/")[1]) for path in batch.tables.lake.list("ticks") if path.endswith("/packets.json")]
 
 
 def _refreshed_before(batch: Batch, tick: int) -> int | None:
     """The last tick before this one whose packets were all stored, None if there was none."""
-    done = (path.split("/")[1] for path in batch.tables.lake.list("ticks") if path.endswith("/packets.json"))
-    return max((int(earlier) for earlier in done if int(earlier) < tick), default=None)
+    return max((done for done in _marked(batch) if done < tick), default=None)
