@@ -37,6 +37,10 @@ class Manifest(msgspec.Struct, kw_only=True):
     """Rows in those files."""
     kept: int = 0
     """Rows that were no duplicates."""
+    refused: int = 0
+    """Documents in those files that were no rows: they lie under `rejected/`."""
+    left_out: int = 0
+    """Files that could not be read; they are in no manifest and looked at again."""
     oldest_day: int | None = None
     """The earliest day that got events: before the tick's own day where history was written."""
 
@@ -47,6 +51,8 @@ class Unread:
 
     live: list[str]
     history: list[str]
+    errors: list[str]
+    """What Firehose could not convert; only `everything` looks at it."""
 
 
 class Ledger:
@@ -87,12 +93,11 @@ class Ledger:
         with ThreadPoolExecutor(_READ_AT_ONCE, "ledger") as pool:
             read = {path for manifest in pool.map(self._load, finished) for path in manifest.files}
         landed = [
-            path
-            for path in self._lake.list("events")
-            if path not in read and path.endswith(".parquet") and _partition(path) >= day_name(first_day)
+            path for path in self._lake.list("events") if path not in read and _partition(path) >= day_name(first_day)
         ]
         history = [path for path in landed if path.rsplit("/", 1)[1].startswith("history-")]
-        return Unread(live=[path for path in landed if path not in set(history)], history=history)
+        errors = [path for path in self._lake.list("errors") if path not in read] if everything else []
+        return Unread(live=[path for path in landed if path not in set(history)], history=history, errors=errors)
 
     def finish(self, manifest: Manifest) -> None:
         """Make the run count."""

@@ -174,11 +174,11 @@ _TRUST: Final = {
 
 def _policy(layout: Layout) -> dict[str, Any]:
     """What Firehose may do: read the one table, write to the one bucket."""
-    database = f"arn:*:glue:*:*:table/{layout.database}/{TABLE}"
+    database = f"arn:aws:glue:*:*:table/{layout.database}/{TABLE}"
     resources = {
-        "bucket": [f"arn:*:s3:::{layout.bucket}"],
-        "objects": [f"arn:*:s3:::{layout.bucket}/{layout.prefix}*"],
-        "table": ["arn:*:glue:*:*:catalog", f"arn:*:glue:*:*:database/{layout.database}", database],
+        "bucket": [f"arn:aws:s3:::{layout.bucket}"],
+        "objects": [f"arn:aws:s3:::{layout.bucket}/{layout.prefix}*"],
+        "table": ["arn:aws:glue:*:*:catalog", f"arn:*:glue:*:*:database/{layout.database}", database],
     }
     statements = [
         {"Effect": "Allow", "Action": list(actions), "Resource": resources[part]} for part, actions in _ALLOWED.items()

@@ -16,6 +16,8 @@ MAX_CALL_BYTES: Final = 4_000_000
 RECORD_BYTES: Final = 50 * BILLED_UNIT
 """How far a record is filled. One row less than that is wasted at most, under 1 % with the usual rows; a larger record
 would waste less, and would be more to send again, or to take apart, when something in it fails."""
+CALL_BYTES: Final = 1_000_000
+"""How far a call is filled, as it is sent. One that is never answered is sent twice: a smaller call doubles less."""
 _ENVELOPE: Final = 1024
 _RECORD_ENVELOPE: Final = len('{"Data": ""}, ')
 
@@ -43,13 +45,16 @@ def pieces(line: bytes) -> list[bytes]:
     return [body[at : at + room] + b"\n" for at in range(0, len(body), room)]
 
 
-def calls(records: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Records as the contents of `PutRecordBatch` calls, in order."""
+def calls(records: Iterable[bytes], call_bytes: int = CALL_BYTES) -> Iterator[list[bytes]]:
+    """Records as the contents of `PutRecordBatch` calls, in order.
+
+    No call is over `call_bytes` (at most `MAX_CALL_BYTES`), but one that is a single record.
+    """
     call: list[bytes] = []
     size = _ENVELOPE
     for record in records:
         sent = sent_bytes(record)
-        if call and (len(call) == MAX_RECORDS or size + sent > MAX_CALL_BYTES):
+        if call and (len(call) == MAX_RECORDS or size + sent > call_bytes):
             yield call
             call, size = [], _ENVELOPE
         call.append(record)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pingfeed.packing import (
     BILLED_UNIT,
+    CALL_BYTES,
     MAX_CALL_BYTES,
     MAX_RECORD_BYTES,
     MAX_RECORDS,
@@ -70,13 +71,14 @@ def test_a_line_that_no_record_holds_goes_in_pieces_that_one_does(size: int) -> 
 
 
 @UNTIMED
-@given(st.lists(st.integers(1, MAX_RECORD_BYTES), max_size=20))
-def test_a_call_is_under_every_reading_of_the_limit_and_keeps_the_order(sizes: list[int]) -> None:
+@given(st.lists(st.integers(1, MAX_RECORD_BYTES), max_size=20), st.sampled_from([CALL_BYTES, MAX_CALL_BYTES]))
+def test_a_call_is_under_every_reading_of_the_limit_and_keeps_the_order(sizes: list[int], room: int) -> None:
     records = [bytes(size) for size in sizes]
-    made = list(calls(records))
+    made = list(calls(records, room))
     assert [record for call in made for record in call] == records
     assert all(0 < len(call) <= MAX_RECORDS for call in made)
     assert all(sum(map(sent_bytes, call)) < MAX_CALL_BYTES for call in made)
+    assert all(len(call) == 1 or sum(map(sent_bytes, call)) < room for call in made)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, []), (500, [500]), (501, [500, 1]), (1600, [500, 500, 500, 100])])
