@@ -16,7 +16,7 @@ from pingfeed.delivery.landing import wait_landed
 from pingfeed.errors import NotFound, PingfeedError, SettingsError
 from pingfeed.model import Manifest, Pointer, model_key, pointer_key, snapshot_key
 from pingfeed.ports import Artifacts
-from pingfeed.settings import FEED_PORT, INGEST_PORT, Settings, load
+from pingfeed.settings import FEED_PORT, INGEST_PORT, Settings, load, masked
 
 _SERVICE: Final = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "uvicorn", "uvloop")
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -88,7 +88,7 @@ def _port(name: str, settings: Settings) -> Check:
             await port.check()
         finally:
             await port.close()
-        return f"{getattr(settings, name)} answers"
+        return f"{masked(getattr(settings, name))} answers"
 
     return _tried(name.removesuffix("_url"), lambda: asyncio.run(look()))
 

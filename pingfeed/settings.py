@@ -24,8 +24,9 @@ SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "artifacts_url": ("file",),
     "events_url": ("disk",),
     "candidates_url": ("sqlite",),
-    "signals_url": ("sqlite",),
-    "trending_url": ("sqlite",),
+    "signals_url": ("sqlite", "redis", "rediss"),
+    "trending_url": ("sqlite", "redis", "rediss"),
+    "cache_url": ("redis", "rediss"),
 }
 """Which adapters there are for each port: the URL's scheme picks one (a `wiring.py` builds it)."""
 
@@ -42,6 +43,7 @@ class Settings:
     signals_url: str
     trending_url: str
     spool_dir: Path
+    cache_url: str = ""
     auth: Literal["none", "api_key"] = "none"
     allow_open: bool = False
     api_key_hashes: tuple[str, ...] = ()
@@ -124,6 +126,7 @@ def _origin_or_none(text: str) -> str:
 
 
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "cache_url": str,
     "auth": _auth,
     "allow_open": _flag,
     "api_key_hashes": _hashes,
@@ -178,7 +181,7 @@ def _parse(name: str, text: str, home: Path) -> Any:
     variable = PREFIX + name.upper()
     if name == "spool_dir":
         return home / Path(text).expanduser()
-    if name in SCHEMES:
+    if name in SCHEMES and (text or name != "cache_url"):
         scheme = urlsplit(text).scheme
         if scheme not in SCHEMES[name]:
             known = ", ".join(f"{s}://" for s in SCHEMES[name])
@@ -227,10 +230,15 @@ def url_path(url: str) -> Path:
     return Path(split.netloc + split.path)
 
 
+def masked(url: str) -> str:
+    """The URL as it may be shown: without a user and password."""
+    return re.sub(r"^([a-z0-9+]+://)(?!/).*@", r"\1***@", url)
+
+
 def shown(settings: Settings) -> dict[str, str]:
-    """Name and value of every setting, secrets as their count, for logs and `doctor`."""
+    """Name and value of every setting, secrets masked, for logs and `doctor`."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     return {
-        PREFIX + name.upper(): f"({'set' if value else 'not set'})" if name in _SECRET else str(value)
+        PREFIX + name.upper(): f"({'set' if value else 'not set'})" if name in _SECRET else masked(str(value))
         for name, value in values.items()
     }

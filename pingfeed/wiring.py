@@ -9,24 +9,42 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
+from pingfeed.errors import SettingsError
 from pingfeed.ports import Artifacts, CandidateStore, EventSink, Lake, Trending, UserSignals
-from pingfeed.settings import Settings
+from pingfeed.settings import PREFIX, Settings
 
 ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
     "lake_url": {"file": "lake_file:FileLake"},
     "artifacts_url": {"file": "artifacts_file:FileArtifacts"},
     "events_url": {"disk": "event_sink_disk:DiskEventSink"},
     "candidates_url": {"sqlite": "candidates_sqlite:SqliteCandidateStore"},
-    "signals_url": {"sqlite": "user_signals_sqlite:SqliteUserSignals"},
-    "trending_url": {"sqlite": "trending_sqlite:SqliteTrending"},
+    "signals_url": {
+        "sqlite": "user_signals_sqlite:SqliteUserSignals",
+        "redis": "user_signals_redis:RedisUserSignals",
+        "rediss": "user_signals_redis:RedisUserSignals",
+    },
+    "trending_url": {
+        "sqlite": "trending_sqlite:SqliteTrending",
+        "redis": "trending_redis:RedisTrending",
+        "rediss": "trending_redis:RedisTrending",
+    },
+    "cache_url": {
+        "redis": "candidates_redis:RedisCandidateStore",
+        "rediss": "candidates_redis:RedisCandidateStore",
+    },
 }
-"""Setting -> URL scheme -> `module:Class` in `pingfeed.adapters`; the class takes the URL."""
+"""Setting -> URL scheme -> `module:Class` in `pingfeed.adapters`; the class takes the URL, a cache its store too."""
 
 
-def _open(setting: str, settings: Settings) -> Any:
+def _open(setting: str, settings: Settings, *more: Any) -> Any:
     url = getattr(settings, setting)
     module, _, name = ADAPTERS[setting][urlsplit(url).scheme].partition(":")
-    return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url)
+    adapter = getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)
+    try:
+        return adapter(url, *more)
+    except SettingsError as error:  # The adapter knows what is wrong with the URL, not which variable it came from.
+        variable = error.field or f"{PREFIX}{setting.upper()}"
+        raise SettingsError(f"{variable}: {error.message}", field=variable) from error
 
 
 def open_lake(settings: Settings) -> Lake:
@@ -45,8 +63,9 @@ def open_event_sink(settings: Settings) -> EventSink:
 
 
 def open_candidates(settings: Settings) -> CandidateStore:
-    """The candidate store that the settings choose."""
-    return cast(CandidateStore, _open("candidates_url", settings))
+    """The candidate store that the settings choose, behind a cache where they name one."""
+    store = cast(CandidateStore, _open("candidates_url", settings))
+    return cast(CandidateStore, _open("cache_url", settings, store)) if settings.cache_url else store
 
 
 def open_signals(settings: Settings) -> UserSignals:
