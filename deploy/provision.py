@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from pingfeed.errors import SettingsError, Unavailable
+from pingfeed.errors import InvalidInput, SettingsError, Unavailable
 from pingfeed.settings import PREFIX, SCHEMES, Settings
 from pingfeed.urls import masked, scheme_of
 
@@ -48,3 +48,5 @@ def _made(make: Callable[..., Any], arguments: tuple[str, ...], variable: str, d
             if time.monotonic() + _PAUSE_S > deadline:
                 raise SettingsError(f"{variable} is {masked(arguments[0])}: {error.message}", field=variable) from error
             time.sleep(_PAUSE_S)
+        except InvalidInput as error:
+            raise SettingsError(f"{variable} {error.message}", field=variable) from error

@@ -16,8 +16,7 @@ from pingfeed.delivery.landing import wait_landed
 from pingfeed.errors import NotFound, PingfeedError, SettingsError
 from pingfeed.model import Manifest, Pointer, model_key, pointer_key, snapshot_key
 from pingfeed.ports import Artifacts
-from pingfeed.settings import FEED_PORT, INGEST_PORT, Settings, load
-from pingfeed.urls import masked
+from pingfeed.settings import FEED_PORT, INGEST_PORT, Settings, load, masked
 
 _SERVICE: Final = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "uvicorn", "uvloop")
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {

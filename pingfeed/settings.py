@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from pingfeed.errors import SettingsError
 from pingfeed.features import MAX_ATTRIBUTES, FeatureSet
-from pingfeed.urls import flaw, masked, scheme_of
+from pingfeed.urls import flaw, scheme_of
+from pingfeed.urls import masked as masked  # Adapters show a URL so.
 
 PREFIX: Final = "PINGFEED_"
 INGEST_PORT: Final = 8000
@@ -25,8 +26,9 @@ SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "artifacts_url": ("file", "s3"),
     "events_url": ("disk", "firehose"),
     "candidates_url": ("sqlite",),
-    "signals_url": ("sqlite",),
-    "trending_url": ("sqlite",),
+    "signals_url": ("sqlite", "redis", "rediss"),
+    "trending_url": ("sqlite", "redis", "rediss"),
+    "cache_url": ("redis", "rediss"),
 }
 """Which adapters there are for each port: the URL's scheme picks one (a `wiring.py` builds it)."""
 
@@ -43,6 +45,7 @@ class Settings:
     signals_url: str
     trending_url: str
     spool_dir: Path
+    cache_url: str = ""
     auth: Literal["none", "api_key"] = "none"
     allow_open: bool = False
     api_key_hashes: tuple[str, ...] = ()
@@ -129,6 +132,7 @@ def _origin_or_none(text: str) -> str:
 
 
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "cache_url": str,
     "auth": _auth,
     "allow_open": _flag,
     "api_key_hashes": _hashes,
@@ -183,7 +187,7 @@ def _parse(name: str, text: str, home: Path) -> Any:
     variable = PREFIX + name.upper()
     if name == "spool_dir":
         return home / Path(text).expanduser()
-    if name in SCHEMES:
+    if name in SCHEMES and (text or name != "cache_url"):
         return _url(name, variable, text)
     try:
         return _PARSERS[name](text)

@@ -10,12 +10,13 @@ from urllib.parse import SplitResult, urlsplit
 
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _TABLE: Final = re.compile(r"[A-Za-z0-9_.-]{3,255}")
+_SECRET_OPTION: Final = re.compile(r"([?&][^=&]*(?:pass|secret|token|key|user)[^=&]*=)[^&]*", re.IGNORECASE)
 _STREAM: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def masked(url: str) -> str:
-    """The URL with `***` for who logs in (all up to the last @, for a password may hold any sign) and for its query."""
-    return re.sub(r"\?.*", "?***", re.sub(r"//.*@", "//***@", url))
+    """The URL with `***` for whoever logs in: all up to the last @, for a password may hold any sign, and in options."""
+    return _SECRET_OPTION.sub(r"\1***", re.sub(r"//(?!/).*@", "//***@", url))
 
 
 def scheme_of(url: str) -> str:

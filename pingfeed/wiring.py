@@ -18,24 +18,39 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
     "artifacts_url": {"file": "artifacts_file:FileArtifacts", "s3": "artifacts_s3:S3Artifacts"},
     "events_url": {"disk": "event_sink_disk:DiskEventSink", "firehose": "event_sink_firehose:FirehoseEventSink"},
     "candidates_url": {"sqlite": "candidates_sqlite:SqliteCandidateStore"},
-    "signals_url": {"sqlite": "user_signals_sqlite:SqliteUserSignals"},
-    "trending_url": {"sqlite": "trending_sqlite:SqliteTrending"},
+    "signals_url": {
+        "sqlite": "user_signals_sqlite:SqliteUserSignals",
+        "redis": "user_signals_redis:RedisUserSignals",
+        "rediss": "user_signals_redis:RedisUserSignals",
+    },
+    "trending_url": {
+        "sqlite": "trending_sqlite:SqliteTrending",
+        "redis": "trending_redis:RedisTrending",
+        "rediss": "trending_redis:RedisTrending",
+    },
+    "cache_url": {
+        "redis": "candidates_redis:RedisCandidateStore",
+        "rediss": "candidates_redis:RedisCandidateStore",
+    },
 }
-"""Setting -> URL scheme -> `module:Class` in `pingfeed.adapters`; the class takes the URL."""
+"""Setting -> URL scheme -> `module:Class` in `pingfeed.adapters`; the class takes the URL, a cache its store too."""
 
 
-def _open(setting: str, settings: Settings) -> Any:
+def _open(setting: str, settings: Settings, *more: Any) -> Any:
     url = getattr(settings, setting)
     scheme = urlsplit(url).scheme
     module, _, name = ADAPTERS[setting][scheme].partition(":")
     variable = PREFIX + setting.upper()
     try:
-        return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url)
+        return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url, *more)
     except ModuleNotFoundError as error:
         sentence = f"{variable}: {scheme}:// needs {error.name}, which is not installed here"
         raise SettingsError(sentence, field=variable) from error
+    # The adapter knows what is wrong with the URL, not which variable it came from.
     except InvalidInput as error:
         raise SettingsError(f"{variable} {error.message}", field=variable) from error
+    except SettingsError as error:
+        raise SettingsError(f"{variable}: {error.message}", field=error.field or variable) from error
 
 
 def open_lake(settings: Settings) -> Lake:
@@ -54,8 +69,9 @@ def open_event_sink(settings: Settings) -> EventSink:
 
 
 def open_candidates(settings: Settings) -> CandidateStore:
-    """The candidate store that the settings choose."""
-    return cast(CandidateStore, _open("candidates_url", settings))
+    """The candidate store that the settings choose, behind a cache where they name one."""
+    store = cast(CandidateStore, _open("candidates_url", settings))
+    return cast(CandidateStore, _open("cache_url", settings, store)) if settings.cache_url else store
 
 
 def open_signals(settings: Settings) -> UserSignals:

@@ -49,6 +49,12 @@ class Place:
         return name
 
     @cached_property
+    def redis_cluster_url(self) -> str:
+        """The same on the session's server in cluster mode."""
+        server: Server = self._request.getfixturevalue("session_redis_cluster")
+        return f"redis://127.0.0.1:{server.port}?namespace={self._name}"
+
+    @cached_property
     def aws(self) -> str:
         """A name for this test's buckets, tables and streams, with the session's MiniStack as AWS."""
         server: Server = self._request.getfixturevalue("session_ministack")

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from pingfeed.adapters.candidates_redis import RedisCandidateStore
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
 from pingfeed.packet import TTL_S
 from pingfeed.ports import CandidateStore
@@ -11,8 +12,16 @@ from tests.conformance.place import Place, cases
 from tests.conformance.samples import NOON_MS
 
 pytestmark = pytest.mark.conformance
+
+
+def _sqlite(place: Place) -> SqliteCandidateStore:
+    return SqliteCandidateStore(f"sqlite://{place.folder}/candidates.sqlite")
+
+
 ADAPTERS: dict[str, Callable[[Place], CandidateStore]] = {
-    "sqlite": lambda place: SqliteCandidateStore(f"sqlite://{place.folder}/candidates.sqlite"),
+    "sqlite": _sqlite,
+    "sqlite+redis": lambda place: RedisCandidateStore(place.redis_url, _sqlite(place)),
+    "sqlite+redis+cluster": lambda place: RedisCandidateStore(place.redis_cluster_url, _sqlite(place)),
 }
 LATER_MS = NOON_MS + 1000
 

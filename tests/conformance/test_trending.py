@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pingfeed.adapters.trending_redis import RedisTrending
 from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.clock import DAY_MS, HOUR_MS
 from pingfeed.ports import Trending
@@ -19,6 +20,8 @@ pytestmark = pytest.mark.conformance
 Open = Callable[[Place], Trending]
 ADAPTERS: dict[str, Open] = {
     "sqlite": lambda place: SqliteTrending(f"sqlite://{place.folder}/trending.sqlite"),
+    "redis": lambda place: RedisTrending(place.redis_url),
+    "redis+cluster": lambda place: RedisTrending(place.redis_cluster_url),
 }
 
 
