@@ -23,9 +23,9 @@ SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "lake_url": ("file",),
     "artifacts_url": ("file",),
     "events_url": ("disk",),
-    "candidates_url": ("sqlite",),
-    "signals_url": ("sqlite",),
-    "trending_url": ("sqlite",),
+    "candidates_url": ("sqlite", "dynamodb"),
+    "signals_url": ("sqlite", "dynamodb"),
+    "trending_url": ("sqlite", "snapshot"),
 }
 """Which adapters there are for each port: the URL's scheme picks one (a `wiring.py` builds it)."""
 

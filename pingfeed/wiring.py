@@ -9,16 +9,26 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
+from pingfeed.errors import InvalidInput, SettingsError
 from pingfeed.ports import Artifacts, CandidateStore, EventSink, Lake, Trending, UserSignals
-from pingfeed.settings import Settings
+from pingfeed.settings import PREFIX, Settings
 
 ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
     "lake_url": {"file": "lake_file:FileLake"},
     "artifacts_url": {"file": "artifacts_file:FileArtifacts"},
     "events_url": {"disk": "event_sink_disk:DiskEventSink"},
-    "candidates_url": {"sqlite": "candidates_sqlite:SqliteCandidateStore"},
-    "signals_url": {"sqlite": "user_signals_sqlite:SqliteUserSignals"},
-    "trending_url": {"sqlite": "trending_sqlite:SqliteTrending"},
+    "candidates_url": {
+        "sqlite": "candidates_sqlite:SqliteCandidateStore",
+        "dynamodb": "candidates_dynamodb:DynamodbCandidateStore",
+    },
+    "signals_url": {
+        "sqlite": "user_signals_sqlite:SqliteUserSignals",
+        "dynamodb": "user_signals_dynamodb:DynamodbUserSignals",
+    },
+    "trending_url": {
+        "sqlite": "trending_sqlite:SqliteTrending",
+        "snapshot": "trending_snapshot:SnapshotTrending",
+    },
 }
 """Setting -> URL scheme -> `module:Class` in `pingfeed.adapters`; the class takes the URL."""
 
@@ -26,7 +36,11 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
 def _open(setting: str, settings: Settings) -> Any:
     url = getattr(settings, setting)
     module, _, name = ADAPTERS[setting][urlsplit(url).scheme].partition(":")
-    return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url)
+    try:
+        return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url)
+    except InvalidInput as error:
+        variable = PREFIX + setting.upper()
+        raise SettingsError(f"{variable} {error.message}", field=variable) from error
 
 
 def open_lake(settings: Settings) -> Lake:

@@ -13,8 +13,9 @@ from contextlib import suppress
 from itertools import islice
 from typing import Final
 
+from pingfeed.backoff import Backoff
 from pingfeed.delivery.deliver import Counters, Deliverer
-from pingfeed.delivery.retry import Backoff, report_end, until_done
+from pingfeed.delivery.retry import report_end, until_done
 from pingfeed.delivery.spool import Record, Spool
 from pingfeed.errors import PingfeedError
 from pingfeed.events import Row, decode_rows, encode_rows
