@@ -15,7 +15,7 @@ loader, the packet come in one call.
 
 Write units follow the item's size. Sealed, a user of 20 follows, 300 seen pings and 12 remembered responses is 4 to 12
 KiB (ids of 10 characters, or UUIDs), one of 40 seen pings 1 to 3. The largest state that its bounds allow, every id of
-128 random characters, is 388 KiB of the 400 that an item may have.
+128 random characters, is 394 KiB of the 400 that an item may have.
 """
 
 import asyncio
