@@ -126,6 +126,9 @@ def _tick(batch: Batch, options: Options) -> int:
         f"tick {done.tick}: {done.events:,} events, {done.pings:,} pings in the snapshot, {done.packets:,} packets "
         f"(95 % within {done.packet_bytes_p95} bytes)"
     )
+    if done.packets:
+        spread = ", ".join(f"{count:,} take {units}" for units, count in done.packet_write_units.items())
+        sentence += f"; write units in DynamoDB: {spread} (95 % at most {done.packet_write_units_p95})"
     if done.waiting:
         sentence += f"; {done.waiting:,} acknowledged events have not landed yet, a later tick takes them"
     _say(options, sentence, done)

@@ -147,13 +147,20 @@ class UserSignals(Protocol):
 
 
 class Trending(Protocol):
-    """What is hot, per country and overall: a forward-decay counter for each ping."""
+    """What is hot, per country and overall: a forward-decay counter for each ping.
+
+    A store may keep no counters: then `add` takes what comes and forgets it, and `top` always gives None.
+    """
 
     async def add(self, engagements: Sequence[Engagement]) -> None:
         """Count them; one engagement counts per (user, ping, event type) a day, however often it is added."""
 
-    async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]]:
-        """The hottest pings of a country (None: of all) with their weights at `now_ms`, hottest first."""
+    async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]] | None:
+        """The hottest pings of a country (None: of all) with their weights at `now_ms`, hottest first.
+
+        None says that no counters are kept here: what was hot as of the snapshot stands in. Where counters are kept
+        and nothing happened the answer is [].
+        """
 
     async def check(self) -> None:
         """Raise Unavailable with a sentence if the store does not answer."""

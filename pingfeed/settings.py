@@ -25,9 +25,9 @@ SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "lake_url": ("file", "s3"),
     "artifacts_url": ("file", "s3"),
     "events_url": ("disk", "firehose"),
-    "candidates_url": ("sqlite",),
-    "signals_url": ("sqlite", "redis", "rediss"),
-    "trending_url": ("sqlite", "redis", "rediss"),
+    "candidates_url": ("sqlite", "dynamodb"),
+    "signals_url": ("sqlite", "redis", "rediss", "dynamodb"),
+    "trending_url": ("sqlite", "redis", "rediss", "snapshot"),
     "cache_url": ("redis", "rediss"),
 }
 """Which adapters there are for each port: the URL's scheme picks one (a `wiring.py` builds it)."""

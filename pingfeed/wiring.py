@@ -17,16 +17,21 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
     "lake_url": {"file": "lake_file:FileLake", "s3": "lake_s3:S3Lake"},
     "artifacts_url": {"file": "artifacts_file:FileArtifacts", "s3": "artifacts_s3:S3Artifacts"},
     "events_url": {"disk": "event_sink_disk:DiskEventSink", "firehose": "event_sink_firehose:FirehoseEventSink"},
-    "candidates_url": {"sqlite": "candidates_sqlite:SqliteCandidateStore"},
+    "candidates_url": {
+        "sqlite": "candidates_sqlite:SqliteCandidateStore",
+        "dynamodb": "candidates_dynamodb:DynamodbCandidateStore",
+    },
     "signals_url": {
         "sqlite": "user_signals_sqlite:SqliteUserSignals",
         "redis": "user_signals_redis:RedisUserSignals",
         "rediss": "user_signals_redis:RedisUserSignals",
+        "dynamodb": "user_signals_dynamodb:DynamodbUserSignals",
     },
     "trending_url": {
         "sqlite": "trending_sqlite:SqliteTrending",
         "redis": "trending_redis:RedisTrending",
         "rediss": "trending_redis:RedisTrending",
+        "snapshot": "trending_snapshot:SnapshotTrending",
     },
     "cache_url": {
         "redis": "candidates_redis:RedisCandidateStore",

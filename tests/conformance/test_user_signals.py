@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
 from pingfeed.adapters.user_signals_redis import RedisUserSignals
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.ports import UserSignals
@@ -17,6 +18,7 @@ ADAPTERS: dict[str, Callable[[Place], UserSignals]] = {
     "sqlite": lambda place: SqliteUserSignals(f"sqlite://{place.folder}/signals.sqlite"),
     "redis": lambda place: RedisUserSignals(place.redis_url),
     "redis+cluster": lambda place: RedisUserSignals(place.redis_cluster_url),
+    "dynamodb": lambda place: DynamodbUserSignals(f"dynamodb://{place.table}"),
 }
 ACTS = [
     Act("ann", "follow", "creator-1", NOON_MS),
