@@ -67,10 +67,14 @@ class Demo:
         return {"history": history, "etl": ["etl"], "train": ["train"], "tick": ["tick", "--all"]}
 
     def steps_elsewhere(self, until: str, lake: str) -> dict[str, list[str]]:
-        """The same in an installation whose lake is at a URL, and where a scheduler may be at work."""
-        first, *rest = self.steps(until).items()
+        """The same in an installation whose lake is at a URL, and where a scheduler may be at work.
+
+        Candidates come before the model: the feed lives the sooner, and ranks by the default until it is trained.
+        """
+        steps = self.steps(until)
         where = ["--lake", lake.removeprefix("file://")] if lake else []
-        return {first[0]: first[1] + where} | {name: [*words, "--wait", str(_PATIENCE_S)] for name, words in rest}
+        waiting = {name: [*steps[name], "--wait", str(_PATIENCE_S)] for name in ("etl", "tick", "train")}
+        return {"history": steps["history"] + where} | waiting
 
 
 def run(
