@@ -14,7 +14,7 @@ from pingfeed.features import FeatureSet
 from pingfeed.ports import Artifacts, CandidateStore
 from pingfeed.settings import Settings
 
-NEEDS: Final = ("lake_url", "artifacts_url", "candidates_url")
+NEEDS: Final = ("lake_url", "artifacts_url", "candidates_url", "cache_url")
 """The parts that have to answer before it starts (`pingfeed/startup.py`)."""
 
 

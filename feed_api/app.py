@@ -58,7 +58,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
             await services.delivery.start()
             await loader.refresh()
             await board.refresh()
-            # Opens their clients, which takes longer than the first request may: a part that is down is looked at later.
+            # Opens their clients, which takes longer than a first request may. What is down is looked at again.
             await look({}, candidates=services.candidates.check(), signals=services.signals.check())
             pipeline.warm_up(services.clock())
             for keeper in keepers:

@@ -39,6 +39,7 @@ def check(settings: Settings, program: str, needs: Sequence[str], within_s: floa
     SettingsError, in a sentence with the variable's name, for the first that does not answer and never has.
     """
     reached = _Reached(settings.home / "reached" / f"{program}.json")
+    needs = [name for name in needs if getattr(settings, name)]  # There need not be a cache.
     failures = asyncio.run(_failures(settings, needs, within_s))
     for name in needs:
         address, failure = Address.of(settings, name), failures[name]
@@ -79,7 +80,7 @@ async def _failures(settings: Settings, needs: Sequence[str], within_s: float) -
 async def _failure(settings: Settings, name: str, deadline: float, within_s: float) -> PingfeedError | None:
     """Why a part does not answer by the deadline, in its own words where it gave any; None once it answers."""
     try:
-        port = _LakeProbe(wiring.open_lake(settings)) if name == "lake_url" else wiring.ASYNC_PORTS[name](settings)
+        port = _opened(settings, name)
     except PingfeedError as error:
         return error
     last: PingfeedError | None = None
@@ -95,6 +96,15 @@ async def _failure(settings: Settings, name: str, deadline: float, within_s: flo
     finally:
         with suppress(PingfeedError):
             await port.close()
+
+
+def _opened(settings: Settings, name: str) -> Any:
+    """Something with `check` and `close`."""
+    if name == "lake_url":
+        return _LakeProbe(wiring.open_lake(settings))
+    if name == "cache_url":  # Of the two that it opens, the candidate store answers for itself.
+        return wiring.open_cache(settings)
+    return wiring.ASYNC_PORTS[name](settings)
 
 
 async def _once(port: Any) -> PingfeedError | None:

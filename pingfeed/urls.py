@@ -16,7 +16,7 @@ _STREAM: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 def masked(url: str) -> str:
     """The URL with `***` for whoever logs in (all up to the last @: a password may hold any sign) and in options."""
-    return _SECRET_OPTION.sub(r"\1***", re.sub(r"//(?!/).*@", "//***@", url))
+    return _SECRET_OPTION.sub(r"\1***", re.sub(r"(?<!/)//(?!/).*@", "//***@", url))
 
 
 def scheme_of(url: str) -> str:

@@ -89,6 +89,16 @@ def open_trending(settings: Settings) -> Trending:
     return cast(Trending, _open("trending_url", settings))
 
 
+def open_cache(settings: Settings) -> Any:
+    """The cache by itself, to be looked at; the candidate store works behind it (`open_candidates`)."""
+    try:
+        from pingfeed.redis_client import RedisClient
+    except ModuleNotFoundError as error:
+        sentence = f"{PREFIX}CACHE_URL: redis:// needs {error.name}, which is not installed here"
+        raise SettingsError(sentence, field=f"{PREFIX}CACHE_URL") from error
+    return RedisClient(settings.cache_url)
+
+
 ASYNC_PORTS: Final[Mapping[str, Callable[[Settings], Any]]] = {
     "events_url": open_event_sink,
     "artifacts_url": open_artifacts,

@@ -21,7 +21,7 @@ from tests.unit.lakes import FIRST
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")))
-OURS = ("pingfeed", "ingest_api", "feed_api", "batch", "simulator", "tests", "docs", "benchmarks", "locks")
+OURS = ("pingfeed", "ingest_api", "feed_api", "batch", "simulator", "deploy", "tests", "docs", "benchmarks", "locks")
 SUITES = {
     "events_url": "event_sink",
     "lake_url": "lake",
