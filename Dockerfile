@@ -69,14 +69,14 @@ FROM runtime AS ingest
 COPY --from=ingest-builder /venv /venv
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "pingfeed.http.probe", "8000"]
+HEALTHCHECK --interval=5s --timeout=5s --start-period=90s --retries=3 CMD ["python", "-m", "pingfeed.http.probe", "8000"]
 CMD ["serve", "ingest", "--host", "0.0.0.0"]
 
 FROM runtime-lightgbm AS feed
 COPY --from=feed-builder /venv /venv
 USER 10001:10001
 EXPOSE 8001
-HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "pingfeed.http.probe", "8001"]
+HEALTHCHECK --interval=5s --timeout=5s --start-period=90s --retries=3 CMD ["python", "-m", "pingfeed.http.probe", "8001"]
 CMD ["serve", "feed", "--host", "0.0.0.0"]
 
 FROM runtime-lightgbm AS batch

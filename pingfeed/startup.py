@@ -30,6 +30,7 @@ from pingfeed.urls import masked
 WITHIN_S: Final = 8.0
 """Long enough for parts that come up together, and for AWS's library to find that nobody gave it credentials."""
 _PAUSE_S: Final = 0.25
+_STEP_S: Final = 0.05
 _log = logging.getLogger(__name__)
 
 
@@ -72,27 +73,41 @@ def _sentence(address: Address, failure: PingfeedError) -> SettingsError:
 
 
 async def _failures(settings: Settings, needs: Sequence[str], within_s: float) -> dict[str, PingfeedError | None]:
-    deadline = asyncio.get_running_loop().time() + within_s
-    found = await asyncio.gather(*(_failure(settings, name, deadline, within_s) for name in needs))
+    patience = asyncio.create_task(_patience(within_s))
+    try:
+        found = await asyncio.gather(*(_failure(settings, name, patience, within_s) for name in needs))
+    finally:
+        patience.cancel()
     return dict(zip(needs, found, strict=True))
 
 
-async def _failure(settings: Settings, name: str, deadline: float, within_s: float) -> PingfeedError | None:
-    """Why a part does not answer by the deadline, in its own words where it gave any; None once it answers."""
+async def _patience(seconds: float) -> None:
+    """Wait in small steps: what blocks the loop meanwhile (a library's import, a busy machine) costs one of them."""
+    for _ in range(round(seconds / _STEP_S)):
+        await asyncio.sleep(_STEP_S)
+
+
+async def _failure(
+    settings: Settings, name: str, patience: "asyncio.Task[None]", within_s: float
+) -> PingfeedError | None:
+    """Why a part does not answer before patience ends, in its own words where it gave any; None once it answers."""
     try:
         port = _opened(settings, name)
     except PingfeedError as error:
         return error
-    last: PingfeedError | None = None
+    last: PingfeedError | None = Unavailable(f"it did not answer within {within_s:g} s")
     try:
-        async with asyncio.timeout_at(deadline):
-            while True:
-                last = await _once(port)
-                if not isinstance(last, Unavailable):
-                    return last
+        while isinstance(last, Unavailable) and not patience.done():
+            attempt = asyncio.create_task(_once(port))
+            await asyncio.wait({attempt, patience}, return_when=asyncio.FIRST_COMPLETED)
+            if not attempt.done():
+                attempt.cancel()
+                await asyncio.wait({attempt})
+                break
+            last = attempt.result()
+            if last is not None:
                 await asyncio.sleep(_PAUSE_S)
-    except TimeoutError:
-        return last or Unavailable(f"it did not answer within {within_s:g} s")
+        return last
     finally:
         with suppress(PingfeedError):
             await port.close()

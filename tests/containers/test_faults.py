@@ -47,7 +47,7 @@ class Traffic:
             while not self._stop.wait(0.1):
                 number += 1
                 now_ms = system_clock()
-                event = {"event_id": uuid7(now_ms), "timestamp": to_iso(now_ms), "event_type": "view"}
+                event = {"event_id": uuid7(now_ms), "timestamp": to_iso(now_ms), "event_type": "impression"}
                 event |= {"user_id": user_id(20 + number % 40), "ping_id": f"ping-{number % 400:05d}"}
                 answer = web.post(f"{self._composition.ingest}/track-event", json=event)
                 if answer.status_code == 202:

@@ -85,7 +85,7 @@ def test_the_feed_scores_with_lightgbms_library_alone() -> None:
 @pytest.mark.parametrize("name", IMAGES)
 def test_no_host_or_path_of_the_builder_is_in_an_image(name: str) -> None:
     history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", image(name))
-    assert "http" not in history
+    assert "://" not in history
     assert str(ROOT) not in history
 
 
