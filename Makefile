@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 MINISTACK := .venv-ministack
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-real lint types bench screenshots lock openapi digest clean
+.PHONY: help install demo test test-real test-containers images lint types bench screenshots lock openapi digest clean
 
 help: ## show what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.local ## make .venv with all that one machine needs, from the hashed lock
 
@@ -20,6 +20,18 @@ test: $(VENV)/.dev lint types ## linters, strict types, import rules and every t
 
 test-real: $(VENV)/.browser $(MINISTACK)/.installed ## every adapter on real servers, the page in Chromium; REQUIRE_ALL=1: what is missing fails
 	@$(BIN)/python -m pytest -m "real or conformance" $(PYTEST_ARGS)
+
+test-containers: $(VENV)/.dev ## the images and the composition on a Docker engine; REQUIRE_ALL=1: no engine fails
+	@$(BIN)/python -m pytest tests/containers -m containers $(PYTEST_ARGS)
+
+images: ## build the three images, print their sizes and check what the serving ones must not carry
+	@docker compose build --quiet ingest feed batch
+	@docker images --format 'table {{.Repository}}\t{{.Size}}' --filter reference='pingfeed-*:latest'
+	@for name in ingest feed; do \
+	  docker run --rm --entrypoint python pingfeed-$$name -c "import sys; from importlib.util import find_spec; \
+	    found = [n for n in ('pyspark', 'pandas', 'scipy') if find_spec(n)]; sys.exit(found and '$$name carries ' + ' '.join(found))" \
+	  && echo "$$name carries neither Spark, pandas nor SciPy"; \
+	done
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
@@ -43,6 +55,7 @@ lock: ## resolve the locks anew from pyproject.toml (needs uv)
 	done
 	@# The feed's image carries LightGBM for its shared library only (pingfeed/model.py), so it can do without SciPy.
 	@$(COMPILE) --extra feed --extra aws --extra redis --no-emit-package scipy pyproject.toml -o locks/feed.txt
+	@echo 'setuptools>=77' | $(COMPILE) - -o locks/build.txt
 	@echo 'ministack[full]>=1.5' | $(COMPILE) - -o locks/ministack.txt
 
 openapi: $(VENV)/.dev ## write docs/openapi/ anew from the code

@@ -1,6 +1,7 @@
 """The batch side's commands."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -20,13 +21,14 @@ from batch.lease import lease
 from batch.schedule import Schedule
 from batch.train import DAYS
 from batch.train import train as run_train
-from batch.wiring import Batch, build
-from pingfeed import settings
+from batch.wiring import NEEDS, Batch, build
+from pingfeed import settings, startup
 from pingfeed.clock import system_clock, to_iso, to_ms
 from pingfeed.errors import InvalidInput
 from pingfeed.telemetry import configure_logs
 
 Options = argparse.Namespace
+_LOG = logging.getLogger(__name__)
 
 
 def etl(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +76,7 @@ def model(parser: argparse.ArgumentParser) -> None:
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--at", metavar="TIME", help="act as at this time (ISO 8601, UTC), to replay the past")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON, and no progress")
+    parser.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="for another run to end (default 0)")
 
 
 def _with_batch(run: Callable[[Batch, Options], int]) -> Callable[[Options], int]:
@@ -89,7 +92,7 @@ def _with_batch(run: Callable[[Batch, Options], int]) -> Callable[[Options], int
 
 def _locked(run: Callable[[Batch, Options], int]) -> Callable[[Options], int]:
     def guarded(batch: Batch, options: Options) -> int:
-        with lease(batch.settings.home):
+        with lease(batch.settings.home, wait_s=options.wait):
             return run(batch, options)
 
     return _with_batch(guarded)
@@ -123,6 +126,9 @@ def _tick(batch: Batch, options: Options) -> int:
         f"tick {done.tick}: {done.events:,} events, {done.pings:,} pings in the snapshot, {done.packets:,} packets "
         f"(95 % within {done.packet_bytes_p95} bytes)"
     )
+    if done.packets:
+        spread = ", ".join(f"{count:,} take {units}" for units, count in done.packet_write_units.items())
+        sentence += f"; write units in DynamoDB: {spread} (95 % at most {done.packet_write_units_p95})"
     if done.waiting:
         sentence += f"; {done.waiting:,} acknowledged events have not landed yet, a later tick takes them"
     _say(options, sentence, done)
@@ -136,8 +142,11 @@ def _train(batch: Batch, options: Options) -> int:
 
 
 def _schedule(options: Options) -> int:
+    chosen = settings.load(os.environ)
     configure_logs()
-    plan = Schedule(build(settings.load(os.environ), quiet=True))
+    _LOG.info("settings that apply", extra={"settings": settings.shown(chosen)})
+    startup.check(chosen, "batch", NEEDS)
+    plan = Schedule(build(chosen, quiet=True))
     if options.once:
         plan.run_once(night=options.night or None)
         return 0

@@ -7,7 +7,9 @@ manifest that makes the run count is written last, so a crash at any point is re
 import logging
 from collections.abc import Iterator
 from itertools import groupby
+from operator import attrgetter
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,9 +18,9 @@ from batch import catalogue
 from batch.engine import Engine
 from batch.ledger import Ledger, Manifest, Unread, is_amendment, partition_day, tick_of_run
 from batch.progress import Progress
+from batch.raw import Read, read_errors, read_events, rejected_path
 from batch.tables import AGGREGATES, CLEAN, Tables
 from batch.ticks import Ticks
-from pingfeed.arrow import EVENT_SCHEMA
 
 _LOG = logging.getLogger(__name__)
 _DEDUPE_DAYS = 7
@@ -48,51 +50,57 @@ class Learner:
         done = self._ledger.last_manifest(tick)
         if done is not None and not everything:
             return done
-        found = self._ledger.unread(tick, everything=everything)
-        unread = Unread(live=self._readable(found.live), history=self._readable(found.history))
-        if done is not None and not (unread.live or unread.history):
-            return done
         run = self._ledger.next_run(tick)
-        manifest = Manifest(run=run, tick=tick, at_ms=now_ms, files=[*unread.live, *unread.history])
-        for label, rows in self._groups(unread, tick + is_amendment(run)):
+        manifest = Manifest(run=run, tick=tick, at_ms=now_ms, files=[])
+        for label, found, is_history in self._groups(self._ledger.unread(tick, everything=everything)):
+            self._account_for(found, manifest)
+            rows = self._stamped(found.rows, None if is_history else tick + is_amendment(run))
             with self._progress.step(f"{label}: {rows.num_rows:,} events"):
                 self._take_in(run, rows, manifest)
+        if done is not None and not manifest.files:
+            return done
         self._repair_states(manifest)
         self._ledger.finish(manifest)
         return manifest
 
-    def _groups(self, unread: Unread, known_tick: int) -> Iterator[tuple[str, pa.Table]]:
-        """Raw rows with their known tick, a UTC day of history at a time, so that memory holds a day."""
+    def _groups(self, unread: Unread) -> Iterator[tuple[str, Read, bool]]:
+        """What is unread, and whether it is history: a UTC day of that at a time, so that memory holds a day."""
         for day, paths in groupby(unread.history, key=partition_day):
-            rows = self._read(list(paths))
-            known = pc.add(pc.floor(pc.divide(rows["received_ms"], self._ticks.tick_ms)), 1).cast(pa.int64())
-            yield f"history of {day}", rows.append_column("known_tick", known)
+            yield f"history of {day}", read_events(self._tables.lake, paths), True
         if unread.live:
-            rows = self._read(unread.live)
-            yield (
-                "what landed",
-                rows.append_column("known_tick", pa.array(np.full(rows.num_rows, known_tick, np.int64))),
-            )
+            yield "what landed", read_events(self._tables.lake, unread.live), False
+        if unread.errors:
+            yield "what Firehose did not convert", read_errors(self._tables.lake, unread.errors), False
 
-    def _read(self, paths: list[str]) -> pa.Table:
-        table: pa.Table = self._tables.lake.dataset(paths, EVENT_SCHEMA).to_table()
-        return table
+    def _account_for(self, found: Read, manifest: Manifest) -> None:
+        """Name in the manifest what was read, keep what was refused, say what was left out.
 
-    def _readable(self, paths: list[str]) -> list[str]:
-        """The files that are whole Parquet. The others stay unread, are named, and are looked at again next time."""
-        whole = []
-        for path in paths:
-            try:
-                self._tables.lake.dataset([path], EVENT_SCHEMA).count_rows()
-                whole.append(path)
-            except pa.ArrowInvalid as error:
-                _LOG.error("a raw file is unreadable and was left out", extra={"path": path, "error": str(error)})
-                self._progress.say(f"left out, unreadable: {path}")
-        return whole
+        A source's refused documents have a file of their own, the same whoever writes it: a run that dies doubles none.
+        """
+        manifest.files += found.files
+        manifest.refused += len(found.refused)
+        manifest.left_out += len(found.left_out)
+        for source, refused in groupby(found.refused, key=attrgetter("source")):
+            kept = list(refused)
+            self._tables.lake.write(rejected_path(source, kept), msgspec.json.Encoder().encode_lines(kept))
+            _LOG.error("documents of a raw file were refused", extra={"path": source, "documents": len(kept)})
+        for path, reason in found.left_out.items():
+            _LOG.error("a raw file is unreadable and was left out", extra={"path": path, "error": reason})
+            self._progress.say(f"left out, unreadable: {path}")
+
+    def _stamped(self, rows: pa.Table, known_tick: int | None) -> pa.Table:
+        """Rows with the tick that learned of them; history's was the one after each row's arrival."""
+        if known_tick is None:
+            known = pc.add(pc.floor(pc.divide(rows["received_ms"], self._ticks.tick_ms)), 1).cast(pa.int64())
+        else:
+            known = pa.array(np.full(rows.num_rows, known_tick, np.int64))
+        return rows.append_column("known_tick", known)
 
     def _take_in(self, run: int, rows: pa.Table, manifest: Manifest) -> None:
-        kept = self._without_duplicates(rows)
         manifest.read += rows.num_rows
+        if not rows.num_rows:
+            return
+        kept = self._without_duplicates(rows)
         manifest.kept += kept.num_rows
         if not kept.num_rows:
             return

@@ -10,6 +10,7 @@ next tick. The run's number, `tick * 100 + amendment`, names its files.
 """
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,7 @@ _PARTITION: Final = re.compile(r"^events/year=(\d{4})/month=(\d{2})/day=(\d{2})/
 _MANIFEST: Final = re.compile(r"^ticks/(\d+)/manifest(?:-(\d+))?\.json$")
 _RECENT_DAYS: Final = 2
 _RUNS_A_TICK: Final = 100
+_READ_AT_ONCE: Final = 16
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -35,6 +37,10 @@ class Manifest(msgspec.Struct, kw_only=True):
     """Rows in those files."""
     kept: int = 0
     """Rows that were no duplicates."""
+    refused: int = 0
+    """Documents in those files that were no rows: they lie under `rejected/`."""
+    left_out: int = 0
+    """Files that could not be read; they are in no manifest and looked at again."""
     oldest_day: int | None = None
     """The earliest day that got events: before the tick's own day where history was written."""
 
@@ -45,6 +51,8 @@ class Unread:
 
     live: list[str]
     history: list[str]
+    errors: list[str]
+    """What Firehose could not convert; only `everything` looks at it."""
 
 
 class Ledger:
@@ -70,7 +78,8 @@ class Ledger:
         return self._load(runs[-1]) if runs else None
 
     def remove_unfinished(self) -> None:
-        """Remove what a crashed run left behind."""
+        """Remove what a crashed run left behind, as the lake is now: a run begins with this."""
+        self._tables.refresh()
         self._tables.drop_runs(self.finished())
 
     def unread(self, tick: int, *, everything: bool) -> Unread:
@@ -81,14 +90,14 @@ class Ledger:
         """
         first_day = 0 if everything else self._ticks.day(tick) - _RECENT_DAYS + 1
         finished = [run for run in self.finished() if self._ticks.day(tick_of_run(run)) >= first_day]
-        read = {path for run in finished for path in self._load(run).files}
+        with ThreadPoolExecutor(_READ_AT_ONCE, "ledger") as pool:
+            read = {path for manifest in pool.map(self._load, finished) for path in manifest.files}
         landed = [
-            path
-            for path in self._lake.list("events")
-            if path not in read and path.endswith(".parquet") and _partition(path) >= day_name(first_day)
+            path for path in self._lake.list("events") if path not in read and _partition(path) >= day_name(first_day)
         ]
         history = [path for path in landed if path.rsplit("/", 1)[1].startswith("history-")]
-        return Unread(live=[path for path in landed if path not in set(history)], history=history)
+        errors = [path for path in self._lake.list("errors") if path not in read] if everything else []
+        return Unread(live=[path for path in landed if path not in set(history)], history=history, errors=errors)
 
     def finish(self, manifest: Manifest) -> None:
         """Make the run count."""

@@ -76,17 +76,28 @@ def make(
         }
 
 
-def store(batch: Batch, packets: Mapping[str, bytes]) -> None:
-    """Put them where the feed reads them, to expire in 35 days."""
+class Shelf:
+    """Where the feed reads packets: the candidate store, opened once for all of a tick's, so that it can pace itself.
 
-    async def put() -> None:
-        candidates = batch.open_candidates()
-        try:
-            await candidates.put_many(packets, batch.clock() + TTL_S * 1000)
-        finally:
-            await candidates.close()
+    with Shelf(batch) as shelf:
+        shelf.put(packets)
+    """
 
-    asyncio.run(put())
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> "Shelf":
+        self._store = self._batch.open_candidates()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._runner:
+            self._runner.run(self._store.close())
+
+    def put(self, packets: Mapping[str, bytes]) -> None:
+        """Store packets, to expire in 35 days."""
+        self._runner.run(self._store.put_many(packets, self._batch.clock() + TTL_S * 1000))
 
 
 def _pool(content: SnapshotContent) -> Pool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from batch import tick as ticking
 from batch.etl import etl
+from batch.heartbeat import beat
 from batch.lease import lease
 from batch.train import last_trained, train
 from batch.wiring import Batch
@@ -50,12 +51,14 @@ class Schedule:
         tick = self.due()
         if tick is None:
             return None
+        self.batch.tables.refresh()  # Somebody may have trained by hand since the last tick.
         nightly = self.night_is_due(tick) if night is None else night
         with lease(self.batch.settings.home):
             if nightly:
                 self._night(tick)
             done = ticking.run(self.batch, tick, everyone=nightly)
         self.last_tick = tick
+        beat(self.batch.settings.home)
         _LOG.info("tick", extra=vars(done))
         return tick
 
@@ -70,6 +73,7 @@ class Schedule:
 
     def run_forever(self, stop: threading.Event) -> None:
         """Run until `stop` is set; looks twice a second whether a tick has begun."""
+        beat(self.batch.settings.home)
         while not stop.is_set():
             try:
                 self.run_once()

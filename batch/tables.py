@@ -18,12 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batch.listed import ListedLake
 from batch.ticks import day_name, day_number
 from pingfeed.arrow import EVENT_SCHEMA
 from pingfeed.ports import Lake
 
 _FILE: Final = re.compile(r"/(run|whole)-(\d+)\.parquet$")
 _DAY: Final = re.compile(r"/day=(\d{4}-\d{2}-\d{2})/")
+_FILES_AT_ONCE: Final = 16
+"""Where a file is large and far away, reading it is waiting for it."""
 _LONG, _TEXT = pa.int64(), pa.string()
 
 
@@ -86,7 +89,12 @@ class Tables:
     """Reads and writes those tables; a day is a number (`ticks.day_number`)."""
 
     def __init__(self, lake: Lake) -> None:
-        self.lake = lake
+        self._listed = ListedLake(lake)
+        self.lake: Lake = self._listed
+
+    def refresh(self) -> None:
+        """Forget what was listed: files have landed, another process may have run."""
+        self._listed.refresh()
 
     def clean(self, first_day: int, last_day: int, columns: list[str] | None = None) -> pa.Table:
         """Clean events whose known tick lies in these days, both included."""
@@ -170,7 +178,7 @@ class Tables:
     def _read(self, paths: list[str], schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
         if not paths:
             return schema.empty_table() if columns is None else schema.empty_table().select(columns)
-        table: pa.Table = self.lake.dataset(paths, schema).to_table(columns=columns)
+        table: pa.Table = self.lake.dataset(paths, schema).to_table(columns=columns, fragment_readahead=_FILES_AT_ONCE)
         return table
 
     def _add(self, folder: str, run: int, rows: pa.Table, schema: pa.Schema) -> None:

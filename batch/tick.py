@@ -1,5 +1,7 @@
 """One tick: what landed, the snapshot, the packets of whoever was active."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -9,6 +11,7 @@ from batch.landing import wait_for_landing
 from batch.learn import Learner
 from batch.point_in_time import PointInTime
 from batch.wiring import Batch
+from pingfeed.dynamodb.items import packet_write_units
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,15 @@ class TickDone:
     pings: int
     packets: int
     packet_bytes_p95: int
+    packet_write_units: dict[int, int]
+    """How many of the packets cost how many write units where DynamoDB stores them, cheapest first."""
     waiting: int
     """Events that were acknowledged before the tick but had not landed when it began; a later tick takes them."""
+
+    @property
+    def packet_write_units_p95(self) -> int:
+        """What 95 % of the packets do not exceed; 0 without packets."""
+        return p95([units for units, count in self.packet_write_units.items() for _ in range(count)])
 
 
 def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
@@ -42,22 +52,45 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         [] if is_past else packets.users_to_refresh(batch, tick, None if everyone else _refreshed_before(batch, tick))
     )
     sizes: list[int] = []
-    with batch.progress.step(f"packets of {len(users):,} users"):
+    units: Counter[int] = Counter()
+    with batch.progress.step(f"packets of {len(users):,} users"), packets.Shelf(batch) as shelf:
         for made in packets.make(batch, content, source, users):
-            packets.store(batch, made)
+            shelf.put(made)
             sizes += [len(packet) for packet in made.values()]
+            units.update(packet_write_units(user_id, packet) for user_id, packet in made.items())
     if not is_past:
-        batch.tables.lake.write(_mark(tick), msgspec.json.encode({"packets": len(sizes)}))
-    p95 = sorted(sizes)[int(0.95 * (len(sizes) - 1))] if sizes else 0
-    return TickDone(tick, manifest.kept, len(content.numbers), len(sizes), p95, waiting)
+        _mark_done(batch, tick, len(sizes))
+    return TickDone(
+        tick, manifest.kept, len(content.numbers), len(sizes), p95(sizes), dict(sorted(units.items())), waiting
+    )
+
+
+def p95(values: Iterable[int]) -> int:
+    """What 95 % of the values do not exceed; 0 of none."""
+    ordered = sorted(values)
+    return ordered[-(-95 * len(ordered) // 100) - 1] if ordered else 0
+
+
+def _mark_done(batch: Batch, tick: int, count: int) -> None:
+    """Remember that all of a tick's packets are stored: a later tick refreshes whoever was active since.
+
+    Marks before the last one are removed: nobody asks for them, and every listing would be longer by 96 a day.
+    """
+    batch.tables.lake.write(_mark(tick), msgspec.json.encode({"packets": count}))
+    last = _refreshed_before(batch, tick)
+    for earlier in _marked(batch):
+        if last is not None and earlier < last:
+            batch.tables.lake.delete(_mark(earlier))
 
 
 def _mark(tick: int) -> str:
-    """Written when all of a tick's packets are stored: a later tick refreshes whoever was active since."""
     return f"ticks/{tick}/packets.json"
+
+
+def _marked(batch: Batch) -> list[int]:
+    return [int(path.split("/")[1]) for path in batch.tables.lake.list("ticks") if path.endswith("/packets.json")]
 
 
 def _refreshed_before(batch: Batch, tick: int) -> int | None:
     """The last tick before this one whose packets were all stored, None if there was none."""
-    done = (path.split("/")[1] for path in batch.tables.lake.list("ticks") if path.endswith("/packets.json"))
-    return max((int(earlier) for earlier in done if int(earlier) < tick), default=None)
+    return max((done for done in _marked(batch) if done < tick), default=None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from batch.engine import Engine
 from batch.progress import Progress
@@ -12,6 +13,9 @@ from pingfeed.clock import Clock, system_clock
 from pingfeed.features import FeatureSet
 from pingfeed.ports import Artifacts, CandidateStore
 from pingfeed.settings import Settings
+
+NEEDS: Final = ("lake_url", "artifacts_url", "candidates_url", "cache_url")
+"""The parts that have to answer before it starts (`pingfeed/startup.py`)."""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
             await services.delivery.start()
             await loader.refresh()
             await board.refresh()
+            # Opens their clients, which takes longer than a first request may. What is down is looked at again.
+            await look({}, candidates=services.candidates.check(), signals=services.signals.check())
             pipeline.warm_up(services.clock())
             for keeper in keepers:
                 keeper.start()
@@ -93,11 +95,14 @@ def _ready(services: Services, loader: Loader, keepers: tuple[Repeated, ...]) ->
         """Ready once warmed up; every part that is missing is done without."""
         problems = {f"{keeper.name}": "is not running" for keeper in keepers if not keeper.alive}
         stopped = bool(problems)
-        await look(problems, "candidates", services.candidates.check())
-        await look(problems, "signals", services.signals.check())
-        await look(problems, "trending", services.trending.check())
-        await look(problems, "artifacts", services.artifacts.check())
-        await look(problems, "spool", services.delivery.check())
+        await look(
+            problems,
+            candidates=services.candidates.check(),
+            signals=services.signals.check(),
+            trending=services.trending.check(),
+            artifacts=services.artifacts.check(),
+            spool=services.delivery.check(),
+        )
         if not loader.live.has_snapshot:
             problems["snapshot"] = "none is published: run `pingfeed tick`"
         if not loader.live.has_model:

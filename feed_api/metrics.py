@@ -36,6 +36,7 @@ class FeedMetrics:
         )
         waiting = self._metrics.gauge("spool_events", "Events that wait for delivery")
         waiting.set_function(lambda: delivery.counters.spooled_events)
+        self._metrics.watch_sink(lambda: delivery.sink_counters)
 
     def answered(self, candidates: int, items: int, degraded: Iterable[str], removed: Iterable[str]) -> None:
         """One feed was answered."""

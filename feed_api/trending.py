@@ -1,7 +1,8 @@
 """What is hot, kept in memory: the top of each country that was asked for lately, and of all, read every few seconds.
 
 No request waits for the trending store. Until a country's first list has arrived (its first request asks for it), and
-when its list is too old to be called live, `hot` gives None and the snapshot's own list stands in.
+when its list is too old to be called live, `hot` gives None and the snapshot's own list stands in. So it does always
+where the store keeps no counters.
 """
 
 import asyncio
@@ -69,6 +70,7 @@ class _Listing:
     asked_ms: int
     read_ms: int | None = None
     top: list[tuple[str, float]] | None = None
+    """None until it is read, and where the store keeps no counters."""
     snapshot: Snapshot | None = None
     hot: Hot | None = None
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from feed_api.effects import ServedActs
 from pingfeed import wiring
@@ -11,6 +12,9 @@ from pingfeed.delivery.delivery import Delivery
 from pingfeed.delivery.spool import Spool
 from pingfeed.ports import Artifacts, CandidateStore, Trending, UserSignals
 from pingfeed.settings import Settings
+
+NEEDS: Final = ("events_url", "artifacts_url", "candidates_url", "cache_url", "signals_url", "trending_url")
+"""The parts that have to answer before it starts (`pingfeed/startup.py`)."""
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,13 @@ def _ready(services: Services) -> ReadyCheck:
     async def ready() -> Readiness:
         """Ready while events can be made durable; what comes after that is caught up with."""
         problems: dict[str, str] = {}
-        await look(problems, "spool", services.delivery.check())
-        await look(problems, "events", services.sink.check())
-        await look(problems, "signals", services.signals.check())
-        await look(problems, "trending", services.trending.check())
+        await look(
+            problems,
+            spool=services.delivery.check(),
+            events=services.sink.check(),
+            signals=services.signals.check(),
+            trending=services.trending.check(),
+        )
         return Readiness("spool" not in problems, sorted(problems), problems)
 
     return ready

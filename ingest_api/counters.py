@@ -24,3 +24,4 @@ def watch(metrics: Metrics, services: Services) -> None:
     metrics.gauge("spool_events", "Events that wait for delivery").set_function(lambda: found.counters.spooled_events)
     metrics.gauge("spool_bytes", "Their bytes").set_function(lambda: found.counters.spooled_bytes)
     metrics.gauge("spool_held", "Requests whose signals wait").set_function(lambda: found.counters.held)
+    metrics.watch_sink(lambda: found.sink_counters)

@@ -1,6 +1,8 @@
 """From settings to what the service works with. The only file here that knows which adapters there are."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 from ingest_api.apply import SignalWriter
 from ingest_api.rejected import RejectedLog
@@ -10,6 +12,10 @@ from pingfeed.delivery.delivery import Delivery
 from pingfeed.delivery.spool import Spool
 from pingfeed.ports import EventSink, Trending, UserSignals
 from pingfeed.settings import Settings, url_path
+from pingfeed.urls import scheme_of
+
+NEEDS: Final = ("events_url", "signals_url", "trending_url")
+"""The parts that have to answer before it starts (`pingfeed/startup.py`)."""
 
 
 @dataclass(frozen=True)
@@ -38,5 +44,11 @@ def build(settings: Settings) -> Services:
         signals=signals,
         trending=trending,
         writer=writer,
-        rejected=RejectedLog(url_path(settings.lake_url) / "rejected", writer=uuid7(system_clock())),
+        rejected=RejectedLog(_rejected(settings), writer=uuid7(system_clock())),
     )
+
+
+def _rejected(settings: Settings) -> Path:
+    """Where refused events are kept: in the lake where that is a folder, else in the home; lines are appended."""
+    here = scheme_of(settings.lake_url) == "file"
+    return (url_path(settings.lake_url) if here else settings.home) / "rejected"

@@ -7,6 +7,8 @@ address names a function `configure(parser)` that adds the command's options and
 import argparse
 import importlib
 import importlib.util
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,6 +45,7 @@ COMMANDS: Final = (
     ),
     Command("skew", "recompute logged vectors offline; none may differ", "batch.commands:skew"),
     Command("model", "list, promote or roll back models", "batch.commands:model"),
+    Command("provision", "make the bucket, tables and stream that the settings name", "deploy.commands:provision"),
     Command("doctor", "what is configured, reachable and missing", "pingfeed.commands:doctor"),
 )
 
@@ -63,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; an error of ours is one sentence on standard error and exit code 1."""
+    _end_as_others_do()
     given = list(sys.argv[1:] if arguments is None else arguments)
     chosen = build_parser().parse_args(given[:1])
     command = next(c for c in COMMANDS if c.name == chosen.command)
@@ -77,3 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _end_as_others_do() -> None:
+    """SIGTERM ends a container's first process too. The system leaves a PID 1 alone that did not say what to do.
+
+    Programs that finish something first (services, the scheduler) say so themselves, later.
+    """
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))

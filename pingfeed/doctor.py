@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -16,7 +16,7 @@ from pingfeed.delivery.landing import wait_landed
 from pingfeed.errors import NotFound, PingfeedError, SettingsError
 from pingfeed.model import Manifest, Pointer, model_key, pointer_key, snapshot_key
 from pingfeed.ports import Artifacts
-from pingfeed.settings import FEED_PORT, INGEST_PORT, Settings, load
+from pingfeed.settings import FEED_PORT, INGEST_PORT, Settings, load, masked
 
 _SERVICE: Final = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "uvicorn", "uvloop")
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -29,13 +29,6 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What each extra of `pyproject.toml` brings, by import name."""
 
-_ASYNC_PORTS: Final[Mapping[str, Callable[[Settings], Any]]] = {
-    "events_url": wiring.open_event_sink,
-    "artifacts_url": wiring.open_artifacts,
-    "candidates_url": wiring.open_candidates,
-    "signals_url": wiring.open_signals,
-    "trending_url": wiring.open_trending,
-}
 _PROBE_S: Final = 2
 
 
@@ -59,7 +52,7 @@ def examine(environ: Mapping[str, str], clock: Clock = system_clock) -> list[Che
         Check("settings", True, f"valid; everything lives under {settings.home}"),
         *_packages(),
         _lake(settings),
-        *(_port(name, settings) for name in _ASYNC_PORTS),
+        *(_port(name, settings) for name in wiring.ASYNC_PORTS),
         *_spools(settings, clock()),
         *_live(settings, clock()),
         check_listener("ingest", INGEST_PORT),
@@ -76,19 +69,19 @@ def _packages() -> Iterator[Check]:
 
 def _lake(settings: Settings) -> Check:
     def look() -> str:
-        return f"{settings.lake_url}: {len(wiring.open_lake(settings).list('events'))} files of events"
+        return f"{masked(settings.lake_url)}: {len(wiring.open_lake(settings).list('events'))} files of events"
 
     return _tried("lake", look)
 
 
 def _port(name: str, settings: Settings) -> Check:
     async def look() -> str:
-        port = _ASYNC_PORTS[name](settings)
+        port = wiring.ASYNC_PORTS[name](settings)
         try:
             await port.check()
         finally:
             await port.close()
-        return f"{getattr(settings, name)} answers"
+        return f"{masked(getattr(settings, name))} answers"
 
     return _tried(name.removesuffix("_url"), lambda: asyncio.run(look()))
 

@@ -6,20 +6,42 @@ the same suite in `tests/conformance/`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from pingfeed.signals import Act, Engagement, Signals
 
 
+@dataclass
+class SinkCounters:
+    """What a sink did since it was opened: plain numbers for metrics."""
+
+    bytes: int = 0
+    """Bytes of rows that it took, as the backend counts them."""
+    billed_bytes: int = 0
+    """Bytes that the backend bills for them; 0 where nothing is billed."""
+    records: int = 0
+    """Units in which they were stored: files, records."""
+    retried: int = 0
+    """Units that had to be sent again within a write."""
+    set_aside: int = 0
+    """Rows that the backend's schema refuses: kept, to be looked at, but not as events."""
+
+
 class EventSink(Protocol):
     """Where accepted events go. Called by one deliverer a process, in order."""
+
+    @property
+    def counters(self) -> SinkCounters:
+        """The counters as they are now; the same object every time."""
 
     async def write(self, batch: "Batch") -> None:
         """Take the batch; returning means that it is durable there.
 
         All or nothing for the caller: on an error it sends the same batch again, so rows may arrive twice but never get
-        lost; readers remove duplicates by `event_id`. Raises Unavailable.
+        lost; readers remove duplicates by `event_id`. Rows land under the UTC day of their arrival, at the door or at
+        the sink, and never of `timestamp_ms`; readers may see them later than this returns. Raises Unavailable.
         """
 
     async def check(self) -> None:
@@ -42,7 +64,7 @@ class Batch(Protocol):
 
     @property
     def received_ms(self) -> int:
-        """When the oldest row in it was accepted: its partition, the UTC day of arrival."""
+        """When the oldest row in it was accepted; its UTC day is the partition where the sink itself chooses one."""
 
 
 class Lake(Protocol):
@@ -125,13 +147,20 @@ class UserSignals(Protocol):
 
 
 class Trending(Protocol):
-    """What is hot, per country and overall: a forward-decay counter for each ping."""
+    """What is hot, per country and overall: a forward-decay counter for each ping.
+
+    A store may keep no counters: then `add` takes what comes and forgets it, and `top` always gives None.
+    """
 
     async def add(self, engagements: Sequence[Engagement]) -> None:
         """Count them; one engagement counts per (user, ping, event type) a day, however often it is added."""
 
-    async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]]:
-        """The hottest pings of a country (None: of all) with their weights at `now_ms`, hottest first."""
+    async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]] | None:
+        """The hottest pings of a country (None: of all) with their weights at `now_ms`, hottest first.
+
+        None says that no counters are kept here: what was hot as of the snapshot stands in. Where counters are kept
+        and nothing happened the answer is [].
+        """
 
     async def check(self) -> None:
         """Raise Unavailable with a sentence if the store does not answer."""

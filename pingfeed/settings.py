@@ -14,18 +14,21 @@ from urllib.parse import urlsplit
 
 from pingfeed.errors import SettingsError
 from pingfeed.features import MAX_ATTRIBUTES, FeatureSet
+from pingfeed.urls import flaw, scheme_of
+from pingfeed.urls import masked as masked  # Adapters show a URL so.
 
 PREFIX: Final = "PINGFEED_"
 INGEST_PORT: Final = 8000
 FEED_PORT: Final = 8001
 
 SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "lake_url": ("file",),
-    "artifacts_url": ("file",),
-    "events_url": ("disk",),
-    "candidates_url": ("sqlite",),
-    "signals_url": ("sqlite",),
-    "trending_url": ("sqlite",),
+    "lake_url": ("file", "s3"),
+    "artifacts_url": ("file", "s3"),
+    "events_url": ("disk", "firehose"),
+    "candidates_url": ("sqlite", "dynamodb"),
+    "signals_url": ("sqlite", "redis", "rediss", "dynamodb"),
+    "trending_url": ("sqlite", "redis", "rediss", "snapshot"),
+    "cache_url": ("redis", "rediss"),
 }
 """Which adapters there are for each port: the URL's scheme picks one (a `wiring.py` builds it)."""
 
@@ -42,6 +45,7 @@ class Settings:
     signals_url: str
     trending_url: str
     spool_dir: Path
+    cache_url: str = ""
     auth: Literal["none", "api_key"] = "none"
     allow_open: bool = False
     api_key_hashes: tuple[str, ...] = ()
@@ -84,9 +88,13 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _number(kind: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
-        value = kind(text)
-        if not low <= value <= high:
-            raise ValueError(f"must be from {low} to {high}")
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise ValueError(f"must be {what} from {low} to {high}")
         return value
 
     return parse
@@ -124,6 +132,7 @@ def _origin_or_none(text: str) -> str:
 
 
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "cache_url": str,
     "auth": _auth,
     "allow_open": _flag,
     "api_key_hashes": _hashes,
@@ -178,17 +187,24 @@ def _parse(name: str, text: str, home: Path) -> Any:
     variable = PREFIX + name.upper()
     if name == "spool_dir":
         return home / Path(text).expanduser()
-    if name in SCHEMES:
-        scheme = urlsplit(text).scheme
-        if scheme not in SCHEMES[name]:
-            known = ", ".join(f"{s}://" for s in SCHEMES[name])
-            raise SettingsError(f"{variable} has the scheme {scheme!r}; known are {known}", field=variable)
-        return text
+    if name in SCHEMES and (text or name != "cache_url"):
+        return _url(name, variable, text)
     try:
         return _PARSERS[name](text)
     except ValueError as error:
-        shown = "its value" if name in _SECRET else repr(text)
-        raise SettingsError(f"{variable}: {shown} {error}", field=variable) from error
+        # The value is not quoted: what is wrong with it may be that it is a key meant for another variable.
+        raise SettingsError(f"{variable} {error}", field=variable) from error
+
+
+def _url(name: str, variable: str, text: str) -> str:
+    scheme = scheme_of(text)
+    if scheme not in SCHEMES[name]:
+        known = ", ".join(f"{s}://" for s in SCHEMES[name])
+        has = f"has the scheme {scheme!r}" if scheme else "is not a URL"
+        raise SettingsError(f"{variable} {has}; known are {known}", field=variable)
+    if wrong := flaw(text):
+        raise SettingsError(f"{variable} {wrong}", field=variable)
+    return text
 
 
 def _check_together(settings: Settings) -> None:
@@ -227,10 +243,29 @@ def url_path(url: str) -> Path:
     return Path(split.netloc + split.path)
 
 
+# Readers of the lake pass over names that begin with a dot or an underscore, and take `history-*` for written history.
+_STREAM: Final = re.compile(r"(?!history-)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def stream_of(url: str) -> str:
+    """The stream's name in `firehose://stream`; SettingsError if it is none that the lake's readers can live with."""
+    name = url.partition("://")[2].rstrip("/")
+    if not _STREAM.fullmatch(name):
+        raise SettingsError(
+            f"{PREFIX}EVENTS_URL must be like firehose://pingfeed-events: 1 to 64 of A-Z a-z 0-9 . _ -, beginning with "
+            "a letter or a digit, and not with history-",
+            field=f"{PREFIX}EVENTS_URL",
+        )
+    return name
+
+
 def shown(settings: Settings) -> dict[str, str]:
-    """Name and value of every setting, secrets as their count, for logs and `doctor`."""
+    """Name and value of every setting, secrets masked, for logs and `doctor`."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    return {
-        PREFIX + name.upper(): f"({'set' if value else 'not set'})" if name in _SECRET else str(value)
-        for name, value in values.items()
-    }
+    return {PREFIX + name.upper(): _shown(name, value) for name, value in values.items()}
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in _SECRET:
+        return "(set)" if value else "(not set)"
+    return masked(str(value)) if name in SCHEMES else str(value)

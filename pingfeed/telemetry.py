@@ -47,3 +47,6 @@ def configure_logs(level: int = logging.INFO) -> None:
         logger.handlers.clear()
         logger.propagate = True
     logging.getLogger("uvicorn.access").disabled = True
+    for name in ("botocore", "aiobotocore", "boto3", "aioboto3"):
+        # They tell at every client where its credentials and its endpoint came from.
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -42,6 +42,12 @@ def _add_home(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_lake(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lake", help=f"the lake, a folder or s3://bucket/prefix; {FILE} lies beside it (default: HOME/lake)"
+    )
+
+
 def simulate(parser: argparse.ArgumentParser) -> None:
     """Configure `pingfeed simulate history` and `pingfeed simulate live`."""
     words = parser.add_subparsers(metavar="history|live", required=True)
@@ -50,7 +56,7 @@ def simulate(parser: argparse.ArgumentParser) -> None:
     _add_home(history)
     history.add_argument("--until", help="ISO 8601 time of its end (default: the last tick before now)")
     history.add_argument("--tick-minutes", type=int, default=TICK_MS // 60_000)
-    history.add_argument("--lake", type=Path, help=f"the lake's folder, {FILE} lies beside it (default: HOME/lake)")
+    _add_lake(history)
     history.set_defaults(run=_history)
     live = words.add_parser("live", help="play over HTTP until stopped")
     _add_home(live)
@@ -77,7 +83,8 @@ def _history(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from simulator.lake import write_history
+    from simulator.lake import keep_in, write_history
+    from simulator.store import is_elsewhere
 
     tick_ms = max(1, options.tick_minutes) * 60_000
     until_ms = _until_ms(options.until, tick_ms)
@@ -87,6 +94,9 @@ def _history(options: argparse.Namespace) -> int:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"{options.days} days", total=1.0)
         rows = write_history(world, lake, lambda share: progress.update(task, completed=share))
+    if is_elsewhere(lake):
+        # `simulate live` and the demo page look in the home, whose volume the lake does not share.
+        keep_in(world, _home(os.environ, options.home))
     sys.stdout.write(f"{rows} rows below {lake}, up to {to_iso(until_ms)}\n")
     return 0
 
@@ -142,7 +152,7 @@ def affinity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="chooses the users")
     parser.add_argument("--feed", default=FEED, help="default: %(default)s")
     parser.add_argument("--allow-remote", action="store_true", help="ask a feed on another machine")
-    parser.add_argument("--lake", type=Path, help="the lake's folder (default: HOME/lake)")
+    _add_lake(parser)
     _add_home(parser)
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=_affinity)
@@ -150,6 +160,7 @@ def affinity(parser: argparse.ArgumentParser) -> None:
 
 def _affinity(options: argparse.Namespace) -> int:
     from simulator import measure
+    from simulator.lake import world_beside
     from simulator.remote import check_loopback
 
     if options.users < 1:
@@ -157,7 +168,8 @@ def _affinity(options: argparse.Namespace) -> int:
     feed = check_loopback(options.feed, options.allow_remote)
     lake = options.lake or _home(os.environ, options.home) / "lake"
     now_ms = system_clock()
-    world = World.build(load(lake.parent if options.home is None else _home(os.environ, options.home))).at(now_ms)
+    spec = world_beside(lake) if options.home is None else load(_home(os.environ, options.home))
+    world = World.build(spec).at(now_ms)
     users = measure.choose_users(world, options.users, options.seed)
     events = measure.open_events(lake)
     served = asyncio.run(_ask(feed, users))
@@ -196,22 +208,28 @@ def _print_report(report: dict[str, Any]) -> None:
 
 def demo(parser: argparse.ArgumentParser) -> None:
     """Configure `pingfeed demo`."""
-    parser.add_argument("--home", type=Path, default=Path("var/demo"), help="where its state lives (%(default)s)")
+    parser.add_argument("--home", type=Path, help="where its state lives (default: var/demo)")
     _add_world(parser)
     parser.add_argument("--ingest-port", type=int, default=8000)
     parser.add_argument("--feed-port", type=int, default=8001)
     parser.add_argument("--no-live", action="store_true", help="no traffic but your own")
     parser.add_argument("--exit-after-ready", action="store_true", help="stop everything as soon as it is ready")
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="only make the world, in the installation that the settings name and its PINGFEED_HOME; serve nothing",
+    )
     parser.set_defaults(run=_demo)
 
 
 def _demo(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from simulator.demo import Demo, run
+    from simulator.demo import Demo, prepare, run
 
+    home = options.home or (_home(os.environ, None) if options.prepare else Path("var/demo"))
     asked = Demo(
-        home=options.home.expanduser().absolute(),
+        home=home.expanduser().absolute(),
         users=options.users,
         pings=options.pings,
         days=options.days,
@@ -221,4 +239,5 @@ def _demo(options: argparse.Namespace) -> int:
         live=not options.no_live,
         exit_after_ready=options.exit_after_ready,
     )
-    return run(asked, Console(), os.environ, system_clock)
+    start = prepare if options.prepare else run
+    return start(asked, Console(), os.environ, system_clock)

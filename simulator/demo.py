@@ -7,7 +7,7 @@ an interrupted run goes on where it stopped and the second serves at once, catch
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ HOST: Final = "127.0.0.1"
 STATE: Final = "demo.json"
 _READY_S: Final = 90
 _LIVE_RATE: Final = 4
+_PATIENCE_S: Final = 600
 _SAID: Final = {
     "history": "writing the world's history",
     "etl": "reading it (etl)",
@@ -65,6 +66,16 @@ class Demo:
         history += [text for name, number in world.items() for text in (name, str(number))]
         return {"history": history, "etl": ["etl"], "train": ["train"], "tick": ["tick", "--all"]}
 
+    def steps_elsewhere(self, until: str, lake: str) -> dict[str, list[str]]:
+        """The same in an installation whose lake is at a URL, and where a scheduler may be at work.
+
+        Candidates come before the model: the feed lives the sooner, and ranks by the default until it is trained.
+        """
+        steps = self.steps(until)
+        where = ["--lake", lake.removeprefix("file://")] if lake else []
+        waiting = {name: [*steps[name], "--wait", str(_PATIENCE_S)] for name in ("etl", "tick", "train")}
+        return {"history": steps["history"] + where} | waiting
+
 
 def run(
     demo: Demo, console: Console, environ: Mapping[str, str], clock: Clock, command: Sequence[str] = COMMAND
@@ -84,8 +95,26 @@ def run(
                 _stop(children, console)
 
 
+def prepare(
+    demo: Demo, console: Console, environ: Mapping[str, str], clock: Clock, command: Sequence[str] = COMMAND
+) -> int:
+    """Make a world of the installation that `environ` describes, from history to packets; once. Serve nothing."""
+    _check_world(demo)
+    children = Children(environ, demo.home / "logs", command)
+    with ended_by_signal():
+        try:
+            lake = environ.get("PINGFEED_LAKE_URL", "")
+            _prepare(demo, console, children, clock, lambda until: demo.steps_elsewhere(until, lake))
+        except KeyboardInterrupt:
+            return 130
+        finally:
+            with undisturbed():
+                children.stop()
+    return 0
+
+
 def _run(demo: Demo, console: Console, children: Children, clock: Clock) -> int:
-    first = _prepare(demo, console, children, clock)
+    first = _prepare(demo, console, children, clock, demo.steps)
     _serve(demo, console, children)
     _show(demo, console, clock())
     if demo.exit_after_ready:
@@ -158,12 +187,14 @@ def _mark(home: Path, done: list[str]) -> None:
     os.replace(hidden, home / STATE)
 
 
-def _prepare(demo: Demo, console: Console, children: Children, clock: Clock) -> bool:
+def _prepare(
+    demo: Demo, console: Console, children: Children, clock: Clock, steps_until: Callable[[str], dict[str, list[str]]]
+) -> bool:
     """Take the steps that are missing; returns whether there were any."""
     begun = (demo.home / FILE).exists()
     until_ms = load(demo.home).until_ms if begun else clock() // TICK_MS * TICK_MS
     done = _done(demo.home) if begun else []
-    steps = demo.steps(to_iso(until_ms))
+    steps = steps_until(to_iso(until_ms))
     missing = [name for name in steps if name not in done]
     for number, name in enumerate(missing, 1):
         children.start(name, steps[name])

@@ -1,13 +1,11 @@
 """Writing a history into a lake's folder of events: one Parquet file for each UTC day of arrival.
 
-A file is written under a name that readers ignore, then renamed, so that none is ever half there. The batch side reads
-`history-*` files by their rows' time of arrival (tick = floor(received / tick length) + 1).
+The batch side reads `history-*` files by their rows' time of arrival (tick = floor(received / tick length) + 1).
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -19,34 +17,49 @@ from pingfeed.errors import InvalidInput
 from simulator import portraits
 from simulator.columns import Columns
 from simulator.history import Hour, play
-from simulator.world import FILE, World, load, save
+from simulator.store import Store
+from simulator.world import FILE, Spec, World, decoded, encoded, save
 
+_PREFIX: Final = "history-"
 Progress = Callable[[float], None]
 """Called with the share that is done, 0 to 1."""
 
 
-def write_history(world: World, lake: Path, progress: Progress = lambda _share: None) -> int:
-    """Write the world's history below `lake`, its parameters and its people beside it; returns the number of rows.
+def write_history(world: World, lake: str | Path, progress: Progress = lambda _share: None) -> int:
+    """Write the world's history below `lake` (a folder, or `s3://bucket/prefix`), its parameters and its people beside.
 
-    Writing the same world again replaces the same files by the same bytes. InvalidInput if the lake already holds the
-    history of another world: two would be mixed, and nobody could tell them apart.
+    Returns the number of rows. Writing the same world again replaces the same files by the same bytes. InvalidInput if
+    the lake already holds the history of another world: two would be mixed, and nobody could tell them apart.
     """
-    _check_unmixed(world, lake)
-    save(world.spec, lake.parent)
-    portraits.save(world, lake.parent)
+    store = Store(lake)
+    _check_unmixed(world, store)
+    store.write_beside(FILE, encoded(world.spec))
+    store.write_beside(portraits.FILE, portraits.encoded(world))
     rows = 0
     for day, table in _days(world, progress):
-        _write(table, lake / "events" / _partition(day) / f"history-{day}.parquet")
+        store.write(f"events/{_partition(day)}/{_PREFIX}{day}.parquet", _parquet(table))
         rows += table.num_rows
     return rows
 
 
-def _check_unmixed(world: World, lake: Path) -> None:
-    there = next((lake / "events").rglob("history-*.parquet"), None)
-    if there is None:
+def keep_in(world: World, home: Path) -> None:
+    """Keep the world's parameters and people in a folder too, for a lake that is not of this machine."""
+    save(world.spec, home)
+    portraits.save(world, home)
+
+
+def world_beside(lake: str | Path) -> Spec:
+    """The parameters of the world whose history a lake holds; NotFound if there is none."""
+    store = Store(lake)
+    return decoded(store.read_beside(FILE), f"{FILE} beside {store}")
+
+
+def _check_unmixed(world: World, store: Store) -> None:
+    if not any(path.rpartition("/")[2].startswith(_PREFIX) for path in store.files("events")):
         return
-    if not (lake.parent / FILE).exists() or load(lake.parent) != world.spec:
-        raise InvalidInput(f"{lake} already holds another history; choose another folder, or remove it")
+    there = store.read_beside(FILE)
+    if there is None or decoded(there, FILE) != world.spec:
+        raise InvalidInput(f"{store} already holds another history; choose another folder, or remove it")
 
 
 def _days(world: World, progress: Progress) -> Iterator[tuple[str, Any]]:
@@ -106,8 +119,7 @@ def _partition(day: str) -> str:
     return f"year={year}/month={month}/day={date}"
 
 
-def _write(table: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{path.name}")
-    pq.write_table(table, hidden, compression="zstd")
-    os.replace(hidden, path)
+def _parquet(table: Any) -> Any:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from pingfeed.arrow import EVENT_SCHEMA
 from pingfeed.clock import DAY_MS
@@ -23,6 +22,7 @@ from pingfeed.errors import NotFound
 from simulator.behave import NOBODY, numbers_of
 from simulator.people import Floats, Ints
 from simulator.remote import Services
+from simulator.store import Store
 from simulator.world import World, user_id
 
 LIST: Final = 10
@@ -107,12 +107,13 @@ def _without(pings: Sequence[str], left_out: set[str]) -> list[str]:
     return [ping for ping in pings if ping not in left_out]
 
 
-def open_events(lake: Path) -> Any:
-    """The raw events below a lake's folder as a dataset; NotFound if there are none."""
-    folder = lake / "events"
-    if not folder.is_dir():
-        raise NotFound(f"there are no events below {lake}")
-    return ds.dataset(folder, schema=EVENT_SCHEMA, format="parquet")
+def open_events(lake: str | Path) -> Any:
+    """The raw events of a lake (a folder, or `s3://bucket/prefix`) as a dataset; NotFound if there are none."""
+    store = Store(lake)
+    files = [path for path in store.files("events") if path.endswith(".parquet")]
+    if not files:
+        raise NotFound(f"there are no events below {store}")
+    return store.dataset(files, EVENT_SCHEMA)
 
 
 async def served_pings(services: Services, users: Ints) -> list[list[str]]:

@@ -68,7 +68,12 @@ def _portrait(world: World, number: int) -> Portrait:
     )
 
 
+def encoded(world: World) -> bytes:
+    """The file's bytes."""
+    return msgspec.json.encode(gallery(world))
+
+
 def save(world: World, home: Path) -> None:
     """Write the file into the folder that holds the world."""
     home.mkdir(parents=True, exist_ok=True)
-    (home / FILE).write_bytes(msgspec.json.encode(gallery(world)))
+    (home / FILE).write_bytes(encoded(world))

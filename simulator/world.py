@@ -170,17 +170,28 @@ def ping_number(identifier: str) -> int | None:
     return int(digits) if kind == "ping" and digits.isascii() and digits.isdigit() else None
 
 
+def encoded(spec: Spec) -> bytes:
+    """The parameters as the file that lies beside a world's history."""
+    return msgspec.json.format(msgspec.json.encode(spec)) + b"\n"
+
+
+def decoded(data: bytes | None, name: str) -> Spec:
+    """The parameters in a file; NotFound if there is none (`data` is None)."""
+    if data is None:
+        raise NotFound(f"there is no {name}; make a world with pingfeed simulate history or demo")
+    try:
+        return msgspec.json.decode(data, type=Spec)
+    except msgspec.MsgspecError as error:
+        raise FormatError(f"{name} is not a world: {error}") from error
+
+
 def save(spec: Spec, home: Path) -> None:
     """Keep the world's parameters beside its history."""
     home.mkdir(parents=True, exist_ok=True)
-    (home / FILE).write_bytes(msgspec.json.format(msgspec.json.encode(spec)) + b"\n")
+    (home / FILE).write_bytes(encoded(spec))
 
 
 def load(home: Path) -> Spec:
     """The parameters that `save` kept; NotFound if there are none."""
-    try:
-        return msgspec.json.decode((home / FILE).read_bytes(), type=Spec)
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no {home / FILE}; make a world with pingfeed simulate history or demo") from error
-    except msgspec.MsgspecError as error:
-        raise FormatError(f"{home / FILE} is not a world: {error}") from error
+    path = home / FILE
+    return decoded(path.read_bytes() if path.exists() else None, str(path))

@@ -1,15 +1,20 @@
-"""No test is timed. `PINGFEED_TEST_DATA` names the folder of data that is no part of this project.
+"""Servers start with the first test that asks. No test is timed.
+
+`PINGFEED_TEST_DATA` names the folder of data that is no part of this project.
 
 An unknown `PINGFEED_*` variable stops every command, so the folder is remembered under another name, which xdist's
 workers inherit.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.servers import Server, ministack, redis_cluster, redis_server, running
 
 # How long an example takes says how busy the machine is, not whether a rule holds.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -20,6 +25,24 @@ _KEPT: Final = "TEST_DATA_OF_PINGFEED"
 
 if _GIVEN in os.environ:
     os.environ[_KEPT] = os.environ.pop(_GIVEN)
+
+
+@pytest.fixture(scope="session")
+def session_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(redis_server(tmp_path_factory.mktemp("redis"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def session_redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(redis_cluster(tmp_path_factory.mktemp("redis-cluster"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def session_ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(ministack(tmp_path_factory.mktemp("ministack"))) as server:
+        yield server
 
 
 @pytest.fixture

@@ -112,12 +112,41 @@ def ministack_program() -> str | None:
 
 def redis_server(folder: Path) -> Server:
     """A Redis or Valkey that keeps nothing on the disk; skips where there is none."""
+    command, port = _redis_command()
+    return Server(command, port, folder, lambda: _redis_answers(port))
+
+
+def _redis_command(*more: str) -> tuple[Sequence[str], int]:
     program = redis_program()
     if program is None:
         lacking("there is no valkey-server or redis-server (apt-get install redis-server, or name one in REDIS_SERVER)")
     port = free_port()
-    options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
-    return Server((program, *options), port, folder, lambda: _redis_answers(port))
+    return (program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *more), port
+
+
+class RedisCluster(Server):
+    """A cluster of one node that serves all slots: it refuses commands whose keys are in several."""
+
+    def start(self) -> None:
+        """Start it and wait until it serves."""
+        super().start()
+        with suppress(AssertionError):  # After a restart it has the slots that it had.
+            assert self._say(b"CLUSTER ADDSLOTSRANGE 0 16383") == b"+OK"
+        deadline = time.monotonic() + START_S
+        while b"cluster_state:ok" not in self._say(b"CLUSTER INFO"):
+            assert time.monotonic() < deadline, "the cluster did not become ready"
+            time.sleep(0.05)
+
+    def _say(self, line: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(line + b"\r\n")
+            return connection.recv(65536).strip()
+
+
+def redis_cluster(folder: Path) -> RedisCluster:
+    """A Redis or Valkey as a cluster of one node; skips where there is none."""
+    command, port = _redis_command("--cluster-enabled", "yes")
+    return RedisCluster(command, port, folder, lambda: _redis_answers(port))
 
 
 def ministack(folder: Path) -> Server:

@@ -60,7 +60,7 @@ class Overview(msgspec.Struct, frozen=True):
     countries: list[str]
     """Of the pings in the snapshot."""
     trending: list[HotPing] | None
-    """Hottest first; null where the store did not answer."""
+    """Hottest first; null where the store did not answer, or keeps no counters."""
 
 
 async def overview(services: Services, settings: Settings, live: Live, cards: Cards, country: str | None) -> Overview:
@@ -102,6 +102,8 @@ async def _trending(trending: Trending, cards: Cards, country: str | None, now_m
         top = await trending.top(country, _SHOWN, now_ms)
     except PingfeedError as error:
         log.warning("trending was not read for the page: %s", error.message)
+        return None
+    if top is None:
         return None
     known = {card.ping_id: card for card in await cards.of([ping_id for ping_id, _ in top])}
     return [HotPing(ping_id, round(weight, 2), known.get(ping_id)) for ping_id, weight in top]

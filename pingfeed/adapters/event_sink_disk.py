@@ -17,7 +17,7 @@ from pingfeed.clock import day_of
 from pingfeed.errors import Unavailable
 from pingfeed.events import decode_rows
 from pingfeed.local.files import make_folder, write_whole, writing
-from pingfeed.ports import Batch
+from pingfeed.ports import Batch, SinkCounters
 from pingfeed.settings import url_path
 
 
@@ -39,6 +39,12 @@ class DiskEventSink:
 
     def __init__(self, url: str) -> None:
         self._root = url_path(url)
+        self._counters = SinkCounters()
+
+    @property
+    def counters(self) -> SinkCounters:
+        """Files and their bytes; nothing is billed."""
+        return self._counters
 
     async def write(self, batch: Batch) -> None:
         """Write the batch's file; on return it is on the disk. Raises Unavailable, FormatError."""
@@ -60,6 +66,8 @@ class DiskEventSink:
         path = self._path(batch)
         with writing(str(path)):
             write_whole(path, memoryview(data))
+        self._counters.records += 1
+        self._counters.bytes += data.size
 
     def _probe(self) -> None:
         with writing(str(self._root)):

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from pingfeed.errors import NotFound
-from pingfeed.local.files import below, is_hidden, reading, remove, write_whole, writing
+from pingfeed.keys import is_hidden
+from pingfeed.local.files import below, reading, remove, write_whole, writing
 from pingfeed.settings import url_path
 
 

@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from pingfeed.deleted_pings import DeletedPings
 from pingfeed.local.sqlite import Database, Sweep
 from pingfeed.settings import url_path
 from pingfeed.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, Signals, UserState
@@ -41,7 +42,7 @@ class SqliteUserSignals:
 
     def __init__(self, url: str) -> None:
         self._database = Database(url_path(url), _SCHEMA, durable=True)
-        self._deleted = _DeletedPings(self._database)
+        self._deleted = _DeletedNews(self._database)
         self._old_states = Sweep("state", "written_ms")
         self._old_deletions = Sweep("deleted", "at_ms")
         self._now_ms = 0
@@ -123,30 +124,18 @@ def _decoded(user_id: str, data: bytes | None) -> UserState:
         return UserState()
 
 
-class _DeletedPings:
+class _DeletedNews:
     """The reader's copy of the table: a look costs one query that finds nothing new, microseconds."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._seen_to = 0
-        self._at_ms: dict[str, int] = {}  # In order of `seq`.
-        self._live: frozenset[str] = frozenset()
-        self._valid = range(0)  # The instants for which `_live` is right.
+        self._pings = DeletedPings()
 
     def at(self, now_ms: int) -> frozenset[str]:
         """The newest `MAX_DELETED` pings that were deleted within `DELETED_TTL_MS` before `now_ms`."""
         news = self._database.all("SELECT seq, ping_id, at_ms FROM deleted WHERE seq > ? ORDER BY seq", self._seen_to)
-        for seq, ping_id, at_ms in news:
-            self._seen_to = seq
-            self._at_ms.pop(ping_id, None)
-            self._at_ms[ping_id] = at_ms
-        if news or now_ms not in self._valid:
-            self._gather(now_ms)
-        return self._live
-
-    def _gather(self, now_ms: int) -> None:
-        for ping_id in list(self._at_ms)[:-MAX_DELETED]:
-            del self._at_ms[ping_id]
-        live = {ping_id: at_ms for ping_id, at_ms in self._at_ms.items() if at_ms > now_ms - DELETED_TTL_MS}
-        self._live = frozenset(live)
-        self._valid = range(now_ms, min(live.values(), default=now_ms) + DELETED_TTL_MS)
+        if news:
+            self._seen_to = news[-1][0]
+            self._pings.add((ping_id, at_ms) for _, ping_id, at_ms in news)
+        return self._pings.at(now_ms)

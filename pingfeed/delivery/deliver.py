@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
+from pingfeed.backoff import Backoff
 from pingfeed.clock import DAY_MS
-from pingfeed.delivery.retry import Backoff, report_end, until_done
+from pingfeed.delivery.retry import report_end, until_done
 from pingfeed.delivery.spool import Record, Spool
 from pingfeed.errors import PingfeedError, Unavailable
 from pingfeed.ports import EventSink

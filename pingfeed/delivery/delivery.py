@@ -13,12 +13,13 @@ from contextlib import suppress
 from itertools import islice
 from typing import Final
 
+from pingfeed.backoff import Backoff
 from pingfeed.delivery.deliver import Counters, Deliverer
-from pingfeed.delivery.retry import Backoff, report_end, until_done
+from pingfeed.delivery.retry import report_end, until_done
 from pingfeed.delivery.spool import Record, Spool
 from pingfeed.errors import PingfeedError
 from pingfeed.events import Row, decode_rows, encode_rows
-from pingfeed.ports import EventSink
+from pingfeed.ports import EventSink, SinkCounters
 
 Apply = Callable[[Sequence[Row]], Awaitable[None]]
 """Takes the signals of accepted rows in (user signals, trending); raises Unavailable if that has to be tried again."""
@@ -64,6 +65,11 @@ class Delivery:
         self._counters.spooled_events, self._counters.spooled_bytes = self._spool.depth()
         self._counters.held = len(self._unapplied)
         return self._counters
+
+    @property
+    def sink_counters(self) -> SinkCounters:
+        """The sink's counters as they are now."""
+        return self._sink.counters
 
     async def start(self) -> None:
         """Apply everything that is still spooled, then begin to deliver. Await it before serving.

@@ -1,31 +1,16 @@
-"""Trying again, later and later, with jitter: a whole fleet must not come back in the same moment."""
+"""Trying again until it succeeds or the process closes."""
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TypeVar
 
+from pingfeed.backoff import Backoff
 from pingfeed.errors import PingfeedError
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """Pauses that double from `first_s` to `longest_s`, each cut by up to half at random."""
-
-    first_s: float = 0.25
-    longest_s: float = 10.0
-    jitter: Callable[[], float] = random.random
-
-    def pause_s(self, failures: int) -> float:
-        """The pause after the n-th failure in a row, n from 1."""
-        whole = min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 30))
-        return whole * (1 - self.jitter() / 2)
 
 
 async def until_done(

@@ -1,14 +1,15 @@
 """/healthz (the process lives), /readyz (it may get traffic) and /metrics."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from pingfeed.errors import Unavailable
+from pingfeed.errors import PingfeedError
 from pingfeed.http.auth import require_operator
 from pingfeed.http.metrics import CONTENT_TYPE, Metrics
 from pingfeed.http.openapi import answer
@@ -27,12 +28,23 @@ class Readiness:
     detail: Mapping[str, str] = field(default_factory=dict)
 
 
-async def look(problems: dict[str, str], part: str, check: Awaitable[None]) -> None:
-    """Note in `problems` why a part is not available, if it is not."""
-    try:
-        await check
-    except Unavailable as error:
-        problems[part] = error.message
+LOOK_S: Final = 2.0
+"""How long a part may take to answer before it counts as missing: a probe of the whole service has little patience."""
+
+
+async def look(problems: dict[str, str], **checks: Awaitable[None]) -> None:
+    """Note in `problems`, by part, why it is not available, if it is not. All are looked at at once."""
+
+    async def one(part: str, check: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await check
+        except TimeoutError:
+            problems[part] = f"did not answer within {LOOK_S:g} s"
+        except PingfeedError as error:
+            problems[part] = error.message
+
+    await asyncio.gather(*(one(part, check) for part, check in checks.items()))
 
 
 ReadyCheck = Callable[[], Awaitable[Readiness]]

@@ -9,6 +9,8 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from pingfeed.ports import SinkCounters
+
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -42,6 +44,14 @@ class Metrics:
     def histogram(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Histogram:
         """A new histogram of seconds `pingfeed_<name>_seconds`."""
         return Histogram(f"pingfeed_{name}_seconds", meaning, labels, buckets=_BUCKETS, registry=self.registry)
+
+    def watch_sink(self, read: Callable[[], SinkCounters]) -> None:
+        """Show what the event sink counts for itself: its cost comes from the billed bytes."""
+        self.counted("sink_bytes", "Bytes of events that the sink took", lambda: read().bytes)
+        self.counted("sink_billed_bytes", "Bytes that are billed for them", lambda: read().billed_bytes)
+        self.counted("sink_records", "Files or records that hold them", lambda: read().records)
+        self.counted("sink_retried_records", "Files or records that were sent again", lambda: read().retried)
+        self.counted("sink_set_aside", "Events that the sink's schema refuses", lambda: read().set_aside)
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request; `route` is the path's template, so that its values stay few."""

@@ -3,9 +3,10 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from pingfeed.errors import InvalidInput, NotFound, Unavailable
+from pingfeed.errors import NotFound, Unavailable
+from pingfeed.keys import parts_of
 
 
 @contextmanager
@@ -74,14 +75,6 @@ def remove(path: Path) -> None:
         sync_folder(path.parent)
 
 
-def is_hidden(name: str) -> bool:
-    """Whether readers pass over a name: a half-written file (a dot) or another program's own (an underscore)."""
-    return name.startswith((".", "_"))
-
-
 def below(root: Path, relative: str) -> Path:
     """`relative` (forward slashes) below `root`; InvalidInput if it would lead elsewhere or to a hidden name."""
-    parts = PurePosixPath(relative).parts
-    if not parts or relative.startswith("/") or any(is_hidden(part) for part in parts):
-        raise InvalidInput(f"{relative!r} is not a path below the store's folder")
-    return root.joinpath(*parts)
+    return root.joinpath(*parts_of(relative))

@@ -1,26 +1,12 @@
-"""The suites' servers, started when the first test asks for one; and the list of what was run at the end."""
+"""Where the suites' adapters live, and the list of what was run at the end."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conformance.place import Place
-from tests.servers import Server, ministack, redis_server, running
-
-
-@pytest.fixture(scope="session")
-def session_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(redis_server(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def session_ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(ministack(tmp_path_factory.mktemp("ministack"))) as server:
-        yield server
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import pytest
 
+from pingfeed.dynamodb.items import TTL
 from tests.servers import AWS_ENVIRONMENT, Server
 
-EMBEDDED: Final = frozenset({"file", "disk", "sqlite"})
+EMBEDDED: Final = frozenset({"file", "disk", "sqlite", "snapshot"})
 """Adapters that need nothing but this machine: they run in `make test`, the others in `make test-real`."""
 
 
@@ -38,6 +39,36 @@ class Place:
         """`redis://...?namespace=...` of the session's server; the namespace is this test's own."""
         server: Server = self._request.getfixturevalue("session_redis")
         return f"redis://127.0.0.1:{server.port}/0?namespace={self._name}"
+
+    @cached_property
+    def bucket(self) -> str:
+        """A bucket of this test's own, on the session's MiniStack."""
+        from deploy.bucket import ensure
+
+        name = f"pingfeed-{self.aws}"
+        ensure(f"s3://{name}/any")
+        return name
+
+    @cached_property
+    def redis_cluster_url(self) -> str:
+        """The same on the session's server in cluster mode."""
+        server: Server = self._request.getfixturevalue("session_redis_cluster")
+        return f"redis://127.0.0.1:{server.port}?namespace={self._name}"
+
+    @cached_property
+    def table(self) -> str:
+        """A table of this test's own, on the session's MiniStack.
+
+        Without TTL: a suite has times of its own, and what they say is over the emulator would remove within a minute.
+        """
+        import boto3
+
+        from deploy.tables import ensure
+
+        ensure(f"dynamodb://{self.aws}")
+        ttl_off = {"Enabled": False, "AttributeName": TTL}
+        boto3.client("dynamodb").update_time_to_live(TableName=self.aws, TimeToLiveSpecification=ttl_off)
+        return self.aws
 
     @cached_property
     def aws(self) -> str:

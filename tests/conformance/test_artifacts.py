@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from pingfeed.adapters.artifacts_file import FileArtifacts
+from pingfeed.adapters.artifacts_s3 import S3Artifacts
 from pingfeed.errors import InvalidInput, NotFound
 from pingfeed.ports import Artifacts
 from tests.conformance.place import Place, cases
@@ -13,6 +14,7 @@ from tests.conformance.place import Place, cases
 pytestmark = pytest.mark.conformance
 ADAPTERS: dict[str, Callable[[Place], Artifacts]] = {
     "file": lambda place: FileArtifacts(f"file://{place.folder}/artifacts"),
+    "s3": lambda place: S3Artifacts(f"s3://{place.bucket}/artifacts?cache={place.folder}/cache"),
 }
 
 

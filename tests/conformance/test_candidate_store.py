@@ -1,9 +1,12 @@
 """What every CandidateStore promises (`ports.CandidateStore`). A new adapter is one entry of ADAPTERS."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from pingfeed.adapters.candidates_dynamodb import DynamodbCandidateStore
+from pingfeed.adapters.candidates_redis import RedisCandidateStore
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
 from pingfeed.packet import TTL_S
 from pingfeed.ports import CandidateStore
@@ -11,8 +14,17 @@ from tests.conformance.place import Place, cases
 from tests.conformance.samples import NOON_MS
 
 pytestmark = pytest.mark.conformance
+
+
+def _sqlite(place: Place) -> SqliteCandidateStore:
+    return SqliteCandidateStore(f"sqlite://{place.folder}/candidates.sqlite")
+
+
 ADAPTERS: dict[str, Callable[[Place], CandidateStore]] = {
-    "sqlite": lambda place: SqliteCandidateStore(f"sqlite://{place.folder}/candidates.sqlite"),
+    "sqlite": _sqlite,
+    "sqlite+redis": lambda place: RedisCandidateStore(place.redis_url, _sqlite(place)),
+    "sqlite+redis+cluster": lambda place: RedisCandidateStore(place.redis_cluster_url, _sqlite(place)),
+    "dynamodb": lambda place: DynamodbCandidateStore(f"dynamodb://{place.table}"),
 }
 LATER_MS = NOON_MS + 1000
 
@@ -83,7 +95,8 @@ async def test_any_number_may_be_put(store: CandidateStore) -> None:
     packets = {f"user-{n}": str(n).encode() for n in range(2501)}
     await store.put_many({}, LATER_MS)
     await store.put_many(packets, LATER_MS)
-    assert {user: await store.get(user, NOON_MS) for user in packets} == packets
+    read = await asyncio.gather(*(store.get(user, NOON_MS) for user in packets))
+    assert dict(zip(packets, read, strict=True)) == packets
 
 
 async def test_putting_newer_packets_takes_no_living_one_away(store: CandidateStore) -> None:

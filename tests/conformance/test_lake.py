@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pingfeed.adapters.lake_file import FileLake
+from pingfeed.adapters.lake_s3 import S3Lake
 from pingfeed.errors import InvalidInput, NotFound
 from pingfeed.ports import Lake
 from tests.conformance.place import Place, cases
@@ -14,6 +15,7 @@ from tests.conformance.place import Place, cases
 pytestmark = pytest.mark.conformance
 ADAPTERS: dict[str, Callable[[Place], Lake]] = {
     "file": lambda place: FileLake(f"file://{place.folder}/lake"),
+    "s3": lambda place: S3Lake(f"s3://{place.bucket}/some/lake"),
 }
 
 

@@ -3,11 +3,14 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pingfeed.adapters.trending_redis import RedisTrending
+from pingfeed.adapters.trending_snapshot import SnapshotTrending
 from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.clock import DAY_MS, HOUR_MS
 from pingfeed.ports import Trending
@@ -16,27 +19,41 @@ from tests.conformance.place import Place, cases
 from tests.conformance.samples import NOON_MS
 
 pytestmark = pytest.mark.conformance
-Open = Callable[[Place], Trending]
-ADAPTERS: dict[str, Open] = {
+
+
+class Counters(Trending, Protocol):
+    """A Trending that counts."""
+
+    async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]]: ...
+
+
+Open = Callable[[Place], Counters]
+COUNTERS: dict[str, Open] = {
     "sqlite": lambda place: SqliteTrending(f"sqlite://{place.folder}/trending.sqlite"),
+    "redis": lambda place: RedisTrending(place.redis_url),
+    "redis+cluster": lambda place: RedisTrending(place.redis_cluster_url),
 }
+WITHOUT_COUNTERS: dict[str, Callable[[Place], Trending]] = {
+    "snapshot": lambda _: SnapshotTrending("snapshot://"),
+}
+ADAPTERS: dict[str, Callable[[Place], Trending]] = {**COUNTERS, **WITHOUT_COUNTERS}
 
 
-@pytest.fixture(params=cases(ADAPTERS))
+@pytest.fixture(params=cases(COUNTERS))
 def adapter(request: pytest.FixtureRequest) -> Open:
     chosen: Open = request.param
     return chosen
 
 
 @pytest.fixture
-async def trending(adapter: Open, place: Place) -> AsyncIterator[Trending]:
+async def trending(adapter: Open, place: Place) -> AsyncIterator[Counters]:
     opened = adapter(place)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-async def other(adapter: Open, place: Place, trending: Trending) -> AsyncIterator[Trending]:
+async def other(adapter: Open, place: Place, trending: Counters) -> AsyncIterator[Counters]:
     """Another process's view of the same counters."""
     opened = adapter(place)
     yield opened
@@ -47,11 +64,11 @@ def _like(user: str, ping: str, at_ms: int = NOON_MS, country: str | None = "DE"
     return Engagement(user, ping, "like", country, at_ms)
 
 
-async def _names(trending: Trending, country: str | None, limit: int = 10) -> list[str]:
+async def _names(trending: Counters, country: str | None, limit: int = 10) -> list[str]:
     return [ping_id for ping_id, _ in await trending.top(country, limit, NOON_MS)]
 
 
-async def test_hottest_first_by_country_and_overall(trending: Trending) -> None:
+async def test_hottest_first_by_country_and_overall(trending: Counters) -> None:
     await trending.add([_like("ann", "p1"), _like("bob", "p1"), _like("cem", "p2"), _like("dan", "p3", country="FR")])
     await trending.add([_like("eve", "p3", country=None), _like("fay", "p3", country="FR")])
     assert await _names(trending, "DE") == ["p1", "p2"]
@@ -61,14 +78,14 @@ async def test_hottest_first_by_country_and_overall(trending: Trending) -> None:
     assert await _names(trending, None, 2) == ["p3", "p1"]
 
 
-async def test_nothing_is_hot_where_nothing_happened(trending: Trending) -> None:
+async def test_nothing_is_hot_where_nothing_happened(trending: Counters) -> None:
     await trending.add([])
     assert await trending.top(None, 10, NOON_MS) == []
     await trending.add([_like("ann", "p1")])
     assert await trending.top("US", 10, NOON_MS) == []
 
 
-async def test_one_engagement_counts_per_user_ping_and_type_a_day(trending: Trending, other: Trending) -> None:
+async def test_one_engagement_counts_per_user_ping_and_type_a_day(trending: Counters, other: Counters) -> None:
     for store in (trending, other, trending):
         await store.add([_like("ann", "p1"), _like("ann", "p1", NOON_MS + 1)])
     await trending.add([Engagement("ann", "p1", "share", "DE", NOON_MS), _like("ann", "p2")])
@@ -76,32 +93,32 @@ async def test_one_engagement_counts_per_user_ping_and_type_a_day(trending: Tren
     assert hot == {"p1": pytest.approx(3 + 5), "p2": pytest.approx(3)}
 
 
-async def test_the_next_day_counts_anew(trending: Trending) -> None:
+async def test_the_next_day_counts_anew(trending: Counters) -> None:
     midnight = NOON_MS - NOON_MS % DAY_MS + DAY_MS
     await trending.add([_like("ann", "p1", midnight - 1), _like("ann", "p1", midnight)])
     assert dict(await trending.top("DE", 1, midnight)) == {"p1": pytest.approx(6, rel=1e-5)}
 
 
-async def test_weights_halve_every_hour(trending: Trending) -> None:
+async def test_weights_halve_every_hour(trending: Counters) -> None:
     await trending.add([_like("ann", "p1")])
     for hours in (0, 1, 5, 400):
         ((_, weight),) = await trending.top("DE", 1, NOON_MS + hours * HOUR_MS)
         assert weight == pytest.approx(3 * 0.5**hours)
 
 
-async def test_another_instance_sees_it_at_once(trending: Trending, other: Trending) -> None:
+async def test_another_instance_sees_it_at_once(trending: Counters, other: Counters) -> None:
     for number in range(3):
         await trending.add([_like("ann", f"p{number}")])
         assert len(await other.top("DE", 10, NOON_MS)) == number + 1
 
 
-async def test_concurrent_adds_from_two_instances_lose_nothing(trending: Trending, other: Trending) -> None:
+async def test_concurrent_adds_from_two_instances_lose_nothing(trending: Counters, other: Counters) -> None:
     adds = [((trending, other)[n % 2], _like(f"user-{n}", f"p{n % 2}")) for n in range(60)]
     await asyncio.gather(*(store.add([engagement]) for store, engagement in adds))
     assert dict(await trending.top("DE", 10, NOON_MS)) == {"p0": pytest.approx(90), "p1": pytest.approx(90)}
 
 
-async def test_a_moved_landmark_keeps_order_and_values(trending: Trending, other: Trending) -> None:
+async def test_a_moved_landmark_keeps_order_and_values(trending: Counters, other: Counters) -> None:
     """Hour by hour past the landmark's age: at every step the weights are those of the plain formula."""
     end_ms = NOON_MS + MAX_LANDMARK_AGE_MS + 6 * HOUR_MS
     late = range(end_ms - 12 * HOUR_MS, end_ms, HOUR_MS)
@@ -117,7 +134,7 @@ async def test_a_moved_landmark_keeps_order_and_values(trending: Trending, other
         assert top == pytest.approx(expected)
 
 
-async def test_an_engagement_that_comes_after_the_landmark_moved_still_counts(trending: Trending) -> None:
+async def test_an_engagement_that_comes_after_the_landmark_moved_still_counts(trending: Counters) -> None:
     now_ms = NOON_MS + 2 * MAX_LANDMARK_AGE_MS
     await trending.add([_like("ann", "old"), _like("bob", "new", now_ms)])
     await trending.add([_like("cem", "late", now_ms - HOUR_MS)])
@@ -179,5 +196,21 @@ async def _top_after(
     return top
 
 
-async def test_a_ready_store_passes_its_check(trending: Trending) -> None:
-    await trending.check()
+@pytest.mark.parametrize("adapter", cases(WITHOUT_COUNTERS))
+async def test_a_store_without_counters_never_says_what_is_hot(
+    adapter: Callable[[Place], Trending], place: Place
+) -> None:
+    opened = adapter(place)
+    assert await opened.top(None, 10, NOON_MS) is None
+    await opened.add([_like(f"user-{n}", "p1") for n in range(20)])
+    assert await opened.top(None, 10, NOON_MS) is None
+    assert await opened.top("DE", 10, NOON_MS) is None
+    await opened.close()
+
+
+@pytest.mark.parametrize("adapter", cases(ADAPTERS))
+async def test_a_ready_store_passes_its_check(adapter: Callable[[Place], Trending], place: Place) -> None:
+    opened = adapter(place)
+    await opened.add([])
+    await opened.check()
+    await opened.close()

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
+from pingfeed.adapters.user_signals_redis import RedisUserSignals
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.ports import UserSignals
 from pingfeed.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, UserState
@@ -14,6 +16,9 @@ from tests.conformance.samples import NOON_MS
 pytestmark = pytest.mark.conformance
 ADAPTERS: dict[str, Callable[[Place], UserSignals]] = {
     "sqlite": lambda place: SqliteUserSignals(f"sqlite://{place.folder}/signals.sqlite"),
+    "redis": lambda place: RedisUserSignals(place.redis_url),
+    "redis+cluster": lambda place: RedisUserSignals(place.redis_cluster_url),
+    "dynamodb": lambda place: DynamodbUserSignals(f"dynamodb://{place.table}"),
 }
 ACTS = [
     Act("ann", "follow", "creator-1", NOON_MS),

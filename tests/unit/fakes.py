@@ -9,7 +9,7 @@ from pathlib import Path
 from pingfeed.clock import DAY_MS
 from pingfeed.errors import NotFound, Unavailable
 from pingfeed.events import Row, decode_rows
-from pingfeed.ports import Batch
+from pingfeed.ports import Batch, SinkCounters
 from pingfeed.signals import (
     DECAY_RATE,
     DELETED_TTL_MS,
@@ -60,6 +60,7 @@ class MemorySink(Fake):
     """EventSink; `rows` is what it took."""
 
     rows: list[Row] = field(default_factory=list)
+    counters: SinkCounters = field(default_factory=SinkCounters)
 
     async def write(self, batch: Batch) -> None:
         await self._called()

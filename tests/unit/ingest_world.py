@@ -20,7 +20,7 @@ from pingfeed.delivery.delivery import Delivery
 from pingfeed.delivery.spool import Spool
 from pingfeed.errors import Unavailable
 from pingfeed.events import Row, decode_rows
-from pingfeed.ports import Batch
+from pingfeed.ports import Batch, SinkCounters
 from pingfeed.settings import load
 from pingfeed.signals import Act, Engagement, Signals, UserState
 
@@ -45,6 +45,7 @@ class Breakable:
 @dataclass
 class MemorySink(Breakable):
     rows: list[Row] = field(default_factory=list)
+    counters: SinkCounters = field(default_factory=SinkCounters)
 
     async def write(self, batch: Batch) -> None:
         await self.check()

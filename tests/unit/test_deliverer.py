@@ -15,14 +15,15 @@ import pytest
 from pingfeed.adapters.event_sink_disk import DiskEventSink
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
+from pingfeed.backoff import Backoff
 from pingfeed.clock import DAY_MS
 from pingfeed.delivery.deliver import Counters, Deliverer
 from pingfeed.delivery.delivery import Delivery
-from pingfeed.delivery.retry import Backoff, until_done
+from pingfeed.delivery.retry import until_done
 from pingfeed.delivery.spool import Spool
 from pingfeed.errors import FormatError, PingfeedError, Unavailable
 from pingfeed.events import Row, decode_rows
-from pingfeed.ports import Batch
+from pingfeed.ports import Batch, SinkCounters
 from pingfeed.signals import acts_of
 from tests.conformance.samples import NOON_MS, eventually, like
 
@@ -40,6 +41,7 @@ class MemorySink:
         self.refused: list[str] = []
         self.hangs = False
         self.closed = False
+        self.counters = SinkCounters()
 
     async def write(self, batch: Batch) -> None:
         if self.hangs:

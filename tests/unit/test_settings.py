@@ -18,7 +18,8 @@ def test_without_any_variable_everything_lives_under_one_home(tmp_path: Path) ->
     assert settings.home == home
     assert settings.spool_dir == home / "spool"
     assert settings.auth == "none"
-    assert all(url_path(getattr(settings, name)).is_relative_to(home) for name in SCHEMES)
+    assert all(url_path(getattr(settings, name)).is_relative_to(home) for name in SCHEMES if name != "cache_url")
+    assert settings.cache_url == "", "a cache is opt-in"
 
 
 def test_home_moves_everything(tmp_path: Path) -> None:

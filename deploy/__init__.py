@@ -1,0 +1,1 @@
+"""What an installation on AWS (or on an emulator of it) needs before it can start."""

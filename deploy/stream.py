@@ -1,0 +1,259 @@
+"""The way of the events into the lake on AWS: the Glue table, the role and the delivery stream that reads it.
+
+The table's columns are `events.COLUMNS`; Firehose reads JSON (OpenX) and writes Parquet by it, under
+
+    <lake>/events/year=2026/month=11/day=22/        the UTC day of arrival at Firehose
+    <lake>/errors/<kind of error>/year=.../         what did not convert, for the night to look at
+
+What is there already is kept: columns that the table lacks are added, a stream that writes elsewhere is refused.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.exceptions import ClientError
+
+from pingfeed.aws import translated
+from pingfeed.errors import SettingsError, Unavailable
+from pingfeed.events import COLUMNS
+from pingfeed.settings import stream_of
+
+TABLE: Final = "events"
+PARTITIONS: Final = ("year", "month", "day")
+BUFFER_MB: Final = 64
+"""The least that format conversion allows."""
+ACTIVE_WITHIN_S: Final = 180.0
+_DAY: Final = "year=!{timestamp:yyyy}/month=!{timestamp:MM}/day=!{timestamp:dd}/"
+_PARQUET: Final = "org.apache.hadoop.hive.ql.io.parquet"
+_ALLOWED: Final = {
+    "bucket": ("s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"),
+    "objects": ("s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"),
+    "table": ("glue:GetTable", "glue:GetTableVersion", "glue:GetTableVersions"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a stream reads its schema and writes its objects."""
+
+    stream: str
+    bucket: str
+    prefix: str
+    """Of the lake in its bucket: empty, or with a slash at its end."""
+
+    @property
+    def database(self) -> str:
+        """The Glue database: the stream's name in the letters that Athena takes without quotes."""
+        return "".join(letter if letter.isalnum() else "_" for letter in self.stream.lower())
+
+    @property
+    def role(self) -> str:
+        """The name of the role that Firehose takes on."""
+        return f"{self.stream}-firehose"[:64]
+
+    @property
+    def columns(self) -> list[dict[str, str]]:
+        """The table's columns, as Glue has them."""
+        return [{"Name": column.name, "Type": column.kind} for column in COLUMNS]
+
+
+def ensure(
+    stream_url: str,
+    lake_url: str,
+    *,
+    role_arn: str | None = None,
+    interval_s: int = 300,
+    buffer_mb: int = BUFFER_MB,
+    pause: Callable[[float], None] = time.sleep,
+) -> list[str]:
+    """Make what is missing of database, table, role and stream; a sentence for each thing made, none if all was there.
+
+    The lake's bucket must be there. `role_arn` names a role that may do what `_policy` lists; without it one is made.
+    An object is written when `buffer_mb` (64 to 128) have come or `interval_s` (up to 900) have passed; objects under
+    128 KB never move to colder storage. Returns when the stream is active. Raises SettingsError, Unavailable.
+    """
+    layout = _layout(stream_url, lake_url)
+    said = [*_ensure_database(layout), *_ensure_table(layout)]
+    firehose = boto3.client("firehose")
+    if _described(firehose, layout) is None:
+        if role_arn is None:
+            role_arn, made = _ensure_role(layout)
+            said += made
+        _create_stream(firehose, layout, _destination(layout, role_arn, interval_s, buffer_mb), pause)
+        said.append(f"Made the delivery stream {layout.stream}, which writes to s3://{layout.bucket}/{layout.prefix}.")
+    _check_destination(_until_active(firehose, layout, pause), layout)
+    return said
+
+
+def _layout(stream_url: str, lake_url: str) -> Layout:
+    split = urlsplit(lake_url)
+    if split.scheme != "s3" or not split.netloc:
+        raise SettingsError(
+            "PINGFEED_LAKE_URL must be like s3://bucket/prefix where PINGFEED_EVENTS_URL is a stream of Firehose",
+            field="PINGFEED_LAKE_URL",
+        )
+    prefix = split.path.strip("/")
+    return Layout(stream_of(stream_url), split.netloc, f"{prefix}/" if prefix else "")
+
+
+@contextmanager
+def _unless(code: str) -> Iterator[None]:
+    """Pass over AWS's answer that a thing is there already, or not there."""
+    try:
+        yield
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") != code:
+            raise
+
+
+def _ensure_database(layout: Layout) -> list[str]:
+    with translated(f"the Glue database {layout.database}"), _unless("AlreadyExistsException"):
+        boto3.client("glue").create_database(DatabaseInput={"Name": layout.database})
+        return [f"Made the Glue database {layout.database}."]
+    return []
+
+
+def _ensure_table(layout: Layout) -> list[str]:
+    """Make the table, or add to it the columns that it lacks; columns are never removed."""
+    glue, what = boto3.client("glue"), f"{layout.database}.{TABLE}"
+    with translated(f"the Glue table {what}"):
+        with _unless("AlreadyExistsException"):
+            glue.create_table(DatabaseName=layout.database, TableInput=_table(layout, layout.columns))
+            return [f"Made the Glue table {what} with {len(layout.columns)} columns."]
+        found = glue.get_table(DatabaseName=layout.database, Name=TABLE)["Table"]["StorageDescriptor"]["Columns"]
+        there = {column["Name"] for column in found}
+        missing = [column for column in layout.columns if column["Name"] not in there]
+        if not missing:
+            return []
+        kept = [{"Name": column["Name"], "Type": column["Type"]} for column in found]
+        glue.update_table(DatabaseName=layout.database, TableInput=_table(layout, kept + missing))
+    return [f"Added to the Glue table {what}: {', '.join(column['Name'] for column in missing)}."]
+
+
+def _table(layout: Layout, columns: list[dict[str, str]]) -> dict[str, Any]:
+    return {
+        "Name": TABLE,
+        "TableType": "EXTERNAL_TABLE",
+        "Parameters": {"classification": "parquet", "EXTERNAL": "TRUE"},
+        "PartitionKeys": [{"Name": name, "Type": "string"} for name in PARTITIONS],
+        "StorageDescriptor": {
+            "Columns": columns,
+            "Location": f"s3://{layout.bucket}/{layout.prefix}events/",
+            "InputFormat": f"{_PARQUET}.MapredParquetInputFormat",
+            "OutputFormat": f"{_PARQUET}.MapredParquetOutputFormat",
+            "SerdeInfo": {"SerializationLibrary": f"{_PARQUET}.serde.ParquetHiveSerDe"},
+        },
+    }
+
+
+def _ensure_role(layout: Layout) -> tuple[str, list[str]]:
+    """The ARN of the role that Firehose takes on, and what was made; its policy is written anew each time."""
+    iam, said = boto3.client("iam"), []
+    with translated(f"the role {layout.role}"):
+        with _unless("EntityAlreadyExists"):
+            iam.create_role(RoleName=layout.role, AssumeRolePolicyDocument=json.dumps(_TRUST))
+            said.append(f"Made the role {layout.role}.")
+        policy = json.dumps(_policy(layout))
+        iam.put_role_policy(RoleName=layout.role, PolicyName="deliver", PolicyDocument=policy)
+        return str(iam.get_role(RoleName=layout.role)["Role"]["Arn"]), said
+
+
+_TRUST: Final = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Effect": "Allow", "Principal": {"Service": "firehose.amazonaws.com"}, "Action": "sts:AssumeRole"},
+    ],
+}
+
+
+def _policy(layout: Layout) -> dict[str, Any]:
+    """What Firehose may do: read the one table, write to the one bucket."""
+    database = f"arn:aws:glue:*:*:table/{layout.database}/{TABLE}"
+    resources = {
+        "bucket": [f"arn:aws:s3:::{layout.bucket}"],
+        "objects": [f"arn:aws:s3:::{layout.bucket}/{layout.prefix}*"],
+        "table": ["arn:aws:glue:*:*:catalog", f"arn:*:glue:*:*:database/{layout.database}", database],
+    }
+    statements = [
+        {"Effect": "Allow", "Action": list(actions), "Resource": resources[part]} for part, actions in _ALLOWED.items()
+    ]
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _destination(layout: Layout, role_arn: str, interval_s: int, buffer_mb: int) -> dict[str, Any]:
+    return {
+        "RoleARN": role_arn,
+        "BucketARN": f"arn:aws:s3:::{layout.bucket}",
+        "Prefix": f"{layout.prefix}events/{_DAY}",
+        "ErrorOutputPrefix": f"{layout.prefix}errors/!{{firehose:error-output-type}}/{_DAY}",
+        "BufferingHints": {"SizeInMBs": buffer_mb, "IntervalInSeconds": interval_s},
+        "CompressionFormat": "UNCOMPRESSED",
+        "DataFormatConversionConfiguration": {
+            "Enabled": True,
+            "InputFormatConfiguration": {"Deserializer": {"OpenXJsonSerDe": {}}},
+            "OutputFormatConfiguration": {"Serializer": {"ParquetSerDe": {"Compression": "SNAPPY"}}},
+            "SchemaConfiguration": {
+                "RoleARN": role_arn,
+                "DatabaseName": layout.database,
+                "TableName": TABLE,
+                "VersionId": "LATEST",
+            },
+        },
+    }
+
+
+def _create_stream(
+    firehose: Any, layout: Layout, destination: dict[str, Any], pause: Callable[[float], None], tries: int = 12
+) -> None:
+    """Create the stream; a role that was made a moment ago is not known everywhere yet."""
+    with translated(f"the stream {layout.stream}"):
+        for left in reversed(range(tries)):
+            try:
+                firehose.create_delivery_stream(
+                    DeliveryStreamName=layout.stream,
+                    DeliveryStreamType="DirectPut",
+                    ExtendedS3DestinationConfiguration=destination,
+                )
+                return
+            except ClientError as error:
+                if not left or "assume role" not in str(error).lower():
+                    raise
+                pause(5)
+
+
+def _described(firehose: Any, layout: Layout) -> dict[str, Any] | None:
+    with translated(f"the stream {layout.stream}"), _unless("ResourceNotFoundException"):
+        found: dict[str, Any] = firehose.describe_delivery_stream(DeliveryStreamName=layout.stream)
+        return found["DeliveryStreamDescription"]  # type: ignore[no-any-return]
+    return None
+
+
+def _until_active(firehose: Any, layout: Layout, pause: Callable[[float], None]) -> dict[str, Any]:
+    waited = 0.0
+    while True:
+        found = _described(firehose, layout) or {}
+        status = found.get("DeliveryStreamStatus", "not there yet")
+        if status == "ACTIVE":
+            return found
+        if waited >= ACTIVE_WITHIN_S or status.endswith("_FAILED"):
+            raise Unavailable(f"the stream {layout.stream} is {status}")
+        pause(2)
+        waited += 2
+
+
+def _check_destination(found: dict[str, Any], layout: Layout) -> None:
+    """A stream of this name that somebody made for something else must not swallow events."""
+    (there,) = (destination.get("ExtendedS3DestinationDescription", {}) for destination in found["Destinations"])
+    writes = (there.get("BucketARN", "").rpartition(":")[2], there.get("Prefix"))
+    if writes != (layout.bucket, f"{layout.prefix}events/{_DAY}"):
+        raise SettingsError(
+            f"PINGFEED_EVENTS_URL: the stream {layout.stream} is there and writes to {'/'.join(map(str, writes))}, "
+            f"not to the lake s3://{layout.bucket}/{layout.prefix}",
+            field="PINGFEED_EVENTS_URL",
+        )

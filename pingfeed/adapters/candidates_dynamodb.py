@@ -1,0 +1,115 @@
+"""Packets in a DynamoDB table, one item a user (`pingfeed/dynamodb/items.py` describes it).
+
+Reads are eventually consistent, at half the price: a packet that the batch side has just replaced may still be read for
+some milliseconds, up to a second, as it was before. Nobody notices: a packet is up to a tick old anyway, and the
+candidates in it are filtered by signals, which are read consistently. It does not mean that a read may find nothing
+where there was something, or half a packet. Where packets share their table with signals a feed reads both
+consistently, for a call has one way of reading for each table.
+
+Packets are written in batches of 25, some at once, at most `?writes_per_second=` write units a second; what DynamoDB
+leaves unprocessed is written again, alone, later and later. A new on-demand table takes 4,000 units a second.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Final
+
+from pingfeed.backoff import Backoff
+from pingfeed.dynamodb.answers import is_passing
+from pingfeed.dynamodb.connection import SharedConnection, TableUrl
+from pingfeed.dynamodb.items import MAX_ITEM_BYTES, Item, item_bytes, packet_item, packet_key, packet_of, write_units
+from pingfeed.dynamodb.pace import Pace
+from pingfeed.errors import FormatError, InvalidInput, PingfeedError, Unavailable
+
+WRITES_PER_SECOND: Final = 3000.0
+"""Write units: three quarters of what a new on-demand table takes, the rest is for whoever else writes to it."""
+ITEMS_A_CALL: Final = 25
+"""DynamoDB's limit. Its other one, 16 MB a call, cannot be met: 25 items of at most 400 KB are 10 MB."""
+CALLS_AT_ONCE: Final = 8
+STUCK: Final = 8
+"""Calls in a row that write nothing, before the table is called unavailable: half a minute."""
+
+
+class DynamodbCandidateStore:
+    """`dynamodb://table`, or `dynamodb://table?writes_per_second=1000`."""
+
+    def __init__(self, url: str, *, backoff: Backoff | None = None) -> None:
+        parsed = TableUrl.parse(url, "writes_per_second")
+        self._table = parsed.table
+        self._pace = Pace(_rate(parsed))
+        self._backoff = backoff or Backoff(first_s=0.1, longest_s=10)
+        self._dynamodb = SharedConnection()
+
+    async def get(self, user_id: str, now_ms: int) -> bytes | None:
+        """The user's packet, None if there is none or it has expired at `now_ms`."""
+        return packet_of(await self._dynamodb().get(self._table, packet_key(user_id)), now_ms)
+
+    async def put_many(self, packets: Mapping[str, bytes], expires_ms: int) -> None:
+        """Create or replace packets. Where it raises, some may have been written."""
+        items = (_checked(packet_item(user_id, packet, expires_ms)) for user_id, packet in packets.items())
+        batches = iter(lambda: list(islice(items, ITEMS_A_CALL)), [])
+        writers = (self._write_all(batches) for _ in range(CALLS_AT_ONCE))
+        # Each of them ends before this does: an adapter that is closed next must not write any more.
+        for outcome in await asyncio.gather(*writers, return_exceptions=True):
+            if outcome is not None:
+                raise outcome
+
+    async def delete(self, user_id: str) -> None:
+        """Remove the user's packet; absent is fine."""
+        await self._dynamodb().delete(self._table, packet_key(user_id))
+
+    async def check(self) -> None:
+        """Raise Unavailable if the table does not answer a read."""
+        await self._dynamodb().get(self._table, packet_key(""))
+
+    async def close(self) -> None:
+        """Let the connection go."""
+        await self._dynamodb.close()
+
+    async def _write_all(self, batches: Iterator[list[Item]]) -> None:
+        for batch in batches:
+            await self._write(batch)
+
+    async def _write(self, items: list[Item]) -> None:
+        """Write one batch, what is left unprocessed again and again."""
+        stuck = 0
+        while True:
+            await self._pace.take(sum(map(write_units, items)))
+            left, error = await self._try(items)
+            if not left:
+                return
+            stuck = stuck + 1 if len(left) == len(items) else 0
+            if stuck == STUCK:
+                raise error or Unavailable(f"the DynamoDB table {self._table} takes no more writes now")
+            items = left
+            await asyncio.sleep(self._backoff.pause_s(stuck + 1))
+
+    async def _try(self, items: list[Item]) -> tuple[list[Item], PingfeedError | None]:
+        """One call: what of it was not written, and why if it was the whole call that failed."""
+        wanted = {self._table: [{"PutRequest": {"Item": item}} for item in items]}
+        try:
+            answer = await self._dynamodb().call("batch_write_item", self._table, RequestItems=wanted)
+        except PingfeedError as error:
+            if is_passing(error):  # A time-out may have written some: writing them twice is the same.
+                return items, error
+            raise
+        left = answer.get("UnprocessedItems", {}).get(self._table, [])
+        return [request["PutRequest"]["Item"] for request in left], None
+
+
+def _rate(url: TableUrl) -> float:
+    text = url.options.get("writes_per_second", str(WRITES_PER_SECOND))
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 1 <= rate < float("inf"):
+        raise InvalidInput(f"has writes_per_second={text!r}, which must be a number from 1")
+    return rate
+
+
+def _checked(item: Item) -> Item:
+    if item_bytes(item) > MAX_ITEM_BYTES:
+        raise FormatError(f"a packet of {item_bytes(item)} bytes is over DynamoDB's limit of {MAX_ITEM_BYTES}")
+    return item

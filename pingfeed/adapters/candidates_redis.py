@@ -1,0 +1,225 @@
+"""A cache in Redis or Valkey before another CandidateStore: the packets of the users who are active now.
+
+    <namespace>:packet:<user_id>    a string, one of
+        p <expires_ms, int64 big-endian> <packet>    the packet
+        l <8 random bytes>    a lease: a reader found nothing here and is fetching it; for `LEASE_MS`
+        h                     a hold: it was just replaced, removed or evicted; for `HOLD_MS` nobody may fill it in
+    <namespace>:packets             a sorted set, user -> when the packet was last read or refreshed, epoch ms
+
+The store is written first, then the cache. A reader fills in only what it fetched under a lease that is still there: a
+put or delete in between has overwritten it. A hold outlasts the moment in which a replica of the store may still
+answer with the old packet. Where a put cannot reach the cache, what the cache has is at most `CACHED_MS` old.
+
+A put refreshes what is cached, and lets others in while there is room: the night writes a packet for everyone, and
+must not drive out those who are reading. A read that finds nothing lets its user in, and the one who was active
+longest ago goes. So there are `MAX_CACHED` packets (and a few more between two evictions), and every key expires.
+
+The cache may be late, full or gone at any time. A read waits for it for `PATIENCE_S`, then takes the store; after a
+failure reads pass it by for `REST_S`. A put asks it anew each time.
+"""
+
+import asyncio
+import logging
+import os
+import struct
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final
+
+from pingfeed.clock import HOUR_MS
+from pingfeed.errors import PingfeedError, Unavailable
+from pingfeed.packet import TTL_S
+from pingfeed.ports import CandidateStore
+from pingfeed.redis_client import Command, RedisClient, Script, chunks
+
+MAX_CACHED: Final = 10_000
+CACHED_MS: Final = HOUR_MS
+LEASE_MS: Final = 2000
+HOLD_MS: Final = 5000
+PATIENCE_S: Final = 0.01
+REST_S: Final = 1.0
+_LATE_S: Final = 60.0
+_EVICT: Final = 64
+_AT_ONCE: Final = 500
+_HOLD: Final = b"h"
+_PACKET: Final = struct.Struct(">cq")
+
+_READ: Final = Script("""
+-- KEYS: the user's. ARGV: a lease, its TTL in ms. Gives what is there, or leaves the lease and gives that.
+local held = redis.call('GET', KEYS[1])
+if held then return held end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+""")
+_FILL: Final = Script("""
+-- KEYS: the user's. ARGV: the lease, the packet, its TTL in ms.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+""")
+_REFRESH: Final = Script("""
+-- KEYS: the user's. ARGV: the packet, its TTL in ms, 1 to let it in, a hold, its TTL in ms.
+if ARGV[3] == '1' or redis.call('GETRANGE', KEYS[1], 0, 0) == 'p' then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return 1
+end
+redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
+return 0
+""")
+_log = logging.getLogger(__name__)
+
+
+class RedisCandidateStore:
+    """`redis://host:port/database?namespace=name`, before `store`."""
+
+    def __init__(self, url: str, store: CandidateStore, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._redis = RedisClient(url, [_READ, _FILL, _REFRESH])
+        self._store = store
+        self._active = self._redis.key("packets")
+        self._passing_by = _PassingBy(monotonic)
+        self._late: set[asyncio.Task[Any]] = set()
+
+    async def get(self, user_id: str, now_ms: int) -> bytes | None:
+        """The user's packet, from the cache or else the store; None if there is none or it has expired at `now_ms`."""
+        lease = b"l" + os.urandom(8)
+        held = await self._patiently(self._look(user_id, lease, now_ms))
+        if _is_packet(held, now_ms):
+            return bytes(held[_PACKET.size :])
+        if held != lease:
+            return await self._store.get(user_id, now_ms)
+        return await self._fetch(user_id, lease, now_ms)
+
+    async def put_many(self, packets: Mapping[str, bytes], expires_ms: int) -> None:
+        """Create or replace packets in the store, then in the cache."""
+        await self._store.put_many(packets, expires_ms)
+        try:
+            for some in chunks(packets.items(), _AT_ONCE):
+                await self._refresh(some, expires_ms)
+        except Unavailable as error:
+            _log.error("cached packets may be %d minutes old: %s", CACHED_MS // 60_000, error.message)
+
+    async def delete(self, user_id: str) -> None:
+        """Remove the user's packet from the store and the cache; Unavailable if it may still be in one of them."""
+        await self._store.delete(user_id)
+        await self._redis.run(self._hold(user_id), ("ZREM", self._active, user_id))
+
+    async def check(self) -> None:
+        """Raise Unavailable if the store does not answer. The cache may be missing."""
+        try:
+            await self._redis.check()
+        except Unavailable as error:
+            self._passing_by.begin(error.message)
+        await self._store.check()
+
+    async def close(self) -> None:
+        """Let cache and store go."""
+        if self._late:
+            await asyncio.wait(self._late)
+        await self._redis.close()
+        await self._store.close()
+
+    async def _look(self, user_id: str, lease: bytes, now_ms: int) -> Any:
+        """What the cache has; `lease` if it has nothing, and this reader may fill it in."""
+        held, _ = await self._redis.run(
+            _READ.on([self._key(user_id)], lease, LEASE_MS),
+            ("ZADD", self._active, "XX", now_ms, user_id),
+        )
+        return held
+
+    async def _fetch(self, user_id: str, lease: bytes, now_ms: int) -> bytes | None:
+        """The store's packet; filled in if it outlives its time in the cache (the store does not say until when)."""
+        packet = await self._store.get(user_id, now_ms + CACHED_MS)
+        if packet is None:
+            return await self._store.get(user_id, now_ms)
+        await self._patiently(self._fill(user_id, lease, packet, now_ms))
+        return packet
+
+    async def _fill(self, user_id: str, lease: bytes, packet: bytes, now_ms: int) -> None:
+        value = _PACKET.pack(b"p", now_ms + CACHED_MS) + packet
+        (filled,) = await self._redis.run(_FILL.on([self._key(user_id)], lease, value, CACHED_MS))
+        if filled:
+            await self._admit([user_id], now_ms)
+
+    async def _refresh(self, packets: Sequence[tuple[str, bytes]], expires_ms: int) -> None:
+        """Replace what is cached; of the others let in as many as there is room for, and hold the rest."""
+        (cached,) = await self._redis.run(("ZCARD", self._active))
+        commands = []
+        for number, (user_id, packet) in enumerate(packets):
+            value, enter = _PACKET.pack(b"p", expires_ms) + packet, int(number < MAX_CACHED - cached)
+            commands.append(_REFRESH.on([self._key(user_id)], value, CACHED_MS, enter, _HOLD, HOLD_MS))
+        kept = await self._redis.run(*commands)
+        # A packet lives for TTL_S: what it is written with says what time it is.
+        await self._admit([user for (user, _), k in zip(packets, kept, strict=True) if k], expires_ms - TTL_S * 1000)
+
+    async def _admit(self, users: Sequence[str], now_ms: int) -> None:
+        """Note who is active, and evict who was longest ago."""
+        if not users:
+            return
+        scores = [value for user_id in users for value in (now_ms, user_id)]
+        _, _, cached = await self._redis.run(
+            ("ZADD", self._active, *scores), ("PEXPIRE", self._active, CACHED_MS), ("ZCARD", self._active)
+        )
+        if cached >= MAX_CACHED + _EVICT:
+            (oldest,) = await self._redis.run(("ZRANGE", self._active, 0, cached - MAX_CACHED - 1))
+            gone: list[Command] = [self._hold(user_id.decode()) for user_id in oldest]
+            await self._redis.run(*gone, ("ZREM", self._active, *oldest))
+
+    async def _patiently(self, asked: Coroutine[Any, Any, Any]) -> Any:
+        """What the cache answers within `PATIENCE_S`; None if it is late, fails, or rests after that.
+
+        What is late goes on by itself (it may be making the connection that the next read needs).
+        """
+        if self._passing_by.resting():
+            asked.close()
+            return None
+        task = asyncio.ensure_future(asked)
+        self._late.add(task)
+        task.add_done_callback(self._settle)
+        try:
+            await asyncio.wait([task], timeout=PATIENCE_S)
+            if task.done():
+                return task.result()
+            self._passing_by.begin("it is slow")
+        except PingfeedError as error:
+            self._passing_by.begin(error.message)
+        return None
+
+    def _settle(self, task: asyncio.Task[Any]) -> None:
+        self._late.discard(task)
+        if not task.cancelled():
+            task.exception()  # Looked at here, for nobody may wait any more.
+
+    def _hold(self, user_id: str) -> Command:
+        return ("SET", self._key(user_id), _HOLD, "PX", HOLD_MS)
+
+    def _key(self, user_id: str) -> str:
+        return self._redis.key(f"packet:{user_id}")
+
+
+def _is_packet(held: bytes | None, now_ms: int) -> bool:
+    """Whether an entry is a packet that has not expired."""
+    if not held or held[:1] != b"p" or len(held) < _PACKET.size:
+        return False
+    _, expires_ms = _PACKET.unpack_from(held)
+    return bool(expires_ms > now_ms)
+
+
+class _PassingBy:
+    """Whether reads leave the cache alone for now, and a word about it in the log, once a minute at most."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._until = self._tell_from = float("-inf")
+        self._times = 0
+
+    def resting(self) -> bool:
+        return self._monotonic() < self._until
+
+    def begin(self, reason: str) -> None:
+        now = self._monotonic()
+        self._until = now + REST_S
+        self._times += 1
+        if now >= self._tell_from:
+            self._tell_from = now + _LATE_S
+            _log.warning("the cache of packets is passed by: %s", reason, extra={"times": self._times})
+            self._times = 0

@@ -1,0 +1,157 @@
+"""The events' way into Amazon Data Firehose, which writes them to the lake as Parquet by the Glue table.
+
+A record is newline-delimited JSON (`pingfeed/packing.py`), every document checked against the table before
+(`pingfeed/conversion.py`). A batch is several calls, a few of them in flight; of a call that failed in part only the
+failed records are sent again, in their order. A write gives up when nothing of it has been taken for a while; the same
+batch again then sends all of it, and so does an answer that never came: duplicates are normal, `event_id` removes them.
+
+A row that the table would refuse does not hold its batch up for ever, and does not take its neighbours with it: it goes
+in a record of its own, which Firehose puts under the lake's error prefix, from where the night moves it to `rejected/`
+(`batch/raw.py`). One that is over Firehose's limit for a record goes in pieces, and comes to lie there in pieces.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, Final, Protocol
+
+from pingfeed.aws import AwsClient, translated
+from pingfeed.backoff import Backoff
+from pingfeed.conversion import converted
+from pingfeed.errors import FormatError, Unavailable
+from pingfeed.packing import MAX_RECORD_BYTES, billed_bytes, calls, pack, pieces
+from pingfeed.ports import Batch, SinkCounters
+from pingfeed.settings import stream_of
+
+IN_FLIGHT: Final = 4
+"""Calls of one batch under way at once."""
+PATIENCE_S: Final = 30.0
+"""How long a write goes on while nothing of it is taken."""
+READ_S: Final = 60.0
+"""A call of 4 MB may take its time; one that is given up too early is sent twice."""
+_log = logging.getLogger(__name__)
+
+
+class Client(Protocol):
+    """What `aws.AwsClient` is: a client that is opened when it is first used."""
+
+    async def get(self) -> Any:
+        """The aioboto3 client."""
+
+    async def close(self) -> None:
+        """Let its connections go."""
+
+
+class FirehoseEventSink:
+    """`firehose://stream`. Region, credentials and endpoint come from the environment, as everywhere with AWS."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        client: Client | None = None,
+        backoff: Backoff | None = None,
+        patience_s: float = PATIENCE_S,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._stream = stream_of(url)
+        self._what = f"the stream {self._stream}"
+        self._client: Client = client or AwsClient("firehose", read_s=READ_S, connections=IN_FLIGHT)
+        self._backoff = backoff or Backoff(first_s=0.2, longest_s=5)
+        self._patience_s, self._clock, self._pause = patience_s, clock, pause
+        self._taken_at = 0.0
+        self._counters = SinkCounters()
+
+    @property
+    def counters(self) -> SinkCounters:
+        """What was done since it was opened. `billed_bytes` knows nothing of calls that were taken unanswered."""
+        return self._counters
+
+    async def write(self, batch: Batch) -> None:
+        """Put the batch's rows; on return Firehose has all of them. Raises Unavailable, SettingsError."""
+        good, odd = await asyncio.to_thread(_sorted_out, batch)
+        self._taken_at = self._clock()
+        await self._put_all(calls([*pack(good), *(piece for line in odd for piece in pieces(line))]))
+        self._counters.set_aside += len(odd)
+
+    async def check(self) -> None:
+        """Raise Unavailable if the stream does not take records now."""
+        with translated(self._what):
+            found = await (await self._client.get()).describe_delivery_stream(DeliveryStreamName=self._stream)
+        status = found["DeliveryStreamDescription"]["DeliveryStreamStatus"]
+        if status != "ACTIVE":
+            raise Unavailable(f"{self._what} is {status}")
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        await self._client.close()
+
+    async def _put_all(self, waiting: Iterator[list[bytes]]) -> None:
+        """Put every call, `IN_FLIGHT` at once; the first error ends the others."""
+
+        async def put_what_waits() -> None:
+            for call in waiting:
+                await self._put(call)
+
+        tasks = [asyncio.create_task(put_what_waits()) for _ in range(IN_FLIGHT)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _put(self, records: Sequence[bytes]) -> None:
+        """Put one call's records until all are taken, as long as anything of the batch is."""
+        failures = 0
+        while records:
+            left, reason = await self._try(records)
+            if len(left) < len(records):
+                self._taken_at, failures = self._clock(), 0
+            if left:
+                failures += 1
+                if self._clock() - self._taken_at >= self._patience_s:
+                    raise Unavailable(f"{self._what} does not take {len(left)} records: {reason}") from reason
+                self._counters.retried += len(left)
+                await self._pause(self._backoff.pause_s(failures))
+            records = left
+
+    async def _try(self, records: Sequence[bytes]) -> tuple[Sequence[bytes], Unavailable | None]:
+        """One call: the records that failed, in order, and why."""
+        try:
+            results = await self._call(records)
+        except Unavailable as error:
+            return records, error
+        taken = [record for record, result in zip(records, results, strict=True) if "ErrorCode" not in result]
+        failed = [record for record, result in zip(records, results, strict=True) if "ErrorCode" in result]
+        self._counters.records += len(taken)
+        self._counters.bytes += sum(map(len, taken))
+        self._counters.billed_bytes += billed_bytes(taken)
+        reasons = sorted({str(result["ErrorCode"]) for result in results if "ErrorCode" in result})
+        return failed, Unavailable(", ".join(reasons)) if failed else None
+
+    async def _call(self, records: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Firehose's result for each record, in order."""
+        with translated(self._what):
+            client = await self._client.get()
+            answer = await client.put_record_batch(
+                DeliveryStreamName=self._stream, Records=[{"Data": record} for record in records]
+            )
+        results: list[dict[str, Any]] = answer["RequestResponses"]
+        return results
+
+
+def _sorted_out(batch: Batch) -> tuple[list[bytes], list[bytes]]:
+    """The batch's rows as lines: those that convert and fit into a record, and the odd ones, each to be sent alone."""
+    good: list[bytes] = []
+    odd: list[bytes] = []
+    for line in (line for lines in batch.lines for line in lines.splitlines()):
+        try:
+            checked = converted(line)
+            (good if len(checked) <= MAX_RECORD_BYTES else odd).append(checked)
+        except FormatError as error:
+            odd.append(line)
+            _log.error("a row is not of the table's types and is sent alone", extra={"reason": error.message})
+    return good, odd

@@ -1,0 +1,152 @@
+"""The lake as objects of an S3 bucket (or of what speaks S3's protocol).
+
+An object is there whole or not at all, and S3 lists what was just written, so neither needs a trick. What matters is
+the number of requests, each of which costs money and a round trip:
+
+- `list` asks once for each thousand objects; `read`, `write` and `delete` are one request, the write a single PUT,
+  so nothing half uploaded is ever left. Arrow's own file system needs up to three for each (its delete looks first and
+  leaves a marker of the folder behind), so these four go through botocore, whose errors have codes.
+- `dataset` asks for the first half megabyte of every file, many at once: that is the whole of most, and of a larger one
+  its size and that it exists. Arrow reads the rest of the larger ones as a query needs it, columns side by side.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pingfeed import s3
+from pingfeed.aws import CONNECT_S, READ_S, translated
+
+WHOLE_BYTES: Final = 512 << 10
+"""A file of up to so many bytes is read by one request."""
+_AT_ONCE: Final = 16
+_ATTEMPTS: Final = 4
+_PARQUET: Final = ds.ParquetFileFormat()
+
+
+class S3Lake:
+    """`s3://bucket/prefix`. Names that begin with a dot or an underscore are nobody's data: never listed."""
+
+    def __init__(self, url: str) -> None:
+        self._place = s3.Location.of(url)
+        self._opening = threading.Lock()
+        self._opened: Any = None
+
+    def list(self, prefix: str) -> list[str]:
+        """Every file below the folder `prefix` ("" is the whole lake), sorted; [] if there is no such folder."""
+        with translated(self._what(prefix)):
+            return sorted(self._place.relative(key) for key in self._keys(prefix))
+
+    def read(self, path: str) -> bytes:
+        """A file's bytes; NotFound if there is none."""
+        key = self._place.key(path)
+        with translated(path):
+            data: bytes = self._client.get_object(Bucket=self._place.bucket, Key=key)["Body"].read()
+            return data
+
+    def write(self, path: str, data: bytes) -> None:
+        """Create or replace a file, whole and durable, by one PUT."""
+        key = self._place.key(path)
+        with translated(path):
+            self._client.put_object(Bucket=self._place.bucket, Key=key, Body=data)
+
+    def delete(self, path: str) -> None:
+        """Remove a file; absent is fine."""
+        key = self._place.key(path)
+        with translated(path):
+            self._client.delete_object(Bucket=self._place.bucket, Key=key)
+
+    def dataset(self, paths: Sequence[str], schema: Any) -> Any:
+        """The Parquet files as one dataset of `schema`, in the order given; NotFound if one is absent.
+
+        Columns that a file lacks are null; columns that `schema` lacks are left out. Reading from it raises
+        Unavailable, and NotFound for a file that has gone meanwhile.
+        """
+        if not paths:
+            return ds.dataset([], schema=schema, format="parquet")
+        with ThreadPoolExecutor(min(_AT_ONCE, len(paths)), "lake") as pool:
+            fragments = list(pool.map(self._fragment, paths))
+        return _S3Dataset(fragments, schema, _PARQUET)
+
+    def _fragment(self, path: str) -> Any:
+        """One file: its bytes, or, where it is large, its place and size (which spares Arrow a request)."""
+        key = self._place.key(path)
+        with translated(path):
+            data, size = self._head(key)
+        if len(data) == size:
+            return _PARQUET.make_fragment(pa.py_buffer(data))
+        return _PARQUET.make_fragment(f"{self._place.bucket}/{key}", self._arrow, file_size=size)
+
+    def _head(self, key: str) -> tuple[bytes, int]:
+        """The first bytes of an object, and how many it has."""
+        from botocore.exceptions import ClientError
+
+        asked = f"bytes=0-{WHOLE_BYTES - 1}"
+        try:
+            answer = self._client.get_object(Bucket=self._place.bucket, Key=key, Range=asked)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") != "InvalidRange":
+                raise
+            return b"", 0  # There is no first byte: the object is empty.
+        data: bytes = answer["Body"].read()
+        return data, int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else len(data)
+
+    def _keys(self, prefix: str) -> Iterator[str]:
+        pages = self._client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self._place.bucket, Prefix=self._place.below(prefix)):
+            yield from (entry["Key"] for entry in page.get("Contents", ()) if self._place.is_listed(entry["Key"]))
+
+    @property
+    def _client(self) -> Any:
+        """The boto3 client, opened at first use; for any thread."""
+        with self._opening:
+            if self._opened is None:
+                self._opened = _client(self._what(""))
+            return self._opened
+
+    @cached_property
+    def _arrow(self) -> Any:
+        return s3.file_system()
+
+    def _what(self, prefix: str) -> str:
+        return "/".join(filter(None, (f"s3://{self._place.bucket}", self._place.prefix, prefix.strip("/"))))
+
+
+def _client(what: str) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=CONNECT_S,
+        read_timeout=READ_S,
+        retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+        max_pool_connections=_AT_ONCE,
+    )
+    with translated(what):
+        return boto3.Session().client("s3", region_name=s3.region(), endpoint_url=s3.endpoint(), config=config)
+
+
+class _S3Dataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow publishes no types
+    """A dataset whose errors are ours also where Arrow reads only when it is asked."""
+
+    def to_table(self, **options: Any) -> Any:
+        with s3.arrow_translated("a file of the lake"):
+            return super().to_table(**options)
+
+    def to_batches(self, **options: Any) -> Iterator[Any]:
+        batches = super().to_batches(**options)
+        while True:
+            with s3.arrow_translated("a file of the lake"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def count_rows(self, **options: Any) -> int:
+        with s3.arrow_translated("a file of the lake"):
+            return int(super().count_rows(**options))

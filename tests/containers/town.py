@@ -1,0 +1,129 @@
+"""The small world in the composition: events in, feeds out, ticks by the command, and what lies in its stores."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pingfeed.clock import system_clock, to_iso, uuid7
+from pingfeed.features import SOURCES
+from pingfeed.model import snapshot_key
+from pingfeed.packet import decode
+from pingfeed.settings import Settings
+from pingfeed.snapshot import Snapshot
+from pingfeed.wiring import open_artifacts, open_candidates, open_lake
+from simulator.world import user_id
+from tests.containers.engine import Composition
+from tests.journeys.conftest import wait_for
+
+TICK_MS: Final = 900_000
+
+
+class Town:
+    """A composition with a world in it."""
+
+    def __init__(self, composition: Composition, home: Path) -> None:
+        self.composition, self.home = composition, home
+        self.now_tick = self.shown_tick()
+
+    @property
+    def settings(self) -> Settings:
+        """The composition's settings, for this process."""
+        return self.composition.settings(self.home)
+
+    def shown_tick(self) -> int:
+        """The tick of the snapshot that the feed serves from."""
+        return int(self.feed(user_id(0))["tick_ms"]) // TICK_MS
+
+    def feed(self, user: str, limit: int = 10) -> dict[str, Any]:
+        """A user's feed; always a 200."""
+        params: dict[str, Any] = {"user_id": user, "limit": limit}
+        answer = self.composition.web.get(f"{self.composition.feed}/get-feed", params=params)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def shown(self, user: str, limit: int = 50) -> list[str]:
+        """The pings in a user's feed, in order."""
+        return [item["ping_id"] for item in self.feed(user, limit)["items"]]
+
+    def send(self, *events: Mapping[str, Any]) -> list[str]:
+        """Post events, all of which must be accepted; their ids."""
+        now_ms = system_clock()
+        stamped = [{"event_id": uuid7(now_ms), "timestamp": to_iso(now_ms), **event} for event in events]
+        answer = self.composition.web.post(f"{self.composition.ingest}/track-events", json={"events": stamped})
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["rejected"] == []
+        return [str(event["event_id"]) for event in stamped]
+
+    def command(self, *words: str) -> Any:
+        """Run a `pingfeed` command in the composition; its JSON."""
+        return json.loads(self.composition.pingfeed(*words, "--json", "--wait", "300", seconds=600))
+
+    def tick(self) -> dict[str, Any]:
+        """The next tick, ahead of its time, and the feed's swap to its snapshot."""
+        self.now_tick += 1
+        at = datetime.fromtimestamp(self.now_tick * TICK_MS / 1000 + 5, UTC).isoformat()
+        done: dict[str, Any] = self.command("tick", "--at", at, "--all")
+        wait_for(lambda: self.shown_tick() >= self.now_tick, "the feed to swap its snapshot")
+        return done
+
+    def snapshot(self) -> Snapshot:
+        """The snapshot of the latest tick."""
+
+        async def fetch() -> Path:
+            artifacts = open_artifacts(self.settings)
+            try:
+                return await artifacts.fetch(snapshot_key(self.now_tick))
+            finally:
+                await artifacts.close()
+
+        return Snapshot.open(asyncio.run(fetch()))
+
+    def packet(self, user: str) -> bytes:
+        """The user's packet."""
+
+        async def get() -> bytes | None:
+            store = open_candidates(self.settings)
+            try:
+                return await store.get(user, system_clock())
+            finally:
+                await store.close()
+
+        data = asyncio.run(get())
+        assert data is not None, f"no packet for {user}"
+        return data
+
+    def packet_sources(self, user: str) -> dict[str, set[str]]:
+        """The sources of each candidate in the user's packet, by ping id."""
+        packet, snapshot = decode(self.packet(user), self.settings.features.digest), self.snapshot()
+        rows = snapshot.rows_of_numbers(packet.numbers)
+        return {
+            snapshot.ping_id(int(row)): {name for i, name in enumerate(SOURCES) if bits >> i & 1}
+            for row, bits in zip(rows, packet.sources.tolist(), strict=True)
+        }
+
+    def creator_to_follow(self, shown: Sequence[str]) -> tuple[str, str]:
+        """A creator whom a feed does not show, and their newest ping."""
+        snapshot = self.snapshot()
+        creators = {snapshot.creator_id(snapshot.row_of_ping(ping)) for ping in shown}
+        for row in snapshot.listed("fresh"):
+            creator = snapshot.creator_id(int(row))
+            newest = snapshot.newest_of(int(snapshot.creator[row]), 1)
+            if creator not in creators and int(newest[0]) == int(row):
+                return creator, snapshot.ping_id(int(row))
+        raise AssertionError("every creator is in the feed already")
+
+    def landed(self) -> dict[str, int]:
+        """Every event id in the lake's raw Parquet files that did not come as history, and how often it is there."""
+        from pyarrow import BufferReader
+        from pyarrow import parquet as pq
+
+        lake, found = open_lake(self.settings), dict[str, int]()
+        for path in lake.list("events"):
+            if path.endswith(".parquet") and "/history-" not in path:
+                for event_id in pq.read_table(BufferReader(lake.read(path)), columns=["event_id"])[0].to_pylist():
+                    found[event_id] = found.get(event_id, 0) + 1
+        return found

@@ -1,0 +1,228 @@
+"""DynamoDB in memory, behind aioboto3's client: it asserts the limits that emulators let pass, and fails as AWS does.
+
+`then(operation, *faults)` says what happens to the next calls of an operation, one fault a call; after that they
+succeed. A fault may do the call's work, a part of it, or nothing, before it raises or returns.
+"""
+# ruff: noqa: N803 - parameters have the names that AWS gave them
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ReadTimeoutError
+
+from pingfeed.aws import AwsClient
+
+Item = dict[str, dict[str, Any]]
+Work = Callable[..., dict[str, Any]]
+Fault = Callable[[Work], Awaitable[dict[str, Any]]]
+KB = 1024
+
+
+def refused(code: str) -> Fault:
+    """Nothing is done, and AWS says why."""
+
+    async def fault(_: Work) -> dict[str, Any]:
+        raise error(code)
+
+    return fault
+
+
+async def done(work: Work) -> dict[str, Any]:
+    """No fault: it stands between two that are."""
+    return work()
+
+
+async def silent(_: Work) -> dict[str, Any]:
+    """Nothing is done, and no answer comes."""
+    raise ReadTimeoutError(endpoint_url="https://dynamodb.example")
+
+
+async def lost(work: Work) -> dict[str, Any]:
+    """All is done, and no answer comes."""
+    work()
+    raise ReadTimeoutError(endpoint_url="https://dynamodb.example")
+
+
+def partial(count: int) -> Fault:
+    """Only the first `count` of a batch are done."""
+
+    async def fault(work: Work) -> dict[str, Any]:
+        return work(count)
+
+    return fault
+
+
+def after(others: Callable[[], Awaitable[None]]) -> Fault:
+    """Somebody else is faster: `others` come in between, then it is done."""
+
+    async def fault(work: Work) -> dict[str, Any]:
+        await others()
+        return work()
+
+    return fault
+
+
+@dataclass
+class Hanging:
+    """A call that hangs until it is given up; `given_up` counts."""
+
+    begun: int = 0
+    given_up: int = 0
+
+    async def __call__(self, _: Work) -> dict[str, Any]:
+        self.begun += 1
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        return {}
+
+
+def error(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "as AWS says it"}}, "Operation")
+
+
+@dataclass
+class FakeDynamodb:
+    """Tables by name, items by key."""
+
+    tables: dict[str, dict[str, Item]]
+    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    opened: int = 0
+    at_once: int = 0
+    """The most calls that were under way at one time."""
+    _under_way: int = 0
+    _faults: dict[str, deque[Fault]] = field(default_factory=dict)
+
+    def then(self, operation: str, *faults: Fault) -> None:
+        self._faults.setdefault(operation, deque()).extend(faults)
+
+    def count(self, operation: str) -> int:
+        return sum(name == operation for name, _ in self.calls)
+
+    async def batch_get_item(self, *, RequestItems: dict[str, Any]) -> dict[str, Any]:
+        keys = [(table, key["k"]["S"]) for table, wanted in RequestItems.items() for key in wanted["Keys"]]
+        assert all(wanted["Keys"] for wanted in RequestItems.values())
+        assert 1 <= len(keys) <= 100
+        assert len(keys) == len(set(keys)), "DynamoDB refuses a key that is asked for twice"
+
+        def work(count: int = len(keys)) -> dict[str, Any]:
+            answer: dict[str, Any] = {"Responses": {table: [] for table in RequestItems}, "UnprocessedKeys": {}}
+            size = 0
+            for number, (table, key) in enumerate(keys):
+                item = self._table(table).get(key)
+                size += size_of(item) if item else 0
+                if number >= count or size > 16 * KB * KB:
+                    later = answer["UnprocessedKeys"].setdefault(table, {**RequestItems[table], "Keys": []})
+                    later["Keys"].append({"k": {"S": key}})
+                elif item:
+                    answer["Responses"][table].append(item)
+            return answer
+
+        return await self._call("batch_get_item", {"RequestItems": RequestItems}, work)
+
+    async def batch_write_item(self, *, RequestItems: dict[str, Any]) -> dict[str, Any]:
+        puts = [(table, r["PutRequest"]["Item"]) for table, requests in RequestItems.items() for r in requests]
+        keys = [(table, item["k"]["S"]) for table, item in puts]
+        assert 1 <= len(puts) <= 25
+        assert len(keys) == len(set(keys)), "DynamoDB refuses a key that is put twice"
+        assert sum(size_of(checked(item)) for _, item in puts) <= 16 * KB * KB
+
+        def work(count: int = len(puts)) -> dict[str, Any]:
+            left: dict[str, Any] = {}
+            for number, (table, item) in enumerate(puts):
+                if number < count:
+                    self._table(table)[item["k"]["S"]] = item
+                else:
+                    left.setdefault(table, []).append({"PutRequest": {"Item": item}})
+            return {"UnprocessedItems": left}
+
+        return await self._call("batch_write_item", {"RequestItems": RequestItems}, work)
+
+    async def put_item(
+        self,
+        *,
+        TableName: str,
+        Item: Item,
+        ConditionExpression: str = "",
+        ExpressionAttributeValues: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        key = checked(Item)["k"]["S"]
+
+        def work() -> dict[str, Any]:
+            before = self._table(TableName).get(key)
+            if not holds(ConditionExpression, ExpressionAttributeValues or {}, before):
+                raise error("ConditionalCheckFailedException")
+            self._table(TableName)[key] = Item
+            return {}
+
+        return await self._call("put_item", {"TableName": TableName, "Item": Item}, work)
+
+    async def delete_item(self, *, TableName: str, Key: Item) -> dict[str, Any]:
+        def work() -> dict[str, Any]:
+            self._table(TableName).pop(Key["k"]["S"], None)
+            return {}
+
+        return await self._call("delete_item", {"TableName": TableName, "Key": Key}, work)
+
+    async def _call(self, operation: str, parameters: dict[str, Any], work: Work) -> dict[str, Any]:
+        self.calls.append((operation, parameters))
+        faults = self._faults.get(operation)
+        fault = faults.popleft() if faults else None
+        self._under_way += 1
+        self.at_once = max(self.at_once, self._under_way)
+        try:
+            await asyncio.sleep(0)  # as the network would, let others run
+            return await fault(work) if fault else work()
+        finally:
+            self._under_way -= 1
+
+    def _table(self, name: str) -> dict[str, Item]:
+        if name not in self.tables:
+            raise error("ResourceNotFoundException")
+        return self.tables[name]
+
+
+def checked(item: Item) -> Item:
+    assert all(len(value) == 1 for value in item.values())
+    assert 1 <= len(item["k"]["S"].encode()) <= 2048
+    assert set(item["t"]) == {"N"}
+    assert size_of(item) <= 400 * KB, f"DynamoDB refuses an item of {size_of(item)} bytes"
+    return item
+
+
+def size_of(item: Item) -> int:
+    """At least what DynamoDB counts: a number has at most 21 bytes."""
+    return sum(len(name) + (21 if "N" in value else len(*value.values())) for name, value in item.items())
+
+
+def holds(condition: str, values: dict[str, Any], before: Item | None) -> bool:
+    """The two forms of condition that are used."""
+    if not condition:
+        return True
+    if condition == "attribute_not_exists(k)":
+        return before is None
+    form = re.fullmatch(r"(\w) = (:\w+)", condition)
+    assert form, f"the fake does not know the condition {condition}"
+    return before is not None and before.get(form[1]) == values[form[2]]
+
+
+@contextmanager
+def dynamodb(*tables: str) -> Iterator[FakeDynamodb]:
+    """While it lasts, every client that is opened for AWS is this fake."""
+    fake = FakeDynamodb({name: {} for name in tables})
+
+    async def opened(_: AwsClient) -> FakeDynamodb:
+        fake.opened += 1
+        return fake
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AwsClient, "_open", opened)
+        yield fake

@@ -1,0 +1,199 @@
+"""The shared call: who is asked for what, how often, and what one trouble does to the others."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from feed_api.fetch import fetch
+from feed_api.live import nothing_live
+from feed_api.state import Deadline, FeedRequest, FeedState
+from pingfeed.adapters.candidates_dynamodb import DynamodbCandidateStore
+from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
+from pingfeed.dynamodb.connection import Connection, SharedConnection
+from pingfeed.dynamodb.loader import TRIES
+from pingfeed.errors import Unavailable
+from pingfeed.packet import unknown_user
+from pingfeed.signals import Act
+from tests.conformance.samples import eventually
+from tests.unit.fake_dynamodb import FakeDynamodb, Hanging, dynamodb, partial, refused, silent
+from tests.unit.feed_world import FAR_MS, FEATURES, NOW_MS, packet_bytes
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeDynamodb]:
+    with dynamodb("packets", "signals") as fake:
+        yield fake
+
+
+@pytest.fixture
+async def connection(fake: FakeDynamodb) -> AsyncIterator[Connection]:
+    shared = SharedConnection()
+    for number in range(300):
+        fake.tables["packets"][f"p/{number}"] = {"k": {"S": f"p/{number}"}, "n": {"S": str(number)}}
+    yield shared()
+    await shared.close()
+
+
+def feed_state(user_id: str, budget_s: float = 60.0) -> FeedState:
+    return FeedState(
+        request=FeedRequest("r", user_id, 10, NOW_MS),
+        features=FEATURES,
+        live=nothing_live(FEATURES),
+        deadline=Deadline(budget_s, lambda: 0.0),
+        dice=random.Random(0),
+        explore_share=0.0,
+        user=unknown_user(FEATURES),
+    )
+
+
+@pytest.mark.parametrize("tables", [("packets", "signals"), ("signals", "signals")])
+async def test_a_feed_reads_packet_and_signals_in_one_call(fake: FakeDynamodb, tables: tuple[str, str]) -> None:
+    candidates, signals = (
+        DynamodbCandidateStore(f"dynamodb://{tables[0]}"),
+        DynamodbUserSignals(f"dynamodb://{tables[1]}"),
+    )
+    await candidates.put_many({"ann": packet_bytes(range(30))}, FAR_MS)
+    await signals.apply([Act("ann", "hide", "p7", NOW_MS), Act("", "deleted", "p8", NOW_MS)])
+    for calls in (2, 1, 1):  # The first finds that pings were deleted, and asks which.
+        fake.calls.clear()
+        state = feed_state("ann")
+        await fetch(state, candidates, signals)
+        assert state.degraded == set()
+        assert state.packet is not None
+        assert state.packet.numbers.tolist() == list(range(30))
+        assert state.recent.hides.keys() == {"p7"}
+        assert state.signals is not None
+        assert state.signals.deleted == {"p8"}
+        assert [name for name, _ in fake.calls] == ["batch_get_item"] * calls
+    wanted = fake.calls[-1][1]["RequestItems"]
+    keys = {(table, key["k"]["S"]) for table, asked in wanted.items() for key in asked["Keys"]}
+    assert keys == {(tables[0], "p/ann"), (tables[1], "s/ann"), (tables[1], "d/")}
+    assert fake.opened == 1
+    await candidates.close()
+    await signals.close()
+
+
+async def test_signals_are_read_consistently_and_packets_at_half_the_price(fake: FakeDynamodb) -> None:
+    candidates, signals = DynamodbCandidateStore("dynamodb://packets"), DynamodbUserSignals("dynamodb://signals")
+    await fetch(feed_state("ann"), candidates, signals)
+    ((_, asked),) = fake.calls
+    assert {t: wanted["ConsistentRead"] for t, wanted in asked["RequestItems"].items()} == {
+        "packets": False,
+        "signals": True,
+    }
+    await candidates.close()
+    await signals.close()
+
+
+async def test_a_store_whose_table_is_absent_takes_nothing_from_the_other(fake: FakeDynamodb) -> None:
+    candidates, signals = DynamodbCandidateStore("dynamodb://absent"), DynamodbUserSignals("dynamodb://signals")
+    await signals.apply([Act("ann", "hide", "p7", NOW_MS)])
+    state = feed_state("ann")
+    await fetch(state, candidates, signals)
+    assert state.degraded == {"candidates"}
+    assert state.recent.hides.keys() == {"p7"}
+    await candidates.close()
+    await signals.close()
+
+
+async def numbers(connection: Connection, keys: list[str]) -> list[Any]:
+    items = await asyncio.gather(*(connection.get("packets", key) for key in keys))
+    return [item["n"]["S"] if item else None for item in items]
+
+
+async def test_a_call_asks_for_a_hundred_keys_at_most(fake: FakeDynamodb, connection: Connection) -> None:
+    assert await numbers(connection, [f"p/{n}" for n in range(250)]) == [str(n) for n in range(250)]
+    asked = [parameters["RequestItems"]["packets"]["Keys"] for _, parameters in fake.calls]
+    assert sorted(map(len, asked)) == [50, 100, 100]
+
+
+async def test_a_key_that_several_want_is_asked_for_once(fake: FakeDynamodb, connection: Connection) -> None:
+    assert await numbers(connection, ["p/1", "p/2", "p/1", "p/none"]) == ["1", "2", "1", None]
+    assert len(fake.calls[0][1]["RequestItems"]["packets"]["Keys"]) == 3
+
+
+async def test_gets_of_different_turns_are_different_calls(fake: FakeDynamodb, connection: Connection) -> None:
+    assert await numbers(connection, ["p/1"]) == ["1"]
+    assert await numbers(connection, ["p/1"]) == ["1"]
+    assert fake.count("batch_get_item") == 2
+
+
+async def test_keys_that_were_not_processed_are_asked_for_again_and_no_others(
+    fake: FakeDynamodb, connection: Connection
+) -> None:
+    fake.then("batch_get_item", partial(3), partial(0), partial(1))
+    assert await numbers(connection, [f"p/{n}" for n in range(6)]) == [str(n) for n in range(6)]
+    asked = [len(parameters["RequestItems"]["packets"]["Keys"]) for _, parameters in fake.calls]
+    assert asked == [6, 3, 3, 2]
+
+
+@pytest.mark.parametrize("code", ["ProvisionedThroughputExceededException", "ThrottlingException"])
+async def test_a_throttled_read_is_tried_again(fake: FakeDynamodb, connection: Connection, code: str) -> None:
+    fake.then("batch_get_item", refused(code), refused(code))
+    assert await numbers(connection, ["p/1"]) == ["1"]
+
+
+@pytest.mark.parametrize("fault", [partial(0), refused("ThrottlingException")])
+async def test_a_table_that_stays_throttled_is_given_up(fake: FakeDynamodb, connection: Connection, fault: Any) -> None:
+    fake.then("batch_get_item", *[fault] * 50)
+    with pytest.raises(Unavailable, match="packets"):
+        await connection.get("packets", "p/1")
+    assert len(fake.calls) == TRIES
+
+
+async def test_no_answer_is_an_error_at_once(fake: FakeDynamodb, connection: Connection) -> None:
+    """A feed has no time for a second time-out."""
+    fake.then("batch_get_item", silent)
+    with pytest.raises(Unavailable, match="packets does not answer"):
+        await connection.get("packets", "p/1")
+    assert len(fake.calls) == 1
+
+
+async def test_a_call_that_nobody_waits_for_any_more_is_called_off(fake: FakeDynamodb, connection: Connection) -> None:
+    hanging = Hanging()
+    fake.then("batch_get_item", hanging)
+    first, second = connection.get("packets", "p/1"), connection.get("packets", "p/2")
+    await eventually(lambda: hanging.begun == 1)
+    first.cancel()
+    await asyncio.sleep(0)
+    assert hanging.given_up == 0
+    second.cancel()
+    await eventually(lambda: hanging.given_up == 1)
+
+
+async def test_closing_lets_go_of_who_still_waits(fake: FakeDynamodb) -> None:
+    shared, hanging = SharedConnection(), Hanging()
+    fake.then("batch_get_item", hanging)
+    waiting = shared().get("packets", "p/1")
+    await eventually(lambda: hanging.begun == 1)
+    await shared.close()
+    with pytest.raises(Unavailable, match="let go"):
+        await waiting
+
+
+async def test_the_last_adapter_to_close_closes_the_connection(fake: FakeDynamodb) -> None:
+    one, other = SharedConnection(), SharedConnection()
+    assert one() is other()
+    await one().get("packets", "p/1")
+    await one.close()
+    await one.close()
+    await other().get("packets", "p/1")
+    assert fake.opened == 1
+    await other.close()
+    await other().get("packets", "p/1")
+    assert fake.opened == 2
+    await other.close()
+
+
+def test_each_event_loop_has_a_connection_of_its_own(fake: FakeDynamodb) -> None:
+    async def read() -> None:
+        shared = SharedConnection()
+        await shared().get("packets", "p/1")
+        await shared.close()
+
+    asyncio.run(read())
+    asyncio.run(read())
+    assert fake.opened == 2

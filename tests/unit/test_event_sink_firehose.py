@@ -1,0 +1,220 @@
+"""The Firehose sink against all that Firehose does: limits, partial failures, throttling, silence."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from botocore.exceptions import NoCredentialsError
+
+from pingfeed.adapters.event_sink_firehose import IN_FLIGHT, FirehoseEventSink
+from pingfeed.backoff import Backoff
+from pingfeed.errors import SettingsError, Unavailable
+from pingfeed.events import Row, encode_rows
+from pingfeed.packing import BILLED_UNIT, MAX_RECORD_BYTES, RECORD_BYTES
+from pingfeed.settings import stream_of
+from tests.conformance.samples import NOON_MS, SampleBatch, like
+from tests.unit.fake_firehose import Answer, FakeFirehose, cut_after_taking, refuse, take_none, take_some, time_out
+
+EVERY_TROUBLE: list[Answer] = [
+    refuse("ServiceUnavailableException"),
+    refuse("ThrottlingException"),
+    refuse("InternalFailure"),
+    time_out,
+    take_none,
+    take_some(lambda place: place % 2 == 0),
+]
+
+
+@dataclass
+class Time:
+    """A clock that only pauses move."""
+
+    now: float = 0.0
+    pauses: list[float] = field(default_factory=list)
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+def sink_to(stream: FakeFirehose, time: Time | None = None) -> FirehoseEventSink:
+    time = time or Time()
+    return FirehoseEventSink(
+        "firehose://events",
+        client=stream,
+        backoff=Backoff(first_s=0.2, longest_s=5, jitter=lambda: 0.5),
+        clock=time,
+        pause=time.pause,
+    )
+
+
+def batch_of(rows: Iterable[Row]) -> SampleBatch:
+    return SampleBatch("b", [encode_rows(rows)], NOON_MS)
+
+
+def big(number: int, size: int = 60_000) -> Row:
+    """A like of about `size` bytes."""
+    return {**like(number), "extra": "x" * size}
+
+
+def ids(records: Sequence[bytes]) -> list[int]:
+    """The numbers of the likes in records, in order."""
+    lines = (line for record in records for line in record.splitlines())
+    return [int(json.loads(line)["event_id"][-12:]) for line in lines]
+
+
+async def test_a_batch_arrives_packed_and_in_order() -> None:
+    stream = FakeFirehose()
+    await sink_to(stream).write(batch_of(like(n) for n in range(3000)))
+    assert ids(stream.taken) == list(range(3000))
+    assert all(0 < RECORD_BYTES - len(record) < 300 for record in stream.taken[:-1])
+    assert len(stream.put) == 1
+
+
+@pytest.mark.parametrize("trouble", EVERY_TROUBLE)
+async def test_whatever_happens_to_a_call_everything_arrives_once(trouble: Answer) -> None:
+    stream = FakeFirehose([trouble])
+    await sink_to(stream).write(batch_of(big(n) for n in range(40)))
+    assert sorted(ids(stream.taken)) == list(range(40))
+
+
+async def test_only_failed_records_are_sent_again_in_their_order() -> None:
+    stream = FakeFirehose([take_some(lambda place: place in (0, 3)), take_some(lambda place: place != 1)])
+    await sink_to(stream).write(batch_of(big(n, 130_000) for n in range(5)))
+    assert [ids(call) for call in stream.put] == [[0, 1, 2, 3, 4], [1, 2, 4], [2]]
+
+
+async def test_a_call_that_was_taken_and_never_answered_is_sent_again() -> None:
+    """Twice, never lost: `event_id` removes the second."""
+    stream = FakeFirehose([cut_after_taking])
+    await sink_to(stream).write(batch_of([like(1)]))
+    assert ids(stream.taken) == [1, 1]
+
+
+async def test_pauses_grow_and_a_write_gives_up_when_nothing_is_taken_for_its_patience() -> None:
+    stream, time = FakeFirehose(otherwise=take_none), Time()
+    with pytest.raises(Unavailable, match="ServiceUnavailableException"):
+        await sink_to(stream, time).write(batch_of([like(1)]))
+    assert time.pauses[:6] == pytest.approx([0.15, 0.3, 0.6, 1.2, 2.4, 3.75])
+    assert 30 <= sum(time.pauses) < 35
+
+
+async def test_a_stream_that_takes_a_little_at_a_time_is_not_given_up() -> None:
+    """A throttled stream would never take a batch that begins anew each time."""
+    stream, time = FakeFirehose(otherwise=take_some(lambda place: place == 0)), Time()
+    await sink_to(stream, time).write(batch_of(big(n, 200_000) for n in range(600)))
+    assert sorted(ids(stream.taken)) == list(range(600))
+    assert time.now > 30
+
+
+async def test_the_same_batch_arrives_whole_after_a_write_gave_up() -> None:
+    stream = FakeFirehose(otherwise=time_out)
+    sink, batch = sink_to(stream), batch_of(like(n) for n in range(10))
+    with pytest.raises(Unavailable):
+        await sink.write(batch)
+    stream.otherwise = None
+    await sink.write(batch)
+    assert ids(stream.taken) == list(range(10))
+
+
+async def test_calls_are_in_flight_together_and_never_more_than_the_bound() -> None:
+    stream = FakeFirehose()
+    await sink_to(stream).write(batch_of(big(n, 200_000) for n in range(150)))
+    assert len(stream.put) > 2 * IN_FLIGHT
+    assert stream.most_under_way == IN_FLIGHT
+    assert sorted(ids(stream.taken)) == list(range(150))
+
+
+async def test_an_error_of_one_call_leaves_none_under_way() -> None:
+    stream = FakeFirehose(otherwise=refuse("AccessDeniedException"))
+    with pytest.raises(Unavailable) as caught:
+        await sink_to(stream).write(batch_of(big(n, 200_000) for n in range(150)))
+    assert "AccessDeniedException" in caught.value.message
+    assert "secret words" not in caught.value.message
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_row_that_does_not_convert_goes_alone_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    stream = FakeFirehose()
+    sink = sink_to(stream)
+    with caplog.at_level(logging.ERROR):
+        await sink.write(batch_of([like(1), {**like(2), "position": "private"}, like(3)]))
+    assert [ids([record]) for record in stream.taken] == [[1, 3], [2]]
+    assert sink.counters.set_aside == 1
+    assert "private" not in caplog.text
+
+
+async def test_a_row_over_the_limit_of_a_record_goes_in_pieces_and_holds_nothing_up() -> None:
+    stream = FakeFirehose()
+    sink = sink_to(stream)
+    huge = {**like(2), "extra": "y" * (MAX_RECORD_BYTES + 10)}
+    await sink.write(batch_of([like(1), huge, like(3)]))
+    first, *parts = stream.taken
+    assert ids([first]) == [1, 3]
+    assert json.loads(b"".join(part.rstrip(b"\n") for part in parts)) == huge
+    assert sink.counters.set_aside == 1
+
+
+async def test_a_row_that_just_fits_into_a_record_is_sent_as_it_is() -> None:
+    stream = FakeFirehose()
+    empty = len(encode_rows([{**like(1), "extra": ""}]))
+    await sink_to(stream).write(batch_of([{**like(1), "extra": "z" * (MAX_RECORD_BYTES - empty)}]))
+    assert [len(record) for record in stream.taken] == [MAX_RECORD_BYTES]
+
+
+async def test_billed_bytes_are_counted_beside_real_ones_for_what_was_taken() -> None:
+    stream = FakeFirehose([take_some(lambda place: place != 1)])
+    sink = sink_to(stream)
+    await sink.write(batch_of(big(n, 256_100) for n in range(3)))
+    real = sum(map(len, stream.taken))
+    assert sink.counters.bytes == real
+    assert sink.counters.billed_bytes == 3 * 51 * BILLED_UNIT
+    assert sink.counters.records == 3
+    assert sink.counters.retried == 1
+
+
+async def test_an_empty_batch_calls_nobody() -> None:
+    stream = FakeFirehose()
+    await sink_to(stream).write(SampleBatch("b", [], NOON_MS))
+    assert stream.put == []
+
+
+async def test_a_stream_that_is_not_active_fails_the_check() -> None:
+    stream = FakeFirehose(status="CREATING")
+    with pytest.raises(Unavailable, match="the stream events is CREATING"):
+        await sink_to(stream).check()
+    stream.status = "ACTIVE"
+    await sink_to(stream).check()
+
+
+async def test_closing_closes_the_client() -> None:
+    stream = FakeFirehose()
+    await sink_to(stream).close()
+    assert stream.closed
+
+
+async def test_missing_credentials_end_a_write_at_once() -> None:
+    def no_credentials(stream: FakeFirehose, records: Sequence[bytes]) -> dict[str, object]:
+        raise NoCredentialsError()
+
+    stream, time = FakeFirehose(otherwise=no_credentials), Time()
+    with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID"):
+        await sink_to(stream, time).write(batch_of([like(1)]))
+    assert time.pauses == []
+
+
+@pytest.mark.parametrize("name", ["events", "Pingfeed.events-2_b", "history"])
+def test_a_streams_name_is_read_from_the_url(name: str) -> None:
+    assert stream_of(f"firehose://{name}") == name
+
+
+@pytest.mark.parametrize("name", ["", "_hidden", ".hidden", "history-x", "a/b", "a?b=c", "a b", "x" * 65])
+def test_a_name_that_the_lakes_readers_would_not_see_as_events_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="PINGFEED_EVENTS_URL"):
+        stream_of(f"firehose://{name}")

@@ -1,0 +1,82 @@
+"""`pingfeed provision`: each URL once, buckets first, AWS waited for, one sentence where it cannot be done."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy import provision as providing
+from pingfeed import cli
+from pingfeed.errors import InvalidInput, SettingsError, Unavailable
+from pingfeed.settings import Settings, load
+
+CALLS: list[tuple[str, ...]] = []
+ERRORS: list[Exception] = []
+
+
+def make(*arguments: str) -> list[str]:
+    """Stands in for the makers of `deploy`: notes what it was called with."""
+    CALLS.append(arguments)
+    if ERRORS:
+        raise ERRORS.pop(0)
+    return [f"made {arguments[0]}"]
+
+
+@pytest.fixture(autouse=True)
+def _makers(monkeypatch: pytest.MonkeyPatch) -> None:
+    CALLS.clear()
+    ERRORS.clear()
+    monkeypatch.setattr(providing, "MAKERS", dict.fromkeys(providing.MAKERS, f"{__name__}:make"))
+    monkeypatch.setattr(providing, "_PAUSE_S", 0.001)
+
+
+ENVIRON = {
+    "PINGFEED_EVENTS_URL": "firehose://events",
+    "PINGFEED_LAKE_URL": "s3://bucket/lake",
+    "PINGFEED_ARTIFACTS_URL": "s3://bucket/artifacts",
+    "PINGFEED_CANDIDATES_URL": "dynamodb://packets",
+    "PINGFEED_SIGNALS_URL": "dynamodb://packets",
+    "PINGFEED_TRENDING_URL": "redis://cache/0",
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load({"PINGFEED_HOME": str(tmp_path), **ENVIRON})
+
+
+def test_buckets_come_before_the_stream_that_writes_to_them_and_a_shared_table_once(settings: Settings) -> None:
+    said = dict(providing.provision(settings, 0))
+    assert CALLS == [
+        ("s3://bucket/lake",),
+        ("s3://bucket/artifacts",),
+        ("dynamodb://packets",),
+        ("firehose://events", "s3://bucket/lake"),
+    ]
+    assert said["dynamodb://packets"] == ["made dynamodb://packets"]
+
+
+def test_aws_that_comes_up_a_moment_later_is_waited_for(settings: Settings) -> None:
+    ERRORS.extend([Unavailable("S3 does not answer")] * 3)
+    assert len(list(providing.provision(settings, 30))) == 4
+
+
+def test_aws_that_stays_away_is_a_sentence_with_the_variable(settings: Settings) -> None:
+    ERRORS.extend([Unavailable("the bucket bucket does not answer: EndpointConnectionError")] * 10_000)
+    with pytest.raises(SettingsError, match=r"^PINGFEED_LAKE_URL is s3://bucket/lake: the bucket") as refused:
+        list(providing.provision(settings, 0.05))
+    assert refused.value.field == "PINGFEED_LAKE_URL"
+
+
+def test_what_cannot_be_made_so_is_refused_by_its_variable(settings: Settings) -> None:
+    ERRORS.append(InvalidInput("names the bucket of somebody else"))
+    with pytest.raises(SettingsError, match=r"^PINGFEED_LAKE_URL names the bucket"):
+        list(providing.provision(settings, 0))
+
+
+def test_an_installation_of_this_machine_needs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PINGFEED_HOME", str(tmp_path))
+    assert cli.main(["provision"]) == 0
+    assert capsys.readouterr().out.startswith("nothing to make")
+    assert CALLS == []
