@@ -182,7 +182,7 @@ def _parse(name: str, text: str, home: Path) -> Any:
     if name == "spool_dir":
         return home / Path(text).expanduser()
     if name in SCHEMES and (text or name != "cache_url"):
-        scheme = urlsplit(text).scheme
+        scheme = _scheme(variable, text)
         if scheme not in SCHEMES[name]:
             known = ", ".join(f"{s}://" for s in SCHEMES[name])
             raise SettingsError(f"{variable} has the scheme {scheme!r}; known are {known}", field=variable)
@@ -192,6 +192,13 @@ def _parse(name: str, text: str, home: Path) -> Any:
     except ValueError as error:
         shown = "its value" if name in _SECRET else repr(text)
         raise SettingsError(f"{variable}: {shown} {error}", field=variable) from error
+
+
+def _scheme(variable: str, url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError:
+        raise SettingsError(f"{variable} is not a URL", field=variable) from None  # The cause may quote a password.
 
 
 def _check_together(settings: Settings) -> None:
@@ -231,8 +238,8 @@ def url_path(url: str) -> Path:
 
 
 def masked(url: str) -> str:
-    """The URL as it may be shown: without a user and password."""
-    return re.sub(r"^([a-z0-9+]+://)(?!/).*@", r"\1***@", url)
+    """The URL as it may be shown: without the user and password of a Redis."""
+    return re.sub(r"^(rediss?://).*@", r"\1***@", url)
 
 
 def shown(settings: Settings) -> dict[str, str]:
