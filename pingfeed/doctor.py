@@ -5,7 +5,7 @@ import http.client
 import importlib.util
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -16,7 +16,8 @@ from pingfeed.delivery.landing import wait_landed
 from pingfeed.errors import NotFound, PingfeedError, SettingsError
 from pingfeed.model import Manifest, Pointer, model_key, pointer_key, snapshot_key
 from pingfeed.ports import Artifacts
-from pingfeed.settings import FEED_PORT, INGEST_PORT, Settings, load, masked
+from pingfeed.settings import FEED_PORT, INGEST_PORT, Settings, load
+from pingfeed.urls import masked
 
 _SERVICE: Final = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "uvicorn", "uvloop")
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -53,6 +54,7 @@ def examine(environ: Mapping[str, str], clock: Clock = system_clock) -> list[Che
         *_packages(),
         _lake(settings),
         *(_port(name, settings) for name in wiring.ASYNC_PORTS),
+        *_cache(settings),
         *_spools(settings, clock()),
         *_live(settings, clock()),
         check_listener("ingest", INGEST_PORT),
@@ -84,6 +86,24 @@ def _port(name: str, settings: Settings) -> Check:
         return f"{masked(getattr(settings, name))} answers"
 
     return _tried(name.removesuffix("_url"), lambda: asyncio.run(look()))
+
+
+def _cache(settings: Settings) -> Iterator[Check]:
+    """The cache of packets, where there is one; feeds are served without it."""
+    if not settings.cache_url:
+        return
+
+    async def look() -> str:
+        from pingfeed.redis_client import RedisClient
+
+        client = RedisClient(settings.cache_url)
+        try:
+            await client.check()
+        finally:
+            await client.close()
+        return f"{masked(settings.cache_url)} answers"
+
+    yield replace(_tried("cache", lambda: asyncio.run(look())), needed=False)
 
 
 def _tried(name: str, look: Callable[[], str]) -> Check:

@@ -38,7 +38,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from pingfeed.errors import SettingsError, Unavailable
-from pingfeed.settings import masked
+from pingfeed.urls import masked
 
 TIMEOUT_S: Final = 1.0
 _CONNECTIONS: Final = 16
@@ -85,6 +85,10 @@ def _address_of(url: str) -> Address:
     split = urlsplit(url)
     query = dict(parse_qsl(split.query, keep_blank_values=True))
     namespace, database = query.pop("namespace", "pingfeed"), split.path.removeprefix("/") or "0"
+    try:
+        port = split.port or 6379
+    except ValueError:
+        raise ValueError("the port is not a number; a /, # or ? in a password is written %2F, %23, %3F") from None
     if query:
         raise ValueError(f"{min(query)!r} is no option; there is namespace")
     if not _NAMESPACE.fullmatch(namespace):
@@ -93,10 +97,6 @@ def _address_of(url: str) -> Address:
         raise ValueError("there is no host in it")
     if not database.isdecimal():
         raise ValueError("the path is the number of a database, such as /0")
-    try:
-        port = split.port or 6379
-    except ValueError:
-        raise ValueError("the port is not a number; a /, # or ? in a password is written %2F, %23, %3F") from None
     username, password = unquote(split.username or "") or None, unquote(split.password or "") or None
     tls = split.scheme == "rediss"
     return Address(masked(url), split.hostname, port, int(database), username, password, tls, namespace)

@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 
 from pingfeed.errors import SettingsError
 from pingfeed.features import MAX_ATTRIBUTES, FeatureSet
-from pingfeed.urls import flaw, scheme_of
-from pingfeed.urls import masked as masked  # Adapters show a URL so.
+from pingfeed.urls import flaw, masked, scheme_of
 
 PREFIX: Final = "PINGFEED_"
 INGEST_PORT: Final = 8000
@@ -243,20 +242,11 @@ def url_path(url: str) -> Path:
     return Path(split.netloc + split.path)
 
 
-# Readers of the lake pass over names that begin with a dot or an underscore, and take `history-*` for written history.
-_STREAM: Final = re.compile(r"(?!history-)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-
-
 def stream_of(url: str) -> str:
     """The stream's name in `firehose://stream`; SettingsError if it is none that the lake's readers can live with."""
-    name = url.partition("://")[2].rstrip("/")
-    if not _STREAM.fullmatch(name):
-        raise SettingsError(
-            f"{PREFIX}EVENTS_URL must be like firehose://pingfeed-events: 1 to 64 of A-Z a-z 0-9 . _ -, beginning with "
-            "a letter or a digit, and not with history-",
-            field=f"{PREFIX}EVENTS_URL",
-        )
-    return name
+    if wrong := flaw(url):
+        raise SettingsError(f"{PREFIX}EVENTS_URL {wrong}", field=f"{PREFIX}EVENTS_URL")
+    return urlsplit(url).netloc
 
 
 def shown(settings: Settings) -> dict[str, str]:

@@ -11,7 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _TABLE: Final = re.compile(r"[A-Za-z0-9_.-]{3,255}")
 _SECRET_OPTION: Final = re.compile(r"([?&][^=&]*(?:pass|secret|token|key|user)[^=&]*=)[^&]*", re.IGNORECASE)
-_STREAM: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+# Readers of the lake pass over names that begin with a dot or an underscore, and take `history-*` for written history.
+_STREAM: Final = re.compile(r"(?!history-)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def masked(url: str) -> str:
@@ -49,8 +50,9 @@ def _of_table(split: SplitResult) -> str | None:
 
 
 def _of_stream(split: SplitResult) -> str | None:
-    fine = _STREAM.fullmatch(split.netloc) and split.path in ("", "/")
-    return None if fine else "names no stream, such as firehose://pingfeed-events"
+    fine = _STREAM.fullmatch(split.netloc) and split.path in ("", "/") and not split.query
+    rule = "1 to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or a digit, and not with history-"
+    return None if fine else f"names no stream, such as firehose://pingfeed-events: {rule}"
 
 
 def _of_server(split: SplitResult) -> str | None:
@@ -59,7 +61,7 @@ def _of_server(split: SplitResult) -> str | None:
     except ValueError:  # Its message quotes what was given.
         port = 0
     if port == 0:
-        return "has a port that is not a number from 1 to 65535"
+        return "has a port that is not a number from 1 to 65535; a /, # or ? in a password is written %2F, %23, %3F"
     return None if split.hostname else "names no host, such as redis://127.0.0.1:6379/0"
 
 

@@ -6,6 +6,7 @@ or fails it where REQUIRE_ALL=1 says that nothing may be missing.
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -84,6 +85,16 @@ class Server:
         """SIGKILL, and wait until it is gone."""
         self._end(lambda process: process.kill())
 
+    def pause(self) -> None:
+        """SIGSTOP: it keeps its connections, takes new ones (the kernel does), and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT, after `pause`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def _end(self, how: Callable[["subprocess.Popen[bytes]"], None]) -> None:
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
@@ -110,9 +121,9 @@ def ministack_program() -> str | None:
     return named or (str(own) if own.exists() else shutil.which("ministack"))
 
 
-def redis_server(folder: Path) -> Server:
+def redis_server(folder: Path, *options: str) -> Server:
     """A Redis or Valkey that keeps nothing on the disk; skips where there is none."""
-    command, port = _redis_command()
+    command, port = _redis_command(*options)
     return Server(command, port, folder, lambda: _redis_answers(port))
 
 
@@ -145,7 +156,7 @@ class RedisCluster(Server):
 
 def redis_cluster(folder: Path) -> RedisCluster:
     """A Redis or Valkey as a cluster of one node; skips where there is none."""
-    command, port = _redis_command("--cluster-enabled", "yes")
+    command, port = _redis_command("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     return RedisCluster(command, port, folder, lambda: _redis_answers(port))
 
 
@@ -174,7 +185,7 @@ def running(server: Server) -> Iterator[Server]:
 def _redis_answers(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
         connection.sendall(b"PING\r\n")
-        return connection.recv(16).startswith(b"+PONG")
+        return connection.recv(16).startswith((b"+PONG", b"-NOAUTH"))
     return False
 
 

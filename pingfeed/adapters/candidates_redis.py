@@ -14,8 +14,8 @@ A put refreshes what is cached, and lets others in while there is room: the nigh
 must not drive out those who are reading. A read that finds nothing lets its user in, and the one who was active
 longest ago goes. So there are `MAX_CACHED` packets (and a few more between two evictions), and every key expires.
 
-The cache may be late, full or gone at any time. A read waits for it for `PATIENCE_S`, then takes the store; after a
-failure reads pass it by for `REST_S`. A put asks it anew each time.
+The cache may be late, full or gone at any time. A read waits for it for `PATIENCE_S`, then takes the store; after
+`_FAILURES` in a row reads pass it by for `REST_S`. A put asks it anew each time.
 """
 
 import asyncio
@@ -38,7 +38,8 @@ LEASE_MS: Final = 2000
 HOLD_MS: Final = 5000
 PATIENCE_S: Final = 0.01
 REST_S: Final = 1.0
-_LATE_S: Final = 60.0
+_FAILURES: Final = 3
+_TELL_S: Final = 60.0
 _EVICT: Final = 64
 _AT_ONCE: Final = 500
 _HOLD: Final = b"h"
@@ -72,10 +73,18 @@ _log = logging.getLogger(__name__)
 class RedisCandidateStore:
     """`redis://host:port/database?namespace=name`, before `store`."""
 
-    def __init__(self, url: str, store: CandidateStore, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        url: str,
+        store: CandidateStore,
+        *,
+        patience_s: float = PATIENCE_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._redis = RedisClient(url, [_READ, _FILL, _REFRESH])
         self._store = store
         self._active = self._redis.key("packets")
+        self._patience_s = patience_s
         self._passing_by = _PassingBy(monotonic)
         self._late: set[asyncio.Task[Any]] = set()
 
@@ -108,7 +117,7 @@ class RedisCandidateStore:
         try:
             await self._redis.check()
         except Unavailable as error:
-            self._passing_by.begin(error.message)
+            self._passing_by.failed(error.message)
         await self._store.check()
 
     async def close(self) -> None:
@@ -165,7 +174,7 @@ class RedisCandidateStore:
             await self._redis.run(*gone, ("ZREM", self._active, *oldest))
 
     async def _patiently(self, asked: Coroutine[Any, Any, Any]) -> Any:
-        """What the cache answers within `PATIENCE_S`; None if it is late, fails, or rests after that.
+        """What the cache answers in good time; None if it is late or fails, or is passed by after that.
 
         What is late goes on by itself (it may be making the connection that the next read needs).
         """
@@ -176,12 +185,14 @@ class RedisCandidateStore:
         self._late.add(task)
         task.add_done_callback(self._settle)
         try:
-            await asyncio.wait([task], timeout=PATIENCE_S)
+            await asyncio.wait([task], timeout=self._patience_s)
             if task.done():
-                return task.result()
-            self._passing_by.begin("it is slow")
+                answer = task.result()
+                self._passing_by.answered()
+                return answer
+            self._passing_by.failed("it is slow")
         except PingfeedError as error:
-            self._passing_by.begin(error.message)
+            self._passing_by.failed(error.message)
         return None
 
     def _settle(self, task: asyncio.Task[Any]) -> None:
@@ -205,21 +216,26 @@ def _is_packet(held: bytes | None, now_ms: int) -> bool:
 
 
 class _PassingBy:
-    """Whether reads leave the cache alone for now, and a word about it in the log, once a minute at most."""
+    """Whether reads leave the cache alone for now; and a word in the log about it, once a minute at most."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._until = self._tell_from = float("-inf")
-        self._times = 0
+        self._in_a_row = self._missed = 0
 
     def resting(self) -> bool:
         return self._monotonic() < self._until
 
-    def begin(self, reason: str) -> None:
+    def answered(self) -> None:
+        self._in_a_row = 0
+
+    def failed(self, reason: str) -> None:
         now = self._monotonic()
-        self._until = now + REST_S
-        self._times += 1
+        self._in_a_row += 1
+        self._missed += 1
+        if self._in_a_row >= _FAILURES:
+            self._until = now + REST_S
         if now >= self._tell_from:
-            self._tell_from = now + _LATE_S
-            _log.warning("the cache of packets is passed by: %s", reason, extra={"times": self._times})
-            self._times = 0
+            self._tell_from = now + _TELL_S
+            _log.warning("the cache of packets was passed by: %s", reason, extra={"times": self._missed})
+            self._missed = 0

@@ -22,8 +22,8 @@ def _sqlite(place: Place) -> SqliteCandidateStore:
 
 ADAPTERS: dict[str, Callable[[Place], CandidateStore]] = {
     "sqlite": _sqlite,
-    "sqlite+redis": lambda place: RedisCandidateStore(place.redis_url, _sqlite(place)),
-    "sqlite+redis+cluster": lambda place: RedisCandidateStore(place.redis_cluster_url, _sqlite(place)),
+    "sqlite+redis": lambda place: RedisCandidateStore(place.redis_url, _sqlite(place), patience_s=5),
+    "sqlite+redis+cluster": lambda place: RedisCandidateStore(place.redis_cluster_url, _sqlite(place), patience_s=5),
     "dynamodb": lambda place: DynamodbCandidateStore(f"dynamodb://{place.table}"),
 }
 LATER_MS = NOON_MS + 1000

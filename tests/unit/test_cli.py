@@ -121,6 +121,15 @@ def test_doctor_fails_on_a_store_that_cannot_be_opened(environ: dict[str, str], 
     assert (check.ok, check.needed) == (False, True)
 
 
+def test_doctor_looks_at_a_cache_that_is_named_and_can_do_without_it(environ: dict[str, str]) -> None:
+    assert "cache" not in examined(environ)
+    environ["PINGFEED_CACHE_URL"] = "redis://:s3cr3t@127.0.0.1:1"
+    checks = examined(environ)
+    assert (checks["cache"].ok, checks["cache"].needed) == (False, False)
+    assert checks["cache"].detail == "redis://***@127.0.0.1:1 cannot be reached"
+    assert checks["candidates"].ok
+
+
 def test_doctor_names_what_is_not_installed(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "EXTRAS", {"batch": ("no_such_module", "json")})
     check = examined(environ)["packages of batch"]

@@ -1,0 +1,365 @@
+"""What only a real server can show: it is killed, it hangs, it forgets scripts, it fills up, it asks for a password."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from pingfeed.adapters import trending_redis
+from pingfeed.adapters.trending_redis import RedisTrending
+from pingfeed.adapters.user_signals_redis import RedisUserSignals
+from pingfeed.errors import Unavailable
+from pingfeed.ports import Trending, UserSignals
+from pingfeed.redis_client import TIMEOUT_S
+from pingfeed.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, Engagement, UserState
+from tests.conformance.samples import NOON_MS
+from tests.servers import Server, redis_cluster, redis_server, running
+
+pytestmark = pytest.mark.real
+SECRET = "s3cr3t"
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Server]:
+    with running(redis_server(tmp_path / "redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path) -> Iterator[Server]:
+    with running(redis_cluster(tmp_path / "redis")) as server:
+        yield server
+
+
+own_server = pytest.mark.parametrize("server", ["own_redis", "own_cluster"], indirect=True)
+"""For a test that ends its server."""
+
+
+@pytest.fixture(params=["session_redis", "session_redis_cluster"])
+def server(request: pytest.FixtureRequest) -> Server:
+    found: Server = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def namespace() -> str:
+    """The test's own."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def url(server: Server, namespace: str) -> str:
+    return f"redis://127.0.0.1:{server.port}?namespace={namespace}"
+
+
+@pytest.fixture
+async def raw(server: Server) -> AsyncIterator[Any]:
+    """The server without an adapter (Any: the client's annotations name every protocol's shapes at once)."""
+    async with Redis(port=server.port) as redis:
+        yield redis
+
+
+@pytest.fixture
+async def signals(url: str) -> AsyncIterator[RedisUserSignals]:
+    opened = RedisUserSignals(url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def trending(url: str) -> AsyncIterator[RedisTrending]:
+    opened = RedisTrending(url)
+    yield opened
+    await opened.close()
+
+
+def seen(number: int, user: str = "ann") -> Act:
+    return Act(user, "seen", f"p{number}", NOON_MS + number)
+
+
+def like(user: str, ping: str = "p1", at_ms: int = NOON_MS) -> Engagement:
+    return Engagement(user, ping, "like", "DE", at_ms)
+
+
+def calls_of(signals: UserSignals, trending: Trending) -> list[Callable[[], Any]]:
+    return [
+        lambda: signals.apply([seen(1), Act("", "deleted", "gone", NOON_MS)]),
+        lambda: signals.read("ann", NOON_MS),
+        lambda: signals.forget("bob"),
+        signals.check,
+        lambda: trending.add([like("ann")]),
+        lambda: trending.top("DE", 10, NOON_MS),
+        trending.check,
+    ]
+
+
+@own_server
+async def test_a_killed_server_is_unavailable_and_a_new_one_is_taken_without_reopening(
+    server: Server, signals: RedisUserSignals, trending: RedisTrending
+) -> None:
+    calls = calls_of(signals, trending)
+    for _ in range(2):
+        await asyncio.gather(*(call() for call in calls * 3))  # More connections than one have been made.
+        server.kill()
+        for call in calls:
+            with pytest.raises(Unavailable):
+                await call()
+        server.start()
+        for call in calls:
+            await call()
+    assert (await signals.read("ann", NOON_MS)).state.seen.keys() == {"p1"}
+    assert (await signals.read("ann", NOON_MS)).deleted == {"gone"}
+    assert dict(await trending.top("DE", 10, NOON_MS)) == {"p1": pytest.approx(3)}
+
+
+@own_server
+async def test_a_server_that_hangs_is_unavailable_in_time_and_taken_when_it_goes_on(
+    server: Server, signals: RedisUserSignals, trending: RedisTrending
+) -> None:
+    calls = calls_of(signals, trending)
+    await asyncio.gather(*(call() for call in calls))
+    server.pause()
+    try:
+        began = time.monotonic()
+        outcomes = await asyncio.gather(*(call() for call in calls * 10), return_exceptions=True)
+        took = time.monotonic() - began
+    finally:
+        server.resume()
+    assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+    # `apply` makes up to three calls, but the first that fails is its last.
+    assert TIMEOUT_S <= took < TIMEOUT_S + 3
+    for call in calls:
+        await call()
+
+
+async def test_scripts_that_the_server_forgot_are_sent_again(
+    raw: Any, signals: RedisUserSignals, trending: RedisTrending
+) -> None:
+    for number in range(3):
+        await raw.script_flush()
+        await signals.apply([seen(number), seen(number, "bob"), Act("", "deleted", f"gone{number}", NOON_MS)])
+        await trending.add([like(f"user-{number}")])
+    read = await signals.read("bob", NOON_MS)
+    assert read.state.seen.keys() == {"p0", "p1", "p2"}
+    assert read.deleted == {"gone0", "gone1", "gone2"}
+    assert dict(await trending.top("DE", 10, NOON_MS)) == {"p1": pytest.approx(9)}
+
+
+async def keys_of(raw: Any, pattern: str) -> list[str]:
+    return sorted([key.decode() async for key in raw.scan_iter(match=pattern, count=1000)])
+
+
+async def test_every_key_expires_and_is_bounded(
+    raw: Any, signals: RedisUserSignals, trending: RedisTrending, monkeypatch: pytest.MonkeyPatch, namespace: str
+) -> None:
+    monkeypatch.setattr(trending_redis, "MAX_PINGS", 40)
+    monkeypatch.setattr(trending_redis, "_BUCKETS", 4)
+    monkeypatch.setattr(trending_redis, "_A_BUCKET", 10)
+    for start in range(0, MAX_DELETED + 1000, 1000):
+        await signals.apply([Act("", "deleted", f"gone{n}", NOON_MS + n) for n in range(start, start + 1000)])
+    await signals.apply([seen(number, f"user-{number % 20}") for number in range(1000)])
+    for number in range(300):
+        await trending.add([like(f"user-{k}", f"p{number}") for k in range(number % 5 + 1)])
+    allowed = {
+        "signals": STATE_TTL_MS,
+        "{deleted}": DELETED_TTL_MS,
+        "{trending}": max(trending_redis.HOT_TTL_MS, trending_redis.COUNTED_TTL_MS),
+    }
+    keys = await keys_of(raw, f"{namespace}:*")
+    for key in keys:
+        kind = key.split(":")[1]
+        assert 0 < await raw.pttl(key) <= allowed[kind], key
+    assert len([key for key in keys if ":signals:" in key]) == 20
+    assert await raw.xlen(f"{namespace}:{{deleted}}:log") == MAX_DELETED
+    assert await raw.hlen(f"{namespace}:{{deleted}}:index") == MAX_DELETED
+    hot = [key for key in keys if ":hot:" in key]
+    counted = [key for key in keys if ":counted:" in key]
+    assert len(hot) == 2, "one country and all of them, in one epoch"
+    assert max([await raw.zcard(key) for key in hot]) <= 40 + 5
+    assert len(counted) == 4
+    assert max([await raw.scard(key) for key in counted]) <= 10
+
+
+async def test_the_hottest_stay_when_a_country_is_full(
+    trending: RedisTrending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trending_redis, "MAX_PINGS", 16)
+    for number in range(100):
+        await trending.add([like(f"u{k}", f"p{number}") for k in range(1 + number % 50)])
+    top = [ping_id for ping_id, _ in await trending.top("DE", 100, NOON_MS)]
+    assert len(top) <= 16 + 2
+    assert set(top[:10]) == {f"p{n}" for k in (49, 48, 47, 46, 45) for n in (k, k + 50)}
+
+
+async def test_what_counted_is_kept_as_small_integers(raw: Any, trending: RedisTrending, namespace: str) -> None:
+    await trending.add([like(f"user-{number}", "p") for number in range(500)])
+    counted = await keys_of(raw, f"{namespace}:*:counted:*")
+    assert {await raw.object("encoding", key) for key in counted} == {b"intset"}
+
+
+async def test_a_full_bucket_is_still_stored_as_integers(
+    raw: Any, trending: RedisTrending, monkeypatch: pytest.MonkeyPatch, namespace: str
+) -> None:
+    monkeypatch.setattr(trending_redis, "_BUCKETS", 1)
+    await trending.add([like(f"user-{number}", "p") for number in range(700)])
+    (counted,) = await keys_of(raw, f"{namespace}:*:counted:*")
+    assert await raw.scard(counted) == trending_redis._A_BUCKET
+    assert await raw.object("encoding", counted) == b"intset"
+
+
+async def test_an_epoch_that_ended_is_carried_over_and_what_is_late_for_it_counts_in_both(
+    raw: Any, trending: RedisTrending, namespace: str
+) -> None:
+    ends_ms = (NOON_MS // trending_redis.EPOCH_MS + 1) * trending_redis.EPOCH_MS
+    await trending.add([like("ann", "before", ends_ms - 1)])
+    await trending.add([like("bob", "after", ends_ms)])
+    await trending.add([like("cem", "late", ends_ms - 1)])
+    assert len(await keys_of(raw, f"{namespace}:*:hot:DE:*")) == 2
+    assert dict(await trending.top("DE", 10, ends_ms)) == pytest.approx({"before": 3, "after": 3, "late": 3}, rel=1e-5)
+    assert [ping for ping, _ in await trending.top("DE", 1, ends_ms)] == ["after"]
+    before = dict(await trending.top("DE", 10, ends_ms - 1))
+    assert before == pytest.approx({"before": 3, "after": 3, "late": 3}, rel=1e-5), "this reader's clock is behind"
+
+
+async def test_what_is_counted_and_its_weight_are_one_step(raw: Any, trending: RedisTrending, namespace: str) -> None:
+    """What is sent again after a lost answer adds nothing, whatever the country says by then."""
+    await trending.add([like("ann"), like("bob")])
+    before = {key: await raw.dump(key) for key in await keys_of(raw, f"{namespace}:*:hot:*")}
+    await trending.add([like("bob"), like("ann", at_ms=NOON_MS + 5)])
+    await trending.add([Engagement("ann", "p1", "like", None, NOON_MS)])
+    assert {key: await raw.dump(key) for key in await keys_of(raw, f"{namespace}:*:hot:*")} == before
+
+
+async def test_namespaces_share_a_server_and_nothing_else(signals: RedisUserSignals, namespace: str, url: str) -> None:
+    other = RedisUserSignals(url.replace(namespace, f"{namespace}.b"))
+    await signals.apply([seen(1), Act("", "deleted", "gone", NOON_MS)])
+    read = await other.read("ann", NOON_MS)
+    assert (read.state, read.deleted) == (UserState(), frozenset())
+    await other.forget("ann")
+    assert (await signals.read("ann", NOON_MS)).state.seen.keys() == {"p1"}
+    await other.close()
+
+
+async def test_a_post_of_many_users_is_two_round_trips(
+    signals: RedisUserSignals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    run = signals._redis.run
+
+    async def counted(*commands: Any) -> list[Any]:
+        sizes.append(len(commands))
+        return await run(*commands)
+
+    monkeypatch.setattr(signals._redis, "run", counted)
+    acts = [seen(number, f"user-{number % 50}") for number in range(100)]
+    await signals.apply(acts)
+    assert sizes == [50, 50]
+    sizes.clear()
+    await signals.apply(acts)
+    assert sizes == [50, 0], "what is known already is not written again"
+    sizes.clear()
+    await signals.read("user-1", NOON_MS)
+    assert sizes == [2]
+
+
+async def test_a_read_brings_only_deletions_that_are_news(raw: Any, signals: RedisUserSignals) -> None:
+    await signals.apply([Act("", "deleted", f"gone{n}", NOON_MS) for n in range(MAX_DELETED)])
+    assert len((await signals.read("ann", NOON_MS)).deleted) == MAX_DELETED
+    before = (await raw.info("stats"))["total_net_output_bytes"]
+    for _ in range(10):
+        await signals.read("ann", NOON_MS)
+    after = (await raw.info("stats"))["total_net_output_bytes"]
+    assert after - before < 20_000  # Mostly the answer to INFO itself; the log is some 400,000 bytes.
+
+
+async def test_a_ping_is_in_the_log_once_with_its_latest_time(
+    raw: Any, signals: RedisUserSignals, namespace: str
+) -> None:
+    later_ms = NOON_MS + DELETED_TTL_MS
+    for at_ms in (NOON_MS, NOON_MS, NOON_MS - 5, later_ms, NOON_MS):
+        await signals.apply([Act("", "deleted", "p1", at_ms), Act("", "deleted", "p2", NOON_MS)])
+    log = await raw.xrange(f"{namespace}:{{deleted}}:log")
+    assert sorted(fields[b"p"] for _, fields in log) == [b"p1", b"p2"]
+    assert (await signals.read("ann", later_ms + 1)).deleted == {"p1"}
+
+
+async def test_deletions_are_learned_again_after_the_server_lost_them(
+    raw: Any, signals: RedisUserSignals, namespace: str, url: str
+) -> None:
+    await signals.apply([Act("", "deleted", "p1", NOON_MS)])
+    assert (await signals.read("ann", NOON_MS)).deleted == {"p1"}
+    await raw.delete(f"{namespace}:{{deleted}}:log")  # As an eviction does, which leaves the index.
+    await signals.apply([Act("", "deleted", "p1", NOON_MS), Act("", "deleted", "p2", NOON_MS)])
+    assert (await signals.read("ann", NOON_MS)).deleted == {"p1", "p2"}
+    newcomer = RedisUserSignals(url)
+    assert (await newcomer.read("ann", NOON_MS)).deleted == {"p1", "p2"}
+    await newcomer.close()
+
+
+async def test_a_forgotten_user_is_not_brought_back_by_an_apply_under_way(
+    signals: RedisUserSignals, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    """The apply had read what was there; it must not write that back."""
+    await signals.apply([seen(1)])
+    other = RedisUserSignals(url)
+    run = signals._redis.run
+
+    async def forget_in_between(*commands: Any) -> list[Any]:
+        if commands[0][0] == "EVALSHA":
+            await other.forget("ann")
+        return await run(*commands)
+
+    monkeypatch.setattr(signals._redis, "run", forget_in_between)
+    await signals.apply([seen(2)])
+    assert (await other.read("ann", NOON_MS)).state.seen.keys() == {"p2"}
+    await other.close()
+
+
+@pytest.mark.parametrize("damage", [b"\xc1\xff", b"x" * 16 + b"\xc1", b""])
+async def test_a_damaged_state_begins_anew(
+    raw: Any, signals: RedisUserSignals, caplog: pytest.LogCaptureFixture, damage: bytes, namespace: str
+) -> None:
+    await raw.set(f"{namespace}:signals:ann", damage)
+    assert (await signals.read("ann", NOON_MS)).state == UserState()
+    assert ("damaged" in caplog.text) == bool(damage)
+    await signals.apply([seen(1)])
+    assert (await signals.read("ann", NOON_MS)).state.seen.keys() == {"p1"}
+
+
+async def test_a_key_that_is_another_programs_is_unavailable_and_kept(
+    raw: Any, signals: RedisUserSignals, namespace: str
+) -> None:
+    await raw.rpush(f"{namespace}:signals:ann", "x")
+    with pytest.raises(Unavailable):
+        await signals.apply([seen(1), seen(1, "bob")])
+    assert await raw.type(f"{namespace}:signals:ann") == b"list"
+
+
+async def test_a_password_is_used_and_a_wrong_one_is_not_told(tmp_path: Path) -> None:
+    with running(redis_server(tmp_path / "redis", "--requirepass", SECRET)) as server:
+        right = RedisUserSignals(f"redis://:{SECRET}@127.0.0.1:{server.port}")
+        await right.apply([seen(1)])
+        assert (await right.read("ann", NOON_MS)).state.seen.keys() == {"p1"}
+        await right.close()
+        for wrong in (f":{SECRET}-not@", f"me:{SECRET}-not@", ""):
+            refused = RedisUserSignals(f"redis://{wrong}127.0.0.1:{server.port}")
+            with pytest.raises(Unavailable, match="does not accept the user or password") as told:
+                await refused.check()
+            assert SECRET not in str(told.value)
+            await refused.close()
+
+
+def test_one_adapter_a_loop_is_enough_for_the_batch_side(url: str) -> None:
+    async def once(number: int) -> int:
+        signals = RedisUserSignals(url)
+        await signals.apply([seen(number)])
+        count = len((await signals.read("ann", NOON_MS)).state.seen)
+        await signals.close()
+        return count
+
+    assert [asyncio.run(once(number)) for number in range(3)] == [1, 2, 3]
