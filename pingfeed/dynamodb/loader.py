@@ -18,6 +18,9 @@ from pingfeed.errors import PingfeedError, Unavailable
 KEYS_A_CALL: Final = 100
 TRIES: Final = 5
 """Calls for the same keys while DynamoDB answers for some of them, or none, that it is asked too much."""
+GRACE_S: Final = 1.0
+"""How long a call may go on that nobody waits for. To break it off at once would break its connection, and a service
+with little time a request would never have made one; without an end, calls would gather where a store hangs."""
 
 Answer = asyncio.Future[Item | None]
 BatchGet = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -149,8 +152,12 @@ class _Asked:
         """Let `load` end with the last who waits, and those who wait with an error of `load`."""
         load.add_done_callback(self._fail)
         for answer in self._answers():
-            # A caller whose time is over cancels its get: a store that hangs must not collect calls nobody waits for.
-            answer.add_done_callback(lambda _: None if self.open else load.cancel())
+            answer.add_done_callback(lambda _: self._left(load))
+
+    def _left(self, load: "asyncio.Task[None]") -> None:
+        """Nobody waits any more, perhaps: callers whose time is over cancel their gets."""
+        if not self.open and not load.done():
+            asyncio.get_running_loop().call_later(GRACE_S, load.cancel)
 
     def _fail(self, load: "asyncio.Task[None]") -> None:
         error = Unavailable(f"{self.named} was let go") if load.cancelled() else load.exception()
