@@ -44,7 +44,10 @@ class Loader:
         return self._turn.add(table, key, consistent, loop.create_future())
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Give up what is under way, and what would be in a moment."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.fail(Unavailable(f"{turn.named} was let go"))
         for load in self._loads:
             load.cancel()
         if self._loads:
@@ -150,7 +153,7 @@ class _Asked:
 
     def carried_by(self, load: "asyncio.Task[None]") -> None:
         """Let `load` end with the last who waits, and those who wait with an error of `load`."""
-        load.add_done_callback(self._fail)
+        load.add_done_callback(self._ended)
         for answer in self._answers():
             answer.add_done_callback(lambda _: self._left(load))
 
@@ -159,10 +162,15 @@ class _Asked:
         if not self.open and not load.done():
             asyncio.get_running_loop().call_later(GRACE_S, load.cancel)
 
-    def _fail(self, load: "asyncio.Task[None]") -> None:
+    def _ended(self, load: "asyncio.Task[None]") -> None:
         error = Unavailable(f"{self.named} was let go") if load.cancelled() else load.exception()
+        if error is not None:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Give the error to those who still wait."""
         for answer in self._answers():
-            if error is not None and not answer.done():
+            if not answer.done():
                 answer.set_exception(error)
 
     def _answers(self) -> Iterator[Answer]:

@@ -174,9 +174,12 @@ async def test_closing_lets_go_of_who_still_waits(fake: FakeDynamodb) -> None:
     fake.then("batch_get_item", hanging)
     waiting = shared().get("packets", "p/1")
     await eventually(lambda: hanging.begun == 1)
+    not_even_sent = shared().get("packets", "p/2")
     await shared.close()
-    with pytest.raises(Unavailable, match="let go"):
-        await waiting
+    for answer in (waiting, not_even_sent):
+        with pytest.raises(Unavailable, match="let go"):
+            await answer
+    assert len(fake.calls) == 1
 
 
 async def test_the_last_adapter_to_close_closes_the_connection(fake: FakeDynamodb) -> None:
