@@ -5,7 +5,7 @@ Candidates and signals take the same kind of table; they may share one, for thei
 
 from typing import Any, Final
 
-from pingfeed.aws import translated
+from pingfeed.aws import CONNECT_S, READ_S, translated
 from pingfeed.dynamodb.connection import TableUrl
 from pingfeed.dynamodb.items import KEY, TTL
 from pingfeed.errors import InvalidInput
@@ -29,8 +29,10 @@ def ensure(url: str) -> list[str]:
 
 def _client() -> Any:
     import boto3
+    from botocore.config import Config
 
-    return boto3.Session().client("dynamodb")
+    config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"total_max_attempts": 3})
+    return boto3.Session().client("dynamodb", config=config)
 
 
 def _made_table(client: Any, table: str) -> list[str]:

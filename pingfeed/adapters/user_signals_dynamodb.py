@@ -13,7 +13,7 @@ process writes a user's acts one after the other. A write that would change noth
 Reads are consistent: a hide shows in the very next feed. The state, the head of the deleted pings and, by the shared
 loader, the packet come in one call.
 
-Write units follow the item's size. Sealed, a user of 20 follows, 300 seen pings and 12 remembered responses is 4 to 12
+Write units follow the item's size. Sealed, a user of 20 follows, 300 seen pings and 12 remembered responses is 4 to 13
 KiB (ids of 10 characters, or UUIDs), one of 40 seen pings 1 to 3. The largest state that its bounds allow, every id of
 128 random characters, is 394 KiB of the 400 that an item may have.
 """

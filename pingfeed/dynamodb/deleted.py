@@ -89,8 +89,10 @@ class DeletedPings:
         added = {os.urandom(_NAME_BYTES).hex(): part for part in _in_parts(new)}
         after = _head_item(_still_needed({**parts, **added}, max(new.values())))
         connection = self._connection()
-        for name, part in added.items():
-            await connection.call("put_item", self._table, TableName=self._table, Item=_part_item(name, part))
+        items = [_part_item(name, part) for name, part in added.items()]
+        await asyncio.gather(
+            *(connection.call("put_item", self._table, TableName=self._table, Item=item) for item in items)
+        )
         return await connection.replace(self._table, head, after, by="d")
 
     async def _follow(self, names: Names) -> None:

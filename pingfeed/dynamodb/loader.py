@@ -18,6 +18,9 @@ from pingfeed.errors import PingfeedError, Unavailable
 KEYS_A_CALL: Final = 100
 TRIES: Final = 5
 """Calls for the same keys while DynamoDB answers for some of them, or none, that it is asked too much."""
+GRACE_S: Final = 1.0
+"""How long a call may go on that nobody waits for. To break it off at once would break its connection, and a service
+with little time a request would never have made one; without an end, calls would gather where a store hangs."""
 
 Answer = asyncio.Future[Item | None]
 BatchGet = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -41,7 +44,10 @@ class Loader:
         return self._turn.add(table, key, consistent, loop.create_future())
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Give up what is under way, and what would be in a moment."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.fail(Unavailable(f"{turn.named} was let go"))
         for load in self._loads:
             load.cancel()
         if self._loads:
@@ -147,15 +153,24 @@ class _Asked:
 
     def carried_by(self, load: "asyncio.Task[None]") -> None:
         """Let `load` end with the last who waits, and those who wait with an error of `load`."""
-        load.add_done_callback(self._fail)
+        load.add_done_callback(self._ended)
         for answer in self._answers():
-            # A caller whose time is over cancels its get: a store that hangs must not collect calls nobody waits for.
-            answer.add_done_callback(lambda _: None if self.open else load.cancel())
+            answer.add_done_callback(lambda _: self._left(load))
 
-    def _fail(self, load: "asyncio.Task[None]") -> None:
+    def _left(self, load: "asyncio.Task[None]") -> None:
+        """Nobody waits any more, perhaps: callers whose time is over cancel their gets."""
+        if not self.open and not load.done():
+            asyncio.get_running_loop().call_later(GRACE_S, load.cancel)
+
+    def _ended(self, load: "asyncio.Task[None]") -> None:
         error = Unavailable(f"{self.named} was let go") if load.cancelled() else load.exception()
+        if error is not None:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Give the error to those who still wait."""
         for answer in self._answers():
-            if error is not None and not answer.done():
+            if not answer.done():
                 answer.set_exception(error)
 
     def _answers(self) -> Iterator[Answer]:

@@ -152,15 +152,20 @@ async def test_no_answer_is_an_error_at_once(fake: FakeDynamodb, connection: Con
     assert len(fake.calls) == 1
 
 
-async def test_a_call_that_nobody_waits_for_any_more_is_called_off(fake: FakeDynamodb, connection: Connection) -> None:
+async def test_a_call_that_nobody_waits_for_ends_after_a_grace(
+    fake: FakeDynamodb, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pingfeed.dynamodb.loader.GRACE_S", 0.05)
     hanging = Hanging()
     fake.then("batch_get_item", hanging)
     first, second = connection.get("packets", "p/1"), connection.get("packets", "p/2")
     await eventually(lambda: hanging.begun == 1)
     first.cancel()
-    await asyncio.sleep(0)
-    assert hanging.given_up == 0
+    await asyncio.sleep(0.1)
+    assert hanging.given_up == 0, "the second still waits"
     second.cancel()
+    await asyncio.sleep(0)
+    assert hanging.given_up == 0, "its connection may yet be made"
     await eventually(lambda: hanging.given_up == 1)
 
 
@@ -169,9 +174,12 @@ async def test_closing_lets_go_of_who_still_waits(fake: FakeDynamodb) -> None:
     fake.then("batch_get_item", hanging)
     waiting = shared().get("packets", "p/1")
     await eventually(lambda: hanging.begun == 1)
+    not_even_sent = shared().get("packets", "p/2")
     await shared.close()
-    with pytest.raises(Unavailable, match="let go"):
-        await waiting
+    for answer in (waiting, not_even_sent):
+        with pytest.raises(Unavailable, match="let go"):
+            await answer
+    assert len(fake.calls) == 1
 
 
 async def test_the_last_adapter_to_close_closes_the_connection(fake: FakeDynamodb) -> None:

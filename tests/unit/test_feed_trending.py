@@ -7,6 +7,7 @@ import pytest
 
 from feed_api.metrics import FeedMetrics
 from feed_api.trending import FULL_HEAT, MIN_WEIGHT, TrendingBoard, in_rows
+from pingfeed.adapters.trending_snapshot import SnapshotTrending
 from pingfeed.clock import HOUR_MS
 from pingfeed.http.metrics import Metrics
 from pingfeed.model import model_key
@@ -108,6 +109,17 @@ async def test_a_list_that_cannot_be_read_any_more_is_given_up(
         await board.refresh()
         known.append(board.hot("DE", SNAPSHOT, time.now_ms) is not None)
     assert known == [True] * 5 + [False] * 4
+
+
+async def test_where_no_counters_are_kept_the_snapshots_list_stands_in_for_good(time: Time) -> None:
+    metrics = Metrics()
+    board = TrendingBoard(SnapshotTrending("snapshot://"), lambda: time.now_ms, FeedMetrics(metrics))
+    for _ in range(3):
+        assert board.hot("DE", SNAPSHOT, time.now_ms) is None
+        await board.refresh()
+        time.now_ms += 3_000
+    assert not board.wanted.is_set()
+    assert b"pingfeed_feed_trending_failures_total 0.0" in metrics.render()
 
 
 async def test_a_country_that_nobody_asks_for_is_not_read(

@@ -18,6 +18,8 @@ from batch.packets import users_to_refresh
 from batch.schedule import Schedule
 from batch.train import MIN_ENGAGED_REQUESTS, last_trained, train
 from batch.wiring import Batch, build
+from pingfeed.cli import main
+from pingfeed.clock import to_iso
 from pingfeed.errors import Busy, FormatError, InvalidInput, NotFound
 from pingfeed.model import Pointer, pointer_key, snapshot_key
 from pingfeed.packet import MAX_CANDIDATES, decode
@@ -180,6 +182,29 @@ def test_a_snapshot_of_other_features_is_refused_at_load(home: Path) -> None:
     path = home / "artifacts" / snapshot_key(END)
     with pytest.raises(FormatError):
         Snapshot.open(path, "0" * 16)
+
+
+def test_a_tick_says_how_many_write_units_its_packets_take(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at = to_iso(END * TICK_MS + 5_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PINGFEED_HOME", str(home))
+        patch.setenv("PINGFEED_SINK_FLUSH_SECONDS", "0.05")
+        assert main(["tick", "--all", "--at", at, "--json"]) == 0
+        done = msgspec.json.decode(capsys.readouterr().out)
+        assert main(["tick", "--all", "--at", at]) == 0
+        sentence = capsys.readouterr().out
+    assert done["packets"] > USERS / 2
+    assert done["packet_write_units"] == {"1": done["packets"]}
+    assert f"write units in DynamoDB: {done['packets']} take 1 (95 % at most 1)" in sentence
+
+
+def test_95_percent_do_not_exceed_the_p95() -> None:
+    assert tick.p95([]) == 0
+    assert tick.p95([7]) == 7
+    assert tick.p95([2] + [1] * 19) == 1
+    assert tick.p95([2, 2] + [1] * 19) == 2
+    assert tick.TickDone(1, 0, 0, 40, 900, {1: 38, 3: 2}, 0).packet_write_units_p95 == 1
+    assert tick.TickDone(1, 0, 0, 0, 0, {}, 0).packet_write_units_p95 == 0
 
 
 def test_a_tick_that_died_before_its_packets_is_made_up_for_by_the_next(tmp_path: Path) -> None:
