@@ -70,6 +70,7 @@ def ensure(
     role_arn: str | None = None,
     interval_s: int = 300,
     buffer_mb: int = BUFFER_MB,
+    client: Callable[[str], Any] = boto3.client,
     pause: Callable[[float], None] = time.sleep,
 ) -> list[str]:
     """Make what is missing of database, table, role and stream; a sentence for each thing made, none if all was there.
@@ -79,11 +80,12 @@ def ensure(
     128 KB never move to colder storage. Returns when the stream is active. Raises SettingsError, Unavailable.
     """
     layout = _layout(stream_url, lake_url)
-    said = [*_ensure_database(layout), *_ensure_table(layout)]
-    firehose = boto3.client("firehose")
+    with translated("AWS"):
+        glue, iam, firehose = client("glue"), client("iam"), client("firehose")
+    said = [*_ensure_database(glue, layout), *_ensure_table(glue, layout)]
     if _described(firehose, layout) is None:
         if role_arn is None:
-            role_arn, made = _ensure_role(layout)
+            role_arn, made = _ensure_role(iam, layout)
             said += made
         _create_stream(firehose, layout, _destination(layout, role_arn, interval_s, buffer_mb), pause)
         said.append(f"Made the delivery stream {layout.stream}, which writes to s3://{layout.bucket}/{layout.prefix}.")
@@ -112,16 +114,16 @@ def _unless(code: str) -> Iterator[None]:
             raise
 
 
-def _ensure_database(layout: Layout) -> list[str]:
+def _ensure_database(glue: Any, layout: Layout) -> list[str]:
     with translated(f"the Glue database {layout.database}"), _unless("AlreadyExistsException"):
-        boto3.client("glue").create_database(DatabaseInput={"Name": layout.database})
+        glue.create_database(DatabaseInput={"Name": layout.database})
         return [f"Made the Glue database {layout.database}."]
     return []
 
 
-def _ensure_table(layout: Layout) -> list[str]:
+def _ensure_table(glue: Any, layout: Layout) -> list[str]:
     """Make the table, or add to it the columns that it lacks; columns are never removed."""
-    glue, what = boto3.client("glue"), f"{layout.database}.{TABLE}"
+    what = f"{layout.database}.{TABLE}"
     with translated(f"the Glue table {what}"):
         with _unless("AlreadyExistsException"):
             glue.create_table(DatabaseName=layout.database, TableInput=_table(layout, layout.columns))
@@ -152,9 +154,9 @@ def _table(layout: Layout, columns: list[dict[str, str]]) -> dict[str, Any]:
     }
 
 
-def _ensure_role(layout: Layout) -> tuple[str, list[str]]:
+def _ensure_role(iam: Any, layout: Layout) -> tuple[str, list[str]]:
     """The ARN of the role that Firehose takes on, and what was made; its policy is written anew each time."""
-    iam, said = boto3.client("iam"), []
+    said = []
     with translated(f"the role {layout.role}"):
         with _unless("EntityAlreadyExists"):
             iam.create_role(RoleName=layout.role, AssumeRolePolicyDocument=json.dumps(_TRUST))
