@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from batch.ledger import partition_day
-from batch.raw import read_events
+from batch.raw_files import read_events
 from deploy.stream import ensure as ensure_stream
 from pingfeed.adapters.event_sink_disk import DiskEventSink
 from pingfeed.adapters.event_sink_firehose import FirehoseEventSink

@@ -9,6 +9,7 @@ import boto3
 import pytest
 
 from batch.etl import etl
+from batch.ledger import Manifest
 from deploy.stream import ensure
 from pingfeed.adapters.event_sink_firehose import FirehoseEventSink
 from pingfeed.adapters.lake_file import FileLake
@@ -60,10 +61,9 @@ def _learned(world: LakeWorld) -> list[str]:
     return sorted(world.batch.tables.clean(today - 1, today + 1)["event_id"].to_pylist())
 
 
-def _night(world: LakeWorld) -> int:
-    """Etl as of now; how many documents it refused."""
-    world.time.now_ms = system_clock()
-    return etl(world.batch, world.batch.ticks.of(world.time.now_ms)).refused
+def _night(world: LakeWorld, tick: int) -> Manifest:
+    world.time.now_ms = world.batch.ticks.start_ms(tick)
+    return etl(world.batch, tick)
 
 
 async def test_a_document_that_the_table_refuses_takes_no_neighbour_with_it(stream: str, tmp_path: Path) -> None:
@@ -81,7 +81,8 @@ async def test_a_document_that_the_table_refuses_takes_no_neighbour_with_it(stre
     assert [bool(LANDED.fullmatch(path)) for path in lake.list("events")] == [True, True]
     assert len(lake.list("errors/format-conversion-failed")) == 2
 
-    assert _night(world) == 2
+    tick = world.batch.ticks.of(system_clock()) + 1
+    assert _night(world, tick).refused == 2
     assert _learned(world) == sorted(like(n)["event_id"] for n in (1, 3, 5, *range(10, 15)))
     (today,) = {path.split("/")[1] for path in lake.list("rejected")}
     assert today in (f"day={day_of(now_ms)}", f"day={day_of(system_clock())}")
@@ -92,5 +93,5 @@ async def test_a_document_that_the_table_refuses_takes_no_neighbour_with_it(stre
     ]
     assert all("DataFormatConversion" in one["message"] for one in kept)
 
-    assert _night(world) == 0, "each error is looked at once"
+    assert _night(world, tick + 1).files == [], "each error is looked at once"
     assert len(_learned(world)) == 8

@@ -15,7 +15,7 @@ from batch.landing import wait_for_landing
 from batch.learn import Learner
 from batch.ledger import Manifest
 from batch.progress import Progress
-from batch.raw import Read, read_errors, read_events
+from batch.raw_files import Read, read_errors, read_events
 from pingfeed.adapters.event_sink_disk import parquet_of
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.arrow import EVENT_SCHEMA, table_of_rows
