@@ -7,7 +7,7 @@ batch again then sends all of it, and so does an answer that never came: duplica
 
 A row that is not of the table's types does not hold its batch up for ever, and takes no neighbour with it: it goes in a
 record of its own. What of it Firehose refuses comes to lie under the lake's error prefix, from where the night moves it
-to `rejected/` (`batch/raw_files.py`). A row over Firehose's limit for a record goes in pieces, and comes to lie there so.
+to `rejected/` (`batch/raw_files.py`). A row that no record can hold goes in pieces, and comes to lie there in pieces.
 """
 
 import asyncio
