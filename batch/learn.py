@@ -18,7 +18,7 @@ from batch import catalogue
 from batch.engine import Engine
 from batch.ledger import Ledger, Manifest, Unread, is_amendment, partition_day, tick_of_run
 from batch.progress import Progress
-from batch.raw import Read, read_errors, read_events, rejected_path
+from batch.raw_files import Read, read_errors, read_events, rejected_path
 from batch.tables import AGGREGATES, CLEAN, Tables
 from batch.ticks import Ticks
 

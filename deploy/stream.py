@@ -10,8 +10,7 @@ What is there already is kept: columns that the table lacks are added, a stream 
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -19,18 +18,16 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.exceptions import ClientError
 
+from deploy.answers import unless
+from deploy.events_table import TABLE, ensure_table
 from pingfeed.aws import translated
 from pingfeed.errors import SettingsError, Unavailable
-from pingfeed.events import COLUMNS
 from pingfeed.settings import stream_of
 
-TABLE: Final = "events"
-PARTITIONS: Final = ("year", "month", "day")
 BUFFER_MB: Final = 64
 """The least that format conversion allows."""
 ACTIVE_WITHIN_S: Final = 180.0
 _DAY: Final = "year=!{timestamp:yyyy}/month=!{timestamp:MM}/day=!{timestamp:dd}/"
-_PARQUET: Final = "org.apache.hadoop.hive.ql.io.parquet"
 _ALLOWED: Final = {
     "bucket": ("s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"),
     "objects": ("s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"),
@@ -57,11 +54,6 @@ class Layout:
         """The name of the role that Firehose takes on."""
         return f"{self.stream}-firehose"[:64]
 
-    @property
-    def columns(self) -> list[dict[str, str]]:
-        """The table's columns, as Glue has them."""
-        return [{"Name": column.name, "Type": column.kind} for column in COLUMNS]
-
 
 def ensure(
     stream_url: str,
@@ -70,6 +62,7 @@ def ensure(
     role_arn: str | None = None,
     interval_s: int = 300,
     buffer_mb: int = BUFFER_MB,
+    client: Callable[[str], Any] = boto3.client,
     pause: Callable[[float], None] = time.sleep,
 ) -> list[str]:
     """Make what is missing of database, table, role and stream; a sentence for each thing made, none if all was there.
@@ -79,11 +72,12 @@ def ensure(
     128 KB never move to colder storage. Returns when the stream is active. Raises SettingsError, Unavailable.
     """
     layout = _layout(stream_url, lake_url)
-    said = [*_ensure_database(layout), *_ensure_table(layout)]
-    firehose = boto3.client("firehose")
+    with translated("AWS"):
+        glue, iam, firehose = client("glue"), client("iam"), client("firehose")
+    said = ensure_table(glue, layout.database, f"s3://{layout.bucket}/{layout.prefix}events/")
     if _described(firehose, layout) is None:
         if role_arn is None:
-            role_arn, made = _ensure_role(layout)
+            role_arn, made = _ensure_role(iam, layout)
             said += made
         _create_stream(firehose, layout, _destination(layout, role_arn, interval_s, buffer_mb), pause)
         said.append(f"Made the delivery stream {layout.stream}, which writes to s3://{layout.bucket}/{layout.prefix}.")
@@ -102,61 +96,11 @@ def _layout(stream_url: str, lake_url: str) -> Layout:
     return Layout(stream_of(stream_url), split.netloc, f"{prefix}/" if prefix else "")
 
 
-@contextmanager
-def _unless(code: str) -> Iterator[None]:
-    """Pass over AWS's answer that a thing is there already, or not there."""
-    try:
-        yield
-    except ClientError as error:
-        if error.response.get("Error", {}).get("Code") != code:
-            raise
-
-
-def _ensure_database(layout: Layout) -> list[str]:
-    with translated(f"the Glue database {layout.database}"), _unless("AlreadyExistsException"):
-        boto3.client("glue").create_database(DatabaseInput={"Name": layout.database})
-        return [f"Made the Glue database {layout.database}."]
-    return []
-
-
-def _ensure_table(layout: Layout) -> list[str]:
-    """Make the table, or add to it the columns that it lacks; columns are never removed."""
-    glue, what = boto3.client("glue"), f"{layout.database}.{TABLE}"
-    with translated(f"the Glue table {what}"):
-        with _unless("AlreadyExistsException"):
-            glue.create_table(DatabaseName=layout.database, TableInput=_table(layout, layout.columns))
-            return [f"Made the Glue table {what} with {len(layout.columns)} columns."]
-        found = glue.get_table(DatabaseName=layout.database, Name=TABLE)["Table"]["StorageDescriptor"]["Columns"]
-        there = {column["Name"] for column in found}
-        missing = [column for column in layout.columns if column["Name"] not in there]
-        if not missing:
-            return []
-        kept = [{"Name": column["Name"], "Type": column["Type"]} for column in found]
-        glue.update_table(DatabaseName=layout.database, TableInput=_table(layout, kept + missing))
-    return [f"Added to the Glue table {what}: {', '.join(column['Name'] for column in missing)}."]
-
-
-def _table(layout: Layout, columns: list[dict[str, str]]) -> dict[str, Any]:
-    return {
-        "Name": TABLE,
-        "TableType": "EXTERNAL_TABLE",
-        "Parameters": {"classification": "parquet", "EXTERNAL": "TRUE"},
-        "PartitionKeys": [{"Name": name, "Type": "string"} for name in PARTITIONS],
-        "StorageDescriptor": {
-            "Columns": columns,
-            "Location": f"s3://{layout.bucket}/{layout.prefix}events/",
-            "InputFormat": f"{_PARQUET}.MapredParquetInputFormat",
-            "OutputFormat": f"{_PARQUET}.MapredParquetOutputFormat",
-            "SerdeInfo": {"SerializationLibrary": f"{_PARQUET}.serde.ParquetHiveSerDe"},
-        },
-    }
-
-
-def _ensure_role(layout: Layout) -> tuple[str, list[str]]:
+def _ensure_role(iam: Any, layout: Layout) -> tuple[str, list[str]]:
     """The ARN of the role that Firehose takes on, and what was made; its policy is written anew each time."""
-    iam, said = boto3.client("iam"), []
+    said = []
     with translated(f"the role {layout.role}"):
-        with _unless("EntityAlreadyExists"):
+        with unless("EntityAlreadyExists"):
             iam.create_role(RoleName=layout.role, AssumeRolePolicyDocument=json.dumps(_TRUST))
             said.append(f"Made the role {layout.role}.")
         policy = json.dumps(_policy(layout))
@@ -228,7 +172,7 @@ def _create_stream(
 
 
 def _described(firehose: Any, layout: Layout) -> dict[str, Any] | None:
-    with translated(f"the stream {layout.stream}"), _unless("ResourceNotFoundException"):
+    with translated(f"the stream {layout.stream}"), unless("ResourceNotFoundException"):
         found: dict[str, Any] = firehose.describe_delivery_stream(DeliveryStreamName=layout.stream)
         return found["DeliveryStreamDescription"]  # type: ignore[no-any-return]
     return None

@@ -26,7 +26,7 @@ class SinkCounters:
     retried: int = 0
     """Units that had to be sent again within a write."""
     set_aside: int = 0
-    """Rows that the backend's schema refuses: kept, to be looked at, but not as events."""
+    """Rows that are not of the backend's schema and were taken apart from the others."""
 
 
 class EventSink(Protocol):

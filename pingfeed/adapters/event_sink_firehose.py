@@ -5,9 +5,9 @@ A record is newline-delimited JSON (`pingfeed/packing.py`), every document check
 failed records are sent again, in their order. A write gives up when nothing of it has been taken for a while; the same
 batch again then sends all of it, and so does an answer that never came: duplicates are normal, `event_id` removes them.
 
-A row that the table would refuse does not hold its batch up for ever, and does not take its neighbours with it: it goes
-in a record of its own, which Firehose puts under the lake's error prefix, from where the night moves it to `rejected/`
-(`batch/raw.py`). One that is over Firehose's limit for a record goes in pieces, and comes to lie there in pieces.
+A row that is not of the table's types does not hold its batch up for ever, and takes no neighbour with it: it goes in a
+record of its own. What of it Firehose refuses comes to lie under the lake's error prefix, from where the night moves it
+to `rejected/` (`batch/raw_files.py`). A row that no record can hold goes in pieces, and comes to lie there in pieces.
 """
 
 import asyncio

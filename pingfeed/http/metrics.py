@@ -51,7 +51,7 @@ class Metrics:
         self.counted("sink_billed_bytes", "Bytes that are billed for them", lambda: read().billed_bytes)
         self.counted("sink_records", "Files or records that hold them", lambda: read().records)
         self.counted("sink_retried_records", "Files or records that were sent again", lambda: read().retried)
-        self.counted("sink_set_aside", "Events that the sink's schema refuses", lambda: read().set_aside)
+        self.counted("sink_set_aside", "Events not of the sink's schema, taken apart", lambda: read().set_aside)
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request; `route` is the path's template, so that its values stay few."""

@@ -16,6 +16,7 @@ import pytest
 from pingfeed.adapters.artifacts_file import FileArtifacts
 from pingfeed.adapters.event_sink_disk import DiskEventSink
 from pingfeed.adapters.lake_file import FileLake
+from pingfeed.clock import DAY_MS
 from pingfeed.errors import FormatError, NotFound, Unavailable
 from pingfeed.local.files import below, make_folder, write_whole
 from tests.conformance.samples import NOON_MS, SampleBatch, batch, like
@@ -133,3 +134,13 @@ def test_a_killed_writer_does_not_stop_the_next(tmp_path: Path) -> None:
 
 def test_below_joins_forward_slashes(tmp_path: Path) -> None:
     assert below(tmp_path, "a/b=1/c.txt") == tmp_path / "a" / "b=1" / "c.txt"
+
+
+async def test_a_batch_lies_under_the_utc_day_on_which_its_oldest_row_was_accepted(tmp_path: Path) -> None:
+    midnight = NOON_MS - NOON_MS % DAY_MS
+    late = {**like(1), "timestamp_ms": midnight - 9 * DAY_MS}
+    sink = DiskEventSink(f"disk://{tmp_path}")
+    await sink.write(batch("a", late, received_ms=midnight - 1))
+    await sink.write(batch("b", late, received_ms=midnight))
+    days = [path.rsplit("/", 1)[0] for path in FileLake(f"file://{tmp_path}").list("events")]
+    assert days == ["events/year=2026/month=11/day=21", "events/year=2026/month=11/day=22"]

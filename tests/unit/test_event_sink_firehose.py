@@ -16,6 +16,7 @@ from pingfeed.events import Row, encode_rows
 from pingfeed.packing import BILLED_UNIT, MAX_RECORD_BYTES, RECORD_BYTES
 from pingfeed.settings import stream_of
 from tests.conformance.samples import NOON_MS, SampleBatch, like
+from tests.servers import AWS_ENVIRONMENT, free_port
 from tests.unit.fake_firehose import Answer, FakeFirehose, cut_after_taking, refuse, take_none, take_some, time_out
 
 EVERY_TROUBLE: list[Answer] = [
@@ -197,6 +198,20 @@ async def test_closing_closes_the_client() -> None:
     stream = FakeFirehose()
     await sink_to(stream).close()
     assert stream.closed
+
+
+async def test_where_nobody_listens_write_and_check_say_that_it_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the client that production has."""
+    for name, value in {**AWS_ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}.items():
+        monkeypatch.setenv(name, value)
+    sink = FirehoseEventSink("firehose://events", patience_s=0)
+    try:
+        with pytest.raises(Unavailable, match="the stream events does not take 1 records"):
+            await sink.write(batch_of([like(1)]))
+        with pytest.raises(Unavailable, match="the stream events does not answer"):
+            await sink.check()
+    finally:
+        await sink.close()
 
 
 async def test_missing_credentials_end_a_write_at_once() -> None:

@@ -1,0 +1,97 @@
+"""Events on their way through Firehose (MiniStack) into the lake, with one that the Glue table refuses among them."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from batch.etl import etl
+from batch.ledger import Manifest
+from deploy.stream import ensure
+from pingfeed.adapters.event_sink_firehose import FirehoseEventSink
+from pingfeed.adapters.lake_file import FileLake
+from pingfeed.clock import DAY_MS, day_of, system_clock
+from pingfeed.events import Row, encode_rows
+from tests.buckets import mirror
+from tests.conformance.samples import SampleBatch, eventually, like
+from tests.servers import AWS_ENVIRONMENT, ministack, running
+from tests.unit.lakes import LakeWorld
+
+pytestmark = pytest.mark.real
+
+STREAM, BUCKET = "pingfeed-events", "pingfeed-lake"
+LANDED = re.compile(rf"events/year=\d{{4}}/month=\d{{2}}/day=\d{{2}}/{STREAM}-[^/]+\.parquet")
+
+
+@pytest.fixture
+def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A stream into an empty bucket, as an installation makes it."""
+    with running(ministack(tmp_path / "aws")) as server:
+        for name, value in {**AWS_ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}"}.items():
+            monkeypatch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        made = ensure(f"firehose://{STREAM}", f"s3://{BUCKET}/lake", interval_s=60)
+        assert len(made) == 4
+        assert ensure(f"firehose://{STREAM}", f"s3://{BUCKET}/lake") == []
+        yield STREAM
+
+
+async def _delivered(rows: list[Row]) -> FirehoseEventSink:
+    sink = FirehoseEventSink(f"firehose://{STREAM}")
+    try:
+        await sink.check()
+        await sink.write(SampleBatch("a", [encode_rows(rows)], system_clock()))
+    finally:
+        await sink.close()
+    return sink
+
+
+def _put(*rows: Row) -> None:
+    """Straight into the stream, in one record, unchecked: as a program of somebody else might."""
+    record = {"Data": encode_rows(rows)}
+    answer = boto3.client("firehose").put_record_batch(DeliveryStreamName=STREAM, Records=[record])
+    assert answer["FailedPutCount"] == 0
+
+
+def _learned(world: LakeWorld) -> list[str]:
+    today = system_clock() // DAY_MS
+    return sorted(world.batch.tables.clean(today - 1, today + 1)["event_id"].to_pylist())
+
+
+def _night(world: LakeWorld, tick: int) -> Manifest:
+    world.time.now_ms = world.batch.ticks.start_ms(tick)
+    return etl(world.batch, tick)
+
+
+async def test_a_document_that_the_table_refuses_takes_no_neighbour_with_it(stream: str, tmp_path: Path) -> None:
+    now_ms = system_clock()
+    refused = {**like(2, received_ms=now_ms), "position": "third"}
+    sink = await _delivered([like(n, received_ms=now_ms) for n in range(10, 15)])
+    assert sink.counters.billed_bytes == 5120
+    _put(like(1, received_ms=now_ms), refused, like(3, received_ms=now_ms))
+    set_aside = {**like(4, received_ms=now_ms), "duration_ms": "long"}
+    await _delivered([set_aside, like(5, received_ms=now_ms)])
+
+    world = LakeWorld(tmp_path / "home", {"PINGFEED_EVENTS_URL": f"firehose://{stream}"})
+    lake = FileLake(f"file://{world.home}/lake")
+    await eventually(lambda: len(mirror(BUCKET, lake).list("")) == 4)
+    assert [bool(LANDED.fullmatch(path)) for path in lake.list("events")] == [True, True]
+    assert len(lake.list("errors/format-conversion-failed")) == 2
+
+    tick = world.batch.ticks.of(system_clock()) + 1
+    assert _night(world, tick).refused == 2
+    assert _learned(world) == sorted(like(n)["event_id"] for n in (1, 3, 5, *range(10, 15)))
+    (today,) = {path.split("/")[1] for path in lake.list("rejected")}
+    assert today in (f"day={day_of(now_ms)}", f"day={day_of(system_clock())}")
+    kept = [json.loads(line) for path in lake.list("rejected") for line in lake.read(path).splitlines()]
+    assert sorted((one["field"], json.loads(one["body"])) for one in kept) == [
+        ("duration_ms", set_aside),
+        ("position", refused),
+    ]
+    assert all("DataFormatConversion" in one["message"] for one in kept)
+
+    assert _night(world, tick + 1).files == [], "each error is looked at once"
+    assert len(_learned(world)) == 8

@@ -1,0 +1,308 @@
+"""What lies in the raw zone becomes rows, whoever wrote it; what does not is refused alone, once, with its reason."""
+
+import base64
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import pyarrow as pa
+import pytest
+
+from batch.landing import wait_for_landing
+from batch.learn import Learner
+from batch.ledger import Manifest
+from batch.progress import Progress
+from batch.raw_files import Read, read_errors, read_events
+from pingfeed.adapters.event_sink_disk import parquet_of
+from pingfeed.adapters.lake_file import FileLake
+from pingfeed.arrow import EVENT_SCHEMA, table_of_rows
+from pingfeed.clock import DAY_MS
+from pingfeed.events import Row, encode_rows
+from tests.conformance.samples import like
+from tests.unit.lakes import FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
+from tests.unit.test_learn import _clean, _Crash, _DyingLake, _everything, _like
+
+DAY = "events/year=2024/month=10/day=04"
+ERRORS = "errors/format-conversion-failed/year=2024/month=10/day=04"
+ARRIVED_MS = FIRST_DAY * DAY_MS + 1000
+
+
+class CountingLake(FileLake):
+    """Counts the reads of each file."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"file://{folder}")
+        self.reads: list[str] = []
+
+    def read(self, path: str) -> bytes:
+        self.reads.append(path)
+        return super().read(path)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> CountingLake:
+    return CountingLake(tmp_path)
+
+
+def rows_of(found: Read) -> list[Row]:
+    rows = found.rows.to_pylist(maps_as_pydicts="strict")
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def read_one(lake: CountingLake, data: bytes, name: str = "any-name") -> Read:
+    lake.write(f"{DAY}/{name}", data)
+    return read_events(lake, [f"{DAY}/{name}"])
+
+
+def parquet(table: pa.Table) -> bytes:
+    return bytes(parquet_of(table))
+
+
+def error_line(record: bytes, **values: Any) -> bytes:
+    """A line of an error object, as the documentation and the objects that were seen have it, but for the codes."""
+    error = {"attemptsMade": 1, "arrivalTimestamp": ARRIVED_MS, "rawData": base64.b64encode(record).decode(), **values}
+    return json.dumps(error).encode() + b"\n"
+
+
+FULL = {
+    **like(1),
+    "topics": ["ö", "x"],
+    "attributes": {"price": 3.0},
+    "facets": {"brand": ["a"], "none": []},
+    "served_scores": [0.5, None],
+    "served_sources": [1, 2],
+    "watch_time_ratio": 1.0,
+}
+FORMS = {
+    "parquet": parquet(table_of_rows([FULL, like(2)])),
+    "lines": encode_rows([FULL, like(2)]),
+    "without a last line feed": encode_rows([FULL, like(2)]).rstrip(),
+    "one behind the other": encode_rows([FULL, like(2)]).replace(b"\n", b""),
+    "gzip": gzip.compress(encode_rows([FULL, like(2)])),
+    "gzip after gzip": gzip.compress(encode_rows([FULL])) + gzip.compress(encode_rows([like(2)])),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["stream-1-2024-10-04-00-00-00-uuid", "x.parquet", "x.json", "x.gz"])
+def test_the_content_of_a_file_says_what_it_is(lake: CountingLake, form: str, name: str) -> None:
+    assert rows_of(read_one(lake, FORMS[form], name)) == [FULL, like(2)]
+
+
+def test_every_file_is_fetched_once_and_rows_keep_the_order_of_the_files(lake: CountingLake) -> None:
+    paths = [f"{DAY}/{number:03}" for number in range(30)]
+    for number, path in enumerate(paths):
+        lake.write(path, encode_rows([like(number)]) if number % 2 else parquet(table_of_rows([like(number)])))
+    assert [row["event_id"] for row in rows_of(read_events(lake, paths))] == [like(n)["event_id"] for n in range(30)]
+    assert sorted(lake.reads) == paths
+
+
+def test_columns_may_be_unknown_absent_or_of_a_type_that_can_be_cast(lake: CountingLake) -> None:
+    table = pa.table(
+        {
+            "unheard_of": [1],
+            "event_id": pa.array(["i"]).dictionary_encode(),
+            "event_type": ["like"],
+            "received_ms": pa.array([5], pa.int32()),
+            "timestamp_ms": pa.array([6.0]),
+            "watch_time_ratio": pa.array([1], pa.int64()),
+            "topics": pa.array([["a"]], pa.list_(pa.field("element", pa.large_string()))),
+            "country": pa.nulls(1),
+        }
+    )
+    found = read_one(lake, parquet(table))
+    assert found.rows.schema == EVENT_SCHEMA
+    expected = {"event_id": "i", "event_type": "like", "received_ms": 5, "timestamp_ms": 6}
+    assert rows_of(found) == [{**expected, "watch_time_ratio": 1.0, "topics": ["a"]}]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PAR1 this is not Parquet",
+        FORMS["parquet"][:-20],
+        b"\x00\x01",
+        b"a,b\n1,2\n",
+        gzip.compress(FORMS["lines"])[:-12],
+        parquet(table_of_rows([like(1)]).set_column(3, "received_ms", pa.array(["yesterday"]))),
+        parquet(table_of_rows([like(1)]).set_column(3, "received_ms", pa.array([[1]]))),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_left_out_with_its_reason(lake: CountingLake, data: bytes) -> None:
+    lake.write(f"{DAY}/good", FORMS["lines"])
+    lake.write(f"{DAY}/bad", data)
+    found = read_events(lake, [f"{DAY}/bad", f"{DAY}/good"])
+    assert found.files == [f"{DAY}/good"]
+    assert found.left_out[f"{DAY}/bad"]
+    assert rows_of(found) == [FULL, like(2)]
+
+
+def test_a_document_that_is_no_row_is_refused_and_its_neighbours_are_kept(lake: CountingLake) -> None:
+    bad = encode_rows([{**like(2), "position": "third"}])
+    found = read_one(lake, encode_rows([like(1)]) + bad + b'{"torn":\n' + encode_rows([like(3)]))
+    assert rows_of(found) == [like(1), like(3)]
+    assert [(one.code, one.field, one.body) for one in found.refused] == [
+        ("format", "position", bad.decode().strip()),
+        ("format", None, '{"torn":'),
+    ]
+    assert {(one.received_ms, one.source) for one in found.refused} == {(FIRST_DAY * DAY_MS, f"{DAY}/any-name")}
+
+
+def test_a_row_without_an_id_a_type_or_a_time_is_refused_in_parquet_too(lake: CountingLake) -> None:
+    nameless = {name: value for name, value in like(2).items() if name != "event_id"}
+    found = read_one(lake, parquet(table_of_rows([like(1), nameless, like(3)])))
+    assert rows_of(found) == [like(1), like(3)]
+    assert [json.loads(one.body) for one in found.refused] == [nameless]
+    assert "event_id" in found.refused[0].message
+
+
+@pytest.mark.parametrize("form", ["errorCode", "lastErrorCode", "ErrorCode"])
+def test_the_good_neighbours_in_an_error_are_rows_and_the_bad_one_has_both_reasons(
+    lake: CountingLake, form: str
+) -> None:
+    bad = encode_rows([{**like(2), "position": "third"}])
+    said = {form: "DataFormatConversion.MalformedData", form.replace("Code", "Message"): "It does not match."}
+    lake.write(f"{ERRORS}/x", error_line(encode_rows([like(1)]) + bad + encode_rows([like(3)]), **said))
+    found = read_errors(lake, [f"{ERRORS}/x"])
+    assert rows_of(found) == [like(1), like(3)]
+    (refused,) = found.refused
+    assert (refused.received_ms, refused.body, refused.field) == (ARRIVED_MS, bad.decode().strip(), "position")
+    assert "got `str`" in refused.message
+    assert refused.message.endswith("(Firehose: DataFormatConversion.MalformedData: It does not match.)")
+
+
+def test_an_error_record_of_several_lines_gives_all_of_their_documents(lake: CountingLake) -> None:
+    lines = [error_line(encode_rows([like(number)])) for number in range(3)]
+    lake.write(f"{ERRORS}/x", gzip.compress(b"".join(lines)))
+    assert rows_of(read_errors(lake, [f"{ERRORS}/x"])) == [like(number) for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"errorCode":"x"}', b'{"rawData":"%%%"}', b'{"rawData":5}', b'{"rawData":"aGk=","arrivalTimestamp":"?"}']
+)
+def test_a_line_that_is_no_error_record_is_kept_as_refused(lake: CountingLake, line: bytes) -> None:
+    lake.write(f"{ERRORS}/x", line + b"\n" + error_line(encode_rows([like(1)])))
+    found = read_errors(lake, [f"{ERRORS}/x"])
+    assert rows_of(found) == [like(1)]
+    assert [one.body for one in found.refused] == [line.decode()]
+
+
+def _rejected(world: LakeWorld) -> list[dict[str, Any]]:
+    lake = world.batch.tables.lake
+    return [json.loads(line) for path in lake.list("rejected") for line in lake.read(path).splitlines()]
+
+
+def _fill(world: LakeWorld) -> None:
+    """A raw zone with all there is: Parquet, JSON with a bad document, and two errors, one of which repeats a row."""
+    lake, base = world.batch.tables.lake, FIRST * TICK_MS
+    world.land([row("ping_created", base, event_id=event_id("p"), ping_id="p1", creator_id="c", topics=["x"])])
+    lake.write(f"{DAY}/json", encode_rows([_like(FIRST + 1, 1)]) + b'{"bad":1}\n')
+    beside = encode_rows([_like(FIRST + 1, 1), _like(FIRST + 1, 2, user="bob")])
+    lake.write(f"{ERRORS}/one", error_line(beside + encode_rows([{**_like(FIRST + 1, 3), "position": "x"}])))
+    lake.write(f"{ERRORS}/two", error_line(encode_rows([_like(FIRST + 1, 4)]) + b"torn{"))
+
+
+def _night(world: LakeWorld, tick: int) -> Manifest:
+    return world.learn(tick, everything=True)
+
+
+def test_the_night_keeps_the_good_neighbours_from_its_run_on_and_moves_the_bad_one(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    world.learn(FIRST + 1)
+    assert _clean(world) == sorted([(event_id("p"), FIRST + 1), (event_id(1), FIRST + 1)])
+    manifest = _night(world, FIRST + 2)
+    late = [(event_id(2), FIRST + 2), (event_id(4), FIRST + 2)]
+    assert _clean(world) == sorted([(event_id("p"), FIRST + 1), (event_id(1), FIRST + 1), *late])
+    assert manifest.refused == 2
+    lake = world.batch.tables.lake
+    assert lake.list("rejected") == lake.list("rejected/day=2024-10-04")
+    bodies = [one["body"] for one in _rejected(world)]
+    assert sorted(bodies) == sorted(
+        ['{"bad":1}', "torn{", encode_rows([{**_like(FIRST + 1, 3), "position": "x"}]).decode().strip()]
+    )
+
+
+def test_an_error_object_is_read_once(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    _night(world, FIRST + 1)
+    before, rejected = _everything(world), _rejected(world)
+    again = _night(world, FIRST + 1)
+    assert _night(world, FIRST + 2).files == []
+    assert (_everything(world), _rejected(world)) == (before, rejected)
+    assert again.run == (FIRST + 1) * 100
+
+
+def test_a_night_that_died_at_any_write_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    calm = LakeWorld(tmp_path / "calm")
+    _fill(calm)
+    _night(calm, FIRST + 2)
+    expected = (_everything(calm), _rejected(calm))
+    assert len(expected[1]) == 3
+    died = 0
+    for writes in range(60):
+        world = LakeWorld(tmp_path / f"died-{writes}")
+        _fill(world)
+        tables = world.batch.tables
+        lake, tables.lake = tables.lake, _DyingLake(tables.lake, writes)
+        try:
+            Learner(tables, world.batch.engine, world.batch.ticks, Progress(quiet=True)).run(
+                FIRST + 1, 0, everything=True
+            )
+        except _Crash:
+            died += 1
+        else:
+            break
+        finally:
+            tables.lake = lake
+        _night(world, FIRST + 2)  # a later tick's run: another number, the same rejected files
+        assert (_everything(world), _rejected(world)) == expected, f"died at write {writes}"
+    assert died > 10, "the run was to die at each of its writes"
+
+
+def test_a_file_that_could_not_be_read_is_learned_once_it_can(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    lake = world.batch.tables.lake
+    lake.write(f"{DAY}/x", b"PAR1 torn")
+    assert world.learn(FIRST + 1).left_out == 1
+    assert _night(world, FIRST + 1).run == (FIRST + 1) * 100, "nothing was read: no amendment"
+    lake.write(f"{DAY}/x", parquet(table_of_rows([_like(FIRST + 1)])))
+    world.learn(FIRST + 2)
+    assert _clean(world) == [(event_id(0), FIRST + 2)]
+
+
+def test_a_manifest_of_before_is_still_read(tmp_path: Path) -> None:
+    old = {"run": 100, "tick": 1, "at_ms": 0, "files": ["a"], "read": 1, "kept": 1, "oldest_day": None}
+    assert msgspec.json.decode(json.dumps(old).encode(), type=Manifest).refused == 0
+
+
+@pytest.mark.parametrize(("url", "patience_s"), [("disk:///lake", 7), ("firehose://events", 0)])
+def test_only_a_sink_that_lands_at_once_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, patience_s: float
+) -> None:
+    world = LakeWorld(tmp_path, {"PINGFEED_EVENTS_URL": url, "PINGFEED_SINK_FLUSH_SECONDS": "1"})
+    waited: list[float] = []
+
+    def wait(folder: Path, before_ms: int, timeout_s: float) -> int:
+        waited.append(timeout_s)
+        return 3
+
+    monkeypatch.setattr("batch.landing.wait_landed", wait)
+    assert wait_for_landing(world.batch, FIRST) == 3
+    assert waited == [patience_s]
+
+
+def test_lists_and_maps_of_another_writer_are_read(lake: CountingLake, tmp_path: Path) -> None:
+    """Their inner fields have other names and may not be null."""
+    sql = (
+        "SELECT 'i' event_id, 'like' event_type, 1::BIGINT received_ms, 2::BIGINT timestamp_ms, ['a'] topics, "
+        "MAP {'p': 1.5::DOUBLE} attributes, MAP {'b': ['c']} facets"
+    )
+    duckdb.execute(f"COPY ({sql}) TO '{tmp_path}/x' (FORMAT parquet)")
+    (found,) = rows_of(read_one(lake, (tmp_path / "x").read_bytes()))
+    assert (found["attributes"], found["facets"], found["topics"]) == ({"p": 1.5}, {"b": ["c"]}, ["a"])

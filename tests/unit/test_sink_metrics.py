@@ -1,0 +1,33 @@
+"""Both services show what their sink counts, so that its bill can be computed from their /metrics."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from pingfeed.ports import SinkCounters
+from tests.unit.fakes import MemorySink
+from tests.unit.feed_world import feed_world
+from tests.unit.ingest_world import ingest_world
+
+COUNTED = SinkCounters(bytes=5000, billed_bytes=5120, records=1, retried=2, set_aside=3)
+SHOWN = {
+    "pingfeed_sink_bytes_total": 5000,
+    "pingfeed_sink_billed_bytes_total": 5120,
+    "pingfeed_sink_records_total": 1,
+    "pingfeed_sink_retried_records_total": 2,
+    "pingfeed_sink_set_aside_total": 3,
+}
+
+
+async def _shown(metric: Callable[[str], Awaitable[float]]) -> dict[str, float]:
+    return {name: await metric(name) for name in SHOWN}
+
+
+async def test_ingest_shows_them(tmp_path: Path) -> None:
+    async with ingest_world(tmp_path) as world:
+        world.sink.counters = COUNTED
+        assert await _shown(world.metric) == SHOWN
+
+
+async def test_the_feed_shows_them(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, sink=MemorySink(counters=COUNTED)) as world:
+        assert await _shown(world.metric) == SHOWN
