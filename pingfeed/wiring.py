@@ -24,20 +24,26 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
 """Setting -> URL scheme -> `module:Class` in `pingfeed.adapters`; the class takes the URL."""
 
 
-def _open(setting: str, settings: Settings) -> Any:
-    url = getattr(settings, setting)
+def _open(setting: str, settings: Settings, url_of: str | None = None) -> Any:
+    """The adapter of a port (named by its setting) at that setting's URL, or at another one's (`url_of`)."""
+    url = getattr(settings, url_of or setting)
     module, _, name = ADAPTERS[setting][urlsplit(url).scheme].partition(":")
     adapter = getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)
     try:
         return adapter(url)
     except InvalidInput as error:
-        variable = PREFIX + setting.upper()
+        variable = PREFIX + (url_of or setting).upper()
         raise SettingsError(f"{variable} {error.message}", field=variable) from error
 
 
 def open_lake(settings: Settings) -> Lake:
     """The lake that the settings choose."""
     return cast(Lake, _open("lake_url", settings))
+
+
+def open_lake_objects(settings: Settings) -> Artifacts:
+    """The lake's place for a service that only puts files there: async, and without Arrow."""
+    return cast(Artifacts, _open("artifacts_url", settings, url_of="lake_url"))
 
 
 def open_artifacts(settings: Settings) -> Artifacts:
