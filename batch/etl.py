@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 from batch import catalogue, collaborative, day_state
 from batch.landing import wait_for_landing
 from batch.learn import Learner
-from batch.ledger import Manifest
+from batch.ledger import Ledger, Manifest
 from batch.point_in_time import PointInTime
+from batch.raw_compaction import RawCompaction
 from batch.servable import servable
 from batch.ticks import day_name
 from batch.wiring import Batch
@@ -30,6 +31,7 @@ def etl(batch: Batch, tick: int) -> Manifest:
             if earlier < day:
                 batch.tables.compact_day(earlier, manifest.run)
         batch.tables.compact_catalogue(manifest.run)
+        RawCompaction(batch.tables, Ledger(batch.tables, batch.ticks)).run(day)
     return manifest
 
 

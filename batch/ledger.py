@@ -21,6 +21,7 @@ from batch.ticks import Ticks, day_name
 
 _PARTITION: Final = re.compile(r"^events/year=(\d{4})/month=(\d{2})/day=(\d{2})/")
 _MANIFEST: Final = re.compile(r"^ticks/(\d+)/manifest(?:-(\d+))?\.json$")
+_COMPACTED: Final = re.compile(r"/compact-[0-9a-f]{16}\.parquet$")
 _RECENT_DAYS: Final = 2
 _RUNS_A_TICK: Final = 100
 _READ_AT_ONCE: Final = 16
@@ -89,15 +90,25 @@ class Ledger:
         run) looks at all, and so finds files that landed in an old partition.
         """
         first_day = 0 if everything else self._ticks.day(tick) - _RECENT_DAYS + 1
-        finished = [run for run in self.finished() if self._ticks.day(tick_of_run(run)) >= first_day]
-        with ThreadPoolExecutor(_READ_AT_ONCE, "ledger") as pool:
-            read = {path for manifest in pool.map(self._load, finished) for path in manifest.files}
+        read = self.known_ticks(first_day)
         landed = [
-            path for path in self._lake.list("events") if path not in read and _partition(path) >= day_name(first_day)
+            path
+            for path in self._lake.list("events")
+            if path not in read and not is_compacted(path) and _partition(path) >= day_name(first_day)
         ]
         history = [path for path in landed if path.rsplit("/", 1)[1].startswith("history-")]
         errors = [path for path in self._lake.list("errors") if path not in read] if everything else []
         return Unread(live=[path for path in landed if path not in set(history)], history=history, errors=errors)
+
+    def known_ticks(self, first_day: int = 0) -> dict[str, int]:
+        """Every raw file that the runs since a day have read, with the tick from which its events count.
+
+        Of a file of written history it is the run's tick: its events count from earlier ones.
+        """
+        finished = [run for run in self.finished() if self._ticks.day(tick_of_run(run)) >= first_day]
+        with ThreadPoolExecutor(_READ_AT_ONCE, "ledger") as pool:
+            manifests = pool.map(self._load, finished)
+            return {path: one.tick + is_amendment(one.run) for one in manifests for path in one.files}
 
     def finish(self, manifest: Manifest) -> None:
         """Make the run count."""
@@ -115,6 +126,11 @@ def tick_of_run(run: int) -> int:
 def is_amendment(run: int) -> bool:
     """Whether the run came after its tick's first."""
     return run % _RUNS_A_TICK > 0
+
+
+def is_compacted(path: str) -> bool:
+    """Whether a raw file was made of files that had been read (`raw_compaction.py`): it is never read as new."""
+    return bool(_COMPACTED.search(path))
 
 
 def partition_day(path: str) -> str:

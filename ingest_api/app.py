@@ -28,10 +28,14 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         try:
             await services.delivery.start()
+            if services.shipper is not None:
+                services.shipper.start()
             yield
         finally:
             # Delivery first: it flushes through the sink (which it closes) and applies through the other two.
             await services.delivery.close()
+            if services.shipper is not None:
+                await services.shipper.close()
             await services.rejected.close()
             await services.signals.close()
             await services.trending.close()

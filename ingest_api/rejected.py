@@ -6,10 +6,15 @@
 `body` is what was sent, as text (bytes that are not UTF-8 are escaped). A day keeps the first `max_bytes`; what comes
 later is counted and dropped, never written over what is there: a client gone wild must not hide the first mistake.
 Nothing here is on a request's way: lines are written by a thread, and a refusal that cannot be kept is only counted.
+
+Where the lake is a folder this one lies in it. Where it is not, `ship.py` takes the files there: then a writer begins
+a new file now and then (`<writer>-<n>.jsonl`), what is complete is taken away, and `day=.../.shipped` holds how many
+bytes of the day have left, as a decimal number, so that a day keeps no more than it may.
 """
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,11 +24,13 @@ import msgspec
 
 from pingfeed.clock import day_of
 from pingfeed.events import Refusal
+from pingfeed.local.files import write_whole
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES_A_DAY: Final = 64 << 20
 MAX_WAITING_BYTES: Final = 8 << 20
+_SHIPPED: Final = ".shipped"
 
 
 class RejectedLine(msgspec.Struct, frozen=True):
@@ -44,7 +51,10 @@ def line_of(refusal: Refusal, received_ms: int) -> bytes:
 
 
 class RejectedLog:
-    """Appends refusals to this `writer`'s file of the day. `on_dropped` hears how many could not be kept."""
+    """Appends refusals to this `writer`'s file of the day. `on_dropped` hears how many could not be kept.
+
+    A day keeps `max_bytes_a_day`; all days that lie here together, `max_bytes`.
+    """
 
     def __init__(
         self,
@@ -52,16 +62,18 @@ class RejectedLog:
         *,
         writer: str,
         max_bytes_a_day: int = MAX_BYTES_A_DAY,
+        max_bytes: int = sys.maxsize,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
     ) -> None:
         self._folder = folder
+        self._writer, self._files = writer, 0
         self._file = f"{writer}.jsonl"
-        self._max_bytes = max_bytes_a_day
+        self._max_bytes_a_day, self._max_bytes = max_bytes_a_day, max_bytes
         self._max_waiting = max_waiting_bytes
         self._waiting = 0
         self._thread = ThreadPoolExecutor(1, "rejected")
         self._day = ""
-        self._day_bytes = 0
+        self._room = 0
         self.on_dropped: Callable[[int], None] = lambda _count: None
 
     def add(self, refusals: Sequence[Refusal], received_ms: int) -> None:
@@ -74,6 +86,14 @@ class RejectedLog:
         self._waiting += size
         writing = asyncio.get_running_loop().run_in_executor(self._thread, self._write, day_of(received_ms), lines)
         writing.add_done_callback(lambda done: self._written(size, len(lines), done))
+
+    async def finished(self, now_ms: int) -> list[Path]:
+        """Begin a new file; the complete ones, oldest day first. What was added before this is in them."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._begin_file, day_of(now_ms))
+
+    async def taken(self, file: Path) -> None:
+        """Remove a complete file that is kept elsewhere now."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._remove, file)
 
     async def close(self) -> None:
         """Write what waits."""
@@ -89,17 +109,47 @@ class RejectedLog:
             self.on_dropped(dropped)
 
     def _write(self, day: str, lines: Sequence[bytes]) -> int:
-        """Append what the day has room for; how many it had none for."""
+        """Append what there is room for; how many lines there was none for."""
         folder = self._folder / f"day={day}"
         if day != self._day:
             folder.mkdir(parents=True, exist_ok=True)
-            self._day, self._day_bytes = day, sum(file.stat().st_size for file in folder.glob("*.jsonl"))
+            self._day, self._room = day, self._room_of(folder)
         kept = []
         for line in lines:
-            if self._day_bytes + len(line) <= self._max_bytes:
-                self._day_bytes += len(line)
+            if len(line) <= self._room:
+                self._room -= len(line)
                 kept.append(line)
         if kept:
             with (folder / self._file).open("ab") as file:
                 file.write(b"".join(kept))
         return len(lines) - len(kept)
+
+    def _room_of(self, folder: Path) -> int:
+        """How many bytes a day may still take: of its own, and of what all days that are here may hold together."""
+        own = _bytes_in(folder) + _shipped(folder)
+        return min(self._max_bytes_a_day - own, self._max_bytes - sum(map(_bytes_in, self._folder.glob("day=*"))))
+
+    def _begin_file(self, today: str) -> list[Path]:
+        self._files += 1
+        self._file, self._day = f"{self._writer}-{self._files}.jsonl", ""
+        for folder in self._folder.glob("day=*"):
+            if folder.name < f"day={today}" and not any(folder.glob("*.jsonl")):
+                (folder / _SHIPPED).unlink(missing_ok=True)
+                folder.rmdir()
+        return sorted(self._folder.glob("day=*/*.jsonl"))
+
+    def _remove(self, file: Path) -> None:
+        # Noted first: a crash in between counts the file twice, and the day takes a little less.
+        write_whole(file.with_name(_SHIPPED), b"%d" % (_shipped(file.parent) + file.stat().st_size))
+        file.unlink()
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.jsonl"))
+
+
+def _shipped(folder: Path) -> int:
+    try:
+        return int((folder / _SHIPPED).read_bytes())
+    except FileNotFoundError:
+        return 0

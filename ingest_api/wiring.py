@@ -1,11 +1,11 @@
 """From settings to what the service works with. The only file here that knows which adapters there are."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from ingest_api.apply import SignalWriter
 from ingest_api.rejected import RejectedLog
+from ingest_api.ship import Shipper
 from pingfeed import wiring
 from pingfeed.clock import Clock, IdMaker, system_clock, uuid7
 from pingfeed.delivery.delivery import Delivery
@@ -16,6 +16,9 @@ from pingfeed.urls import scheme_of
 
 NEEDS: Final = ("events_url", "signals_url", "trending_url")
 """The parts that have to answer before it starts (`pingfeed/startup.py`)."""
+
+MAX_BYTES_BESIDE_SPOOL: Final = 256 << 20
+"""Refused events that may wait on this machine for their lake: four full days."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Services:
     trending: Trending
     writer: SignalWriter
     rejected: RejectedLog
+    shipper: Shipper | None = None
+    """Takes the refused events to a lake that is no folder of this machine."""
     clock: Clock = system_clock
     make_id: IdMaker = uuid7
 
@@ -38,17 +43,23 @@ def build(settings: Settings) -> Services:
     sink = wiring.open_event_sink(settings)
     signals, trending = wiring.open_signals(settings), wiring.open_trending(settings)
     writer = SignalWriter(signals, trending)
+    rejected, shipper = _rejected(settings)
     return Services(
         delivery=Delivery(spool, sink, apply=writer, flush_seconds=settings.sink_flush_seconds),
         sink=sink,
         signals=signals,
         trending=trending,
         writer=writer,
-        rejected=RejectedLog(_rejected(settings), writer=uuid7(system_clock())),
+        rejected=rejected,
+        shipper=shipper,
     )
 
 
-def _rejected(settings: Settings) -> Path:
-    """Where refused events are kept: in the lake where that is a folder, else in the home; lines are appended."""
-    here = scheme_of(settings.lake_url) == "file"
-    return (url_path(settings.lake_url) if here else settings.home) / "rejected"
+def _rejected(settings: Settings) -> tuple[RejectedLog, Shipper | None]:
+    """The log of refused events: in the lake's folder, or beside the spool and from there to the lake."""
+    writer = uuid7(system_clock())
+    if scheme_of(settings.lake_url) == "file":
+        return RejectedLog(url_path(settings.lake_url) / "rejected", writer=writer), None
+    # In the spool's own folder, which no other process works in.
+    log = RejectedLog(settings.spool_dir / "ingest" / "rejected", writer=writer, max_bytes=MAX_BYTES_BESIDE_SPOOL)
+    return log, Shipper(log, wiring.open_lake_objects(settings))

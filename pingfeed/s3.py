@@ -17,6 +17,7 @@ from pingfeed.keys import is_hidden, parts_of
 
 _CONNECT_S: Final = 2.0
 _READ_S: Final = 20.0
+_ABSENT: Final = ("NO_SUCH_KEY", "RESOURCE_NOT_FOUND")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def arrow_translated(what: str) -> Iterator[None]:
 def _of_arrow(what: str, error: OSError) -> PingfeedError | None:
     """Arrow says `AWS Error CODE during OPERATION operation: MESSAGE`; the message may quote what was sent."""
     text = str(error)
-    if isinstance(error, FileNotFoundError) or "AWS Error NO_SUCH_KEY" in text:
+    if isinstance(error, FileNotFoundError) or any(f"AWS Error {code}" in text for code in _ABSENT):
         return NotFound(f"{what} does not exist")
     _, found, rest = text.partition("AWS Error ")
     return Unavailable(f"{what} is not available: {rest.split(' ', 1)[0]}") if found else None

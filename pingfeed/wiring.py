@@ -41,11 +41,12 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
 """Setting -> URL scheme -> `module:Class` in `pingfeed.adapters`; the class takes the URL, a cache its store too."""
 
 
-def _open(setting: str, settings: Settings, *more: Any) -> Any:
-    url = getattr(settings, setting)
+def _open(setting: str, settings: Settings, *more: Any, url_of: str | None = None) -> Any:
+    """The adapter of a port (named by its setting) at that setting's URL, or at another one's (`url_of`)."""
+    url = getattr(settings, url_of or setting)
     scheme = urlsplit(url).scheme
     module, _, name = ADAPTERS[setting][scheme].partition(":")
-    variable = PREFIX + setting.upper()
+    variable = PREFIX + (url_of or setting).upper()
     try:
         return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url, *more)
     except ModuleNotFoundError as error:
@@ -61,6 +62,11 @@ def _open(setting: str, settings: Settings, *more: Any) -> Any:
 def open_lake(settings: Settings) -> Lake:
     """The lake that the settings choose."""
     return cast(Lake, _open("lake_url", settings))
+
+
+def open_lake_objects(settings: Settings) -> Artifacts:
+    """The lake's place for a service that only puts files there: async, and without Arrow."""
+    return cast(Artifacts, _open("artifacts_url", settings, url_of="lake_url"))
 
 
 def open_artifacts(settings: Settings) -> Artifacts:

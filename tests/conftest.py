@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.conformance.place import Place
 from tests.servers import Server, ministack, redis_cluster, redis_server, running
 
 # How long an example takes says how busy the machine is, not whether a rule holds.
@@ -43,6 +44,12 @@ def session_redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def session_ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(ministack(tmp_path_factory.mktemp("ministack"))) as server:
         yield server
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where an adapter lives: a folder and names of this test's own, and the session's servers."""
+    return Place(request, tmp_path)
 
 
 @pytest.fixture

@@ -1,17 +1,8 @@
-"""Where the suites' adapters live, and the list of what was run at the end."""
+"""The list of what the suites ran on, at the end."""
 
 from collections import Counter
 from pathlib import Path
 from typing import Any
-
-import pytest
-
-from tests.conformance.place import Place
-
-
-@pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return Place(request, tmp_path)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

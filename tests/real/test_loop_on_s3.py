@@ -1,0 +1,108 @@
+"""The whole loop with its lake and its artifacts on S3: a history, two nights, ticks, and a feed that takes them."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batch import tick
+from batch.etl import etl
+from batch.ledger import is_compacted
+from batch.train import train
+from batch.wiring import Batch, build
+from feed_api.loader import Loader
+from feed_api.metrics import FeedMetrics
+from pingfeed import wiring
+from pingfeed.arrow import table_of_rows
+from pingfeed.clock import day_of
+from pingfeed.events import Row
+from pingfeed.http.metrics import Metrics
+from pingfeed.settings import Settings, load
+from simulator.lake import world_beside, write_history
+from simulator.measure import newest, open_events
+from simulator.world import Spec, World
+from tests.conformance.place import Place
+from tests.unit.lakes import FIRST, TICK_MS, row
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+END = FIRST + 4 * 96
+NIGHT = END + 96
+SPEC = Spec(seed=3, users=40, pings=200, days=4, until_ms=END * TICK_MS, tick_ms=TICK_MS)
+
+
+@dataclass
+class Loop:
+    """One installation on S3."""
+
+    settings: Settings
+
+    @property
+    def lake_url(self) -> str:
+        return self.settings.lake_url
+
+    def batch(self, at_tick: int) -> Batch:
+        """The batch side as a process of that time would open it."""
+        return build(self.settings, clock=lambda: at_tick * TICK_MS + 5_000, quiet=True)
+
+    def land(self, name: str, rows: list[Row]) -> None:
+        """A raw file as a sink (Firehose, say) writes it."""
+        year, month, day = day_of(rows[0]["received_ms"]).split("-")
+        sink = pa.BufferOutputStream()
+        pq.write_table(table_of_rows(rows), sink)
+        path = f"events/year={year}/month={month}/day={day}/{name}.parquet"
+        wiring.open_lake(self.settings).write(path, sink.getvalue().to_pybytes())
+
+    def raw(self) -> list[str]:
+        return [path for path in wiring.open_lake(self.settings).list("events") if "history-" not in path]
+
+
+@pytest.fixture
+def loop(place: Place, tmp_path: Path) -> Iterator[Loop]:
+    environ = {
+        "PINGFEED_HOME": str(tmp_path),
+        "PINGFEED_LAKE_URL": f"s3://{place.bucket}/lake",
+        "PINGFEED_ARTIFACTS_URL": f"s3://{place.bucket}/artifacts?cache={tmp_path}/cache",
+        "PINGFEED_SINK_FLUSH_SECONDS": "0.05",
+    }
+    yield Loop(load(environ))
+    assert not (tmp_path / "lake").exists(), "nothing of the lake is on this machine"
+    assert not (tmp_path / "artifacts").exists()
+
+
+def like(tick_number: int, ping: str) -> Row:
+    return row("like", tick_number * TICK_MS - 1, user_id="user-0001", ping_id=ping, country="DE")
+
+
+async def _taken(loop: Loop) -> Loader:
+    """What a feed of this installation would serve from."""
+    artifacts = wiring.open_artifacts(loop.settings)
+    loader = Loader(artifacts, loop.settings.features, FeedMetrics(Metrics()))
+    await loader.refresh()
+    await artifacts.close()
+    return loader
+
+
+def test_history_becomes_a_model_and_a_snapshot_that_a_feed_takes(loop: Loop) -> None:
+    rows = write_history(World.build(SPEC), loop.lake_url)
+    assert world_beside(loop.lake_url) == SPEC
+    assert len(newest(open_events(loop.lake_url), END * TICK_MS)) == 10
+    assert etl(loop.batch(END), END).kept == rows
+    assert train(loop.batch(END), END).manifest is not None
+    assert tick.run(loop.batch(END), END, everyone=True).packets == SPEC.users
+    live = asyncio.run(_taken(loop)).live
+    assert live.snapshot.tick == END
+    assert len(live.snapshot) == SPEC.pings
+
+    for number in range(4):
+        loop.land(f"part-{number}", [like(END + 1 + number, f"ping-{number:05}")])
+        done = tick.run(loop.batch(END + 1 + number), END + 1 + number)
+        assert (done.events, done.packets) == (1, 1)
+    assert len(loop.raw()) == 4
+    assert etl(loop.batch(NIGHT), NIGHT).kept == 0
+    assert [is_compacted(path) for path in loop.raw()] == [True]
+    assert tick.run(loop.batch(NIGHT), NIGHT, everyone=True).events == 0
+    assert asyncio.run(_taken(loop)).live.snapshot.tick == NIGHT

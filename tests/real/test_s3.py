@@ -1,0 +1,218 @@
+"""What S3 costs and keeps: requests are counted where they leave, files where they land."""
+
+import asyncio
+import mmap
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from deploy.bucket import ensure
+from pingfeed.adapters.artifacts_s3 import KEPT, S3Artifacts
+from pingfeed.adapters.lake_s3 import WHOLE_BYTES, S3Lake
+from pingfeed.errors import NotFound, Unavailable
+from simulator.store import Store
+from tests.conformance.place import Place
+
+pytestmark = pytest.mark.real
+SCHEMA = pa.schema([("n", pa.int64())])
+
+
+def parquet(rows: int) -> bytes:
+    """Rows that do not compress."""
+    sink = pa.BufferOutputStream()
+    noise = np.random.default_rng(rows).integers(0, 2**62, rows)
+    pq.write_table(pa.table({"n": noise, "more": noise[::-1]}), sink)
+    return bytes(sink.getvalue())
+
+
+def counting(lake: S3Lake) -> "Counter[str]":
+    """The requests that a lake makes from now on, by what they do."""
+    counts: Counter[str] = Counter()
+    lake._client.meta.events.register("before-send.s3", lambda request, **_: counts.update([request.method]))
+    return counts
+
+
+def uploads(bucket: str) -> int:
+    answer: dict[str, Any] = _client().list_multipart_uploads(Bucket=bucket)
+    return len(answer.get("Uploads", ()))
+
+
+def _client() -> Any:
+    return boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+
+
+def test_each_call_of_the_lake_is_one_request(place: Place) -> None:
+    lake = S3Lake(f"s3://{place.bucket}/lake")
+    counts = counting(lake)
+    for number in range(5):
+        lake.write(f"a/{number}", b"x")
+    assert counts == {"PUT": 5}
+    counts.clear()
+    assert len(lake.list("a")) == 5
+    assert counts == {"GET": 1}
+    lake.read("a/1")
+    lake.delete("a/1")
+    assert counts == {"GET": 2, "DELETE": 1}
+    assert [one["Key"] for one in _client().list_objects_v2(Bucket=place.bucket)["Contents"]] == [
+        f"lake/a/{number}" for number in (0, 2, 3, 4)
+    ], "no marker of a folder is left"
+
+
+def test_a_small_file_is_read_by_one_request_and_a_large_one_by_ranges(place: Place) -> None:
+    lake = S3Lake(f"s3://{place.bucket}/lake")
+    files = {"d/small": parquet(100), "d/large": parquet(100_000), "d/tiny": parquet(1)}
+    assert len(files["d/large"]) > 2 * WHOLE_BYTES
+    for path, data in files.items():
+        lake.write(path, data)
+    counts = counting(lake)
+    dataset = lake.dataset(list(files), SCHEMA)
+    assert counts == {"GET": 3}
+    assert dataset.to_table().num_rows == dataset.count_rows() == 100_101
+    assert sum(batch.num_rows for batch in dataset.to_batches(columns=["n"])) == 100_101
+    assert counts == {"GET": 3}, "what is left of the large one is Arrow's business"
+
+
+def test_a_large_file_that_goes_while_it_is_read_is_not_found(place: Place) -> None:
+    lake = S3Lake(f"s3://{place.bucket}/lake")
+    lake.write("d/large", parquet(100_000))
+    for read in ("to_table", "count_rows"):
+        dataset = lake.dataset(["d/large"], SCHEMA)
+        lake.delete("d/large")
+        with pytest.raises(NotFound):
+            getattr(dataset, read)()
+        lake.write("d/large", parquet(100_000))
+
+
+def test_a_file_without_a_byte_is_no_parquet_and_no_outage(place: Place) -> None:
+    lake = S3Lake(f"s3://{place.bucket}/lake")
+    lake.write("d/empty", b"")
+    with pytest.raises(pa.ArrowInvalid):
+        lake.dataset(["d/empty"], SCHEMA).count_rows()
+
+
+def test_a_bucket_that_is_not_there_is_unavailable_and_no_empty_lake(place: Place) -> None:
+    lake = S3Lake(f"s3://{place.aws}-none/lake")
+    with pytest.raises(Unavailable, match="NoSuchBucket"):
+        lake.list("events")
+    with pytest.raises(Unavailable, match="NoSuchBucket"):
+        lake.read("a")
+    with pytest.raises(Unavailable, match="NoSuchBucket"):
+        lake.dataset(["a"], SCHEMA)
+
+
+def test_more_than_a_page_is_listed_whole(place: Place) -> None:
+    lake = S3Lake(f"s3://{place.bucket}/lake")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: lake.write(f"a/{number:04}", b""), range(1001)))
+    assert len(lake.list("a")) == 1001
+
+
+def test_a_historys_file_is_one_put_and_leaves_no_upload_open(place: Place) -> None:
+    store = Store(f"s3://{place.bucket}/lake")
+    store.write("events/history-1.parquet", b"small")
+    store.write("events/history-2.parquet", b"x" * (11 << 20))
+    store.write_beside("world.json", b"{}")
+    assert store.read_beside("world.json") == b"{}"
+    assert store.read_beside("people.json") is None
+    assert [path.rpartition("/")[2] for path in store.files("events")] == ["history-1.parquet", "history-2.parquet"]
+    assert uploads(place.bucket) == 0
+
+
+@pytest.fixture
+def cache(place: Place) -> Path:
+    return place.folder / "cache"
+
+
+def open_artifacts(place: Place, cache: Path) -> S3Artifacts:
+    return S3Artifacts(f"s3://{place.bucket}/artifacts?cache={cache}")
+
+
+async def test_what_is_current_is_not_fetched_again_not_even_by_the_next_process(place: Place, cache: Path) -> None:
+    first = open_artifacts(place, cache)
+    await first.put("snapshots/1/snapshot.bin", b"one")
+    path = await first.fetch("snapshots/1/snapshot.bin")
+    await asyncio.to_thread(path.write_bytes, b"ONE")  # a mark: what is read again is this file
+    await first.close()
+    second = open_artifacts(place, cache)
+    assert await second.fetch("snapshots/1/snapshot.bin") == path
+    assert await asyncio.to_thread(path.read_bytes) == b"ONE"
+    await second.close()
+
+
+async def test_a_replaced_artifact_is_another_file_and_the_mapped_one_stays(place: Place, cache: Path) -> None:
+    artifacts = open_artifacts(place, cache)
+    await artifacts.put("snapshots/1/snapshot.bin", b"before")
+    path = await artifacts.fetch("snapshots/1/snapshot.bin")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        for number in range(KEPT + 2):
+            await artifacts.put("snapshots/1/snapshot.bin", b"after %d" % number)
+            newer = await artifacts.fetch("snapshots/1/snapshot.bin")
+            assert newer.read_bytes() == b"after %d" % number
+        assert mapped[:] == b"before"
+    assert not path.exists()
+    await artifacts.close()
+
+
+async def test_the_cache_is_bounded_and_forgets_what_a_kill_left(place: Place, cache: Path) -> None:
+    cache.mkdir(mode=0o700)  # noqa: ASYNC240
+    left = cache / ".killed.0011"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    artifacts = open_artifacts(place, cache)
+    for number in range(KEPT + 3):
+        await artifacts.put(f"snapshots/{number}/snapshot.bin", b"%d" % number)
+        await artifacts.fetch(f"snapshots/{number}/snapshot.bin")
+    kept = await asyncio.to_thread(lambda: sorted(path.read_bytes() for path in cache.iterdir()))
+    assert kept == [b"%d" % number for number in range(3, KEPT + 3)]
+    await artifacts.close()
+
+
+async def test_a_deleted_artifact_is_not_found_though_it_is_cached(place: Place, cache: Path) -> None:
+    artifacts = open_artifacts(place, cache)
+    await artifacts.put("a", b"x")
+    await artifacts.fetch("a")
+    await artifacts.delete("a")
+    with pytest.raises(NotFound):
+        await artifacts.fetch("a")
+    await artifacts.close()
+
+
+async def test_a_bucket_that_is_absent_fails_the_check(place: Place, cache: Path) -> None:
+    artifacts = S3Artifacts(f"s3://{place.aws}-none?cache={cache}")
+    with pytest.raises(Unavailable):
+        await artifacts.check()
+    await artifacts.close()
+
+
+def test_a_bucket_is_made_once_private_and_with_its_rules(place: Place) -> None:
+    url = f"s3://made-{place.aws}/lake"
+    made = ensure(url)
+    assert made[0] == f"made the bucket made-{place.aws}"
+    assert len(made) == 4
+    assert ensure(url) == []
+    rules = _client().get_bucket_lifecycle_configuration(Bucket=f"made-{place.aws}")["Rules"]
+    (moved,) = (rule for rule in rules if "Transitions" in rule)
+    assert moved["Transitions"] == [{"Days": 90, "StorageClass": "GLACIER"}]
+    assert moved["Filter"]["And"] == {"Prefix": "lake/events/", "ObjectSizeGreaterThan": 131_071}
+    private = _client().get_public_access_block(Bucket=f"made-{place.aws}")["PublicAccessBlockConfiguration"]
+    assert all(private.values())
+
+
+def test_a_bucket_keeps_the_rules_that_somebody_else_gave_it(place: Place) -> None:
+    bucket = f"rules-{place.aws}"
+    ensure(f"s3://{bucket}/one")
+    found = _client().get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    theirs = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 3}}
+    _client().put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [*found, theirs]})
+    assert len(ensure(f"s3://{bucket}/two")) == 1
+    names = [rule["ID"] for rule in _client().get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]]
+    assert len(names) == 4
+    assert "theirs" in names

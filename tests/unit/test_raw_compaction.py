@@ -1,0 +1,225 @@
+"""Raw files that runs have read become few and large, and no event is lost, read again or counted twice by it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch import raw_compaction
+from batch.etl import etl
+from batch.ledger import Ledger, is_compacted
+from batch.raw_compaction import RawCompaction
+from batch.tables import CLEAN
+from pingfeed.events import Row
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
+
+NIGHT = FIRST + DAY + 12
+
+
+def _like(tick: int, number: int) -> Row:
+    return row("like", tick * TICK_MS - 1, event_id=event_id(number), user_id="ada", ping_id="p1")
+
+
+def _fill(world: LakeWorld, files: int = 4) -> None:
+    """Files that three runs read, one after another."""
+    for number in range(files):
+        world.land([_like(FIRST + 1 + number, 2 * number), _like(FIRST + 1 + number, 2 * number + 1)])
+        world.learn(FIRST + 1 + number)
+
+
+def _raw(world: LakeWorld) -> list[str]:
+    world.batch.tables.refresh()
+    return world.batch.tables.lake.list("events")
+
+
+def _compact(world: LakeWorld, today: int = FIRST_DAY + 1) -> None:
+    tables = world.batch.tables
+    tables.refresh()
+    RawCompaction(tables, Ledger(tables, world.batch.ticks)).run(today)
+
+
+def _rows(world: LakeWorld) -> list[tuple[str, int | None]]:
+    """Every raw row: its event, and the tick that a compacted file says it is known from."""
+    table = world.batch.tables.lake.dataset(_raw(world), CLEAN).to_table()
+    return sorted(zip(table["event_id"].to_pylist(), table["known_tick"].to_pylist(), strict=True), key=repr)
+
+
+def _known(world: LakeWorld) -> list[tuple[str, int]]:
+    table = world.batch.tables.clean(FIRST_DAY - 1, FIRST_DAY + 5)
+    return sorted(zip(table["event_id"].to_pylist(), table["known_tick"].to_pylist(), strict=True), key=repr)
+
+
+def test_what_runs_have_read_becomes_one_file_that_keeps_every_row_and_its_tick(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    _compact(world)
+    (file,) = _raw(world)
+    assert is_compacted(file)
+    assert _rows(world) == _known(world)
+    assert len(_rows(world)) == 8
+
+
+def test_no_run_reads_a_compacted_file_as_news(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    _compact(world)
+    before = _known(world)
+    assert world.learn(FIRST + DAY).files == []
+    assert world.learn(FIRST + 9 * DAY, everything=True).files == []
+    assert _known(world) == before
+
+
+def test_what_no_run_has_read_is_left_alone(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    read = set(_raw(world))
+    world.land([_like(FIRST + 6, 100)])
+    world.land([_like(FIRST + 6, 101)])
+    late = set(_raw(world)) - read
+    _compact(world)
+    assert late < set(_raw(world))
+    assert world.learn(FIRST + DAY, everything=True).kept == 2
+
+
+def test_a_day_that_is_not_over_and_written_history_are_left_alone(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    before = _raw(world)
+    _compact(world, FIRST_DAY)
+    assert _raw(world) == before
+    for _ in range(2):
+        world.land([_like(FIRST + DAY + 1, 50)], history=True)
+    world.learn(FIRST + 3 * DAY, everything=True)
+    _compact(world, FIRST_DAY + 3)
+    assert sum("history-" in path for path in _raw(world)) == 2
+
+
+def test_partitions_whose_files_may_have_moved_to_the_archive_are_left_alone(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    before = _raw(world)
+    _compact(world, FIRST_DAY + raw_compaction.DAYS + 1)
+    assert _raw(world) == before
+
+
+def test_a_latecomer_joins_the_file_of_its_day(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    _compact(world)
+    world.land([_like(FIRST + 9, 200)])
+    world.learn(FIRST + 2 * DAY, everything=True)
+    _compact(world, FIRST_DAY + 2)
+    assert len(_raw(world)) == 1
+    assert _rows(world) == _known(world)
+    assert (event_id(200), FIRST + 2 * DAY) in _rows(world)
+
+
+def test_compacting_again_changes_nothing(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    _compact(world)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    _compact(world)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_holds_no_more_rows_than_memory_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw_compaction, "MAX_ROWS", 4)
+    world = LakeWorld(tmp_path)
+    _fill(world, files=5)
+    _compact(world)
+    assert sorted(map(is_compacted, _raw(world))) == [False, True, True]
+    assert len(_rows(world)) == 10
+
+
+def test_a_source_that_a_sink_sends_again_is_removed_again(tmp_path: Path) -> None:
+    """It died before it could note that the batch had arrived: the same batch gets the same name."""
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    again = {path: world.batch.tables.lake.read(path) for path in _raw(world)[:2]}
+    _compact(world)
+    before = _rows(world)
+    for path, data in again.items():
+        world.batch.tables.lake.write(path, data)
+    assert world.learn(FIRST + DAY, everything=True).files == []
+    _compact(world)
+    assert _rows(world) == before
+
+
+class _Crash(Exception):
+    """Stands for a kill at a chosen change."""
+
+
+class _DyingLake:
+    """A lake whose process dies at the n-th write or delete."""
+
+    def __init__(self, lake: Any, changes: int) -> None:
+        self._lake, self._left = lake, changes
+
+    def write(self, path: str, data: bytes) -> None:
+        self._change(lambda: self._lake.write(path, data))
+
+    def delete(self, path: str) -> None:
+        self._change(lambda: self._lake.delete(path))
+
+    def _change(self, make: Callable[[], None]) -> None:
+        if not self._left:
+            raise _Crash
+        self._left -= 1
+        make()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lake, name)
+
+
+@pytest.mark.parametrize("joining", [False, True], ids=["first", "with-a-latecomer"])
+def test_a_compaction_that_died_at_any_change_loses_and_doubles_nothing(tmp_path: Path, joining: bool) -> None:
+    died = 0
+    for changes in range(20):
+        world = LakeWorld(tmp_path / f"died-{changes}")
+        _fill(world)
+        if joining:
+            _compact(world)
+            world.land([_like(FIRST + 9, 200)])
+            world.learn(FIRST + DAY, everything=True)
+        expected = _known(world)
+        tables = world.batch.tables
+        lake, tables.lake = tables.lake, _DyingLake(tables.lake, changes)
+        try:
+            _compact(world)
+        except _Crash:
+            died += 1
+        else:
+            break
+        finally:
+            tables.lake = lake
+        assert world.learn(FIRST + DAY + 1, everything=True).files == [], f"read again after change {changes}"
+        assert {event for event, _ in _rows(world)} == {event for event, _ in expected}, f"lost at change {changes}"
+        _compact(world)
+        assert _rows(world) == expected, f"died at change {changes}"
+        assert len(_raw(world)) == 1
+    assert died >= 4, "the compaction was to die at each of its changes"
+
+
+def test_the_night_compacts_the_days_that_are_over(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
+    _fill(world)
+    world.land([_like(FIRST + DAY + 2, 300)])
+    world.land([_like(FIRST + DAY + 3, 301)])
+    world.time.now_ms = NIGHT * TICK_MS + 5_000
+    etl(world.batch, NIGHT)
+    assert sorted(map(is_compacted, _raw(world))) == [False, False, True]
+    assert len(_rows(world)) == 10
+
+
+def test_a_file_that_was_read_once_and_cannot_be_now_stays(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    damaged, *others = _raw(world)
+    world.batch.tables.lake.write(damaged, b"PAR1 no more")
+    _compact(world)
+    kept = _raw(world)
+    assert damaged in kept
+    assert not set(others) & set(kept)
+    assert world.batch.tables.lake.dataset([p for p in kept if p != damaged], CLEAN).count_rows() == 6

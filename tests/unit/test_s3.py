@@ -1,0 +1,99 @@
+"""S3 by URL, and what is said where S3 is not there: no server is needed to be refused."""
+
+from pathlib import Path
+
+import pytest
+
+from pingfeed import wiring
+from pingfeed.adapters.artifacts_s3 import S3Artifacts
+from pingfeed.adapters.lake_s3 import S3Lake
+from pingfeed.errors import InvalidInput, SettingsError, Unavailable
+from pingfeed.s3 import Location, arrow_translated, file_system
+from pingfeed.settings import load
+from simulator.store import Store
+from tests.servers import AWS_ENVIRONMENT, free_port
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint where nobody listens."""
+    for name, value in {**AWS_ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_url_is_a_bucket_and_a_prefix() -> None:
+    place = Location.of("s3://bucket/some/where/")
+    assert (place.bucket, place.prefix) == ("bucket", "some/where")
+    assert place.key("a/b") == "some/where/a/b"
+    assert place.below("a") == place.below("a/") == "some/where/a/"
+    assert place.relative("some/where/a/b") == "a/b"
+
+
+def test_a_bucket_may_be_a_place_without_a_prefix() -> None:
+    for url in ("s3://bucket", "s3://bucket/"):
+        place = Location.of(url)
+        assert (place.key("a"), place.below(""), place.relative("a/b")) == ("a", "", "a/b")
+
+
+@pytest.mark.parametrize(
+    "url", ["s3:///lake", "s3://", "s3://key:secret@bucket/lake", "s3://b/../up", "s3://b/.x", "s3://b/l?cahce=/tmp"]
+)
+def test_a_url_that_is_no_place_stops_the_start_and_names_its_variable_and_no_secret(url: str, tmp_path: Path) -> None:
+    settings = load({"PINGFEED_LAKE_URL": url, "PINGFEED_ARTIFACTS_URL": url}, cwd=tmp_path)
+    for opens, variable in ((wiring.open_lake, "LAKE_URL"), (wiring.open_artifacts, "ARTIFACTS_URL")):
+        with pytest.raises(SettingsError, match=f"^PINGFEED_{variable} ") as caught:
+            opens(settings)
+        assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("name", [".part", "_own"])
+def test_folders_markers_and_hidden_names_are_not_listed(name: str) -> None:
+    place = Location.of("s3://bucket/kept/lake")
+    assert place.is_listed("kept/lake/a/b")
+    assert not place.is_listed("kept/lake/a/")
+    assert not place.is_listed(f"kept/lake/a/{name}")
+    assert not place.is_listed(f"kept/lake/{name}/b")
+
+
+@pytest.mark.usefixtures("nobody")
+async def test_an_s3_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
+    artifacts = S3Artifacts(f"s3://bucket?cache={tmp_path}")
+    with pytest.raises(Unavailable):
+        S3Lake("s3://bucket/lake").list("a")
+    for answer in (artifacts.check(), artifacts.fetch("a")):
+        with pytest.raises(Unavailable):
+            await answer
+    await artifacts.close()
+
+
+@pytest.mark.usefixtures("nobody")
+def test_arrow_says_it_in_our_words_too() -> None:
+    with (
+        pytest.raises(Unavailable, match="the lake is not available: NETWORK_CONNECTION"),
+        arrow_translated("the lake"),
+    ):
+        file_system().open_input_file("bucket/key")
+
+
+def test_what_is_wrong_with_a_file_is_no_matter_of_s3() -> None:
+    with pytest.raises(OSError, match="not Parquet"), arrow_translated("the lake"):
+        raise OSError("this is not Parquet")
+
+
+async def test_missing_credentials_are_a_matter_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID"):
+        S3Lake("s3://bucket").list("")
+    artifacts = S3Artifacts(f"s3://bucket?cache={tmp_path}")
+    with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID"):
+        await artifacts.get("pointers/x")
+    await artifacts.close()
+
+
+def test_a_history_needs_room_beside_its_lake() -> None:
+    with pytest.raises(InvalidInput, match="s3://bucket/lake"):
+        Store("s3://bucket/")
