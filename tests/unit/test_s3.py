@@ -39,10 +39,9 @@ def test_a_bucket_may_be_a_place_without_a_prefix() -> None:
     "url", ["s3:///lake", "s3://", "s3://key:secret@bucket/lake", "s3://b/../up", "s3://b/.x", "s3://b/l?cahce=/tmp"]
 )
 def test_a_url_that_is_no_place_stops_the_start_and_names_its_variable_and_no_secret(url: str, tmp_path: Path) -> None:
-    settings = load({"PINGFEED_LAKE_URL": url, "PINGFEED_ARTIFACTS_URL": url}, cwd=tmp_path)
-    for opens, variable in ((wiring.open_lake, "LAKE_URL"), (wiring.open_artifacts, "ARTIFACTS_URL")):
-        with pytest.raises(SettingsError, match=f"^PINGFEED_{variable} ") as caught:
-            opens(settings)
+    for opens, variable in ((wiring.open_lake, "PINGFEED_LAKE_URL"), (wiring.open_artifacts, "PINGFEED_ARTIFACTS_URL")):
+        with pytest.raises(SettingsError, match=f"^{variable} ") as caught:
+            opens(load({variable: url}, cwd=tmp_path))
         assert "secret" not in caught.value.message
 
 
