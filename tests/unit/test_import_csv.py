@@ -1,6 +1,6 @@
-"""`pingfeed import gc
-import csv`: any log with a line an event, its broken lines told apart and its neighbours kept."""
+"""`pingfeed import csv`: any log with a line an event, its broken lines told apart and its neighbours kept."""
 
+import gc
 import gzip
 import random
 import tracemalloc
