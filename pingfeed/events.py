@@ -6,6 +6,7 @@ Arrow and Glue columns are derived from this file. Columns are only ever added.
 """
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,6 +39,8 @@ Language = Annotated[
 Text = Annotated[str, Meta(max_length=64)]
 Label = Annotated[str, Meta(min_length=1, max_length=128)]
 Labels = Annotated[list[Label], Meta(max_length=MAX_LIST)]
+Number = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+"""Finite: JSON can write 1e999, which reads as infinity and which no JSON can write again."""
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}(?!\n)$")]
 
 
@@ -119,7 +122,7 @@ class PingCreated(_Common, tag="ping_created", frozen=True, kw_only=True):
     creator_id: Id
     topics: Labels = []
     duration_ms: Annotated[int, Meta(ge=0, le=DAY_MS)] | None = None
-    attributes: dict[Name, float] = {}
+    attributes: dict[Name, Number] = {}
     facets: dict[Name, Labels] = {}
 
 
