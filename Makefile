@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINISTACK := .venv-ministack
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-real test-containers images lint types bench screenshots lock openapi digest clean
+.PHONY: help install demo test test-real test-containers images lint types bench bench-containers screenshots lock openapi digest clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,9 +28,9 @@ images: ## build the three images, print their sizes and check what the serving 
 	@docker compose build --quiet ingest feed batch
 	@docker images --format 'table {{.Repository}}\t{{.Size}}' --filter reference='pingfeed-*:latest'
 	@for name in ingest feed; do \
-	  docker run --rm --entrypoint python pingfeed-$$name -c "import sys; from importlib.util import find_spec; \
-	    found = [n for n in ('pyspark', 'pandas', 'scipy') if find_spec(n)]; sys.exit(found and '$$name carries ' + ' '.join(found))" \
-	  && echo "$$name carries neither Spark, pandas nor SciPy"; \
+	  docker run --rm --entrypoint python pingfeed-$$name -c "from importlib.util import find_spec as f; \
+	    [print(n) for n in ('pyspark', 'pandas', 'scipy') if f(n)]" | grep . && echo "$$name must not carry these" && exit 1; \
+	  echo "$$name carries neither Spark, pandas nor SciPy"; \
 	done
 
 lint: $(VENV)/.dev
@@ -43,6 +43,9 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.dev ## how fast the services answer, beside a floor measured in the same run
 	@$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
+
+bench-containers: $(VENV)/.dev ## how long `docker compose --profile demo up` takes to a living feed
+	@$(BIN)/python -m benchmarks.composition
 
 screenshots: $(VENV)/.browser ## docs/images/page-*.png anew, from the page over a small world
 	@$(BIN)/python -m tests.browser.screenshots docs/images

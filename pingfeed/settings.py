@@ -213,6 +213,13 @@ def _check_together(settings: Settings) -> None:
     if len(settings.attributes) > MAX_ATTRIBUTES:
         name = f"{PREFIX}ATTRIBUTES"
         raise SettingsError(f"{name} names more than {MAX_ATTRIBUTES} attributes", field=name)
+    if scheme_of(settings.lake_url) == "s3" and settings.events_url == _urls(settings.home)["events_url"]:
+        name = f"{PREFIX}EVENTS_URL"
+        raise SettingsError(
+            f"{name} is not set while {PREFIX}LAKE_URL is on S3: events would go to a folder that no tick reads; "
+            "name the stream that writes there, such as firehose://pingfeed-events",
+            field=name,
+        )
     if 1440 % settings.tick_minutes:
         name = f"{PREFIX}TICK_MINUTES"
         raise SettingsError(f"{name} must divide a day", field=name)

@@ -156,7 +156,8 @@ async def test_the_folder_of_a_day_that_is_over_and_shipped_goes(tmp_path: Path)
 
 async def test_only_a_lake_elsewhere_has_its_refused_events_shipped(tmp_path: Path) -> None:
     for url, ships in ((f"file://{tmp_path}/lake", False), ("s3://bucket/lake", True)):
-        services = build(load({"PINGFEED_LAKE_URL": url}, cwd=tmp_path / url[:2]))
+        environ = {"PINGFEED_LAKE_URL": url, "PINGFEED_EVENTS_URL": "firehose://events"}
+        services = build(load(environ, cwd=tmp_path / url[:2]))
         assert (services.shipper is not None) == ships
         services.rejected.add([refusal("a")], NOW_MS)
         await services.delivery.close()

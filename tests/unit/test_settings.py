@@ -60,6 +60,14 @@ def test_a_wrong_value_is_refused_by_the_variables_name(variable: str, value: st
     assert named in refused.value.message
 
 
+def test_a_lake_on_s3_wants_to_know_what_writes_events_there() -> None:
+    with pytest.raises(SettingsError, match="PINGFEED_EVENTS_URL is not set while") as refused:
+        load({"PINGFEED_LAKE_URL": "s3://bucket/lake"})
+    assert refused.value.field == "PINGFEED_EVENTS_URL"
+    for url in ("firehose://pingfeed-events", "disk:///mnt/bucket/lake"):
+        load({"PINGFEED_LAKE_URL": "s3://bucket/lake", "PINGFEED_EVENTS_URL": url})
+
+
 def test_a_wrong_secret_is_not_repeated() -> None:
     with pytest.raises(SettingsError) as refused:
         load({"PINGFEED_OPERATOR_KEY_HASHES": "my-plain-key"})
