@@ -6,10 +6,10 @@
 ARG PYTHON=python:3.13-slim
 
 FROM ${PYTHON} AS builder
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_CACHE_DIR=/var/cache/pip PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY locks/build.txt locks/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip install --quiet --require-hashes --requirement locks/build.txt && python -m venv --without-pip /venv
 
 # Each one installs the lock first: a change of our code does not install it anew. `--no-deps`: a lock is complete (the
@@ -17,7 +17,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # against the sources again: nothing can write it later.
 FROM builder AS ingest-builder
 COPY locks/ingest.txt locks/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip --python /venv install --quiet --no-deps --require-hashes --requirement locks/ingest.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY pingfeed pingfeed
@@ -28,7 +28,7 @@ RUN pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel . \
 
 FROM builder AS feed-builder
 COPY locks/feed.txt locks/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip --python /venv install --quiet --no-deps --require-hashes --requirement locks/feed.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY pingfeed pingfeed
@@ -39,7 +39,7 @@ RUN pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel . \
 
 FROM builder AS batch-builder
 COPY locks/batch.txt locks/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip --python /venv install --quiet --no-deps --require-hashes --requirement locks/batch.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY pingfeed pingfeed

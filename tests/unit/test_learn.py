@@ -12,6 +12,7 @@ from batch.ledger import Ledger
 from batch.progress import Progress
 from batch.ticks import day_name
 from pingfeed.features import SQL_DIGEST
+from tests.unit.dying_lake import deaths
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 
 
@@ -72,26 +73,6 @@ def test_a_tick_looks_at_two_days_and_the_night_finds_what_landed_in_an_older_pa
     assert _clean(world) == [(event_id(0), FIRST + 4 * DAY + 2)]
 
 
-class _Crash(Exception):
-    """Stands for a kill at a chosen write."""
-
-
-class _DyingLake:
-    """A lake whose process dies at the n-th write."""
-
-    def __init__(self, lake: Any, writes: int) -> None:
-        self._lake, self._left = lake, writes
-
-    def write(self, path: str, data: bytes) -> None:
-        if not self._left:
-            raise _Crash(path)
-        self._left -= 1
-        self._lake.write(path, data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._lake, name)
-
-
 def _everything(world: LakeWorld) -> dict[str, list[dict[str, Any]]]:
     """Every table that a run adds to, rows in a fixed order."""
     tables, days = world.batch.tables, (FIRST_DAY - 1, FIRST_DAY + 3)
@@ -113,24 +94,15 @@ def test_a_run_that_died_at_any_write_leaves_nothing_behind_for_the_next(tmp_pat
     _fill(calm)
     calm.learn(FIRST + 1)
     expected = _everything(calm)
-    died = 0
-    for writes in range(40):
-        world = LakeWorld(tmp_path / f"died-{writes}")
+    for attempt in deaths(least=10, most=60):
+        world = LakeWorld(tmp_path / f"died-{attempt.changes}")
         _fill(world)
-        tables = world.batch.tables
-        lake, tables.lake = tables.lake, _DyingLake(tables.lake, writes)
-        learner = Learner(tables, world.batch.engine, world.batch.ticks, Progress(quiet=True))
-        try:
+        learner = Learner(world.batch.tables, world.batch.engine, world.batch.ticks, Progress(quiet=True))
+        with attempt.in_lake(world.batch.tables):
             learner.run(FIRST + 1, 0)
-        except _Crash:
-            died += 1
-        else:
-            break
-        finally:
-            tables.lake = lake
-        world.learn(FIRST + 1)
-        assert _everything(world) == expected, f"died at write {writes}"
-    assert died > 10, "the run was to die at each of its writes"
+        if attempt.died:
+            world.learn(FIRST + 1)
+        assert _everything(world) == expected, f"died at change {attempt.changes}"
 
 
 def test_learning_again_changes_nothing(tmp_path: Path) -> None:

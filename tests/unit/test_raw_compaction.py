@@ -1,8 +1,6 @@
 """Raw files that runs have read become few and large, and no event is lost, read again or counted twice by it."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,6 +10,7 @@ from batch.ledger import Ledger, is_compacted
 from batch.raw_compaction import RawCompaction
 from batch.tables import CLEAN
 from pingfeed.events import Row
+from tests.unit.dying_lake import deaths
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 
 NIGHT = FIRST + DAY + 12
@@ -147,59 +146,24 @@ def test_a_source_that_a_sink_sends_again_is_removed_again(tmp_path: Path) -> No
     assert _rows(world) == before
 
 
-class _Crash(Exception):
-    """Stands for a kill at a chosen change."""
-
-
-class _DyingLake:
-    """A lake whose process dies at the n-th write or delete."""
-
-    def __init__(self, lake: Any, changes: int) -> None:
-        self._lake, self._left = lake, changes
-
-    def write(self, path: str, data: bytes) -> None:
-        self._change(lambda: self._lake.write(path, data))
-
-    def delete(self, path: str) -> None:
-        self._change(lambda: self._lake.delete(path))
-
-    def _change(self, make: Callable[[], None]) -> None:
-        if not self._left:
-            raise _Crash
-        self._left -= 1
-        make()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._lake, name)
-
-
 @pytest.mark.parametrize("joining", [False, True], ids=["first", "with-a-latecomer"])
 def test_a_compaction_that_died_at_any_change_loses_and_doubles_nothing(tmp_path: Path, joining: bool) -> None:
-    died = 0
-    for changes in range(20):
-        world = LakeWorld(tmp_path / f"died-{changes}")
+    for attempt in deaths(least=4, most=20):
+        world = LakeWorld(tmp_path / f"died-{attempt.changes}")
         _fill(world)
         if joining:
             _compact(world)
             world.land([_like(FIRST + 9, 200)])
             world.learn(FIRST + DAY, everything=True)
         expected = _known(world)
-        tables = world.batch.tables
-        lake, tables.lake = tables.lake, _DyingLake(tables.lake, changes)
-        try:
+        with attempt.in_lake(world.batch.tables):
             _compact(world)
-        except _Crash:
-            died += 1
-        else:
-            break
-        finally:
-            tables.lake = lake
-        assert world.learn(FIRST + DAY + 1, everything=True).files == [], f"read again after change {changes}"
-        assert {event for event, _ in _rows(world)} == {event for event, _ in expected}, f"lost at change {changes}"
+        assert world.learn(FIRST + DAY + 1, everything=True).files == [], f"read again after change {attempt.changes}"
+        found = {event for event, _ in _rows(world)}
+        assert found == {event for event, _ in expected}, f"lost at change {attempt.changes}"
         _compact(world)
-        assert _rows(world) == expected, f"died at change {changes}"
+        assert _rows(world) == expected, f"died at change {attempt.changes}"
         assert len(_raw(world)) == 1
-    assert died >= 4, "the compaction was to die at each of its changes"
 
 
 def test_the_night_compacts_the_days_that_are_over(tmp_path: Path) -> None:

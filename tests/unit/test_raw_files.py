@@ -22,8 +22,9 @@ from pingfeed.arrow import EVENT_SCHEMA, table_of_rows
 from pingfeed.clock import DAY_MS
 from pingfeed.events import Row, encode_rows
 from tests.conformance.samples import like
+from tests.unit.dying_lake import deaths
 from tests.unit.lakes import FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
-from tests.unit.test_learn import _clean, _Crash, _DyingLake, _everything, _like
+from tests.unit.test_learn import _clean, _everything, _like
 
 DAY = "events/year=2024/month=10/day=04"
 ERRORS = "errors/format-conversion-failed/year=2024/month=10/day=04"
@@ -244,25 +245,15 @@ def test_a_night_that_died_at_any_write_loses_and_doubles_nothing(tmp_path: Path
     _night(calm, FIRST + 2)
     expected = (_everything(calm), _rejected(calm))
     assert len(expected[1]) == 3
-    died = 0
-    for writes in range(60):
-        world = LakeWorld(tmp_path / f"died-{writes}")
+    for attempt in deaths(least=10, most=80):
+        world = LakeWorld(tmp_path / f"died-{attempt.changes}")
         _fill(world)
-        tables = world.batch.tables
-        lake, tables.lake = tables.lake, _DyingLake(tables.lake, writes)
-        try:
-            Learner(tables, world.batch.engine, world.batch.ticks, Progress(quiet=True)).run(
-                FIRST + 1, 0, everything=True
-            )
-        except _Crash:
-            died += 1
-        else:
-            break
-        finally:
-            tables.lake = lake
-        _night(world, FIRST + 2)  # a later tick's run: another number, the same rejected files
-        assert (_everything(world), _rejected(world)) == expected, f"died at write {writes}"
-    assert died > 10, "the run was to die at each of its writes"
+        batch = world.batch
+        with attempt.in_lake(batch.tables):
+            Learner(batch.tables, batch.engine, batch.ticks, Progress(quiet=True)).run(FIRST + 1, 0, everything=True)
+        if attempt.died:
+            _night(world, FIRST + 2)  # a later tick's run: another number, the same rejected files
+            assert (_everything(world), _rejected(world)) == expected, f"died at change {attempt.changes}"
 
 
 def test_a_file_that_could_not_be_read_is_learned_once_it_can(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""A batch process that is killed at its n-th change of the lake, for every n until it gets through.
+
+for attempt in deaths(least=10, most=40):
+    world = ...                     # afresh
+    with attempt.in_lake(world.batch.tables):
+        ...                         # the run
+    if attempt.died:
+        ...                         # what the next run must find and mend
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from batch.tables import Tables
+
+
+class _Killed(Exception):
+    pass
+
+
+class _DyingLake:
+    """The lake behind it (`ports.Lake`), until its process dies at a write or a delete."""
+
+    def __init__(self, lake: Any, changes: int) -> None:
+        self._lake, self._left = lake, changes
+
+    def write(self, path: str, data: bytes) -> None:
+        self._change(lambda: self._lake.write(path, data))
+
+    def delete(self, path: str) -> None:
+        self._change(lambda: self._lake.delete(path))
+
+    def _change(self, make: Callable[[], None]) -> None:
+        if not self._left:
+            raise _Killed
+        self._left -= 1
+        make()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lake, name)
+
+
+class Attempt:
+    """One run, which may make `changes` changes."""
+
+    def __init__(self, changes: int) -> None:
+        self.changes = changes
+        self.died = True
+
+    @contextmanager
+    def in_lake(self, tables: Tables) -> Iterator[None]:
+        lake = tables.lake
+        tables.lake = _DyingLake(lake, self.changes)
+        try:
+            with suppress(_Killed):
+                yield
+                self.died = False
+        finally:
+            tables.lake = lake
+
+
+def deaths(least: int, most: int) -> Iterator[Attempt]:
+    """An attempt for each change at which a run can die; the last one gets through."""
+    for changes in range(most + 1):
+        attempt = Attempt(changes)
+        yield attempt
+        if not attempt.died:
+            assert changes >= least, f"the run made {changes} changes, {least} were to be seen"
+            return
+    raise AssertionError(f"the run makes more than {most} changes")
