@@ -19,6 +19,7 @@ from feed_api.wiring import Services
 from pingfeed.http.app import create_shell
 from pingfeed.http.health import Readiness, ReadyCheck, look
 from pingfeed.http.metrics import Metrics
+from pingfeed.ports import PacketCache
 from pingfeed.settings import Settings
 
 _DESCRIPTION: Final = (
@@ -32,6 +33,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     shell_metrics = Metrics()
     metrics = FeedMetrics(shell_metrics)
     metrics.watch(services.delivery)
+    if isinstance(services.candidates, PacketCache):
+        metrics.watch_cache(services.candidates)
     cursors = Cursors(settings)
     loader = Loader(services.artifacts, settings.features, metrics)
     board = TrendingBoard(services.trending, services.clock, metrics)

@@ -7,6 +7,7 @@ import prometheus_client
 
 from pingfeed.delivery.delivery import Delivery
 from pingfeed.http.metrics import Metrics
+from pingfeed.ports import PacketCache
 
 
 class FeedMetrics:
@@ -37,6 +38,10 @@ class FeedMetrics:
         waiting = self._metrics.gauge("spool_events", "Events that wait for delivery")
         waiting.set_function(lambda: delivery.counters.spooled_events)
         self._metrics.watch_sink(lambda: delivery.sink_counters)
+
+    def watch_cache(self, cache: PacketCache) -> None:
+        """Show what a cache of packets counts for itself."""
+        self._metrics.counted("packet_cache_passed_by", "Reads that passed the cache by", lambda: cache.passed_by)
 
     def answered(self, candidates: int, items: int, degraded: Iterable[str], removed: Iterable[str]) -> None:
         """One feed was answered."""

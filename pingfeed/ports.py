@@ -8,7 +8,7 @@ the same suite in `tests/conformance/`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pingfeed.signals import Act, Engagement, Signals
 
@@ -125,6 +125,15 @@ class CandidateStore(Protocol):
 
     async def close(self) -> None:
         """Release what is held."""
+
+
+@runtime_checkable
+class PacketCache(CandidateStore, Protocol):
+    """A store before another, which reads pass by when it is slow or down."""
+
+    @property
+    def passed_by(self) -> int:
+        """How many reads have passed it by since it was opened."""
 
 
 class UserSignals(Protocol):

@@ -88,6 +88,11 @@ class RedisCandidateStore:
         self._passing_by = _PassingBy(monotonic)
         self._late: set[asyncio.Task[Any]] = set()
 
+    @property
+    def passed_by(self) -> int:
+        """How many reads have passed the cache by since it was opened."""
+        return self._passing_by.reads
+
     async def get(self, user_id: str, now_ms: int) -> bytes | None:
         """The user's packet, from the cache or else the store; None if there is none or it has expired at `now_ms`."""
         lease = b"l" + os.urandom(8)
@@ -179,6 +184,7 @@ class RedisCandidateStore:
         What is late goes on by itself (it may be making the connection that the next read needs).
         """
         if self._passing_by.resting():
+            self._passing_by.reads += 1
             asked.close()
             return None
         task = asyncio.ensure_future(asked)
@@ -193,6 +199,7 @@ class RedisCandidateStore:
             self._passing_by.failed("it is slow")
         except PingfeedError as error:
             self._passing_by.failed(error.message)
+        self._passing_by.reads += 1
         return None
 
     def _settle(self, task: asyncio.Task[Any]) -> None:
@@ -222,6 +229,7 @@ class _PassingBy:
         self._monotonic = monotonic
         self._until = self._tell_from = float("-inf")
         self._in_a_row = self._missed = 0
+        self.reads = 0
 
     def resting(self) -> bool:
         return self._monotonic() < self._until

@@ -260,6 +260,7 @@ async def test_a_cache_that_is_down_fails_no_read_and_no_put_and_is_told_now_and
         for _ in range(20):
             assert await cached.get("ann", NOON_MS) == b"1"
         assert len(caplog.records) == 1
+        assert cached.passed_by == 20
         await cached.put_many({"ann": b"2"}, EXPIRES_MS)
         assert len(caplog.records) == 2
         assert await cached.get("ann", NOON_MS) == b"2"

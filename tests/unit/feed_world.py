@@ -224,6 +224,7 @@ async def feed_world(
     peer: str = "127.0.0.1",
     max_spool_bytes: int = 1 << 30,
     sink: MemorySink | None = None,
+    candidates: MemoryCandidates | None = None,
     artifacts: Mapping[str, bytes] | None = None,
     make_id: Callable[[int], str] = uuid7,
     environ: Mapping[str, str] | None = None,
@@ -231,7 +232,7 @@ async def feed_world(
 ) -> AsyncIterator[World]:
     """A feed app whose lifespan runs, with these pings live (none: no snapshot); it explores and logs nothing more
     than it is told to."""
-    stores, time = _Stores(), Time()
+    stores, time = _Stores(candidates or MemoryCandidates()), Time()
     store = MemoryArtifacts(folder=folder, data=dict(artifacts or {}))
     spool = Spool(folder / "spool", max_bytes=max_spool_bytes)
     acts = ServedActs(stores.signals)

@@ -1,10 +1,10 @@
-"""Both services show what their sink counts, so that its bill can be computed from their /metrics."""
+"""Both services show what their sink counts, so that its bill can be computed from /metrics; the feed its cache too."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from pingfeed.ports import SinkCounters
-from tests.unit.fakes import MemorySink
+from tests.unit.fakes import MemoryCandidates, MemorySink
 from tests.unit.feed_world import feed_world
 from tests.unit.ingest_world import ingest_world
 
@@ -31,3 +31,12 @@ async def test_ingest_shows_them(tmp_path: Path) -> None:
 async def test_the_feed_shows_them(tmp_path: Path) -> None:
     async with feed_world(tmp_path, sink=MemorySink(counters=COUNTED)) as world:
         assert await _shown(world.metric) == SHOWN
+
+
+class _Cached(MemoryCandidates):
+    passed_by = 7
+
+
+async def test_the_feed_shows_how_often_its_cache_was_passed_by(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, candidates=_Cached()) as world:
+        assert await world.metric("pingfeed_packet_cache_passed_by_total") == 7
