@@ -1,5 +1,7 @@
 """The night: everything that landed, the day's state, its collaborative factors, its features, and tidy files."""
 
+import logging
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +15,9 @@ from batch.raw_compaction import RawCompaction
 from batch.servable import servable
 from batch.ticks import day_name
 from batch.wiring import Batch
+from pingfeed.errors import PingfeedError
+
+_LOG = logging.getLogger(__name__)
 
 
 def etl(batch: Batch, tick: int) -> Manifest:
@@ -31,8 +36,16 @@ def etl(batch: Batch, tick: int) -> Manifest:
             if earlier < day:
                 batch.tables.compact_day(earlier, manifest.run)
         batch.tables.compact_catalogue(manifest.run)
-        RawCompaction(batch.tables, Ledger(batch.tables, batch.ticks)).run(day)
+        _compact_raw(batch, day)
     return manifest
+
+
+def _compact_raw(batch: Batch, day: int) -> None:
+    """Tidying may fail (a right that is missing, say) without costing the night its training: it is due again then."""
+    try:
+        RawCompaction(batch.tables, Ledger(batch.tables, batch.ticks)).run(day)
+    except PingfeedError as error:
+        _LOG.error("raw files were not compacted; the next night tries again", extra={"error": error.message})
 
 
 def _keep_features(batch: Batch, day: int) -> None:

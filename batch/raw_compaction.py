@@ -10,11 +10,13 @@ that read its source says, so that the past can be rebuilt without the source. F
 
 Nothing is counted twice: the ledger never takes a compacted file for news, and knows the sources by their manifests for
 good. The file is written, then its manifest, then the sources are removed. A file without a manifest is what a crash
-left before any source was removed: it goes. A source that still lies beside a finished compaction goes too; a sink that
-sends it once more, after a restart, writes the same rows.
+left before any source was removed: it goes, if the sources that it names in its own metadata are still there; else it
+is the only copy, and stays. A source that still lies beside a finished compaction goes too; a sink that sends it once
+more, after a restart, writes the same rows.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Final
@@ -32,6 +34,10 @@ MAX_ROWS: Final = 400_000
 """A file is closed when it has so many rows: memory holds that and one source."""
 DAYS: Final = 60
 """Older partitions are left alone: their files may have moved to where they cannot be read (`deploy/bucket.py`)."""
+
+
+_SOURCES: Final = b"sources"
+_LOG = logging.getLogger(__name__)
 
 
 class Compaction(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,10 +71,11 @@ class RawCompaction:
     def _tidied(self, day: str, paths: list[str]) -> tuple[list[str], list[Compaction]]:
         """A partition's loose files, and its compacted ones; what a crash left is removed."""
         loose = [path for path in paths if not is_compacted(path) and not _is_history(path)]
-        there = {path for path in paths if is_compacted(path)}
         named = {_file(path) for path in self._lake.list(f"compactions/day={day}")}
-        self._remove(path for path in there - {_beside(paths[0], name) for name in named})
-        there &= {_beside(paths[0], name) for name in named}
+        there = {path for path in paths if is_compacted(path)}
+        unnamed = {path for path in there if _digest(path) not in named}
+        self._remove(path for path in unnamed if self._is_spare(path, paths))
+        there -= unnamed
         if not there or not (loose or len(there) > 1):
             return loose, []
         finished = [self._load(day, name) for name in sorted(named)]
@@ -77,6 +84,14 @@ class RawCompaction:
         return [path for path in loose if path not in spent], [
             one for one in finished if one.file in there and one.file not in spent
         ]
+
+    def _is_spare(self, path: str, paths: list[str]) -> bool:
+        """Whether all that a file without a manifest was made of is still there. If not, it is the only copy."""
+        sources = msgspec.json.decode(pq.read_metadata(pa.BufferReader(self._lake.read(path))).metadata[_SOURCES])
+        spare = set(sources) <= set(paths)
+        if not spare:
+            _LOG.error("a compacted file has lost its manifest and is left alone", extra={"path": path})
+        return spare
 
     def _compact(self, day: str, loose: list[str], compacted: list[Compaction], known: dict[str, int]) -> None:
         """Make files of the loose ones, the smallest that is there included, so that latecomers join it."""
@@ -117,7 +132,9 @@ class RawCompaction:
         name = hashlib.blake2b("\n".join(sources).encode(), digest_size=8).hexdigest()
         done = Compaction(file=_beside(sources[0], name), sources=sources, rows=rows.num_rows)
         buffer = pa.BufferOutputStream()
-        pq.write_table(rows, buffer, compression="zstd")
+        pq.write_table(
+            rows.replace_schema_metadata({_SOURCES: msgspec.json.encode(sources)}), buffer, compression="zstd"
+        )
         self._lake.write(done.file, buffer.getvalue().to_pybytes())
         self._lake.write(_path(day, name), msgspec.json.format(msgspec.json.encode(done)))
         self._remove(sources)
@@ -137,6 +154,11 @@ def _is_history(path: str) -> bool:
 def _file(manifest: str) -> str:
     """The digest that names a manifest."""
     return manifest.rpartition("/")[2].removesuffix(".json")
+
+
+def _digest(path: str) -> str:
+    """The digest that names a compacted file."""
+    return path.rpartition("/compact-")[2].removesuffix(".parquet")
 
 
 def _path(day: str, name: str) -> str:

@@ -18,7 +18,7 @@ import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Final
@@ -94,8 +94,9 @@ def rejected_path(source: str, refused: list[Refused]) -> str:
 def _read(lake: Lake, paths: Iterable[str], parse: Callable[[str, bytes], _Parsed]) -> Read:
     found = Read(EVENT_SCHEMA.empty_table())
     tables: list[pa.Table] = []
-    for path, data in _fetched(lake, paths):
+    for path, fetched in _fetched(lake, paths):
         try:
+            data = fetched.result()
             rows, refused = parse(path, gzip.decompress(data) if data.startswith(_GZIP) else data)
         except _UNREADABLE as error:
             found.left_out[path] = str(error)
@@ -107,17 +108,15 @@ def _read(lake: Lake, paths: Iterable[str], parse: Callable[[str, bytes], _Parse
     return found
 
 
-def _fetched(lake: Lake, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+def _fetched(lake: Lake, paths: Iterable[str]) -> Iterator[tuple[str, "Future[bytes]"]]:
     """Each file's bytes, in order; a few are fetched ahead."""
-    ahead: deque[tuple[str, Any]] = deque()
+    ahead: deque[tuple[str, Future[bytes]]] = deque()
     with ThreadPoolExecutor(READERS) as pool:
         for path in paths:
             ahead.append((path, pool.submit(lake.read, path)))
             if len(ahead) > READERS:
-                first, data = ahead.popleft()
-                yield first, data.result()
-        for path, data in ahead:
-            yield path, data.result()
+                yield ahead.popleft()
+        yield from ahead
 
 
 def _events_of(path: str, data: bytes) -> _Parsed:

@@ -15,11 +15,14 @@ from batch.heartbeat import beat
 from batch.lease import lease
 from batch.train import last_trained, train
 from batch.wiring import Batch
+from pingfeed.backoff import Backoff
 from pingfeed.clock import DAY_MS, HOUR_MS
-from pingfeed.errors import PingfeedError
+from pingfeed.errors import Busy, PingfeedError
 
 _LOG = logging.getLogger(__name__)
 _GRACE_MS = 2_000
+_LOOK_S = 0.5
+_BACKOFF = Backoff(first_s=1.0, longest_s=60.0)
 
 
 @dataclass
@@ -66,6 +69,7 @@ class Schedule:
         """Etl and training. A night that fails is logged and tried again in an hour; the ticks go on."""
         try:
             etl(self.batch, tick)
+            beat(self.batch.settings.home)
             _LOG.info("trained", extra={"outcome": train(self.batch, tick).sentence})
         except PingfeedError as error:
             self.night_not_before = tick + max(1, self.batch.ticks.day_ticks // 24)
@@ -74,15 +78,24 @@ class Schedule:
     def run_forever(self, stop: threading.Event) -> None:
         """Run until `stop` is set; looks twice a second whether a tick has begun."""
         beat(self.batch.settings.home)
+        failures = 0
         while not stop.is_set():
+            pause_s = _LOOK_S
             try:
                 self.run_once()
+                failures = 0
             except PingfeedError as error:
-                self._give_up(error)
-            stop.wait(0.5)
+                failures += 1
+                pause_s = self._failed(error, failures)
+            stop.wait(pause_s)
 
-    def _give_up(self, error: PingfeedError) -> None:
-        """Leave the tick to the next one, unless trying again can help (somebody trains by hand, say)."""
+    def _failed(self, error: PingfeedError, failures: int) -> float:
+        """How long to wait after the n-th failure in a row. What no second try can mend is left to the next tick."""
+        if isinstance(error, Busy):  # Somebody trains by hand, say.
+            return _LOOK_S
         if not error.retryable:
             self.last_tick = self.due() or self.last_tick
             _LOG.error("a tick failed; the next one takes over", extra={"error": error.message})
+            return _LOOK_S
+        _LOG.error("a tick failed and is tried again", extra={"error": error.message, "failures": failures})
+        return _BACKOFF.pause_s(failures)

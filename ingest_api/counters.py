@@ -19,6 +19,7 @@ def watch(metrics: Metrics, services: Services) -> None:
     found = services.delivery
     metrics.counted("events_delivered", "Events that the sink took", lambda: found.counters.delivered)
     metrics.counted("delivery_failures", "Batches that the sink refused", lambda: found.counters.delivery_failures)
+    metrics.counted("signals_given_up", "Events whose signals cannot be applied", lambda: found.counters.apply_given_up)
     metrics.counted("signal_failures", "Times that signals were not applied", lambda: found.counters.apply_failures)
     metrics.counted("trending_failures", "Times that trending missed some", lambda: services.writer.trending_failures)
     metrics.gauge("spool_events", "Events that wait for delivery").set_function(lambda: found.counters.spooled_events)

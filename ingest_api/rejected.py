@@ -17,6 +17,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -134,14 +135,21 @@ class RejectedLog:
         self._file, self._day = f"{self._writer}-{self._files}.jsonl", ""
         for folder in self._folder.glob("day=*"):
             if folder.name < f"day={today}" and not any(folder.glob("*.jsonl")):
-                (folder / _SHIPPED).unlink(missing_ok=True)
-                folder.rmdir()
+                _remove_empty(folder)
         return sorted(self._folder.glob("day=*/*.jsonl"))
 
     def _remove(self, file: Path) -> None:
         # Noted first: a crash in between counts the file twice, and the day takes a little less.
         write_whole(file.with_name(_SHIPPED), b"%d" % (_shipped(file.parent) + file.stat().st_size))
         file.unlink()
+
+
+def _remove_empty(folder: Path) -> None:
+    """A day's folder, with its note and what a kill left of one. What else is there stays, and stops no shipping."""
+    with suppress(OSError):
+        for note in folder.glob(f"*{_SHIPPED}*"):
+            note.unlink()
+        folder.rmdir()
 
 
 def _bytes_in(folder: Path) -> int:

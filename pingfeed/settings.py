@@ -6,7 +6,7 @@ Every variable carries the prefix `PINGFEED_`. Without any, everything lives on 
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -167,6 +167,7 @@ def load(environ: Mapping[str, str], *, cwd: Path | None = None) -> Settings:
         values[name] = _parse(name, text, home)
     settings = Settings(**values)
     _check_together(settings)
+    _check_same_place(settings, given.keys())
     return settings
 
 
@@ -213,16 +214,23 @@ def _check_together(settings: Settings) -> None:
     if len(settings.attributes) > MAX_ATTRIBUTES:
         name = f"{PREFIX}ATTRIBUTES"
         raise SettingsError(f"{name} names more than {MAX_ATTRIBUTES} attributes", field=name)
-    if scheme_of(settings.lake_url) == "s3" and settings.events_url == _urls(settings.home)["events_url"]:
-        name = f"{PREFIX}EVENTS_URL"
-        raise SettingsError(
-            f"{name} is not set while {PREFIX}LAKE_URL is on S3: events would go to a folder that no tick reads; "
-            "name the stream that writes there, such as firehose://pingfeed-events",
-            field=name,
-        )
     if 1440 % settings.tick_minutes:
         name = f"{PREFIX}TICK_MINUTES"
         raise SettingsError(f"{name} must divide a day", field=name)
+
+
+def _check_same_place(settings: Settings, given: Set[str]) -> None:
+    """Events that go where no tick reads would be acknowledged and never seen again."""
+    if scheme_of(settings.lake_url) == "s3" and "events_url" not in given:
+        name, other, say = "EVENTS_URL", "LAKE_URL is on S3", "the stream that writes there, such as firehose://events"
+    elif scheme_of(settings.events_url) == "firehose" and "lake_url" not in given:
+        name, other, say = "LAKE_URL", "EVENTS_URL is a stream", "where it writes, such as s3://bucket/lake"
+    else:
+        return
+    raise SettingsError(
+        f"{PREFIX}{name} is not set while {PREFIX}{other}: events would go where no tick reads; name {say}",
+        field=f"{PREFIX}{name}",
+    )
 
 
 def check_open(settings: Settings, host: str) -> None:

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from batch.importers.ids import event_id
 from batch.importers.rules import labels
 from batch.ledger import Ledger
+from batch.raw_files import read_events
 from batch.tables import Tables
-from pingfeed.arrow import EVENT_SCHEMA
 
 UNKNOWN: Final = "unknown"
 """The creator of a ping of which the log does not say who made it."""
@@ -76,10 +76,9 @@ def known_pings(tables: Tables, ledger: Ledger, own: str) -> Any:
     unread = ledger.unread(0, everything=True)
     paths = [path for path in (*unread.live, *unread.history) if not path.rsplit("/", 1)[1].startswith(own)]
     found = [learned["id"].combine_chunks()]
-    if paths:
-        created = pc.field("event_type") == "ping_created"
-        batches = tables.lake.dataset(paths, EVENT_SCHEMA).to_batches(columns=["ping_id"], filter=created)
-        found += [pc.unique(batch["ping_id"]) for batch in batches]
+    for path in paths:  # One by one: memory holds a file.
+        rows = read_events(tables.lake, [path]).rows
+        found.append(pc.unique(rows.filter(pc.field("event_type") == "ping_created")["ping_id"]))
     return pa.concat_arrays(found)
 
 

@@ -39,6 +39,8 @@ class Counters:
     """Times that the sink refused a batch, or the spool refused to delete one."""
     apply_failures: int = 0
     """Times that the signals of accepted events could not be applied; they are tried again."""
+    apply_given_up: int = 0
+    """Events whose signals no second try can apply; they are delivered all the same."""
     spooled_events: int = 0
     """Undelivered events now."""
     spooled_bytes: int = 0

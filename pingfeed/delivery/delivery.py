@@ -161,7 +161,7 @@ class Delivery:
         record_id = next(iter(self._unapplied))
         record = await asyncio.to_thread(self._spool.read, record_id)
         try:
-            await self._apply(decode_rows(record.lines) if record else [])
+            await self._apply_or_give_up(decode_rows(record.lines) if record else [])
         except PingfeedError:
             self._unapplied[record_id] = self._unapplied.pop(record_id)
             raise
@@ -170,6 +170,27 @@ class Delivery:
         if not self._unapplied:
             self._has_unapplied.clear()
             self._deliverer.notice()
+
+    async def _apply_or_give_up(self, rows: Sequence[Row]) -> None:
+        """Apply rows; where no second try can help (a state that this version cannot read), all but that user's."""
+        try:
+            await self._apply(rows)
+        except PingfeedError as error:
+            if error.retryable:
+                raise
+            await self._apply_apart(rows)
+
+    async def _apply_apart(self, rows: Sequence[Row]) -> None:
+        """Apply each user's rows by themselves; give up those that cannot be applied."""
+        for user_id in dict.fromkeys(row.get("user_id") for row in rows):
+            mine = [row for row in rows if row.get("user_id") == user_id]
+            try:
+                await self._apply(mine)
+            except PingfeedError as error:
+                if error.retryable:
+                    raise
+                self._counters.apply_given_up += len(mine)
+                _log.error("signals cannot be applied and are given up", extra={"reason": error.message})
 
     def _apply_failed(self, error: PingfeedError) -> None:
         self._counters.apply_failures += 1

@@ -75,8 +75,9 @@ async def test_a_document_that_the_table_refuses_takes_no_neighbour_with_it(stre
     set_aside = {**like(4, received_ms=now_ms), "duration_ms": "long"}
     await _delivered([set_aside, like(5, received_ms=now_ms)])
 
-    world = LakeWorld(tmp_path / "home", {"PINGFEED_EVENTS_URL": f"firehose://{stream}"})
-    lake = FileLake(f"file://{world.home}/lake")
+    mirrored = f"file://{tmp_path}/home/lake"
+    environ = {"PINGFEED_EVENTS_URL": f"firehose://{stream}", "PINGFEED_LAKE_URL": mirrored}
+    world, lake = LakeWorld(tmp_path / "home", environ), FileLake(mirrored)
     await eventually(lambda: len(mirror(BUCKET, lake).list("")) == 4)
     assert [bool(LANDED.fullmatch(path)) for path in lake.list("events")] == [True, True]
     assert len(lake.list("errors/format-conversion-failed")) == 2

@@ -417,6 +417,26 @@ async def test_a_start_while_the_signals_are_down_holds_what_it_found(
     await delivery.close()
 
 
+async def test_signals_that_no_second_try_can_apply_are_given_up_alone(
+    spool: Spool, sink: MemorySink, signals: Signals
+) -> None:
+    """A state that this version cannot read, say: neither the spool nor anybody else's hide waits for it."""
+
+    async def apply(rows: Sequence[Row]) -> None:
+        if any(row["user_id"] == "bob" for row in rows):
+            raise FormatError("bob's state is of another version")
+        await signals.apply(rows)
+
+    delivery = Delivery(spool, sink, apply=apply, flush_seconds=0.01, backoff=QUICK)
+    await delivery.start()
+    await delivery.accept([like(1), like(2, user="bob"), like(3)])
+    await eventually(lambda: signals.applied == ["ping-1", "ping-3"])
+    await eventually(lambda: list(spool.spooled()) == [])
+    assert delivery.counters.apply_given_up == 1
+    await delivery.close()
+    assert sink.pings == ["ping-1", "ping-2", "ping-3"]
+
+
 async def test_a_caller_that_goes_away_leaves_nothing_half_done(
     spool: Spool, sink: MemorySink, signals: Signals
 ) -> None:

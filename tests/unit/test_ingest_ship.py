@@ -164,3 +164,21 @@ async def test_only_a_lake_elsewhere_has_its_refused_events_shipped(tmp_path: Pa
         await services.rejected.close()
     assert left(tmp_path / "lake" / "rejected") != []
     assert left(tmp_path / "s3" / "var" / "pingfeed" / "spool" / "ingest" / "rejected") != []
+
+
+async def test_what_a_kill_left_beside_the_log_stops_no_shipping(tmp_path: Path) -> None:
+    log, store = RejectedLog(tmp_path, writer="one"), MemoryArtifacts()
+    log.add([refusal("a")], NOW_MS)
+    await shipper(log, store).ship()
+    (tmp_path / f"day={TODAY}" / "..shipped.0abc").write_bytes(b"1")
+    log.add([refusal("b")], NOW_MS + DAY_MS)
+    await shipper(log, store, NOW_MS + DAY_MS).ship()
+    assert shipped(store) == ["a", "b"]
+    assert days(tmp_path) == [f"day={TOMORROW}"], "the leftover went too"
+
+    (tmp_path / f"day={TOMORROW}" / "notes.txt").write_text("somebody's")
+    log.add([refusal("c")], NOW_MS + 2 * DAY_MS)
+    await shipper(log, store, NOW_MS + 2 * DAY_MS).ship()
+    assert shipped(store) == ["a", "b", "c"]
+    assert (tmp_path / f"day={TOMORROW}" / "notes.txt").exists()
+    await log.close()

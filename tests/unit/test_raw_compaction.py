@@ -9,6 +9,7 @@ from batch.etl import etl
 from batch.ledger import Ledger, is_compacted
 from batch.raw_compaction import RawCompaction
 from batch.tables import CLEAN
+from pingfeed.errors import Unavailable
 from pingfeed.events import Row
 from tests.unit.dying_lake import deaths
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
@@ -187,3 +188,42 @@ def test_a_file_that_was_read_once_and_cannot_be_now_stays(tmp_path: Path) -> No
     assert damaged in kept
     assert not set(others) & set(kept)
     assert world.batch.tables.lake.dataset([p for p in kept if p != damaged], CLEAN).count_rows() == 6
+
+
+def test_a_compacted_file_is_known_in_whatever_folder_of_its_day_something_else_lies(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    _compact(world)
+    before = _rows(world)
+    (file,) = _raw(world)
+    world.batch.tables.lake.write(f"{file.rpartition('/')[0]}/again/a.parquet", world.batch.tables.lake.read(file))
+    _compact(world)
+    assert file in _raw(world)
+    assert world.batch.tables.lake.dataset([file], CLEAN).count_rows() == len(before)
+
+
+def test_a_compacted_file_whose_manifest_is_lost_is_kept_where_it_is_the_only_copy(tmp_path: Path) -> None:
+    """A lake of which `events/` alone was copied, say."""
+    world = LakeWorld(tmp_path)
+    _fill(world)
+    _compact(world)
+    lake = world.batch.tables.lake
+    for manifest in lake.list("compactions"):
+        lake.delete(manifest)
+    before = _raw(world)
+    _compact(world)
+    assert _raw(world) == before
+
+
+def test_a_compaction_that_fails_costs_the_night_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_self: RawCompaction, _today: int) -> None:
+        raise Unavailable("deleting is not allowed")
+
+    monkeypatch.setattr(RawCompaction, "run", refuse)
+    world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
+    _fill(world)
+    world.time.now_ms = NIGHT * TICK_MS + 5_000
+    assert etl(world.batch, NIGHT).tick == NIGHT
+    assert "raw files were not compacted" in caplog.text

@@ -276,7 +276,9 @@ def test_a_manifest_of_before_is_still_read(tmp_path: Path) -> None:
 def test_only_a_sink_that_lands_at_once_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, patience_s: float
 ) -> None:
-    world = LakeWorld(tmp_path, {"PINGFEED_EVENTS_URL": url, "PINGFEED_SINK_FLUSH_SECONDS": "1"})
+    lake = f"file://{tmp_path}/lake"
+    environ = {"PINGFEED_EVENTS_URL": url, "PINGFEED_LAKE_URL": lake, "PINGFEED_SINK_FLUSH_SECONDS": "1"}
+    world = LakeWorld(tmp_path, environ)
     waited: list[float] = []
 
     def wait(folder: Path, before_ms: int, timeout_s: float) -> int:

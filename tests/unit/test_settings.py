@@ -68,6 +68,13 @@ def test_a_lake_on_s3_wants_to_know_what_writes_events_there() -> None:
         load({"PINGFEED_LAKE_URL": "s3://bucket/lake", "PINGFEED_EVENTS_URL": url})
 
 
+def test_a_stream_wants_to_know_which_lake_it_writes_to() -> None:
+    with pytest.raises(SettingsError, match="PINGFEED_LAKE_URL is not set while") as refused:
+        load({"PINGFEED_EVENTS_URL": "firehose://pingfeed-events"})
+    assert refused.value.field == "PINGFEED_LAKE_URL"
+    load({"PINGFEED_EVENTS_URL": "firehose://pingfeed-events", "PINGFEED_LAKE_URL": "file:///mnt/bucket/lake"})
+
+
 def test_a_wrong_secret_is_not_repeated() -> None:
     with pytest.raises(SettingsError) as refused:
         load({"PINGFEED_OPERATOR_KEY_HASHES": "my-plain-key"})

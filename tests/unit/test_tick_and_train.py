@@ -20,7 +20,7 @@ from batch.train import MIN_ENGAGED_REQUESTS, last_trained, train
 from batch.wiring import Batch, build
 from pingfeed.cli import main
 from pingfeed.clock import to_iso
-from pingfeed.errors import Busy, FormatError, InvalidInput, NotFound
+from pingfeed.errors import Busy, FormatError, InvalidInput, NotFound, Unavailable
 from pingfeed.model import Pointer, pointer_key, snapshot_key
 from pingfeed.packet import MAX_CANDIDATES, decode
 from pingfeed.settings import load
@@ -338,3 +338,18 @@ def test_a_tick_that_finds_the_lake_busy_is_tried_again_and_not_skipped(tmp_path
     stop.set()
     runner.join()
     assert plan.last_tick == FIRST
+
+
+def test_a_tick_that_an_outage_stops_is_told_and_tried_again_after_growing_pauses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = _plan(tmp_path, [FIRST * TICK_MS + 60_000])
+    refused = Unavailable("the table pings is not available: AccessDeniedException")
+    pauses = [plan._failed(refused, failures) for failures in (1, 4, 20)]
+    assert 0.5 <= pauses[0] <= 1
+    assert 4 <= pauses[1] <= 8
+    assert 30 <= pauses[2] <= 60
+    assert caplog.text.count("a tick failed and is tried again") == 3
+    assert plan.last_tick is None, "the tick is still due"
+    plan._failed(FormatError("a state that no second try mends"), 1)
+    assert plan.last_tick == FIRST, "left to the next one"
