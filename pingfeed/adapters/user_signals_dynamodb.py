@@ -86,11 +86,15 @@ class DynamodbUserSignals:
         await self._dynamodb().delete(self._table, _key(user_id))
 
     async def check(self) -> None:
-        """Raise Unavailable if the table does not answer a read."""
-        await self._deleted.head()
+        """Raise Unavailable if the table does not answer. Brings the deletions that the first read would wait for."""
+        try:
+            await self._deleted.bring()
+        except FormatError as error:  # For a start it is as good as down: feeds are served without it.
+            raise Unavailable(error.message) from error
 
     async def close(self) -> None:
-        """Let the connection go."""
+        """Let the connection go, and what is being fetched."""
+        await self._deleted.close()
         await self._dynamodb.close()
 
     async def _change(self, user_id: str, acts: Sequence[Act]) -> None:

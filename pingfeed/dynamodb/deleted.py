@@ -9,6 +9,9 @@ with what the last part held while that has room, and then the head, if nobody h
 nobody sees anything, and what a writer leaves that dies or loses is never read. The names are random, so a head is as
 good as a version. Both items carry the TTL attribute `t`: seven days after their latest deletion they mean nothing.
 
+A reader may have less time than the parts take. So a fetch of a part belongs to the process and not to a reader: it
+goes on when they leave, all who want the part wait for the same one, and what it brought is there for the next.
+
 One item for all readers bears what DynamoDB gives one key: 3,000 consistent reads a second.
 """
 
@@ -16,6 +19,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -49,6 +53,7 @@ class DeletedPings:
         self._table, self._connection, self._backoff = table, connection, backoff
         self._parts: dict[str, Times] = {}
         self._names: Names = ()
+        self._fetches: dict[str, asyncio.Task[Times]] = {}
         self._times: Times = {}
         self._live: frozenset[str] = frozenset()
         self._valid = range(0)  # The instants for which `_live` is right.
@@ -66,6 +71,18 @@ class DeletedPings:
             self._live = frozenset(live)
             self._valid = range(now_ms, min(live.values(), default=now_ms) + DELETED_TTL_MS)
         return self._live
+
+    async def bring(self) -> None:
+        """Have what `at` would wait for. Raises Unavailable, and FormatError as `at` does."""
+        await self._follow(_names_in(await self.head()))
+
+    async def close(self) -> None:
+        """Give up what is being fetched; those who wait for it get Unavailable."""
+        fetches = list(self._fetches.values())
+        for fetch in fetches:
+            fetch.cancel()
+        if fetches:
+            await asyncio.wait(fetches)
 
     async def add(self, acts: Sequence[Act]) -> None:
         """Take deletions in; one that is known already costs no write. Raises Unavailable."""
@@ -100,14 +117,37 @@ class DeletedPings:
         if names == self._names:
             return
         known = self._parts
-        unknown = [name for name in names if name not in known]
-        gets = [self._connection().get(self._table, HEAD + name, consistent=True) for name in unknown]
-        found = dict(zip(unknown, map(_part_in, await asyncio.gather(*gets)), strict=True))
+        found = await self._fetched([name for name in names if name not in known])
         # Another read may have gone on meanwhile, or back: what counts here is the head that this one has seen.
         self._parts = {name: found[name] if name in found else known[name] for name in names}
         self._names = names
         self._times = _newest(_merged(list(self._parts.values())), MAX_DELETED)
         self._valid = range(0)
+
+    async def _fetched(self, names: Sequence[str]) -> dict[str, Times]:
+        """Parts by name. Who is cancelled here leaves the fetches to the next; one that fails is begun anew then."""
+        # Kept are those under way, and of those that ended the ones that are wanted still.
+        self._fetches = {name: fetch for name, fetch in self._fetches.items() if name in names or not fetch.done()}
+        fetches = {name: self._fetches.get(name) or self._begin(name) for name in names}
+        if fetches:
+            await asyncio.wait(fetches.values())
+        if any(fetch.cancelled() for fetch in fetches.values()):
+            raise Unavailable(f"the DynamoDB table {self._table} was let go")
+        return {name: fetch.result() for name, fetch in fetches.items()}
+
+    def _begin(self, name: str) -> "asyncio.Task[Times]":
+        fetch = asyncio.create_task(self._fetch(name))
+        fetch.add_done_callback(partial(self._settle, name))
+        self._fetches[name] = fetch
+        return fetch
+
+    async def _fetch(self, name: str) -> Times:
+        return _part_in(await self._connection().get(self._table, HEAD + name, consistent=True))
+
+    def _settle(self, name: str, fetch: "asyncio.Task[Times]") -> None:
+        # An error is looked at here, for nobody may wait any more.
+        if fetch.cancelled() or fetch.exception() is not None:
+            self._fetches.pop(name, None)
 
 
 def _names_in(head: Item | None) -> Names:
