@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import boto3
 from botocore.exceptions import ClientError
 
+from deploy import clients
 from deploy.answers import unless
 from deploy.events_table import TABLE, ensure_table
 from pingfeed.aws import translated
@@ -62,7 +62,7 @@ def ensure(
     role_arn: str | None = None,
     interval_s: int = 300,
     buffer_mb: int = BUFFER_MB,
-    client: Callable[[str], Any] = boto3.client,
+    client: Callable[[str], Any] = clients.client,
     pause: Callable[[float], None] = time.sleep,
 ) -> list[str]:
     """Make what is missing of database, table, role and stream; a sentence for each thing made, none if all was there.
