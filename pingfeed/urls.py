@@ -55,8 +55,9 @@ def _of_bucket(split: SplitResult) -> str | None:
 
 
 def _of_table(split: SplitResult) -> str | None:
-    fine = _TABLE.fullmatch(split.netloc) and split.path in ("", "/")
-    return None if fine else "names no table, such as dynamodb://pingfeed-candidates"
+    fine = _TABLE.fullmatch(split.netloc) and split.path in ("", "/") and not split.fragment
+    rule = "3 to 255 of A-Z a-z 0-9 . _ -"
+    return None if fine else f"names no table, such as dynamodb://pingfeed-candidates: {rule}"
 
 
 def _of_stream(split: SplitResult) -> str | None:
