@@ -8,6 +8,7 @@ The second names a size: S3 would not move objects under 128 KB, and the night m
 from collections.abc import Callable
 from typing import Any, Final
 
+from deploy import clients
 from pingfeed import s3
 from pingfeed.aws import translated
 from pingfeed.s3 import Location
@@ -35,7 +36,7 @@ def ensure(url: str) -> list[str]:
     """
     place = Location.of(url, options=frozenset({"cache"}))
     with translated(f"the bucket {place.bucket}"):
-        client = _client()
+        client = clients.client("s3")
         made = _made_bucket(client, place.bucket)
         made += _tolerated(lambda: _made_private(client, place.bucket), place.bucket, "public access blocks")
         made += _tolerated(lambda: _made_rules(client, place), place.bucket, "lifecycle rules")
@@ -61,12 +62,6 @@ def rules_of(place: Location) -> list[dict[str, Any]]:
             "Transitions": [{"Days": GLACIER_DAYS, "StorageClass": "GLACIER"}],
         },
     ]
-
-
-def _client() -> Any:
-    import boto3
-
-    return boto3.Session().client("s3", region_name=s3.region(), endpoint_url=s3.endpoint())
 
 
 def _made_bucket(client: Any, bucket: str) -> list[str]:

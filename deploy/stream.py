@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import boto3
 from botocore.exceptions import ClientError
 
+from deploy import clients
 from deploy.answers import unless
 from deploy.events_table import TABLE, ensure_table
 from pingfeed.aws import translated
@@ -62,7 +62,7 @@ def ensure(
     role_arn: str | None = None,
     interval_s: int = 300,
     buffer_mb: int = BUFFER_MB,
-    client: Callable[[str], Any] = boto3.client,
+    client: Callable[[str], Any] = clients.client,
     pause: Callable[[float], None] = time.sleep,
 ) -> list[str]:
     """Make what is missing of database, table, role and stream; a sentence for each thing made, none if all was there.
@@ -103,9 +103,10 @@ def _ensure_role(iam: Any, layout: Layout) -> tuple[str, list[str]]:
         with unless("EntityAlreadyExists"):
             iam.create_role(RoleName=layout.role, AssumeRolePolicyDocument=json.dumps(_TRUST))
             said.append(f"Made the role {layout.role}.")
-        policy = json.dumps(_policy(layout))
+        role_arn = str(iam.get_role(RoleName=layout.role)["Role"]["Arn"])
+        policy = json.dumps(_policy(layout, _partition(role_arn)))
         iam.put_role_policy(RoleName=layout.role, PolicyName="deliver", PolicyDocument=policy)
-        return str(iam.get_role(RoleName=layout.role)["Role"]["Arn"]), said
+        return role_arn, said
 
 
 _TRUST: Final = {
@@ -116,13 +117,21 @@ _TRUST: Final = {
 }
 
 
-def _policy(layout: Layout) -> dict[str, Any]:
-    """What Firehose may do: read the one table, write to the one bucket."""
-    database = f"arn:aws:glue:*:*:table/{layout.database}/{TABLE}"
+def _partition(role_arn: str) -> str:
+    """`aws`, `aws-cn`, `aws-us-gov`: the second part of an ARN. Role, bucket and table lie in the same one."""
+    return role_arn.partition(":")[2].partition(":")[0]
+
+
+def _policy(layout: Layout, partition: str) -> dict[str, Any]:
+    """What Firehose may do: read the one table, write to the one bucket.
+
+    Every ARN names the role's own partition: the stream's bucket must be named exactly, and a policy may be too.
+    """
+    bucket, glue = _bucket_arn(layout, partition), f"arn:{partition}:glue:*:*"
     resources = {
-        "bucket": [f"arn:aws:s3:::{layout.bucket}"],
-        "objects": [f"arn:aws:s3:::{layout.bucket}/{layout.prefix}*"],
-        "table": ["arn:aws:glue:*:*:catalog", f"arn:*:glue:*:*:database/{layout.database}", database],
+        "bucket": [bucket],
+        "objects": [f"{bucket}/{layout.prefix}*"],
+        "table": [f"{glue}:catalog", f"{glue}:database/{layout.database}", f"{glue}:table/{layout.database}/{TABLE}"],
     }
     statements = [
         {"Effect": "Allow", "Action": list(actions), "Resource": resources[part]} for part, actions in _ALLOWED.items()
@@ -130,10 +139,14 @@ def _policy(layout: Layout) -> dict[str, Any]:
     return {"Version": "2012-10-17", "Statement": statements}
 
 
+def _bucket_arn(layout: Layout, partition: str) -> str:
+    return f"arn:{partition}:s3:::{layout.bucket}"
+
+
 def _destination(layout: Layout, role_arn: str, interval_s: int, buffer_mb: int) -> dict[str, Any]:
     return {
         "RoleARN": role_arn,
-        "BucketARN": f"arn:aws:s3:::{layout.bucket}",
+        "BucketARN": _bucket_arn(layout, _partition(role_arn)),
         "Prefix": f"{layout.prefix}events/{_DAY}",
         "ErrorOutputPrefix": f"{layout.prefix}errors/!{{firehose:error-output-type}}/{_DAY}",
         "BufferingHints": {"SizeInMBs": buffer_mb, "IntervalInSeconds": interval_s},

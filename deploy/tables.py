@@ -5,7 +5,8 @@ Candidates and signals take the same kind of table; they may share one, for thei
 
 from typing import Any, Final
 
-from pingfeed.aws import CONNECT_S, READ_S, translated
+from deploy import clients
+from pingfeed.aws import translated
 from pingfeed.dynamodb.connection import TableUrl
 from pingfeed.dynamodb.items import KEY, TTL
 from pingfeed.errors import InvalidInput
@@ -23,16 +24,8 @@ def ensure(url: str) -> list[str]:
     """
     table = TableUrl.parse(url, "writes_per_second").table
     with translated(f"the DynamoDB table {table}"):
-        client = _client()
+        client = clients.client("dynamodb")
         return _made_table(client, table) + _made_ttl(client, table)
-
-
-def _client() -> Any:
-    import boto3
-    from botocore.config import Config
-
-    config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"total_max_attempts": 3})
-    return boto3.Session().client("dynamodb", config=config)
 
 
 def _made_table(client: Any, table: str) -> list[str]:

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Final
 
 from pingfeed.errors import NotFound, PingfeedError, SettingsError, Unavailable
+from pingfeed.urls import region as region
 
 CONNECT_S: Final = 2.0
 READ_S: Final = 10.0
@@ -56,7 +57,8 @@ class AwsClient:
             max_pool_connections=self._connections,
         )
         with translated(self._service):
-            return await self._stack.enter_async_context(aioboto3.Session().client(self._service, config=config))
+            client = aioboto3.Session().client(self._service, region_name=region(), config=config)
+            return await self._stack.enter_async_context(client)
 
 
 @contextmanager
@@ -85,7 +87,7 @@ def translated(what: str) -> Iterator[None]:
         ) from error
     except (NoRegionError, InvalidRegionError) as error:
         raise SettingsError(
-            f"{what}: no AWS region; set AWS_DEFAULT_REGION, such as us-east-1", field="AWS_DEFAULT_REGION"
+            f"{what}: no AWS region; set AWS_REGION or AWS_DEFAULT_REGION, such as us-east-1", field="AWS_REGION"
         ) from error
     except ClientError as error:
         raise _of_answer(what, error.response.get("Error", {})) from error

@@ -94,13 +94,11 @@ def _cache(settings: Settings) -> Iterator[Check]:
         return
 
     async def look() -> str:
-        from pingfeed.redis_client import RedisClient
-
-        client = RedisClient(settings.cache_url)
+        cache = wiring.open_cache(settings)
         try:
-            await client.check()
+            await cache.check()
         finally:
-            await client.close()
+            await cache.close()
         return f"{masked(settings.cache_url)} answers"
 
     yield replace(_tried("cache", lambda: asyncio.run(look())), needed=False)

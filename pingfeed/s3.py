@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pingfeed.errors import InvalidInput, NotFound, PingfeedError, Unavailable
 from pingfeed.keys import is_hidden, parts_of
+from pingfeed.urls import region as region
 
 _CONNECT_S: Final = 2.0
 _READ_S: Final = 20.0
@@ -62,11 +63,6 @@ class Location:
 def endpoint() -> str | None:
     """The endpoint that stands in for AWS' own, None for AWS."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-
-
-def region() -> str | None:
-    """The region that the environment names; None leaves it to the libraries (a profile, the machine)."""
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
 
 
 def file_system() -> Any:

@@ -1,8 +1,9 @@
-"""The URLs of the settings: what is wrong with one, and how to show one.
+"""The URLs of the settings: what is wrong with one, how to show one, and the region of those that name things of AWS.
 
 A URL may hold a password. So no sentence about a wrong one quotes it, and `masked` is the only way to print one.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -36,6 +37,15 @@ def flaw(url: str) -> str | None:
     return check(split) if check else None
 
 
+def region() -> str | None:
+    """The AWS region that the environment names; None leaves it to the libraries (a profile's, the machine's).
+
+    botocore reads AWS_DEFAULT_REGION alone, other SDKs AWS_REGION first, and Lambda and ECS set only that one. So every
+    client is told. It stands here because `aws` and `s3`, neither of which imports the other, both hand it on.
+    """
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+
+
 def _of_path(split: SplitResult) -> str | None:
     return None if (split.netloc + split.path).strip("/") else "names no path, such as file:///var/lib/pingfeed/lake"
 
@@ -45,8 +55,9 @@ def _of_bucket(split: SplitResult) -> str | None:
 
 
 def _of_table(split: SplitResult) -> str | None:
-    fine = _TABLE.fullmatch(split.netloc) and split.path in ("", "/")
-    return None if fine else "names no table, such as dynamodb://pingfeed-candidates"
+    fine = _TABLE.fullmatch(split.netloc) and split.path in ("", "/") and not split.fragment
+    rule = "3 to 255 of A-Z a-z 0-9 . _ -"
+    return None if fine else f"names no table, such as dynamodb://pingfeed-candidates: {rule}"
 
 
 def _of_stream(split: SplitResult) -> str | None:

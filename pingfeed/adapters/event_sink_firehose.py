@@ -12,6 +12,7 @@ to `rejected/` (`batch/raw_files.py`). A row that no record can hold goes in pie
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, Protocol
@@ -30,6 +31,9 @@ PATIENCE_S: Final = 30.0
 """How long a write goes on while nothing of it is taken."""
 READ_S: Final = 60.0
 """A call of 4 MB may take its time; one that is given up too early is sent twice."""
+CHECKED_S: Final = 30.0
+"""How long a stream that was found active is taken to be: every process is probed every few seconds, and an account may
+ask for the state of its streams only a few times a second."""
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +66,7 @@ class FirehoseEventSink:
         self._backoff = backoff or Backoff(first_s=0.2, longest_s=5)
         self._patience_s, self._clock, self._pause = patience_s, clock, pause
         self._taken_at = 0.0
+        self._active_at = -math.inf
         self._counters = SinkCounters()
 
     @property
@@ -77,12 +82,16 @@ class FirehoseEventSink:
         self._counters.set_aside += len(odd)
 
     async def check(self) -> None:
-        """Raise Unavailable if the stream does not take records now."""
+        """Raise Unavailable if the stream takes no records. A good answer counts for `CHECKED_S`, a bad one once."""
+        asked_at = self._clock()
+        if asked_at - self._active_at < CHECKED_S:
+            return
         with translated(self._what):
             found = await (await self._client.get()).describe_delivery_stream(DeliveryStreamName=self._stream)
         status = found["DeliveryStreamDescription"]["DeliveryStreamStatus"]
         if status != "ACTIVE":
             raise Unavailable(f"{self._what} is {status}")
+        self._active_at = asked_at
 
     async def close(self) -> None:
         """Let the connections go."""

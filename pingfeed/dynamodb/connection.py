@@ -8,7 +8,6 @@ An adapter's URL is `dynamodb://table`; region and credentials come from the env
 """
 
 import asyncio
-import re
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,10 +20,10 @@ from pingfeed.dynamodb.answers import is_conflict
 from pingfeed.dynamodb.items import KEY, Item
 from pingfeed.dynamodb.loader import Answer, Loader
 from pingfeed.errors import InvalidInput, PingfeedError
+from pingfeed.urls import flaw
 
 READ_S: Final = 3.0
 """DynamoDB answers in milliseconds or not at all."""
-_TABLE: Final = re.compile(r"[A-Za-z0-9_.-]{3,255}")
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,10 @@ class TableUrl:
     @classmethod
     def parse(cls, url: str, *known: str) -> "TableUrl":
         """The parts of a URL; InvalidInput where it names no table, or has an option that is not `known`."""
+        if wrong := flaw(url):
+            raise InvalidInput(wrong)
         split = urlsplit(url)
         options = dict(parse_qsl(split.query, keep_blank_values=True))
-        if not _TABLE.fullmatch(split.netloc) or split.path not in ("", "/") or split.fragment:
-            raise InvalidInput("must name a table of 3 to 255 of A-Z a-z 0-9 . _ -, as in dynamodb://pingfeed-packets")
         if unknown := options.keys() - set(known):
             raise InvalidInput(f"has the option {min(unknown)!r}, which is unknown")
         return cls(split.netloc, options)

@@ -22,6 +22,8 @@ class FakeFirehose:
     script: list[Answer] = field(default_factory=list)
     otherwise: Answer | None = None
     status: str = "ACTIVE"
+    looks: int = 0
+    """How many times its status was asked for."""
     taken: list[bytes] = field(default_factory=list)
     """Records that are in the stream, in order of arrival."""
     put: list[list[bytes]] = field(default_factory=list)
@@ -37,6 +39,7 @@ class FakeFirehose:
         self.closed = True
 
     async def describe_delivery_stream(self, *, DeliveryStreamName: str) -> dict[str, Any]:  # noqa: N803
+        self.looks += 1
         return {"DeliveryStreamDescription": {"DeliveryStreamStatus": self.status}}
 
     async def put_record_batch(self, *, DeliveryStreamName: str, Records: list[dict[str, bytes]]) -> dict[str, Any]:  # noqa: N803

@@ -1,5 +1,6 @@
 """What makes the delivery stream, against answers that an emulator does not give."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ class FakeAws:
 
     statuses: list[str] = field(default_factory=lambda: ["ACTIVE"])
     """What a look at the stream finds, one look after the other; the last for ever."""
+    partition: str = "aws"
     role_unknown: int = 0
     """How many times the role is not known yet."""
     databases: list[str] = field(default_factory=list)
@@ -61,7 +63,7 @@ class FakeAws:
         self.policy = PolicyDocument
 
     def get_role(self, *, RoleName: str) -> dict[str, Any]:  # noqa: N803
-        return {"Role": {"Arn": f"arn:aws:iam::1:role/{RoleName}"}}
+        return {"Role": {"Arn": f"arn:{self.partition}:iam::1:role/{RoleName}"}}
 
     def create_delivery_stream(self, **stream: Any) -> None:
         if self.role_unknown:
@@ -135,6 +137,23 @@ def test_the_role_may_write_to_this_lake_and_read_this_table_only() -> None:
     assert "arn:aws:s3:::bucket/deep/lake/*" in aws.policy
     assert "table/pingfeed_events/events" in aws.policy
     assert '"Resource": "*"' not in aws.policy
+
+
+@pytest.mark.parametrize("partition", ["aws", "aws-cn", "aws-us-gov"])
+def test_every_arn_is_of_the_partition_in_which_the_role_is(partition: str) -> None:
+    aws = FakeAws(partition=partition)
+    made_in(aws)
+    resources = [arn for statement in json.loads(aws.policy)["Statement"] for arn in statement["Resource"]]
+    destination = aws.stream["ExtendedS3DestinationConfiguration"]
+    assert len(resources) == 5
+    for arn in [*resources, destination["BucketARN"], destination["RoleARN"]]:
+        assert arn.startswith(f"arn:{partition}:")
+
+
+def test_a_role_that_is_given_tells_the_buckets_partition() -> None:
+    aws = FakeAws()
+    made_in(aws, role_arn="arn:aws-cn:iam::1:role/mine")
+    assert aws.stream["ExtendedS3DestinationConfiguration"]["BucketARN"] == "arn:aws-cn:s3:::bucket"
 
 
 def test_a_role_that_is_not_known_everywhere_yet_is_waited_for() -> None:

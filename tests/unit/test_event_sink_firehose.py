@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 from botocore.exceptions import NoCredentialsError
 
-from pingfeed.adapters.event_sink_firehose import IN_FLIGHT, FirehoseEventSink
+from pingfeed.adapters.event_sink_firehose import CHECKED_S, IN_FLIGHT, FirehoseEventSink
 from pingfeed.backoff import Backoff
 from pingfeed.errors import SettingsError, Unavailable
 from pingfeed.events import Row, encode_rows
@@ -192,6 +192,24 @@ async def test_a_stream_that_is_not_active_fails_the_check() -> None:
         await sink_to(stream).check()
     stream.status = "ACTIVE"
     await sink_to(stream).check()
+
+
+async def test_a_good_check_counts_for_a_while_and_a_bad_one_is_asked_again_at_once() -> None:
+    """AWS answers only a few such questions a second, for all processes of an account together."""
+    stream, time = FakeFirehose(), Time()
+    sink = sink_to(stream, time)
+    for time.now in (0.0, 5.0, CHECKED_S - 1):
+        await sink.check()
+    assert stream.looks == 1
+    stream.status = "DELETING"
+    for time.now in (CHECKED_S, CHECKED_S + 1):
+        with pytest.raises(Unavailable, match="DELETING"):
+            await sink.check()
+    assert stream.looks == 3
+    stream.status = "ACTIVE"
+    await sink.check()
+    await sink.check()
+    assert stream.looks == 4
 
 
 async def test_closing_closes_the_client() -> None:

@@ -1,0 +1,22 @@
+"""AWS for whoever makes things there: how a client of a service is opened."""
+
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+
+from pingfeed.aws import CONNECT_S, READ_S, region
+
+ATTEMPTS: Final = 2
+"""Of one call. More is for `provision`, which asks again until its own time is over."""
+
+
+def client(service: str) -> Any:
+    """A boto3 client of `service`, such as "glue". A call that nobody answers is over within about `READ_S` twice.
+
+    Region, credentials and `AWS_ENDPOINT_URL` come from the environment, as everywhere with AWS. Where they are missing
+    it, or the first call, raises botocore's errors (`aws.translated`).
+    """
+    retries = {"total_max_attempts": ATTEMPTS, "mode": "standard"}
+    config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries=retries)
+    return boto3.Session().client(service, region_name=region(), config=config)
