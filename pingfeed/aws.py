@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Final
 
-from pingfeed.errors import NotFound, PingfeedError, SettingsError, Unavailable
+from pingfeed.errors import FormatError, NotFound, PingfeedError, SettingsError, Unavailable
 from pingfeed.urls import region as region
 
 CONNECT_S: Final = 2.0
 READ_S: Final = 10.0
 _ABSENT_KEY: Final = frozenset({"NoSuchKey", "404"})
+_ARCHIVED: Final = "InvalidObjectState"
 
 
 class AwsClient:
@@ -65,8 +66,9 @@ class AwsClient:
 def translated(what: str) -> Iterator[None]:
     """AWS's errors as ours, the cause chained; `what` names the table, bucket or stream in the sentence.
 
-    NotFound for an absent object, SettingsError where credentials or region are missing, Unavailable for all else: a
-    table that does not exist yet and a right that was not granted yet are mended without a restart.
+    NotFound for an absent object, FormatError for one in an archive (Glacier), SettingsError where credentials or
+    region are missing, Unavailable for all else: a table that does not exist yet and a right that was not granted yet
+    are mended without a restart.
     """
     from botocore.exceptions import (
         BotoCoreError,
@@ -99,5 +101,7 @@ def _of_answer(what: str, answer: dict[str, Any]) -> PingfeedError:
     code = str(answer.get("Code", "an error without a code"))
     if code in _ABSENT_KEY:
         return NotFound(f"{what} does not exist")
+    if code == _ARCHIVED:
+        return FormatError(f"{what} is archived; restore it first")
     # AWS's message may quote what was sent; its code says enough.
     return Unavailable(f"{what} is not available: {code}")

@@ -10,6 +10,7 @@ import duckdb
 import msgspec
 import pyarrow as pa
 import pytest
+from botocore.exceptions import ClientError
 
 from batch.landing import wait_for_landing
 from batch.learn import Learner
@@ -19,6 +20,7 @@ from batch.raw_files import Read, read_errors, read_events
 from pingfeed.adapters.event_sink_disk import parquet_of
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.arrow import EVENT_SCHEMA, table_of_rows
+from pingfeed.aws import translated
 from pingfeed.clock import DAY_MS
 from pingfeed.events import Row, encode_rows
 from tests.conformance.samples import like
@@ -140,6 +142,24 @@ def test_a_file_that_cannot_be_read_is_left_out_with_its_reason(lake: CountingLa
     assert found.files == [f"{DAY}/good"]
     assert found.left_out[f"{DAY}/bad"]
     assert rows_of(found) == [FULL, like(2)]
+
+
+def test_a_file_in_an_archive_is_left_out_and_ends_no_night(
+    lake: CountingLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Glacier's answer, after our own rule has moved a file that no run could read."""
+    answer = {"Error": {"Code": "InvalidObjectState", "Message": "storage class"}}
+
+    def read(path: str) -> bytes:
+        if path.endswith("archived"):
+            with translated(path):
+                raise ClientError(answer, "GetObject")
+        return encode_rows([_like(FIRST, 1)])
+
+    monkeypatch.setattr(lake, "read", read)
+    found = read_events(lake, [f"{DAY}/archived", f"{DAY}/here"])
+    assert found.files == [f"{DAY}/here"]
+    assert "is archived" in found.left_out[f"{DAY}/archived"]
 
 
 def test_a_document_that_is_no_row_is_refused_and_its_neighbours_are_kept(lake: CountingLake) -> None:
