@@ -118,6 +118,8 @@ class DeletedPings:
             return
         known = self._parts
         found = await self._fetched([name for name in names if name not in known])
+        if names == self._names:
+            return  # Of those who waited another was first, and merging takes milliseconds.
         # Another read may have gone on meanwhile, or back: what counts here is the head that this one has seen.
         self._parts = {name: found[name] if name in found else known[name] for name in names}
         self._names = names
