@@ -6,17 +6,26 @@ short.
 """
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Final
 
 from pingfeed.errors import FormatError, NotFound, PingfeedError, SettingsError, Unavailable
-from pingfeed.urls import region as region
 
 CONNECT_S: Final = 2.0
 READ_S: Final = 10.0
 _ABSENT_KEY: Final = frozenset({"NoSuchKey", "404"})
 _ARCHIVED: Final = "InvalidObjectState"
+
+
+def region() -> str | None:
+    """The AWS region that the environment names; None leaves it to the libraries (a profile's, the machine's).
+
+    botocore reads AWS_DEFAULT_REGION alone, other SDKs AWS_REGION first, and Lambda and ECS set only that one. So every
+    client is told.
+    """
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
 
 
 class AwsClient:

@@ -12,9 +12,9 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from pingfeed.aws import region
 from pingfeed.errors import InvalidInput, NotFound, PingfeedError, Unavailable
 from pingfeed.keys import is_hidden, parts_of
-from pingfeed.urls import region as region
 
 _CONNECT_S: Final = 2.0
 _READ_S: Final = 20.0

@@ -3,7 +3,6 @@
 A URL may hold a password. So no sentence about a wrong one quotes it, and `masked` is the only way to print one.
 """
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -35,15 +34,6 @@ def flaw(url: str) -> str | None:
         return "is not a URL"
     check = _FLAWS.get(split.scheme)
     return check(split) if check else None
-
-
-def region() -> str | None:
-    """The AWS region that the environment names; None leaves it to the libraries (a profile's, the machine's).
-
-    botocore reads AWS_DEFAULT_REGION alone, other SDKs AWS_REGION first, and Lambda and ECS set only that one. So every
-    client is told. It stands here because `aws` and `s3`, neither of which imports the other, both hand it on.
-    """
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
 
 
 def _of_path(split: SplitResult) -> str | None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pingfeed import s3
-from pingfeed.aws import CONNECT_S, READ_S, translated
+from pingfeed.aws import CONNECT_S, READ_S, region, translated
 
 WHOLE_BYTES: Final = 512 << 10
 """A file of up to so many bytes is read by one request."""
@@ -128,7 +128,7 @@ def _client(what: str) -> Any:
         max_pool_connections=_AT_ONCE,
     )
     with translated(what):
-        return boto3.Session().client("s3", region_name=s3.region(), endpoint_url=s3.endpoint(), config=config)
+        return boto3.Session().client("s3", region_name=region(), endpoint_url=s3.endpoint(), config=config)
 
 
 class _S3Dataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow publishes no types
