@@ -16,6 +16,7 @@ from feed_api.features import describe
 from feed_api.fetch import fetch
 from feed_api.filter import drop
 from feed_api.hydrate import hydrate
+from feed_api.lead import lead
 from feed_api.loader import Loader
 from feed_api.metrics import FeedMetrics
 from feed_api.page import page
@@ -36,6 +37,7 @@ STAGES: Final[tuple[Callable[[FeedState], None], ...]] = (
     describe,  # the feature vectors
     score,  # the ranker
     boost,  # trending, just followed
+    lead,  # who was followed in this session is on the page
     diversify,  # creators and topics, on this page and across the last requests
     place,  # the newcomer's slot
 )
