@@ -1,7 +1,8 @@
 """Stage: a follow shows in the very next feed, whatever the ranker makes of it.
 
-The newest ping of a creator whom the user followed in this session is lifted among the best of the pool. A model may
-have learned the follow and still think little of the creator's newest; the user has just said otherwise.
+If the newest ping of a creator whom the user followed in this session is not on a first page, it takes a slot near its
+top. A model may have learned what follows are worth on average and still leave this one out; the user has just said
+otherwise. The displaced ping comes on the next page.
 """
 
 from heapq import nlargest
@@ -15,27 +16,21 @@ from pingfeed.signals import SESSION_MS
 
 CREATORS: Final = 3
 """The latest follows that lead; a spree of them must not fill the page."""
-PLACE: Final = 3
-"""Among how many of the best."""
-NAME: Final = "follow_lead"
+SLOT: Final = 2
 
 
 def lead(state: FeedState) -> None:
-    """Add to `totals`, and to `boosts` where somebody is lifted."""
-    rows = [at for number in _followed_now(state) if (at := _newest_here(state, number)) is not None]
-    if state.totals is None or not rows:
+    """Change `order`, the latest follow foremost."""
+    if state.request.chain is not None:
         return
-    best = state.totals[: state.rankable]
-    floor = float(np.partition(best, -min(PLACE, len(best)))[-min(PLACE, len(best))])
-    lift = np.zeros(len(state.totals))
-    lift[rows] = np.maximum(floor - state.totals[rows], 0)
-    if lift.any():
-        state.boosts[NAME] = lift
-        state.totals = state.totals + lift
+    for creator in reversed(_followed_now(state)):
+        at = _newest_here(state, creator)
+        if at is not None and at not in state.order:
+            state.order = [*state.order[:SLOT], at, *state.order[SLOT:]][: state.request.limit]
 
 
 def _followed_now(state: FeedState) -> list[int]:
-    """Creator numbers of this session's latest follows."""
+    """Creator numbers of this session's latest follows, the latest first."""
     since = state.request.now_ms - SESSION_MS
     latest = nlargest(CREATORS, ((at_ms, name) for name, at_ms in state.recent.follows.items() if at_ms > since))
     return [number for _, name in latest if (number := state.snapshot.creator_number(name)) is not None]

@@ -37,8 +37,8 @@ STAGES: Final[tuple[Callable[[FeedState], None], ...]] = (
     describe,  # the feature vectors
     score,  # the ranker
     boost,  # trending, just followed
-    lead,  # who was followed in this session is on the page
     diversify,  # creators and topics, on this page and across the last requests
+    lead,  # who was followed in this session is on the page
     place,  # the newcomer's slot
 )
 """What happens between the reads and the answer, in order."""

@@ -349,3 +349,24 @@ async def test_an_old_packet_reads_with_a_new_snapshot(tmp_path: Path) -> None:
 
         await until(swapped)
         assert set(ping_ids(await world.feed(limit=50))) == {f"p{i:03d}" for i in range(50)}
+
+
+async def test_a_follow_is_on_the_next_page_whatever_the_ranker_makes_of_it(tmp_path: Path) -> None:
+    """The newest ping of each creator is the worst of theirs by its points."""
+    pings = [Ping(f"p{i:03d}", creator=i % 40, points=1 - i / 200) for i in range(200)]
+    async with feed_world(tmp_path, pings) as world:
+        world.give("u", packet_bytes(range(100)))
+        assert "p165" not in ping_ids(await world.feed(limit=50))
+        await world.act("follow", "c5")
+        await world.act("follow", "c6")
+        page = await world.feed()
+        assert ping_ids(page)[2:4] == ["p166", "p165"], "the latest follow foremost"
+        assert len(page["items"]) == 10
+        assert [item["reason"] for item in page["items"][2:4]] == ["followed_creator"] * 2
+        more = ping_ids(await world.feed(cursor=page["next_cursor"]))
+        assert not set(more) & set(ping_ids(page))
+
+        await world.act("seen", "p166")
+        assert ping_ids(await world.feed())[2:4] == ["p126", "p165"], "then the creator's next"
+        await world.act("unfollow", "c6")
+        assert not {"p126", "p166"} & set(ping_ids(await world.feed()))

@@ -16,7 +16,6 @@ from pingfeed.snapshot import Snapshot
 from tests.unit.fakes import MemoryTrending
 from tests.unit.feed_world import (
     NOW_MS,
-    Ping,
     Time,
     World,
     catalogue,
@@ -168,24 +167,3 @@ async def test_a_signal_that_the_model_learned_gets_no_second_boost(tmp_path: Pa
         found = await boosts_with(world, [learned])
         assert learned not in found
         assert len(found) == 1
-
-
-async def test_a_follow_is_on_the_next_page_whatever_the_model_has_learned_of_follows(tmp_path: Path) -> None:
-    pings = [Ping(f"p{i:03d}", creator=i % 40, points=1 - i / 200) for i in range(200)]
-    async with feed_world(tmp_path, pings) as world:
-        world.artifacts.data[model_key("m1", "model.txt")] = train().model_to_string().encode()
-        world.artifacts.data[model_key("m1", "manifest.json")] = manifest(learned_realtime=["just_followed"])
-        world.point("model", "m1")
-        world.give("u", packet_bytes(range(100)))
-
-        async def modelled() -> bool:
-            return bool((await world.feed())["model_id"] == "m1")
-
-        await until(modelled)
-        before = (await world.feed(limit=50))["items"]
-        strangers = {item["creator_id"] for item in before[10:]} - {item["creator_id"] for item in before[:10]}
-        creator = min(strangers)
-        await world.act("follow", creator)
-        items = (await world.feed(explain=True))["items"]
-        lifted = [item for item in items if item["explain"]["boosts"].get("follow_lead", 0) > 0]
-        assert [item["creator_id"] for item in lifted] == [creator]
