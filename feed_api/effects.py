@@ -10,13 +10,14 @@ import base64
 import logging
 import time
 from collections.abc import Coroutine, Sequence
+from itertools import groupby
 from typing import Any, Final, Protocol
 
 import numpy as np
 
 from feed_api.metrics import FeedMetrics
 from feed_api.state import FeedState
-from pingfeed.clock import IdMaker
+from pingfeed.clock import DAY_MS, IdMaker
 from pingfeed.errors import PingfeedError
 from pingfeed.events import FeedServed, Row, served_row
 from pingfeed.features import REALTIME, Float32, place_name
@@ -34,7 +35,7 @@ class Spooling(Protocol):
     """What effects need of `pingfeed.delivery.Delivery`."""
 
     async def accept(self, rows: Sequence[Row]) -> None:
-        """Make the rows durable; raises Unavailable."""
+        """Make rows of one UTC day durable; raises Unavailable."""
 
 
 class ServedActs:
@@ -111,12 +112,16 @@ class Effects:
     async def _write(self) -> None:
         """Until nothing waits: all of it at once, so that a burst shares the spool's commit."""
         while self._waiting:
-            rows, self._waiting = self._waiting, []
-            try:
-                await self._delivery.accept(rows)
-            except PingfeedError as error:
-                self._lose(len(rows), error.message)
+            waiting, self._waiting = self._waiting, []
+            for _, same_day in groupby(waiting, key=_day):
+                await self._accept(list(same_day))
         self._writer = None
+
+    async def _accept(self, rows: Sequence[Row]) -> None:
+        try:
+            await self._delivery.accept(rows)
+        except PingfeedError as error:
+            self._lose(len(rows), error.message)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -152,6 +157,10 @@ def feed_served(state: FeedState, make_id: IdMaker, log_matrix_share: float) -> 
         matrix_pings=pool.ping_ids if whole else None,
         matrix=_base64(state.matrix) if whole and state.matrix is not None else None,
     )
+
+
+def _day(row: Row) -> int:
+    return int(row["received_ms"]) // DAY_MS
 
 
 def _packet_tick(state: FeedState) -> int | None:

@@ -24,5 +24,6 @@ def watch(metrics: Metrics, services: Services) -> None:
     metrics.counted("trending_failures", "Times that trending missed some", lambda: services.writer.trending_failures)
     metrics.gauge("spool_events", "Events that wait for delivery").set_function(lambda: found.counters.spooled_events)
     metrics.gauge("spool_bytes", "Their bytes").set_function(lambda: found.counters.spooled_bytes)
-    metrics.gauge("spool_held", "Requests whose signals wait").set_function(lambda: found.counters.held)
+    metrics.gauge("spool_unapplied", "Files whose signals wait").set_function(lambda: found.counters.unapplied)
+    metrics.counted("spool_damage", "Damaged places found in its files", lambda: found.counters.spooled_damage)
     metrics.watch_sink(lambda: found.sink_counters)

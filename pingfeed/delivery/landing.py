@@ -1,18 +1,19 @@
-"""Has everything that was accepted before an instant landed? The batch side's look at the services' spools."""
+"""What has been accepted and has not landed? The batch side's look at the services' spools."""
 
-import fcntl
 import os
-import sqlite3
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from pingfeed.delivery.spool import FILE, LOCK
-from pingfeed.errors import Unavailable
+from pingfeed.clock import day_of
+from pingfeed.delivery.lock import is_held
+from pingfeed.delivery.segment import Head, first_id_of, heads
+from pingfeed.delivery.tally import FILE, Tally
+from pingfeed.errors import FormatError, Unavailable
 
 _POLL_S: Final = 0.1
-_WAITING: Final = "SELECT COALESCE(SUM(events), 0) FROM record WHERE delivered = 0 AND received_ms < ?"
 
 
 def wait_landed(
@@ -24,37 +25,56 @@ def wait_landed(
     is gone (nobody delivers, so there is nothing to wait for). Changes nothing. Raises Unavailable.
     """
     deadline = time.monotonic() + timeout_s
-    folders = [file.parent for file in sorted(spool_dir.rglob(FILE))]
+    folders = _folders(spool_dir)
     while True:
-        waiting = {folder: _waiting(folder / FILE, before_ms) for folder in folders}
-        alive = any(events and _is_held(folder) for folder, events in waiting.items())
+        waiting = {folder: _waiting(folder, before_ms) for folder in folders}
+        alive = any(events and is_held(folder) for folder, events in waiting.items())
         if not alive or time.monotonic() >= deadline:
             return sum(waiting.values())
         pause(_POLL_S)
 
 
-def _waiting(file: Path, before_ms: int) -> int:
+def waiting_by_day(spool_dir: Path) -> dict[str, dict[str, int]]:
+    """Undelivered events of every spool below `spool_dir`: spool id -> UTC day of arrival -> events. Unavailable."""
+    found: dict[str, dict[str, int]] = {}
+    for folder in _folders(spool_dir):
+        days: Counter[str] = Counter()
+        for head in _undelivered(folder):
+            days[day_of(head.received_ms)] += head.count
+        found[tally_of(folder).spool_id] = dict(days)
+    return found
+
+
+def tally_of(folder: Path) -> Tally:
+    """The tally of the spool in a folder. Raises Unavailable."""
+    try:
+        return Tally.of((folder / FILE).read_bytes())
+    except (OSError, FormatError) as error:
+        raise Unavailable(f"the spool {folder} cannot be read: {error}") from error
+
+
+def _folders(spool_dir: Path) -> list[Path]:
+    return [file.parent for file in sorted(spool_dir.rglob(FILE))]
+
+
+def _waiting(folder: Path, before_ms: int) -> int:
     """Undelivered events in one spool that were accepted before `before_ms`."""
-    try:
-        connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
-        try:
-            return int(connection.execute(_WAITING, (before_ms,)).fetchone()[0])
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise Unavailable(f"the spool {file.parent} cannot be read: {error}") from error
+    return sum(head.count for head in _undelivered(folder) if head.received_ms < before_ms)
 
 
-def _is_held(folder: Path) -> bool:
-    """Whether a process has the spool; the shared lock of this look is let go at once."""
+def _undelivered(folder: Path) -> Iterator[Head]:
+    # The tally first: what is delivered after this look at it is counted as waiting, never the other way round.
+    settled_to = tally_of(folder).settled_to
+    for name in sorted(os.listdir(folder)):
+        first_id = first_id_of(name)
+        if first_id is not None and first_id > settled_to:
+            yield from (one for one in heads(_read(folder / name)) if isinstance(one, Head))
+
+
+def _read(file: Path) -> bytes:
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""  # Delivered meanwhile.
+    except OSError as error:
+        raise Unavailable(f"the spool {file.parent} cannot be read: {error.strerror}") from error

@@ -1,204 +1,370 @@
 """The spool: what has been accepted and is not yet at the sink, in one locked directory a process.
 
 Constraints
-- Nothing is acknowledged before it is durable: `append` returns after a commit with `synchronous=FULL`, so a kill or a
-  power cut at any moment loses nothing that it returned for. What it did not return for may be there or not.
-- Bounded: the records together hold at most `max_bytes`; past that `append` raises Unavailable, as it does when the
+- Nothing is acknowledged before it is durable: `append` returns after a sync, so a kill or a power cut at any moment
+  loses nothing that it returned for. What it did not return for may be there or not.
+- Bounded: the segments together hold at most `max_bytes`; past that `append` raises Unavailable, as it does when the
   disk is full or refuses, and it accepts again by itself once there is room. Nothing is ever dropped to make room.
-- A record leaves only when it is at the sink **and** nobody holds it. It is held until its signals are applied.
-- A record that was delivered but not yet deleted when the process died is delivered again: twice, never lost.
+- The unit of delivery is a segment: of one UTC day of arrival, at most `segment_bytes` and `segment_events`. It leaves
+  only when it is at the sink **and** the signals of all its records are applied.
+- A segment that was at the sink, but not in the tally yet, when the process died is delivered again, under the same
+  name: twice, never lost. It is counted once.
+- Damage (a torn tail, a flipped bit, a file that was cut) costs the records that it hit and no others, crashes nothing,
+  and is told: in the log, in `damage`, and its bytes lie in `damaged/`.
 
 On disk
 - `lock`: an empty file; the process that owns the spool holds `flock` on it. The kernel lets go when the process ends.
-- `spool.sqlite` (with `-wal`, `-shm`): SQLite in WAL mode, `user_version` 1.
-    meta(key, value)      `spool_id`: 16 hex digits made with the file, part of every batch's name, so that a new spool
-                          in the same place never names a batch like an old one did.
-    record(id, received_ms, events, bytes, delivered, lines)
-                          One accepted request. `id` ascends and is never used again (AUTOINCREMENT). `lines` are
-                          `events.encode_rows` bytes, `bytes` their length, `events` the rows in them. `delivered` is 1
-                          for what is at the sink and still held.
+- `<first id>.segment`: accepted requests, appended one after the other; format in `segment.py`. Ids ascend and are
+  never used again. Only the newest is ever appended to, and only by the process that made it.
+- `tally.json`: the spool's id, what was delivered by day, and `settled_to`: segments up to that id are at the sink.
+  Format in `tally.py`. Replacing it is the moment in which a segment counts as delivered; its file goes after that.
+- `damaged/<segment>-<offset>`: bytes that are no whole record, at most `MAX_DAMAGED_BYTES` of them.
 
 Operations
-- append: one INSERT; appends that wait at the same time share a commit.
-- pending: undelivered records by ascending id, that is oldest first.
-- settle(last): everything up to `last` is at the sink. Held records are marked, the others deleted, in one transaction.
-  Delivery goes in order of id, so the end says it all.
-- hold, release: in memory. After a restart everything in the file counts as held until it has been applied again.
+- append: into the open segment, by group commit (`group_commit.py`).
+- seal: the open segment is closed: nothing is appended to it any more. So is a full one, one of another day, and all
+  that a start finds.
+- next_batch: the oldest closed segment that is not at the sink.
+- settle: it is at the sink. The tally is replaced; then the file goes, unless records of it still wait for signals.
+- release, postpone: of one append, its signals are applied, or have to be applied later (`replay.py`). After a restart
+  all that is still there has to be applied again.
 """
 
-import fcntl
-import json
+import asyncio
+import logging
 import os
-import sqlite3
-import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from pingfeed.errors import Busy, Unavailable
-from pingfeed.local.files import make_folder
-from pingfeed.local.sqlite import Database
+from pingfeed.clock import DAY_MS, Clock, day_of, system_clock
+from pingfeed.delivery.group_commit import GroupCommit, LogFile
+from pingfeed.delivery.lock import take_lock
+from pingfeed.delivery.recovery import FoundSegment, recover
+from pingfeed.delivery.segment import HEAD_BYTES, Damage, Record, encode_head, header, name_of, records
+from pingfeed.delivery.tally import FILE as TALLY
+from pingfeed.errors import PingfeedError, Unavailable
+from pingfeed.local.disk import Disk, SystemDisk
 
-FILE: Final = "spool.sqlite"
-LOCK: Final = "lock"
 MAX_BYTES: Final = 1 << 30
-_LOCK_TRIES: Final = 10
-_LOCK_PAUSE_S: Final = 0.05
+SEGMENT_BYTES: Final = 16 << 20
+SEGMENT_EVENTS: Final = 50_000
 _FULL_RETRY_S: Final = 5
-_PAGE: Final = 32
-
-_SCHEMA: Final = (
-    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "INSERT OR IGNORE INTO meta VALUES ('spool_id', lower(hex(randomblob(8))))",
-    "CREATE TABLE IF NOT EXISTS record (id INTEGER PRIMARY KEY AUTOINCREMENT, received_ms INTEGER NOT NULL, "
-    "events INTEGER NOT NULL, bytes INTEGER NOT NULL, delivered INTEGER NOT NULL DEFAULT 0, lines BLOB NOT NULL)",
-)
-_RECORDS: Final = "SELECT id, lines, events, received_ms FROM record"
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One accepted request: `count` rows as newline-delimited JSON, accepted at `received_ms`."""
+@dataclass(eq=False, slots=True)
+class Segment:
+    """What is known of one segment: the spool's own, and to others a token for `release` and `postpone`."""
 
-    id: int
-    lines: bytes
-    count: int
+    first_id: int
+    day: int
+    file: LogFile
+    last_id: int = 0
+    events: int = 0
+    bytes: int = 0
+    """Of its records, heads included. Both count what is durable and what is being written."""
+    writing: int = 0
+    """Appends that are not durable yet."""
+    applying: int = 0
+    """Appends whose signals are being applied now."""
+    unapplied: bool = False
+    """The signals of some of its records have to be applied later."""
+    delivered: bool = False
+
+
+@dataclass(frozen=True)
+class SpooledBatch:
+    """A segment's records; satisfies `ports.Batch`."""
+
+    name: str
+    lines: Sequence[bytes]
     received_ms: int
+    events: int
+    segment: Segment
 
 
 class Spool:
-    """The spool in `directory`, created where there is none. Raises Busy if another process has it, Unavailable."""
+    """The spool in `directory`, created where there is none. Raises Busy if another process has it, Unavailable.
 
-    def __init__(self, directory: Path, *, max_bytes: int = MAX_BYTES) -> None:
-        self.directory = directory
-        self.max_bytes = max_bytes
-        self._held: set[int] = set()
-        self._lock = _take_lock(directory)
+    Its methods belong to one event loop, `records` to any thread.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int = MAX_BYTES,
+        segment_bytes: int = SEGMENT_BYTES,
+        segment_events: int = SEGMENT_EVENTS,
+        disk: Disk | None = None,
+        clock: Clock = system_clock,
+    ) -> None:
+        self.directory, self.max_bytes = directory, max_bytes
+        self._segment_bytes, self._segment_events = segment_bytes, segment_events
+        self._disk: Disk = SystemDisk() if disk is None else disk
+        self._clock = clock
+        self._lock = take_lock(directory)
         try:
-            self._database = Database(directory / FILE, _SCHEMA, durable=True)
-            self.spool_id: str = self._database.one("SELECT value FROM meta WHERE key = 'spool_id'")[0]
-            self._stored, self._waiting_events, self._waiting_bytes, self.last_id, self.settled_to = self._measure()
-        except BaseException:
+            found = recover(directory, self._disk)
+        except PingfeedError:
             os.close(self._lock)
             raise
+        self._tally, self._next_id = found.tally, found.next_id
+        self.damage: list[tuple[str, Damage]] = list(found.damage)
+        """What was found to be no whole record, by file name."""
+        self.accepted = 0
+        """Events that this process made durable."""
+        self.on_appended: Callable[[], None] = _nothing
+        self.on_postponed: Callable[[Segment], None] = lambda _segment: None
+        self._commit = GroupCommit(self._disk)
+        self._segments = [_as_segment(one, found.tally.settled_to) for one in found.segments]
+        self._undelivered = deque(one for one in self._segments if not one.delivered)
+        self._open: Segment | None = None
+        self._stored = sum(one.bytes for one in self._segments)
+        self._waiting_events = sum(one.events for one in self._undelivered)
+        self._waiting_bytes = sum(one.bytes for one in self._undelivered)
+        self._refusal = ""
+        self._closed = False
 
-    async def append(self, lines: bytes, count: int, received_ms: int, *, held: bool = False) -> int:
-        """Take `count` rows in; returns the record's id once they are durable. With `held`, it is held from the start.
+    @property
+    def spool_id(self) -> str:
+        """16 hex digits made with the directory, part of every batch's name."""
+        return self._tally.spool_id
 
-        Raises Unavailable (with `retry_after_s`) where the spool is full or the disk refuses: nothing was taken.
+    @property
+    def last_id(self) -> int:
+        """The id that was given last."""
+        return self._next_id - 1
+
+    async def append(self, lines: bytes, count: int, received_ms: int, *, held: bool = False) -> Segment:
+        """Take `count` rows in; returns where they are once they are durable.
+
+        With `held` the segment stays until `release` or `postpone`, which the caller owes; one that is cancelled
+        meanwhile owes nothing, for its records are postponed. Raises Unavailable (with `retry_after_s`) where the
+        spool is full or the disk refuses: nothing was taken.
         """
-        size = len(lines)
+        size = HEAD_BYTES + len(lines)
+        self._check_room(size)
+        segment = self._segment_for(size, count, received_ms // DAY_MS)
+        self._next_id += 1
+        waiter = asyncio.get_running_loop().create_future()
+        one = _Append(segment, self._next_id - 1, size, count, held, waiter)
+        segment.bytes += size
+        segment.events += count
+        segment.writing += 1
+        segment.applying += held
+        self._stored += size
+        head = encode_head(one.id, lines, count, received_ms)
+        self._commit.append(segment.file, (head, lines), partial(self._done, one))
+        await waiter
+        return segment
+
+    def release(self, segment: Segment) -> None:
+        """One held append's signals are applied."""
+        segment.applying -= 1
+
+    def postpone(self, segment: Segment) -> None:
+        """One held append's signals have to be applied later; the segment stays until they are."""
+        segment.applying -= 1
+        self.replay(segment)
+
+    def replay(self, segment: Segment) -> None:
+        """All of a segment's signals have to be applied (again)."""
+        segment.unapplied = True
+        self.on_postponed(segment)
+
+    def depth(self) -> tuple[int, int]:
+        """Events that are not at the sink, and their bytes."""
+        return self._waiting_events, self._waiting_bytes
+
+    def has_full(self) -> bool:
+        """Whether a segment waits for delivery that takes no more."""
+        return bool(self._undelivered) and self._undelivered[0] is not self._open
+
+    def seal(self) -> None:
+        """Close the open segment: what is appended from now on is in another one."""
+        self._open = None
+
+    async def next_batch(self) -> SpooledBatch | None:
+        """The oldest closed segment that is not at the sink; None if there is none. Raises Unavailable."""
+        while self.has_full():
+            segment = self._undelivered[0]
+            while segment.writing:
+                await self._commit.turn()
+            if segment.events:
+                return self._batch(segment, await asyncio.to_thread(self.records, segment))
+            await self._remove(segment)  # Nothing that was written to it became durable.
+            self._undelivered.popleft()
+        return None
+
+    async def settle(self, batch: SpooledBatch) -> None:
+        """The batch that `next_batch` gave last is at the sink: count it; remove it once its signals are applied.
+
+        Again is fine. Raises Unavailable: then it does not count yet.
+        """
+        segment = batch.segment
+        if not segment.delivered:
+            day = {day_of(batch.received_ms): batch.events} if batch.events else {}
+            tally = self._tally.settled(segment.last_id, day, self._clock())
+            await asyncio.to_thread(tally.write, self.directory / TALLY, self._disk.write_whole)
+            self._tally = tally
+            segment.delivered = True
+            self._undelivered.popleft()
+            self._waiting_events -= segment.events
+            self._waiting_bytes -= segment.bytes
+        await self.sweep()
+
+    async def sweep(self) -> None:
+        """Remove what is at the sink and waits for no signals any more. Raises Unavailable."""
+        for segment in [one for one in self._segments if one.delivered]:
+            if not segment.applying and not segment.unapplied:
+                await self._remove(segment)
+
+    def segments(self) -> list[Segment]:
+        """Everything that is here, delivered or not, oldest first."""
+        return list(self._segments)
+
+    def unapplied(self) -> list[Segment]:
+        """Segments with records whose signals have to be applied later, oldest first."""
+        return [segment for segment in self._segments if segment.unapplied]
+
+    def records(self, segment: Segment) -> list[Record]:
+        """A segment's durable records; damage since they were written is told. For any thread. Raises Unavailable."""
+        path = segment.file.path
+        try:
+            found = list(records(self._disk.read(path)[: segment.file.size]))
+        except FileNotFoundError:
+            return []  # It has left, or is not there yet.
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from error
+        for one in found:
+            if isinstance(one, Damage) and (path.name, one) not in self.damage:
+                self.damage.append((path.name, one))
+                _log.error("spooled events are damaged", extra={"segment": path.name, "reason": one.reason})
+        return [one for one in found if isinstance(one, Record)]
+
+    async def check(self) -> None:
+        """Raise Unavailable if an append would be refused now."""
+        self._check_room(1)
+        if self._refusal:  # Has it got better?
+            try:
+                await asyncio.to_thread(self._disk.write_whole, self.directory / "probe", bytes(4096))
+            except OSError as error:
+                raise _refused(error) from error
+
+    async def idle(self) -> None:
+        """Wait until all that is being appended is durable or refused."""
+        await self._commit.idle()
+
+    async def close(self) -> None:
+        """Finish what was asked for and let the directory go. Again is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._commit.close()
+        for segment in self._segments:
+            self._let_go(segment)
+        os.close(self._lock)
+
+    def _check_room(self, size: int) -> None:
+        if self._closed:
+            raise Unavailable(f"the spool {self.directory} is closed")
         if self._stored + size > self.max_bytes:
             raise Unavailable(
                 f"the spool is full: {self._waiting_events} events wait for delivery", retry_after_s=_FULL_RETRY_S
             )
-        self._stored += size
+
+    def _segment_for(self, size: int, count: int, day: int) -> Segment:
+        """The open segment, or a new one where that is full, of another day, or cannot be written any more."""
+        one = self._open
+        if one is not None and one.day == day and not one.file.broken:
+            has_room = one.bytes + size <= self._segment_bytes and one.events + count <= self._segment_events
+            if has_room or not one.bytes:
+                return one
+        path = self.directory / name_of(self._next_id)
+        self._open = Segment(self._next_id, day, LogFile(path, header(self.spool_id)))
+        self._segments.append(self._open)
+        self._undelivered.append(self._open)
+        return self._open
+
+    def _done(self, one: "_Append", error: OSError | None) -> None:
+        """An append is durable, or was not possible."""
+        segment = one.segment
+        segment.writing -= 1
+        if error is None:
+            segment.last_id = one.id
+            self._waiting_events += one.count
+            self._waiting_bytes += one.size
+            self.accepted += one.count
+            self._refusal = ""
+            self.on_appended()
+            if not one.waiter.done():
+                one.waiter.set_result(None)
+            elif one.held:
+                self.postpone(segment)
+            return
+        segment.bytes -= one.size
+        segment.events -= one.count
+        segment.applying -= one.held
+        self._stored -= one.size
+        self._refusal = str(error)
+        if not one.waiter.done():
+            one.waiter.set_exception(_refused(error))
+
+    def _batch(self, segment: Segment, found: list[Record]) -> SpooledBatch:
+        return SpooledBatch(
+            name=f"{self.spool_id}-{segment.first_id:012d}-{segment.last_id:012d}",
+            lines=[record.lines for record in found],
+            received_ms=min((record.received_ms for record in found), default=segment.day * DAY_MS),
+            events=sum(record.count for record in found),
+            segment=segment,
+        )
+
+    async def _remove(self, segment: Segment) -> None:
+        self._let_go(segment)
         try:
-            record_id = await self._database.write(partial(self._insert, lines, count, received_ms, held))
-        except Unavailable:
-            self._stored -= size
-            raise
-        self._waiting_events += count
-        self._waiting_bytes += size
-        self.last_id = max(self.last_id, record_id)
-        return record_id
+            await asyncio.to_thread(self._disk.remove, segment.file.path)
+        except OSError as error:
+            raise Unavailable(f"{segment.file.path} cannot be removed: {error.strerror or error}") from error
+        if segment in self._segments:  # Two may have been at it.
+            self._segments.remove(segment)
+            self._stored -= segment.bytes
 
-    def pending(self) -> Iterator[Record]:
-        """Undelivered records, oldest first; those appended while this is read may be among them."""
-        return self._records("WHERE delivered = 0 AND id > ?", self.settled_to)
-
-    def spooled(self) -> Iterator[Record]:
-        """Every record, delivered or not, oldest first: what a start applies again."""
-        return self._records("WHERE id > ?", 0)
-
-    def read(self, record_id: int) -> Record | None:
-        """One record; None if it is not there any more."""
-        row = self._database.one(f"{_RECORDS} WHERE id = ?", record_id)
-        return Record(*row) if row else None
-
-    def depth(self) -> tuple[int, int]:
-        """Undelivered events and bytes."""
-        # A settle may be counted a moment before the append that it settled.
-        return max(0, self._waiting_events), max(0, self._waiting_bytes)
-
-    def hold(self, record_ids: Iterable[int]) -> None:
-        """Keep these records, delivered or not, until they are released or the process ends."""
-        self._held.update(record_ids)
-
-    def release(self, record_id: int) -> None:
-        """Let a held record go; if it is at the sink already, the next `settle` deletes it."""
-        self._held.discard(record_id)
-
-    async def settle(self, last_id: int) -> None:
-        """Everything up to and including `last_id` is at the sink: delete it, and mark what is held. Unavailable."""
-        events, size, freed = await self._database.write(partial(self._settle, last_id))
-        self._waiting_events -= events
-        self._waiting_bytes -= size
-        self._stored -= freed
-        self.settled_to = max(self.settled_to, last_id)
-
-    async def check(self) -> None:
-        """Raise Unavailable if an append would be refused now."""
-        if self._stored >= self.max_bytes:
-            raise Unavailable("the spool is full", retry_after_s=_FULL_RETRY_S)
-        await self._database.check()
-
-    async def close(self) -> None:
-        """Finish what was asked for and let the directory go. Again is fine."""
-        await self._database.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
-    def _insert(self, lines: bytes, count: int, received_ms: int, held: bool, connection: sqlite3.Connection) -> int:
-        sql = "INSERT INTO record (received_ms, events, bytes, lines) VALUES (?, ?, ?, ?)"
-        record_id = connection.execute(sql, (received_ms, count, len(lines), lines)).lastrowid
-        assert record_id is not None
-        if held:  # Before the commit: once the record can be seen, it can be delivered and settled.
-            self._held.add(record_id)
-        return record_id
-
-    def _settle(self, last_id: int, connection: sqlite3.Connection) -> tuple[int, int, int]:
-        """Events and bytes that are now delivered, and the bytes that this frees."""
-        # Read on the writer's thread: a record is released only when its signals are durable, so a stale look at the
-        # set keeps too much (the next settle deletes it), never too little.
-        held = json.dumps([record_id for record_id in tuple(self._held) if record_id <= last_id])
-        query = "SELECT COALESCE(SUM(events), 0), COALESCE(SUM(bytes), 0) FROM record WHERE id <= ?"
-        among = "(SELECT value FROM json_each(?))"
-        events, size = connection.execute(f"{query} AND delivered = 0", (last_id,)).fetchone()
-        _, freed = connection.execute(f"{query} AND id NOT IN {among}", (last_id, held)).fetchone()
-        connection.execute(f"DELETE FROM record WHERE id <= ? AND id NOT IN {among}", (last_id, held))  # noqa: S608
-        connection.execute("UPDATE record SET delivered = 1 WHERE id <= ? AND delivered = 0", (last_id,))
-        return events, size, freed
-
-    def _records(self, where: str, after: int) -> Iterator[Record]:
-        """Page by page, so that no read transaction stays open while the caller works on a record."""
-        while page := self._database.all(f"{_RECORDS} {where} ORDER BY id LIMIT {_PAGE}", after):
-            for row in page:
-                yield Record(*row)
-            after = page[-1][0]
-
-    def _measure(self) -> tuple[int, int, int, int, int]:
-        """What an earlier process left: all bytes, undelivered events and bytes, the last id, the last delivered."""
-        sums = "SUM(bytes), SUM(events * (1 - delivered)), SUM(bytes * (1 - delivered)), MAX(id), MAX(id * delivered)"
-        stored, events, size, last, delivered = self._database.one(f"SELECT {sums} FROM record")  # noqa: S608
-        return stored or 0, events or 0, size or 0, last or 0, delivered or 0
+    def _let_go(self, segment: Segment) -> None:
+        if segment.file.handle >= 0:
+            self._disk.close(segment.file.handle)
+            segment.file.handle = -1
 
 
-def _take_lock(directory: Path) -> int:
-    """The descriptor that holds the directory; a few tries, for `landing` looks at the lock by taking it."""
-    try:
-        make_folder(directory)
-        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise Unavailable(f"the spool {directory} cannot be opened: {error.strerror}") from error
-    for _ in range(_LOCK_TRIES):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except OSError:
-            time.sleep(_LOCK_PAUSE_S)
-    os.close(descriptor)
-    raise Busy(f"another process holds the spool {directory}; give each process its own directory")
+@dataclass(eq=False, slots=True)
+class _Append:
+    """One call of `append` on its way to the disk."""
+
+    segment: Segment
+    id: int
+    size: int
+    count: int
+    held: bool
+    waiter: "asyncio.Future[None]"
+
+
+def _as_segment(found: FoundSegment, settled_to: int) -> Segment:
+    """A segment that an earlier process left."""
+    file = LogFile(found.path, b"", size=found.size, broken=True)
+    one = Segment(found.first_id, found.received_ms // DAY_MS, file, found.last_id, found.events, found.bytes)
+    one.delivered = found.first_id <= settled_to
+    return one
+
+
+def _refused(error: OSError) -> Unavailable:
+    refused = Unavailable(f"the spool cannot be written: {error.strerror or error}", retry_after_s=_FULL_RETRY_S)
+    refused.__cause__ = error
+    return refused
+
+
+def _nothing() -> None:
+    """Until somebody listens."""

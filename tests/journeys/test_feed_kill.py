@@ -65,7 +65,8 @@ def spooled(services: Services) -> set[str]:
     """The responses that a killed feed left in its spool."""
     spool = Spool(services.settings.spool_dir / "feed")
     try:
-        return {row["request_id"] for record in spool.pending() for row in decode_rows(record.lines)}
+        records = [record for segment in spool.segments() for record in spool.records(segment)]
+        return {row["request_id"] for record in records for row in decode_rows(record.lines)}
     finally:
         asyncio.run(spool.close())
 

@@ -178,7 +178,12 @@ class World:
 
     def spooled(self) -> list[Row]:
         """What is durable, in order."""
-        return [row for record in self.spool.spooled() for row in decode_rows(record.lines)]
+        return [
+            row
+            for segment in self.spool.segments()
+            for record in self.spool.records(segment)
+            for row in decode_rows(record.lines)
+        ]
 
     async def served_row(self, request_id: str) -> Row:
         """The `feed_served` row of an answer, once it is in the spool."""

@@ -106,7 +106,12 @@ class World:
 
     def spooled(self) -> list[Row]:
         """What is durable, in order."""
-        return [row for record in self.spool.spooled() for row in decode_rows(record.lines)]
+        return [
+            row
+            for segment in self.spool.segments()
+            for record in self.spool.records(segment)
+            for row in decode_rows(record.lines)
+        ]
 
     def rejected_lines(self) -> list[dict[str, Any]]:
         files = sorted(self.rejected_folder.rglob("*.jsonl"))

@@ -7,7 +7,6 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,11 +15,12 @@ from pingfeed.adapters.event_sink_disk import DiskEventSink
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.backoff import Backoff
-from pingfeed.clock import DAY_MS
-from pingfeed.delivery.deliver import Counters, Deliverer
+from pingfeed.delivery.counters import Counters
+from pingfeed.delivery.deliver import Deliverer
 from pingfeed.delivery.delivery import Delivery
 from pingfeed.delivery.retry import until_done
-from pingfeed.delivery.spool import Spool
+from pingfeed.delivery.segment import Record
+from pingfeed.delivery.spool import Spool, SpooledBatch
 from pingfeed.errors import FormatError, PingfeedError, Unavailable
 from pingfeed.events import Row, decode_rows
 from pingfeed.ports import Batch, SinkCounters
@@ -98,8 +98,8 @@ async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
 
 
 @asynccontextmanager
-async def _delivering(spool: Spool, sink: MemorySink, flush_seconds: float, **limits: Any) -> AsyncIterator[Deliverer]:
-    deliverer = Deliverer(spool, sink, flush_seconds=flush_seconds, counters=Counters(), backoff=QUICK, **limits)
+async def _delivering(spool: Spool, sink: MemorySink, flush_seconds: float) -> AsyncIterator[Deliverer]:
+    deliverer = Deliverer(spool, sink, flush_seconds=flush_seconds, counters=Counters(), backoff=QUICK)
     deliverer.start()
     yield deliverer
     await deliverer.close(5)
@@ -112,6 +112,11 @@ def _delivery(spool: Spool, sink: MemorySink, signals: Signals, flush_seconds: f
 async def _append(spool: Spool, count: int, received_ms: int = NOON_MS) -> None:
     for number in range(count):
         await spool.append(b"%d\n" % number, 1, received_ms)
+
+
+def _records(spool: Spool) -> list[Record]:
+    """Everything that is in the spool, delivered or not."""
+    return [record for segment in spool.segments() for record in spool.records(segment)]
 
 
 # The deliverer
@@ -127,61 +132,37 @@ async def test_what_an_earlier_process_left_goes_first_and_in_order(spool: Spool
 
 async def test_a_flush_waits_for_its_time(spool: Spool, sink: MemorySink) -> None:
     async with _delivering(spool, sink, SOON_S) as deliverer:
+        await eventually(lambda: deliverer._due_at is None)
         await _append(spool, 2)
-        deliverer.notice()
         assert sink.batches == []
         await eventually(lambda: spool.depth() == (0, 0))
         await _append(spool, 1)
-        deliverer.notice()
         await eventually(lambda: spool.depth() == (0, 0))
     assert [len(batch.lines) for batch in sink.batches] == [2, 1]
 
 
-async def test_nothing_goes_before_its_time_but_a_full_batch(spool: Spool, sink: MemorySink) -> None:
-    async with _delivering(spool, sink, NEVER_S, max_events=3) as deliverer:
+async def test_nothing_goes_before_its_time_but_what_is_full(tmp_path: Path, sink: MemorySink) -> None:
+    spool = Spool(tmp_path, segment_events=3)
+    async with _delivering(spool, sink, NEVER_S) as deliverer:
         await eventually(lambda: deliverer._due_at is None)
-        for _ in range(2):
-            await _append(spool, 1)
-            deliverer.notice()
+        await _append(spool, 3)
         for _ in range(5):
             await asyncio.sleep(0)
         assert sink.batches == []
         await _append(spool, 1)
-        deliverer.notice()
         await eventually(lambda: spool.depth() == (0, 0))
-    assert [len(batch.lines) for batch in sink.batches] == [3]
+    assert [len(batch.lines) for batch in sink.batches] == [3, 1]
+    await spool.close()
 
 
-async def test_a_batch_is_bounded_by_events_and_by_bytes(spool: Spool, sink: MemorySink) -> None:
-    for count, size in ((4, 1), (4, 1), (4, 1), (1, 60), (1, 60), (1, 500), (1, 1)):
-        await spool.append(b"x" * size, count, NOON_MS)
-    async with _delivering(spool, sink, NEVER_S, max_events=10, max_bytes=100):
-        await eventually(lambda: spool.depth() == (0, 0))
-    assert [[len(line) for line in batch.lines] for batch in sink.batches] == [[1, 1], [1, 60], [60], [500], [1]]
-
-
-async def test_a_batch_is_of_one_utc_day(spool: Spool, sink: MemorySink) -> None:
-    midnight = NOON_MS - NOON_MS % DAY_MS
-    for received_ms in (midnight - 2, midnight - 1, midnight + 1, midnight, midnight - 1):
-        await spool.append(b"x", 1, received_ms)
-    async with _delivering(spool, sink, NEVER_S):
-        await eventually(lambda: spool.depth() == (0, 0))
-    assert [(batch.received_ms, len(batch.lines)) for batch in sink.batches] == [
-        (midnight - 2, 2),
-        (midnight, 2),
-        (midnight - 1, 1),
-    ]
-
-
-async def test_a_sink_that_was_down_gets_everything_in_order(spool: Spool, sink: MemorySink) -> None:
+async def test_a_sink_that_was_down_gets_everything_in_order(tmp_path: Path, sink: MemorySink) -> None:
+    spool = Spool(tmp_path, segment_events=4)
     sink.error = Unavailable("down")
-    async with _delivering(spool, sink, SOON_S, max_events=4) as deliverer:
+    async with _delivering(spool, sink, SOON_S) as deliverer:
         await _append(spool, 10)
-        deliverer.notice()
         await eventually(lambda: len(sink.refused) >= 3)
         assert spool.depth()[0] == 10
         await spool.append(b"late\n", 1, NOON_MS)
-        deliverer.notice()
         sink.error = None
         await eventually(lambda: spool.depth() == (0, 0))
     assert len(set(sink.refused)) == 1, "the same batch is asked for again, not another"
@@ -189,6 +170,7 @@ async def test_a_sink_that_was_down_gets_everything_in_order(spool: Spool, sink:
     assert sink.lines == [*(b"%d\n" % n for n in range(10)), b"late\n"]
     assert deliverer._counters.delivery_failures == len(sink.refused)
     assert deliverer._counters.delivered == 11
+    await spool.close()
 
 
 async def test_a_batch_that_the_sink_cannot_read_is_kept_not_dropped(spool: Spool, sink: MemorySink) -> None:
@@ -204,8 +186,8 @@ async def test_delivered_but_not_deleted_is_delivered_twice_never_lost(
 ) -> None:
     """As if the process died between the sink's answer and the deletion."""
 
-    async def refuse(_: int) -> None:
-        raise Unavailable("no room to delete")
+    async def refuse(_: SpooledBatch) -> None:
+        raise Unavailable("no room to count it")
 
     await _append(spool, 3)
     with monkeypatch.context() as patch:
@@ -237,7 +219,6 @@ async def test_closing_delivers_what_is_left(spool: Spool, sink: MemorySink) -> 
     async with _delivering(spool, sink, NEVER_S) as deliverer:
         await eventually(lambda: deliverer._due_at is None)
         await _append(spool, 5)
-        deliverer.notice()
     assert sink.lines == [b"%d\n" % n for n in range(5)]
     assert spool.depth() == (0, 0)
 
@@ -333,12 +314,12 @@ async def test_rows_stay_accepted_when_applying_fails_and_are_applied_later(
         await delivery.accept([like(number)])
     await eventually(lambda: delivery.counters.delivered == 3)
     await eventually(lambda: delivery.counters.apply_failures > 3)
-    assert delivery.counters.held == 3
-    assert len(list(spool.spooled())) == 3, "delivered, and still kept for the signals"
+    assert delivery.counters.unapplied >= 1
+    assert len(_records(spool)) == 3, "delivered, and still kept for the signals"
     signals.error = None
     await eventually(lambda: sorted(signals.applied) == ["ping-0", "ping-1", "ping-2"])
-    await eventually(lambda: delivery.counters.held == 0)
-    await eventually(lambda: list(spool.spooled()) == [])
+    await eventually(lambda: delivery.counters.unapplied == 0)
+    await eventually(lambda: _records(spool) == [])
     await delivery.close()
     assert sink.pings == ["ping-0", "ping-1", "ping-2"]
 
@@ -355,8 +336,8 @@ async def test_a_record_that_is_still_being_applied_is_delivered_but_not_deleted
     delivery = Delivery(spool, sink, apply=apply, flush_seconds=SOON_S, backoff=QUICK)
     await delivery.start()
     accepting = asyncio.create_task(delivery.accept([like(1)]))
-    await eventually(lambda: spool.settled_to == 1)
-    assert [record.count for record in spool.spooled()] == [1]
+    await eventually(lambda: delivery.counters.delivered == 1 and spool.depth() == (0, 0))
+    assert [record.count for record in _records(spool)] == [1]
     assert sink.pings == ["ping-1"]
     applying.set()
     await accepting
@@ -368,9 +349,9 @@ async def test_a_record_that_can_never_be_applied_keeps_no_other_waiting(spool: 
     down = True
 
     async def apply(rows: Sequence[Row]) -> None:
-        if down or rows[0]["ping_id"] == "ping-0":
+        if down or any(row["ping_id"] == "ping-0" for row in rows):
             raise Unavailable("not now")
-        applied.append(rows[0]["ping_id"])
+        applied.extend(row["ping_id"] for row in rows)
 
     delivery = Delivery(spool, sink, apply=apply, flush_seconds=SOON_S, backoff=QUICK)
     await delivery.start()
@@ -378,7 +359,7 @@ async def test_a_record_that_can_never_be_applied_keeps_no_other_waiting(spool: 
         await delivery.accept([like(number)])
     down = False
     await eventually(lambda: sorted(applied) == ["ping-1", "ping-2"])
-    assert delivery.counters.held == 1
+    assert delivery.counters.unapplied == 1
     await delivery.close()
 
 
@@ -410,10 +391,10 @@ async def test_a_start_while_the_signals_are_down_holds_what_it_found(
     delivery = _delivery(spool, sink, signals)
     await delivery.start()
     await eventually(lambda: delivery.counters.delivered == 250)
-    assert len(list(spool.spooled())) == 250
+    assert len(_records(spool)) == 250
     signals.error = None
     await eventually(lambda: len(signals.applied) == 250)
-    await eventually(lambda: list(spool.spooled()) == [])
+    await eventually(lambda: _records(spool) == [])
     await delivery.close()
 
 
@@ -431,7 +412,7 @@ async def test_signals_that_no_second_try_can_apply_are_given_up_alone(
     await delivery.start()
     await delivery.accept([like(1), like(2, user="bob"), like(3)])
     await eventually(lambda: signals.applied == ["ping-1", "ping-3"])
-    await eventually(lambda: list(spool.spooled()) == [])
+    await eventually(lambda: _records(spool) == [])
     assert delivery.counters.apply_given_up == 1
     await delivery.close()
     assert sink.pings == ["ping-1", "ping-2", "ping-3"]
@@ -459,7 +440,7 @@ async def test_concurrent_requests_all_arrive_once(spool: Spool, sink: MemorySin
     everything = sorted(f"ping-{n}" for n in range(300))
     assert sorted(sink.pings) == sorted(signals.applied) == everything
     assert delivery.counters.accepted == delivery.counters.delivered == 300
-    assert (delivery.counters.spooled_events, delivery.counters.spooled_bytes, delivery.counters.held) == (0, 0, 0)
+    assert (delivery.counters.spooled_events, delivery.counters.spooled_bytes, delivery.counters.unapplied) == (0, 0, 0)
 
 
 async def test_a_delivery_is_ready_once_started_and_refuses_once_the_spool_is_full(
@@ -486,7 +467,8 @@ from pathlib import Path
 from pingfeed.adapters.event_sink_disk import DiskEventSink
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.delivery.delivery import Delivery
-from pingfeed.delivery.spool import Spool
+from pingfeed.delivery.segment import Record
+from pingfeed.delivery.spool import Spool, SpooledBatch
 from pingfeed.signals import acts_of
 from tests.conformance.samples import NOON_MS, like
 

@@ -1,0 +1,168 @@
+"""Signals that could not be applied when their rows were accepted: applied again until that succeeds.
+
+Applying twice is the same as once, for acts are idempotent and carry their time. So what waits is a segment, not a
+record: all of it is applied, a page at a time. A record that fails alone is tried again later and keeps no other
+waiting; where a whole page fails, the store is down and everybody waits.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Final
+
+from pingfeed.backoff import Backoff
+from pingfeed.delivery.counters import Counters
+from pingfeed.delivery.retry import report_end, until_done
+from pingfeed.delivery.segment import Record
+from pingfeed.delivery.spool import Segment, Spool
+from pingfeed.errors import PingfeedError
+from pingfeed.events import Row, decode_rows
+
+Apply = Callable[[Sequence[Row]], Awaitable[None]]
+"""Takes the signals of accepted rows in (user signals, trending); raises Unavailable if that has to be tried again."""
+
+PAGE: Final = 200
+_TRIED_ALONE: Final = 3
+_log = logging.getLogger(__name__)
+
+
+class Replay:
+    """Applies what the spool says is unapplied; `settled` is told when all of it is."""
+
+    def __init__(
+        self, spool: Spool, apply: Apply, *, counters: Counters, backoff: Backoff, settled: Callable[[], None]
+    ) -> None:
+        self._spool, self._apply, self._counters, self._backoff = spool, apply, counters, backoff
+        self._settled = settled
+        self._stuck: dict[Segment, set[int]] = {}
+        """Records that failed alone, of segments of which all others are applied."""
+        self._wanted = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        spool.on_postponed = self._postponed
+
+    async def run_all(self) -> None:
+        """Apply everything that is spooled, once; after the first failure the rest is left to the background."""
+        failure: PingfeedError | None = None
+        for segment in self._spool.segments():
+            try:
+                if failure is None:
+                    for rows in _pages(await asyncio.to_thread(self._spool.records, segment)):
+                        await self._apply(_rows(rows))
+                    continue
+            except PingfeedError as error:
+                failure = error
+                self.failed(error)
+            self._spool.replay(segment)
+
+    def start(self) -> None:
+        """Begin to apply in the background."""
+        self._task = asyncio.create_task(self._run(), name="applier")
+        self._task.add_done_callback(report_end)
+
+    def failed(self, error: PingfeedError) -> None:
+        """Count and tell a failure."""
+        self._counters.apply_failures += 1
+        _log.warning("signals were not applied, they will be again", extra={"reason": error.message})
+
+    async def close(self) -> None:
+        """End, after one last round; what is unapplied then is applied by the next start."""
+        self._closing.set()
+        self._wanted.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def _postponed(self, segment: Segment) -> None:
+        self._stuck.pop(segment, None)
+        self._wanted.set()
+
+    async def _run(self) -> None:
+        while not self._closing.is_set():
+            await self._wanted.wait()
+            self._wanted.clear()
+            with suppress(PingfeedError):  # Only while closing; told and counted by `failed`.
+                await until_done(self._round, stop=self._closing, backoff=self._backoff, failed=self.failed)
+
+    async def _round(self) -> None:
+        """Give all that is unapplied a turn; raises the last failure."""
+        failure: PingfeedError | None = None
+        for segment in self._spool.unapplied():
+            try:
+                await self._apply_segment(segment)
+            except PingfeedError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        self._settled()
+
+    async def _apply_segment(self, segment: Segment) -> None:
+        stuck = self._stuck.pop(segment, None)
+        segment.applying += 1
+        segment.unapplied = False  # Who postpones from now on sets it again.
+        try:
+            found = await asyncio.to_thread(self._spool.records, segment)
+            left, failure = await self._apply_records([one for one in found if stuck is None or one.id in stuck])
+            if failure is not None:
+                if not segment.unapplied:
+                    self._stuck[segment] = left
+                raise failure
+        except BaseException:
+            segment.unapplied = True
+            raise
+        finally:
+            segment.applying -= 1
+
+    async def _apply_records(self, found: Sequence[Record]) -> tuple[set[int], PingfeedError | None]:
+        """The records that failed alone, and why the last one did; raises where the store is down."""
+        left: set[int] = set()
+        failure: PingfeedError | None = None
+        for page in _pages(found):
+            try:
+                await self._apply_or_give_up(_rows(page))
+            except PingfeedError as error:
+                failure = error
+                left |= await self._apply_singly(page, error)
+        return left, failure
+
+    async def _apply_singly(self, page: Sequence[Record], error: PingfeedError) -> set[int]:
+        """The ids of those that fail alone; raises `error` where the first few all do."""
+        failed: set[int] = set()
+        for tried, record in enumerate(random.sample(page, len(page)), 1):
+            try:
+                await self._apply_or_give_up(_rows([record]))
+            except PingfeedError:
+                failed.add(record.id)
+                if len(failed) == tried == _TRIED_ALONE < len(page):
+                    raise error from None
+        return failed
+
+    async def _apply_or_give_up(self, rows: Sequence[Row]) -> None:
+        """Apply rows; where no second try can help (a state that this version cannot read), all but that user's."""
+        try:
+            await self._apply(rows)
+        except PingfeedError as error:
+            if error.retryable:
+                raise
+            await self._apply_apart(rows)
+
+    async def _apply_apart(self, rows: Sequence[Row]) -> None:
+        """Apply each user's rows by themselves; give up those that cannot be applied."""
+        for user_id in dict.fromkeys(row.get("user_id") for row in rows):
+            mine = [row for row in rows if row.get("user_id") == user_id]
+            try:
+                await self._apply(mine)
+            except PingfeedError as error:
+                if error.retryable:
+                    raise
+                self._counters.apply_given_up += len(mine)
+                _log.error("signals cannot be applied and are given up", extra={"reason": error.message})
+
+
+def _pages(found: Sequence[Record]) -> Iterator[Sequence[Record]]:
+    return (found[at : at + PAGE] for at in range(0, len(found), PAGE))
+
+
+def _rows(found: Sequence[Record]) -> list[Row]:
+    return [row for record in found for row in decode_rows(record.lines)]
