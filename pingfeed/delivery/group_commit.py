@@ -10,6 +10,7 @@ that failed nobody knows what the disk has (Rebello et al., "Can Applications Re
 
 import asyncio
 import errno
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterable
@@ -116,10 +117,12 @@ class GroupCommit:
     def _commit(self, file: LogFile, data: bytes) -> None:
         if file.broken:
             raise OSError(errno.EIO, _BROKEN)
-        if file.handle < 0:
-            file.handle = self._disk.create(file.path)
         if not file.size:
             data = file.head + data
+        if self._disk.spare(file.path.parent) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if file.handle < 0:
+            file.handle = self._disk.create(file.path)
         try:
             self._disk.write(file.handle, data)
         except OSError:
@@ -136,8 +139,8 @@ class GroupCommit:
     def _cut(self, file: LogFile) -> None:
         """Back to what is durable; a file that holds nothing begins anew."""
         if not file.size:
-            self._disk.close(file.handle)
-            file.handle, file.broken = -1, False
+            handle, file.handle, file.broken = file.handle, -1, False
+            self._disk.close(handle)
             return
         try:
             self._disk.truncate(file.handle, file.size)

@@ -66,9 +66,10 @@ def _undelivered(folder: Path) -> Iterator[Head]:
     # The tally first: what is delivered after this look at it is counted as waiting, never the other way round.
     settled_to = tally_of(folder).settled_to
     for name in sorted(os.listdir(folder)):
-        first_id = first_id_of(name)
-        if first_id is not None and first_id > settled_to:
-            yield from (one for one in heads(_read(folder / name)) if isinstance(one, Head))
+        if first_id_of(name) is not None:
+            found = [one for one in heads(_read(folder / name)) if isinstance(one, Head)]
+            if found and min(one.id for one in found) > settled_to:
+                yield from found
 
 
 def _read(file: Path) -> bytes:

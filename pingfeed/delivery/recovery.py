@@ -2,7 +2,12 @@
 
 A file that is damaged stays where it is until its whole records are delivered; the bytes that are none are copied to
 `damaged/` at once, for a person to look at. A damaged tally is set aside too: then nothing counts as delivered, and
-what lies there goes to the sink once more.
+what lies there goes to the sink once more. What a file holds is said by its records, not by its name: files that
+somebody copied or exchanged are delivered all the same.
+
+Ids go on above every id that may have been given before: above those that are here, and above the clock's. For not all
+of them are here: a power cut may bring a record back that was never acknowledged and was cut off, and with the tally
+goes the knowledge of what has left. Neither may meet another record of its id, or another batch of its name.
 """
 
 import logging
@@ -20,12 +25,14 @@ from pingfeed.local.disk import Disk
 DAMAGED: Final = "damaged"
 MAX_DAMAGED_BYTES: Final = 64 << 20
 _EARLIER: Final = "spool.sqlite"
+_IDS_A_SECOND: Final = 1_000_000
+"""More than are ever given in one, so that the clock's seconds times this are above all that were."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FoundSegment:
-    """A file with whole records: the first and last id, when they arrived, their rows, their bytes, the file's size."""
+    """A file with whole records: lowest and highest id, when they arrived, their rows, their bytes, the file's size."""
 
     path: Path
     first_id: int
@@ -38,7 +45,7 @@ class FoundSegment:
 
 @dataclass(frozen=True)
 class Found:
-    """What a directory holds; `damage` by file name."""
+    """What a directory holds, segments in the order of their records; `damage` by file name."""
 
     tally: Tally
     segments: list[FoundSegment]
@@ -46,10 +53,10 @@ class Found:
     next_id: int
 
 
-def recover(directory: Path, disk: Disk) -> Found:
+def recover(directory: Path, disk: Disk, now_ms: int) -> Found:
     """Read everything in a spool's directory. Raises Unavailable where the disk refuses."""
     try:
-        return _Recovery(directory, disk).run()
+        return _Recovery(directory, disk).run(now_ms)
     except OSError as error:
         raise Unavailable(f"the spool {directory} cannot be opened: {error.strerror or error}") from error
 
@@ -60,20 +67,21 @@ class _Recovery:
         self._damage: list[tuple[str, Damage]] = []
         self._spool_id = ""
 
-    def run(self) -> Found:
+    def run(self, now_ms: int) -> Found:
         names = self._disk.names(self._directory)
         if _EARLIER in names:
             raise Unavailable(f"{self._directory / _EARLIER} is an earlier version's spool; let that deliver it first")
-        found = [one for name in names if (one := self._segment(name)) is not None]
+        named = {name: first_id for name in names if (first_id := first_id_of(name)) is not None}
+        found = [one for name in named if (one := self._segment(name)) is not None]
+        found.sort(key=lambda one: (one.first_id, one.path))
+        if TALLY not in names and not named:
+            return Found(self._new_tally(), [], self._damage, 1)
         tally = self._tally(names)
-        last = max((one.last_id for one in found), default=0)
-        return Found(tally, found, self._damage, max(last, tally.settled_to) + 1)
+        last = max(tally.settled_to, *(one.last_id for one in found), *named.values(), now_ms // 1000 * _IDS_A_SECOND)
+        return Found(tally, found, self._damage, last + 1)
 
     def _segment(self, name: str) -> FoundSegment | None:
-        """A segment's file; None for another file, and for one without a whole record, which goes."""
-        first_id = first_id_of(name)
-        if first_id is None:
-            return None
+        """A segment's file; None for one without a whole record, which goes."""
         path = self._directory / name
         data = self._disk.read(path)
         if data.startswith(MAGIC) and not self._spool_id:
@@ -82,15 +90,15 @@ class _Recovery:
         for one in records(data):
             if isinstance(one, Damage):
                 self._set_aside(name, one, data[one.start : one.end])
-            elif one.id >= first_id and (not whole or one.id > whole[-1].id):
+            else:
                 whole.append(one)
         if not whole:
             self._disk.remove(path)
             return None
         return FoundSegment(
             path,
-            first_id,
-            whole[-1].id,
+            min(one.id for one in whole),
+            max(one.id for one in whole),
             min(one.received_ms for one in whole),
             sum(one.count for one in whole),
             sum(HEAD_BYTES + len(one.lines) for one in whole),
@@ -98,17 +106,19 @@ class _Recovery:
         )
 
     def _tally(self, names: list[str]) -> Tally:
-        """The tally, a new one where there is none or it is damaged; written before this returns."""
-        path = self._directory / TALLY
+        """The tally; a new one where it is damaged or gone, which is told."""
+        data = self._disk.read(self._directory / TALLY) if TALLY in names else b""
+        try:
+            return Tally.of(data)
+        except FormatError as error:
+            self._set_aside(TALLY, Damage(0, len(data), error.message), data)
+        return self._new_tally()
+
+    def _new_tally(self) -> Tally:
+        """One that counts nothing, of the spool that the segments name; written before this returns."""
         spool_id = self._spool_id if len(self._spool_id) == 16 else os.urandom(8).hex()
-        if TALLY in names:
-            data = self._disk.read(path)
-            try:
-                return Tally.of(data)
-            except FormatError as error:
-                self._set_aside(TALLY, Damage(0, len(data), error.message), data)
         new = Tally(spool_id=spool_id, service=self._directory.name)
-        self._disk.write_whole(path, new.encode())
+        self._disk.write_whole(self._directory / TALLY, new.encode())
         return new
 
     def _set_aside(self, name: str, damage: Damage, data: bytes) -> None:

@@ -16,13 +16,14 @@
 A file's name is the id of its first record, 16 digits, and `.segment`. Files are only ever appended to, in one process'
 life; the next process never appends to what it finds.
 
-A reader takes every record that is whole, wherever it lies. What is not (a torn tail, a flipped bit) it jumps over, to
-the next head that is whole, and reports as `Damage`; it never gives a record that is not what was written.
+A reader takes every record that is whole, wherever it lies, and each id once. What is not (a torn tail, a flipped bit,
+a piece that is missing) it jumps over, to the next head that is whole, and reports as `Damage`; it never gives a record
+that is not what was written. An empty file is no damage: a process died between making it and writing to it.
 """
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,32 +91,45 @@ class Head:
 
 def heads(data: bytes) -> Iterator[Head | Damage]:
     """The heads of a file's records in order, and what lies between them that is none; lines are not looked at."""
+    return _found(data, _head_at)
+
+
+def records(data: bytes) -> Iterator[Record | Damage]:
+    """A file's whole records in order, and its damage."""
+    seen: set[int] = set()
+    for found in _found(data, _whole_at):
+        if isinstance(found, Damage):
+            yield found
+        elif found.id in seen:
+            yield Damage(found.start - HEAD_BYTES, found.end, "a record is there twice")
+        else:
+            seen.add(found.id)
+            yield Record(found.id, data[found.start : found.end], found.count, found.received_ms)
+
+
+def _found(data: bytes, look: Callable[[bytes, int], Head | str]) -> Iterator[Head | Damage]:
+    """What `look` makes of a file, from place to place."""
     at = HEADER_BYTES
-    if data[:8] != MAGIC or len(data) < HEADER_BYTES:
+    if data and (data[:8] != MAGIC or len(data) < HEADER_BYTES):
         at = _next_head(data, 0)
         yield Damage(0, at, "the file's header is not whole")
     while at < len(data):
-        found = _head_at(data, at)
+        found = look(data, at)
         if isinstance(found, Head):
             yield found
             at = found.end
-        else:
+        else:  # Its length may be wrong too: the next one is looked for from its first byte on.
             end = _next_head(data, at + 1)
             yield Damage(at, end, found)
             at = end
 
 
-def records(data: bytes) -> Iterator[Record | Damage]:
-    """A file's whole records in order, and its damage."""
-    for found in heads(data):
-        if isinstance(found, Damage):
-            yield found
-            continue
-        lines = data[found.start : found.end]
-        if zlib.crc32(lines) == found.crc:
-            yield Record(found.id, lines, found.count, found.received_ms)
-        else:
-            yield Damage(found.start - HEAD_BYTES, found.end, "a record's lines are not what was written")
+def _whole_at(data: bytes, at: int) -> Head | str:
+    """The head that begins there if its lines are whole, or what is wrong."""
+    found = _head_at(data, at)
+    if isinstance(found, Head) and zlib.crc32(memoryview(data)[found.start : found.end]) != found.crc:
+        return "a record's lines are not what was written"
+    return found
 
 
 def _head_at(data: bytes, at: int) -> Head | str:

@@ -4,7 +4,8 @@ Constraints
 - Nothing is acknowledged before it is durable: `append` returns after a sync, so a kill or a power cut at any moment
   loses nothing that it returned for. What it did not return for may be there or not.
 - Bounded: the segments together hold at most `max_bytes`; past that `append` raises Unavailable, as it does when the
-  disk is full or refuses, and it accepts again by itself once there is room. Nothing is ever dropped to make room.
+  disk is full or refuses, and it accepts again by itself once there is room. Nothing is ever dropped to make room. A
+  disk is full for appends a little before it is for delivery (`local/disk.py`), which makes room.
 - The unit of delivery is a segment: of one UTC day of arrival, at most `segment_bytes` and `segment_events`. It leaves
   only when it is at the sink **and** the signals of all its records are applied.
 - A segment that was at the sink, but not in the tally yet, when the process died is delivered again, under the same
@@ -31,6 +32,7 @@ Operations
 """
 
 import asyncio
+import errno
 import logging
 import os
 from collections import deque
@@ -44,7 +46,7 @@ from pingfeed.clock import DAY_MS, Clock, day_of, system_clock
 from pingfeed.delivery.group_commit import GroupCommit, LogFile
 from pingfeed.delivery.lock import take_lock
 from pingfeed.delivery.recovery import FoundSegment, recover
-from pingfeed.delivery.segment import HEAD_BYTES, Damage, Record, encode_head, header, name_of, records
+from pingfeed.delivery.segment import HEAD_BYTES, Damage, Record, encode_head, first_id_of, header, name_of, records
 from pingfeed.delivery.tally import FILE as TALLY
 from pingfeed.errors import PingfeedError, Unavailable
 from pingfeed.local.disk import Disk, SystemDisk
@@ -53,6 +55,7 @@ MAX_BYTES: Final = 1 << 30
 SEGMENT_BYTES: Final = 16 << 20
 SEGMENT_EVENTS: Final = 50_000
 _FULL_RETRY_S: Final = 5
+_PROBE_BYTES: Final = 4096
 _log = logging.getLogger(__name__)
 
 
@@ -109,7 +112,7 @@ class Spool:
         self._clock = clock
         self._lock = take_lock(directory)
         try:
-            found = recover(directory, self._disk)
+            found = recover(directory, self._disk, clock())
         except PingfeedError:
             os.close(self._lock)
             raise
@@ -252,9 +255,15 @@ class Spool:
         self._check_room(1)
         if self._refusal:  # Has it got better?
             try:
-                await asyncio.to_thread(self._disk.write_whole, self.directory / "probe", bytes(4096))
+                await asyncio.to_thread(self._probe)
             except OSError as error:
                 raise _refused(error) from error
+
+    def _probe(self) -> None:
+        """OSError if an append would be refused by the disk."""
+        if self._disk.spare(self.directory) < _PROBE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._disk.write_whole(self.directory / "probe", bytes(_PROBE_BYTES))
 
     async def idle(self) -> None:
         """Wait until all that is being appended is durable or refused."""
@@ -317,7 +326,7 @@ class Spool:
 
     def _batch(self, segment: Segment, found: list[Record]) -> SpooledBatch:
         return SpooledBatch(
-            name=f"{self.spool_id}-{segment.first_id:012d}-{segment.last_id:012d}",
+            name=f"{self.spool_id}-{first_id_of(segment.file.path.name):012d}-{segment.last_id:012d}",
             lines=[record.lines for record in found],
             received_ms=min((record.received_ms for record in found), default=segment.day * DAY_MS),
             events=sum(record.count for record in found),

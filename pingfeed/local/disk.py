@@ -4,10 +4,16 @@ Every call raises OSError as the system does; what was not synced a power cut ma
 """
 
 import os
+import sys
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from pingfeed.local.files import make_folder, sync_folder, write_whole
+
+RESERVE_BYTES: Final = 32 << 20
+RESERVE_SHARE: Final = 16
+"""A disk that the spool fills keeps this many bytes, or this share of it if that is less: what delivery needs to go on,
+and so to make room: a new tally, and where the lake is on the same disk the file of one batch."""
 
 
 class Disk(Protocol):
@@ -18,6 +24,9 @@ class Disk(Protocol):
 
     def names(self, folder: Path) -> list[str]:
         """The names in a folder, sorted."""
+
+    def spare(self, folder: Path) -> int:
+        """How many bytes may be appended below a folder before the disk is down to its reserve."""
 
     def read(self, path: Path) -> bytes:
         """A file's bytes."""
@@ -54,6 +63,14 @@ class SystemDisk:
     def names(self, folder: Path) -> list[str]:
         """See `Disk`."""
         return sorted(os.listdir(folder))
+
+    def spare(self, folder: Path) -> int:
+        """See `Disk`."""
+        found = os.statvfs(folder)
+        if not found.f_blocks:  # A file system that does not say.
+            return sys.maxsize
+        reserve = min(RESERVE_BYTES, found.f_blocks * found.f_frsize // RESERVE_SHARE)
+        return max(0, found.f_bavail * found.f_frsize - reserve)
 
     def read(self, path: Path) -> bytes:
         """See `Disk`."""

@@ -20,6 +20,7 @@ from pingfeed.delivery.delivery import Delivery
 from pingfeed.delivery.spool import Spool
 from pingfeed.errors import Unavailable
 from pingfeed.events import Row, decode_rows
+from pingfeed.local.disk import Disk
 from pingfeed.ports import Batch, SinkCounters
 from pingfeed.settings import load
 from pingfeed.signals import Act, Engagement, Signals, UserState
@@ -130,11 +131,12 @@ async def ingest_world(
     peer: str = "127.0.0.1",
     max_spool_bytes: int = 1 << 30,
     flush_seconds: float = 3600,
+    disk: Disk | None = None,
     **environ: str,
 ) -> AsyncIterator[World]:
     """An ingest app whose lifespan runs; nothing is delivered before it closes unless `flush_seconds` says so."""
     sink, signals, trending = MemorySink(), MemorySignals(), MemoryTrending()
-    spool = Spool(folder / "spool", max_bytes=max_spool_bytes)
+    spool = Spool(folder / "spool", max_bytes=max_spool_bytes, disk=disk)
     writer = SignalWriter(signals, trending)
     services = Services(
         delivery=Delivery(spool, sink, apply=writer, flush_seconds=flush_seconds),

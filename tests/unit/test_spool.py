@@ -204,7 +204,7 @@ async def test_an_id_and_a_name_are_never_used_again(spool: Spool) -> None:
     again = await _reopened(spool)
     assert again.spool_id == spool.spool_id
     await again.append(b"y", 1, NOW_MS)
-    assert [record.id for record in _records(again)] == [2]
+    assert [record.id > 1 for record in _records(again)] == [True]
     assert (await _batch(again)).name != batch.name
     await again.close()
 

@@ -1,0 +1,195 @@
+"""A spool on a disk that fails, told step by step, beside what must be true of it.
+
+Every record has a text of its own. What was acknowledged has to be in the spool until it is at the sink and counted;
+what is counted must never be delivered again; nothing that was not written may ever appear.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pingfeed.clock import DAY_MS
+from pingfeed.delivery.segment import Record
+from pingfeed.delivery.spool import Segment, Spool, SpooledBatch
+from pingfeed.delivery.tally import FILE, Tally
+from pingfeed.errors import PingfeedError
+from tests.conformance.samples import NOON_MS
+from tests.unit.power_cut import PowerCutDisk
+
+SEGMENT_BYTES = 400
+
+
+class Story:
+    """One spool through its lives. Every step may fail as the disk does; none may break a promise."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.disk = PowerCutDisk(seed)
+        self.folder = Path(tempfile.mkdtemp(prefix="spool-"))
+        self.now_ms = NOON_MS
+        self.tried: dict[bytes, int] = {}
+        """Text to rows of every record that an append was asked for."""
+        self.acknowledged: set[bytes] = set()
+        self.offered: set[bytes] = set()
+        """In a batch that the sink took and that was to be settled."""
+        self.settled: set[bytes] = set()
+        """Of those, where settling returned."""
+        self.owed: set[bytes] = set()
+        """Acknowledged, and their signals have to be applied later."""
+        self.batch: SpooledBatch | None = None
+        self.spool: Spool | None = None
+        self.cuts = 0
+
+    def open(self) -> None:
+        """Start until it starts, through power cuts and errors, and look at what is there."""
+        while self.spool is None:
+            if self.disk.is_dead:
+                self.disk, self.cuts = self.disk.after_the_cut(), self.cuts + 1
+            try:
+                self.spool = self.loop.run_until_complete(self._opened())
+            except PingfeedError:
+                continue
+        self._look(self.spool)
+
+    def append(self, sizes: Sequence[int], *, days: int = 0, held: bool = False, applied: bool = True) -> None:
+        """Append records of so many rows at the same time."""
+        records = [(b"%d:" % (len(self.tried) + n) + b"x" * (17 * rows), rows) for n, rows in enumerate(sizes)]
+        self.tried |= dict(records)
+        answers = self.loop.run_until_complete(self._append_all(records, self.now_ms + days * DAY_MS, held))
+        for (text, _), answer in zip(records, answers, strict=True):
+            if isinstance(answer, Segment):
+                assert not self.disk.is_dead or answer.file.size, "acknowledged by a disk without power"
+                self.acknowledged.add(text)
+                if held:
+                    self._end_hold(answer, text, applied=applied)
+            elif not isinstance(answer, PingfeedError):
+                raise answer
+
+    def seal(self) -> None:
+        self._spool.seal()
+
+    def take(self) -> None:
+        """Give the next batch to the sink."""
+        try:
+            batch = self.loop.run_until_complete(self._spool.next_batch())
+        except PingfeedError:
+            return
+        self.batch = batch or self.batch
+        if batch is not None:
+            assert set(batch.lines) <= self.tried.keys(), "the sink got what nobody wrote"
+            assert not set(batch.lines) & self.settled, "counted, and delivered again"
+
+    def settle(self) -> None:
+        """Say that the batch is at the sink."""
+        if self.batch is None:
+            return
+        self.offered |= set(self.batch.lines)
+        try:
+            self.loop.run_until_complete(self._spool.settle(self.batch))
+        except PingfeedError:
+            if not self.batch.segment.delivered:
+                return
+        self.settled |= set(self.batch.lines)
+        self.batch = None
+
+    def apply(self) -> None:
+        """Apply all signals that wait, and let go of what is done with."""
+        for segment in self._spool.unapplied():
+            try:
+                self.owed -= set(_texts(self._spool.records(segment)))
+            except PingfeedError:
+                continue
+            segment.unapplied = False
+        try:
+            self.loop.run_until_complete(self._spool.sweep())
+        except PingfeedError:
+            return
+
+    def end(self, *, by_power_cut: bool) -> None:
+        """The process is gone; with the power, or alone."""
+        assert not self.disk.misused
+        self.loop.run_until_complete(self._spool.close())
+        self.spool, self.batch = None, None
+        if by_power_cut:
+            self.disk.is_dead = True
+
+    def finish(self) -> None:
+        """The disk is well again: everything is delivered, counted, and gone."""
+        self.disk.faults.clear()
+        self.disk.room = 1 << 40
+        self.end(by_power_cut=self.disk.is_dead)
+        self.open()
+        self.append([1])
+        self.seal()
+        self.take()
+        while self.batch is not None:
+            self.settle()
+            self.take()
+        self.apply()
+        assert self.acknowledged <= self.offered, "lost"
+        assert not self.owed
+        assert self._spool.segments() == []
+        self.end(by_power_cut=True)
+        self.open()  # And looks: all of it is counted.
+        assert self._spool.depth() == (0, 0)
+        self.close()
+
+    def close(self) -> None:
+        """Let everything go."""
+        if self.spool is not None:
+            self.end(by_power_cut=False)
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _spool(self) -> Spool:
+        assert self.spool is not None
+        return self.spool
+
+    async def _opened(self) -> Spool:
+        return Spool(self.folder, segment_bytes=SEGMENT_BYTES, disk=self.disk, clock=lambda: self.now_ms)
+
+    async def _append_all(
+        self, records: Iterable[tuple[bytes, int]], now_ms: int, held: bool
+    ) -> Sequence[Segment | BaseException]:
+        appends = (self._spool.append(text, rows, now_ms, held=held) for text, rows in records)
+        return await asyncio.gather(*appends, return_exceptions=True)
+
+    def _end_hold(self, segment: Segment, text: bytes, *, applied: bool) -> None:
+        if applied:
+            self._spool.release(segment)
+        else:
+            self._spool.postpone(segment)
+            self.owed.add(text)
+
+    def _look(self, spool: Spool) -> None:
+        """What must be true after every start; all that is here has to be applied again."""
+        here = {one: _texts(spool.records(one)) for one in spool.segments()}
+        for segment in here:
+            spool.replay(segment)
+        everything = {text for texts in here.values() for text in texts}
+        waiting = [text for one, texts in here.items() if not one.delivered for text in texts]
+        assert everything <= self.tried.keys(), "there is a record that nobody wrote"
+        assert len(waiting) == len(set(waiting))
+        assert self.acknowledged - self.offered - set(waiting) == set(), "an acknowledged record is lost"
+        assert not self.settled & set(waiting), "what was counted waits again"
+        assert self.owed <= everything, "a record left before its signals were applied"
+        assert spool.depth()[0] == self._rows(waiting)
+        self._look_at_the_tally(set(waiting))
+
+    def _look_at_the_tally(self, waiting: set[bytes]) -> None:
+        tally = Tally.of(self.disk.read(self.folder / FILE))
+        counted = sum(day.delivered for day in tally.days.values())
+        gone = self.offered - waiting
+        certain = gone & (self.acknowledged | self.settled)
+        assert self._rows(certain) <= counted <= self._rows(gone), "not counted exactly once"
+
+    def _rows(self, texts: Iterable[bytes]) -> int:
+        return sum(self.tried[text] for text in texts)
+
+
+def _texts(found: Iterable[Record]) -> list[bytes]:
+    return [record.lines for record in found]
