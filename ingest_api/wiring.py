@@ -39,7 +39,7 @@ class Services:
 
 def build(settings: Settings) -> Services:
     """Open everything; Busy if another process has the spool, Unavailable if a store cannot be opened."""
-    spool = Spool(settings.spool_dir / "ingest")
+    spool = Spool(settings.spool_dir / "ingest", max_bytes=settings.spool_max_mb << 20)
     sink = wiring.open_event_sink(settings)
     signals, trending = wiring.open_signals(settings), wiring.open_trending(settings)
     writer = SignalWriter(signals, trending)

@@ -55,6 +55,7 @@ class Settings:
     label_window_hours: int = 6
     feed_budget_ms: int = 50
     sink_flush_seconds: float = 10.0
+    spool_max_mb: int = 1024
     log_matrix_share: float = 0.02
     explore_share: float = 0.1
     facets: tuple[str, ...] = ("topics",)
@@ -142,6 +143,7 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "label_window_hours": _number(int, 1, 168),
     "feed_budget_ms": _number(int, 1, 10_000),
     "sink_flush_seconds": _number(float, 0.05, 900),
+    "spool_max_mb": _number(int, 1, 1_000_000),
     "log_matrix_share": _number(float, 0, 1),
     "explore_share": _number(float, 0, 1),
     "facets": _names,
