@@ -13,9 +13,10 @@ from feed_api.effects import Effects
 from feed_api.loader import Loader
 from feed_api.metrics import FeedMetrics
 from feed_api.pipeline import Pipeline
-from feed_api.routes import TYPES, create_router
+from feed_api.routes import TYPES, create_router, handlers
 from feed_api.trending import TrendingBoard
 from feed_api.wiring import Services
+from pingfeed.http import direct
 from pingfeed.http.app import create_shell
 from pingfeed.http.health import Readiness, ReadyCheck, look
 from pingfeed.http.metrics import Metrics
@@ -87,7 +88,9 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         clock=services.clock,
         make_id=services.make_id,
     )
-    app.include_router(create_router(pipeline, cursors, services.clock, services.make_id))
+    answering = handlers(pipeline, cursors, services.clock, services.make_id)
+    app.include_router(create_router(answering))
+    direct.install(app, answering)
     if settings.demo_page:
         app.include_router(demo_page.create_router(services, settings, loader))
     return app

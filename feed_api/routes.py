@@ -1,5 +1,6 @@
 """The route: a query becomes a request, a feed becomes bytes."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
@@ -13,6 +14,7 @@ from pingfeed.clock import Clock, IdMaker
 from pingfeed.events import Id
 from pingfeed.http import openapi
 from pingfeed.http.auth import authenticate
+from pingfeed.http.direct import Handler
 from pingfeed.http.responses import json_response
 
 TYPES: Final = (Feed,)
@@ -53,20 +55,26 @@ def _parameter(name: str, meaning: str, schema: dict[str, Any], required: bool =
     return {"name": name, "in": "query", "required": required, "description": meaning, "schema": schema}
 
 
-def create_router(pipeline: Pipeline, cursors: Cursors, clock: Clock, make_id: IdMaker) -> APIRouter:
-    """The route in front of a pipeline."""
-    router = APIRouter(tags=["feed"])
+def handlers(pipeline: Pipeline, cursors: Cursors, clock: Clock, make_id: IdMaker) -> dict[tuple[str, str], Handler]:
+    """What answers, by method and path."""
 
-    @router.get(
-        "/get-feed",
-        summary="A page of a user's feed",
-        description=_ABOUT,
-        responses={200: openapi.answer(Feed, example=_EXAMPLE), **openapi.refusals(401, 403, 422)},
-        openapi_extra={"parameters": _parameters()},
-    )
     async def get_feed(request: Request) -> Response:
         caller = authenticate(request)
         wanted = identify(request.query_params, caller, cursors, clock(), make_id)
         return json_response(await pipeline.feed(wanted))
 
+    return {("GET", "/get-feed"): get_feed}
+
+
+def create_router(answering: Mapping[tuple[str, str], Handler]) -> APIRouter:
+    """The route of that handler, with what is said of it."""
+    router = APIRouter(tags=["feed"])
+    router.add_api_route(
+        "/get-feed",
+        answering["GET", "/get-feed"],
+        summary="A page of a user's feed",
+        description=_ABOUT,
+        responses={200: openapi.answer(Feed, example=_EXAMPLE), **openapi.refusals(401, 403, 422)},
+        openapi_extra={"parameters": _parameters()},
+    )
     return router

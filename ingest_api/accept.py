@@ -1,22 +1,23 @@
 """What both routes do with a request's events: check each, store the new ones, apply them, say what became of each.
 
-decoded events -> rows and refusals -> without duplicates -> durable and applied -> remembered -> result
+body -> rows and refusals -> without duplicates -> durable and applied -> remembered -> result
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import msgspec
 
 from ingest_api.counters import Counters
-from ingest_api.decode import Undecodable
+from ingest_api.decode import Undecodable, many_events, one_event
+from ingest_api.plain import many_rows, one_row
 from ingest_api.recent import RecentEvents
 from ingest_api.rejected import RejectedLog
 from pingfeed.clock import Clock, IdMaker
 from pingfeed.delivery.delivery import Delivery
 from pingfeed.errors import MalformedBody
-from pingfeed.events import Refusal, to_rows
+from pingfeed.events import Refusal, Row, to_rows
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -46,6 +47,18 @@ class Result(msgspec.Struct, frozen=True):
         return 202 if self.accepted or self.duplicates else 422
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How a route's body is read: all at once where it is plain, else event by event."""
+
+    plain: Callable[[bytes, int, IdMaker], list[Row] | None]
+    events: Callable[[bytes], list[Any]]
+
+
+ONE: Final = Shape(one_row, one_event)
+MANY: Final = Shape(many_rows, many_events)
+
+
 class Door:
     """Lets events in."""
 
@@ -66,24 +79,33 @@ class Door:
         self._recent = RecentEvents()
         rejected.on_dropped = counters.rejected_dropped.inc
 
-    async def accept(self, events: Sequence[Any]) -> Result:
-        """Take decoded events (`Undecodable` among them) in; returns when what is accepted is durable and applied.
+    async def accept(self, body: bytes, shape: Shape) -> Result:
+        """Take the events of a body in; returns when what is accepted is durable and applied.
 
-        Raises Unavailable where nothing could be stored: then nothing of the request counts, and all may be sent again.
+        Raises Unavailable where nothing could be stored: then nothing of the request counts, and all may be sent again;
+        MalformedBody, InvalidInput or TooLarge where the body as a whole is refused.
         """
         now_ms = self._clock()
-        rows, refusals = to_rows(events, now_ms, self._make_id)
-        fresh = self._recent.new_of(rows)
+        refusals: list[Refusal] = []
+        rows = shape.plain(body, now_ms, self._make_id)
+        if rows is None:
+            rows, refusals = self._one_by_one(body, shape, now_ms)
+        fresh, keys = self._recent.new_of(rows)
         if fresh:
-            await self._delivery.accept(list(fresh.values()))
-            self._recent.remember(fresh)
-        refusals = [_unread(refusal, events[refusal.index]) for refusal in refusals]
+            await self._delivery.accept(fresh)
+            self._recent.remember(keys)
         self._keep(refusals, now_ms)
         return self._counted(len(fresh), len(rows) - len(fresh), refusals)
 
-    def keep_malformed(self, body: bytes, error: MalformedBody) -> None:
-        """Keep a body that is no JSON, with the reason, beside the refused events."""
-        self._keep([Refusal(0, None, error.code, None, error.message, body)], self._clock())
+    def _one_by_one(self, body: bytes, shape: Shape, now_ms: int) -> tuple[list[Row], list[Refusal]]:
+        """The rows of the good events and a refusal for each bad one. A body that is no JSON is kept, and raised."""
+        try:
+            events = shape.events(body)
+        except MalformedBody as error:
+            self._keep([Refusal(0, None, error.code, None, error.message, body)], now_ms)
+            raise
+        rows, refusals = to_rows(events, now_ms, self._make_id)
+        return rows, [_unread(refusal, events[refusal.index]) for refusal in refusals]
 
     def _keep(self, refusals: Sequence[Refusal], now_ms: int) -> None:
         if refusals:
@@ -91,7 +113,8 @@ class Door:
 
     def _counted(self, accepted: int, duplicates: int, refusals: Sequence[Refusal]) -> Result:
         self._counters.accepted.inc(accepted)
-        self._counters.duplicates.inc(duplicates)
+        if duplicates:
+            self._counters.duplicates.inc(duplicates)
         for refusal in refusals:
             self._counters.rejected.labels(refusal.code).inc()
         rejected = [Rejected(r.index, r.event_id, r.code, r.field, r.message) for r in refusals]

@@ -8,8 +8,9 @@ from fastapi import FastAPI
 
 from ingest_api.accept import Door
 from ingest_api.counters import Counters, watch
-from ingest_api.routes import TYPES, create_router
+from ingest_api.routes import TYPES, create_router, handlers
 from ingest_api.wiring import Services
+from pingfeed.http import direct
 from pingfeed.http.app import create_shell
 from pingfeed.http.health import Readiness, ReadyCheck, look
 from pingfeed.http.metrics import Metrics
@@ -49,6 +50,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         clock=services.clock,
         make_id=services.make_id,
     )
+    answering = handlers(door)
     app = create_shell(
         "pingfeed ingest",
         _DESCRIPTION,
@@ -60,7 +62,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         clock=services.clock,
         make_id=services.make_id,
     )
-    app.include_router(create_router(door))
+    app.include_router(create_router(answering))
+    direct.install(app, answering)
     return app
 
 

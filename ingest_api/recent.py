@@ -1,41 +1,44 @@
 """The door's duplicate window: which events this process made durable lately."""
 
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pingfeed.events import Row
 
 MAX_KEYS: Final = 100_000
 
-Key = tuple[str, str]
-"""`user_id` (empty where there is none) and `event_id`: what makes an event the same event, here and in the batch."""
 
-
-def key_of(row: Row) -> Key:
-    """The key of a row."""
-    return row.get("user_id", ""), row["event_id"]
+def key_of(row: Row) -> str:
+    """What makes an event the same event, here and in the batch: `event_id`, of fixed length, then `user_id`."""
+    key: str = row["event_id"] + row.get("user_id", "")
+    return key
 
 
 class RecentEvents:
-    """The last `limit` keys. It spares retries a second row; the batch side removes what slips through."""
+    """At least the last `limit` keys, at most twice as many: two generations, of which the older goes as a whole.
+
+    It spares retries a second row; the batch side removes what slips through.
+    """
 
     def __init__(self, limit: int = MAX_KEYS) -> None:
         self._limit = limit
-        # A plain dict scans over what was deleted from its front; this one keeps a list.
-        self._keys: OrderedDict[Key, None] = OrderedDict()
+        self._young: set[str] = set()
+        self._old: set[str] = set()
 
-    def new_of(self, rows: Iterable[Row]) -> dict[Key, Row]:
-        """Those rows that are neither remembered nor repeated among themselves, in order, by key."""
-        fresh: dict[Key, Row] = {}
-        for row in rows:
-            key = key_of(row)
-            if key not in self._keys:
+    def new_of(self, rows: Sequence[Row]) -> tuple[Sequence[Row], set[str]]:
+        """Those rows that are neither remembered nor repeated among themselves, in order, and their keys."""
+        keys = [key_of(row) for row in rows]
+        distinct = set(keys)
+        if len(distinct) == len(keys) and self._young.isdisjoint(keys) and self._old.isdisjoint(keys):
+            return rows, distinct
+        fresh: dict[str, Row] = {}
+        for key, row in zip(keys, rows, strict=True):
+            if key not in self._young and key not in self._old:
                 fresh.setdefault(key, row)
-        return fresh
+        return list(fresh.values()), set(fresh)
 
-    def remember(self, keys: Iterable[Key]) -> None:
+    def remember(self, keys: Iterable[str]) -> None:
         """Enter keys of rows that are durable; the oldest leave."""
-        self._keys.update(dict.fromkeys(keys))
-        while len(self._keys) > self._limit:
-            self._keys.popitem(last=False)
+        self._young.update(keys)
+        if len(self._young) >= self._limit:
+            self._old, self._young = self._young, set()

@@ -1,19 +1,18 @@
 """The two routes: the same door, one event or up to 500."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ingest_api.accept import Door, Result
-from ingest_api.decode import many_events, one_event
-from pingfeed.errors import MalformedBody
+from ingest_api.accept import MANY, ONE, Door, Result, Shape
 from pingfeed.events import MAX_EVENTS, ClientEvent
 from pingfeed.http import openapi
 from pingfeed.http.auth import authenticate
 from pingfeed.http.body import read_body
+from pingfeed.http.direct import Handler
 from pingfeed.http.errors import ErrorBody
 from pingfeed.http.responses import json_response
 
@@ -76,43 +75,40 @@ def _answers() -> dict[int | str, dict[str, Any]]:
     return {202: taken, 422: nothing, **openapi.refusals(400, 401, 413, 503)}
 
 
-def create_router(door: Door) -> APIRouter:
-    """The routes in front of a door."""
-    router = APIRouter(tags=["events"])
-    answers = _answers()
+def handlers(door: Door) -> dict[tuple[str, str], Handler]:
+    """What answers, by method and path."""
 
-    @router.post(
-        "/track-event",
-        summary="Send one event",
-        description=_ABOUT,
-        status_code=202,
-        responses=answers,
-        openapi_extra=openapi.body(ClientEvent, _EXAMPLES),
-    )
     async def track_event(request: Request) -> Response:
-        return await _track(request, door, one_event)
+        return await _track(request, door, ONE)
 
-    @router.post(
-        "/track-events",
-        summary=f"Send 1 to {MAX_EVENTS} events",
-        description=_ABOUT,
-        status_code=202,
-        responses=answers,
-        openapi_extra=openapi.body(TrackEvents, {"two events": {"events": [_VIEW, _FOLLOW]}}),
-    )
     async def track_events(request: Request) -> Response:
-        return await _track(request, door, many_events)
+        return await _track(request, door, MANY)
 
+    return {("POST", "/track-event"): track_event, ("POST", "/track-events"): track_events}
+
+
+def create_router(answering: Mapping[tuple[str, str], Handler]) -> APIRouter:
+    """The routes of these handlers, with what is said of them."""
+    router = APIRouter(tags=["events"])
+    shared: dict[str, Any] = {"description": _ABOUT, "status_code": 202, "responses": _answers(), "methods": ["POST"]}
+    router.add_api_route(
+        "/track-event",
+        answering["POST", "/track-event"],
+        summary="Send one event",
+        openapi_extra=openapi.body(ClientEvent, _EXAMPLES),
+        **shared,
+    )
+    router.add_api_route(
+        "/track-events",
+        answering["POST", "/track-events"],
+        summary=f"Send 1 to {MAX_EVENTS} events",
+        openapi_extra=openapi.body(TrackEvents, {"two events": {"events": [_VIEW, _FOLLOW]}}),
+        **shared,
+    )
     return router
 
 
-async def _track(request: Request, door: Door, decode: Callable[[bytes], list[Any]]) -> Response:
+async def _track(request: Request, door: Door, shape: Shape) -> Response:
     authenticate(request)
-    body = await read_body(request)
-    try:
-        events = decode(body)
-    except MalformedBody as error:
-        door.keep_malformed(body, error)
-        raise
-    result = await door.accept(events)
+    result = await door.accept(await read_body(request), shape)
     return json_response(result, result.status)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.json as pa_json
 
 from pingfeed.errors import FormatError
-from pingfeed.events import COLUMNS, Row
+from pingfeed.events import COLUMNS, Row, decode_rows
 
 _TYPES: Final[Mapping[str, Any]] = {
     "string": pa.string(),
@@ -24,6 +25,9 @@ _TYPES: Final[Mapping[str, Any]] = {
 
 EVENT_SCHEMA: Final = pa.schema([pa.field(column.name, _TYPES[column.kind]) for column in COLUMNS])
 """The `pyarrow.Schema` of every events file: `events.COLUMNS` in order, all nullable."""
+_MAPPED: Final = [column.name for column in COLUMNS if column.kind.startswith("map")]
+_MAPS: Final = [f'"{name}":'.encode() for name in _MAPPED]
+_PLAIN_SCHEMA: Final = pa.schema([field for field in EVENT_SCHEMA if field.name not in _MAPPED])
 
 
 def _doubles(values: Sequence[float | None]) -> list[float | None]:
@@ -49,6 +53,45 @@ def table_of_rows(rows: Sequence[Row]) -> Any:
     Raises FormatError if a value is not of its column's kind; rows of `events.to_row` and `served_row` always are.
     """
     return pa.Table.from_arrays([_array(rows, column.name, column.kind) for column in COLUMNS], schema=EVENT_SCHEMA)
+
+
+def table_of_lines(lines: bytes) -> Any:
+    """Rows as newline-delimited JSON (`events.encode_rows`) as a `pyarrow.Table` of `EVENT_SCHEMA`. FormatError.
+
+    Arrow reads them itself, ten times faster than through Python. Objects as maps it cannot read: rows with such
+    columns, which only the catalogue's events have, go through Python and stand last.
+    """
+    plain, mapped = _apart(lines)
+    tables = [_read(plain)] if plain else []
+    if mapped or not tables:
+        tables.append(table_of_rows(decode_rows(mapped)))
+    return pa.concat_tables(tables)
+
+
+def _apart(lines: bytes) -> tuple[bytes, bytes]:
+    """Lines whose rows have no map, and the others (and some that only look so)."""
+    if not any(name in lines for name in _MAPS):
+        return lines, b""
+    plain: list[bytes] = []
+    mapped: list[bytes] = []
+    for line in lines.splitlines(keepends=True):
+        (mapped if any(name in line for name in _MAPS) else plain).append(line)
+    return b"".join(plain), b"".join(mapped)
+
+
+def _read(lines: bytes) -> Any:
+    try:
+        table = pa_json.read_json(
+            pa.BufferReader(lines),
+            pa_json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+            pa_json.ParseOptions(explicit_schema=_PLAIN_SCHEMA, unexpected_field_behavior="ignore"),
+        )
+    except pa.ArrowException:
+        return table_of_rows(decode_rows(lines))  # It says which column.
+    empty = EVENT_SCHEMA.empty_table()
+    for name in _MAPPED:
+        table = table.append_column(empty.field(name), pa.nulls(table.num_rows, empty.field(name).type))
+    return table.select(EVENT_SCHEMA.names)
 
 
 def _array(rows: Sequence[Row], name: str, kind: str) -> Any:

@@ -332,7 +332,7 @@ def to_row(event: Any, received_ms: int, make_id: IdMaker) -> Row:
     row: Row = {name: value for name, value in event.items() if value is not None and name in _FIELDS[kind]}
     row["event_id"] = checked.event_id.lower() if checked.event_id else make_id(received_ms)
     row["received_ms"] = received_ms
-    row["timestamp_ms"] = _checked_time(checked.timestamp, received_ms)
+    row["timestamp_ms"] = happened_ms(checked.timestamp, checked.sent_at, received_ms)
     row.pop("timestamp", None)
     if row.pop("sent_at", None) is not None and checked.sent_at is not None:
         row["sent_ms"] = to_ms(checked.sent_at)
@@ -350,14 +350,21 @@ def _as_json(value: Any) -> bytes:
         raise InvalidInput("the event is nested too deeply or is not valid JSON", code="malformed") from error
 
 
-def _checked_time(timestamp: datetime | None, received_ms: int) -> int:
-    """A time stamp may be late (offline clients), never more than a day ahead; absent means now."""
+def happened_ms(timestamp: datetime | None, sent_at: datetime | None, received_ms: int) -> int:
+    """When an event happened, by this machine's clock.
+
+    A client that says when it sent the event says with it how wrong its clock is: its time stamp is moved by the
+    difference to `received_ms`. Late is fine (offline clients); more than a day ahead raises InvalidInput. Absent means
+    now.
+    """
     if timestamp is None:
         return received_ms
-    happened_ms = to_ms(timestamp)
-    if happened_ms > received_ms + MAX_AHEAD_MS:
+    at_ms = to_ms(timestamp)
+    if sent_at is not None:
+        at_ms += received_ms - to_ms(sent_at)
+    if at_ms > received_ms + MAX_AHEAD_MS:
         raise InvalidInput("timestamp is more than 24 hours ahead", field="timestamp", code="timestamp_ahead")
-    return happened_ms
+    return at_ms
 
 
 def to_rows(events: Iterable[Any], received_ms: int, make_id: IdMaker) -> tuple[list[Row], list[Refusal]]:

@@ -8,6 +8,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -245,6 +246,7 @@ def check_open(settings: Settings, host: str) -> None:
     )
 
 
+@lru_cache(1024)
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches the address."""
     try:

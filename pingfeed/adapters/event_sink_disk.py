@@ -12,10 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pingfeed.arrow import table_of_rows
+from pingfeed.arrow import table_of_lines
 from pingfeed.clock import day_of
 from pingfeed.errors import Unavailable
-from pingfeed.events import decode_rows
 from pingfeed.local.files import make_folder, write_whole, writing
 from pingfeed.ports import Batch, SinkCounters
 from pingfeed.settings import url_path
@@ -61,8 +60,7 @@ class DiskEventSink:
         return self._root / partition_of(batch.received_ms) / f"part-{batch.name}.parquet"
 
     def _write(self, batch: Batch) -> None:
-        rows = [row for lines in batch.lines for row in decode_rows(lines)]
-        data = parquet_of(table_of_rows(rows))
+        data = parquet_of(table_of_lines(b"".join(batch.lines)))
         path = self._path(batch)
         with writing(str(path)):
             write_whole(path, memoryview(data))

@@ -106,11 +106,15 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _parameter)
 
 
-async def _ours(_request: Request, raised: Exception) -> Response:
-    error = cast(PingfeedError, raised)
+def answer_to(error: PingfeedError) -> Response:
+    """The response to an error that a route raised; what is our own fault is logged."""
     if status_of(error) == 500:
         log.error("request failed: %s", error.message, exc_info=error)
     return error_response(error)
+
+
+async def _ours(_request: Request, raised: Exception) -> Response:
+    return answer_to(cast(PingfeedError, raised))
 
 
 _HTTP_CODES: Final[Mapping[int, str]] = {404: "not_found", 405: "method_not_allowed"}

@@ -28,6 +28,8 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        # To look a label's values up costs as much as to count.
+        self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
         """A new counter `pingfeed_<name>_total`; labels must have few values (never an id)."""
@@ -55,8 +57,12 @@ class Metrics:
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request; `route` is the path's template, so that its values stay few."""
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        counted = self._counted.get((method, route, status))
+        if counted is None:
+            counted = self._requests.labels(method, route, str(status)), self._seconds.labels(route)
+            self._counted[method, route, status] = counted
+        counted[0].inc()
+        counted[1].observe(seconds)
 
     def render(self) -> bytes:
         """The registry in Prometheus' text format."""

@@ -117,10 +117,20 @@ def test_event_ids_are_one_whatever_their_case() -> None:
 
 
 def test_times_are_kept_as_milliseconds() -> None:
-    row = to_row(LIKE | {"timestamp": "2026-11-22T13:00:00.25+02:00", "sent_at": "2026-11-22T11:00:01Z"})
+    row = to_row(LIKE | {"timestamp": "2026-11-22T13:00:00.25+02:00"})
     assert row["timestamp_ms"] == NOW_MS - 3_600_000 + 250
-    assert row["sent_ms"] == NOW_MS - 3_599_000
+    row = to_row(LIKE | {"sent_at": "2026-11-22T11:00:01Z"})
+    assert (row["sent_ms"], row["timestamp_ms"]) == (NOW_MS - 3_599_000, NOW_MS)
     assert row.keys().isdisjoint({"timestamp", "sent_at"})
+
+
+@pytest.mark.parametrize("skew_ms", [0, -3_600_000, 3_600_000, 40 * 86_400_000])
+def test_a_client_that_says_when_it_sent_is_freed_of_its_clocks_error(skew_ms: int) -> None:
+    """It happened five seconds before it was sent, whatever the client's clock says."""
+    sent = {"timestamp": to_iso(NOW_MS + skew_ms - 5_000), "sent_at": to_iso(NOW_MS + skew_ms)}
+    row = to_row(LIKE | sent)
+    assert row["timestamp_ms"] == NOW_MS - 5_000
+    assert row["sent_ms"] == NOW_MS + skew_ms
 
 
 def test_a_day_ahead_is_the_limit_and_late_is_kept() -> None:
