@@ -25,7 +25,7 @@ import pytest
 from pingfeed.settings import Settings, load
 
 _T = TypeVar("_T")
-_COMMAND: Final = "import sys; from pingfeed.cli import main; sys.exit(main())"
+COMMAND: Final = "import sys; from pingfeed.cli import main; sys.exit(main())"
 START_S: Final = 60
 STOP_S: Final = 60
 
@@ -111,7 +111,7 @@ class Services:
         more = {f"PINGFEED_{key}": value for key, value in environ.items()}
         with log_file.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND, *arguments],
+                [sys.executable, "-c", COMMAND, *arguments],
                 env=self.environ | more,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
