@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+
+from pingfeed.clock import DAY_MS
+from pingfeed.delivery.tally import FILE, KEPT_DAYS, Delivered, Tally
+from pingfeed.errors import FormatError, Unavailable
+
+NOW = 1_795_348_800_000  # 2026-11-22
+NEW = Tally(spool_id="9f3c0a51d2e84b76", service="ingest")
+
+
+def test_a_segment_counts_on_the_days_of_its_arrivals() -> None:
+    tally = NEW.settled(1, {"2026-11-21": 3, "2026-11-22": 4}, NOW).settled(2, {"2026-11-22": 5}, NOW + 10)
+    assert tally.settled_to == 2
+    assert tally.days == {"2026-11-21": Delivered(3, NOW), "2026-11-22": Delivered(9, NOW + 10)}
+    assert NEW.days == {}, "a tally that was read elsewhere does not change"
+
+
+def test_a_segment_that_is_settled_again_counts_once() -> None:
+    tally = NEW.settled(7, {"2026-11-22": 5}, NOW)
+    assert tally.settled(7, {"2026-11-22": 5}, NOW + 1) is tally
+    assert tally.settled(6, {"2026-11-22": 5}, NOW + 1) is tally
+
+
+def test_old_days_are_dropped() -> None:
+    tally = NEW.settled(1, {"2026-11-22": 1}, NOW).settled(2, {"2027-12-30": 1}, NOW + (KEPT_DAYS + 1) * DAY_MS)
+    assert list(tally.days) == ["2027-12-30"]
+    kept = NEW.settled(1, {"2026-11-22": 1}, NOW).settled(2, {"2027-12-27": 1}, NOW + KEPT_DAYS * DAY_MS)
+    assert list(kept.days) == ["2026-11-22", "2027-12-27"]
+
+
+def test_a_clock_that_went_back_takes_no_partition_out_of_sight() -> None:
+    tally = NEW.settled(1, {"2026-11-22": 1}, NOW + 500).settled(2, {"2026-11-22": 1}, NOW)
+    assert tally.days["2026-11-22"] == Delivered(2, NOW + 500)
+
+
+def test_a_new_tally_is_on_the_disk_before_its_id_names_a_batch(tmp_path: Path) -> None:
+    path = tmp_path / "ingest" / FILE
+    made = Tally.load(path, lambda: "9f3c0a51d2e84b76")
+    assert made == NEW
+    assert Tally.load(path, lambda: "another") == made
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    tally = NEW.settled(1234, {"2026-11-22": 5000}, NOW)
+    tally.write(path)
+    assert Tally.load(path, lambda: "another") == tally
+    assert path.read_bytes() == (
+        b'{"days":{"2026-11-22":{"delivered":5000,"delivered_ms":1795348800000}},'
+        b'"service":"ingest","settled_to":1234,"spool_id":"9f3c0a51d2e84b76"}'
+    )
+
+
+def test_fields_of_a_later_version_are_passed_over() -> None:
+    assert Tally.of(b'{"spool_id":"9f3c0a51d2e84b76","service":"ingest","more":[1]}') == NEW
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"spool_id":1}', b"\xff"])
+def test_a_damaged_tally_is_named(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / FILE
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match="is no tally of a spool"):
+        Tally.load(path, lambda: "another")
+
+
+def test_a_disk_that_refuses_is_unavailable(tmp_path: Path) -> None:
+    def refuse(_path: Path, _data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(Unavailable, match="No space left"):
+        NEW.write(tmp_path / FILE, refuse)
