@@ -21,6 +21,7 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
+from batch.accounting.refused import is_of_raw_zone
 from batch.raw_files import Read, Refused, each_errors, each_events, partition_of
 from batch.ticks import day_name
 from pingfeed.clock import DAY_MS
@@ -110,7 +111,7 @@ class RawZone:
     def _refused_before(self, day: str) -> Iterator[str]:
         """The documents of raw files that earlier runs refused; most of them lie in those files still."""
         for path in self._lake.list(f"rejected/day={day}"):
-            if path.rpartition("/")[2].startswith("raw-"):
+            if is_of_raw_zone(path):
                 yield from (msgspec.json.decode(line, type=Refused).body for line in self._lake.read(path).splitlines())
 
     def _count(self) -> None:

@@ -1,11 +1,14 @@
-"""A reconciliation for a person: a table, and a sentence that says what is where and what a gap means."""
+"""What a person reads of a reconciliation and of refused events: tables, and sentences that say what they mean."""
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
+from rich.markup import escape
 from rich.table import Table
 
 from batch.accounting.reconcile import Reconciled, Report
+from batch.accounting.refused import Refused
+from batch.accounting.replay import Outcome
 from pingfeed.clock import to_iso
 from pingfeed.delivery.publish import Account
 from pingfeed.delivery.tally import KEPT_DAYS
@@ -13,6 +16,7 @@ from pingfeed.delivery.tally import KEPT_DAYS
 FIREHOSE_HOLDS_MS: Final = 15 * 60_000
 """The longest that a stream can be told to buffer."""
 _SHOWN: Final = 3
+_BODY_CHARACTERS: Final = 60
 
 
 def table(report: Report) -> Table:
@@ -94,3 +98,45 @@ def _waiting(day: Reconciled, now_ms: int) -> str:
 
 def _is_silent(one: Account, now_ms: int) -> bool:
     return now_ms - one.published_ms > FIREHOSE_HOLDS_MS
+
+
+def refused_table(summary: Mapping[tuple[str, str], tuple[int, Refused]]) -> Table:
+    """A row for each day and reason, with an example."""
+    found = Table("day", "code", "events", "the first of them", "its body")
+    found.columns[2].justify = "right"
+    for (day, code), (count, first) in summary.items():
+        body = first.body.decode()
+        cut = body if len(body) <= _BODY_CHARACTERS else body[:_BODY_CHARACTERS] + "..."
+        found.add_row(day, escape(code), f"{count:,}", escape(first.message), escape(cut))
+    return found
+
+
+def refused_sentence(summary: Mapping[tuple[str, str], tuple[int, Refused]]) -> str:
+    """How many, and what to do about them."""
+    total = sum(count for count, _ in summary.values())
+    if not total:
+        return "Nothing that was refused is kept."
+    return (
+        f"{total:,} refused events are kept. `pingfeed rejected list --code CODE --json > FILE` writes them whole; "
+        "`pingfeed rejected replay FILE` sends them again once they are repaired."
+    )
+
+
+def replay_sentences(done: Outcome, skipped: int, removed: int | None) -> Iterator[str]:
+    """What became of replayed events; `removed` is None where nothing was to be removed."""
+    said = f"{done.accepted:,} accepted, {done.duplicates:,} accepted before, {done.refused:,} refused again"
+    if skipped:
+        said += f", {skipped:,} lines skipped: their body is no JSON that can be read"
+    yield said if removed is None else f"{said}; {removed:,} lines removed from the lake"
+    yield from (f"  {one.line}: {why.code}: {why.message}" for one, why in done.reasons[: 2 * _SHOWN])
+    if len(done.reasons) > 2 * _SHOWN:
+        yield f"  and {done.refused - 2 * _SHOWN:,} more"
+
+
+def replayed(done: Outcome, skipped: int, removed: int) -> dict[str, Any]:
+    """The same for a machine; `rejected` has the first hundred."""
+    rejected = [
+        {"id": one.line, "code": why.code, "field": why.field, "message": why.message} for one, why in done.reasons
+    ]
+    counts = {"accepted": done.accepted, "duplicates": done.duplicates, "refused": done.refused}
+    return {**counts, "skipped": skipped, "removed": removed, "rejected": rejected}
