@@ -54,7 +54,7 @@ class Town(LakeWorld):
     def deliver(self, count: int, spool: str = "a" * 16, day: str = TODAY, at_ms: int = NOON + 1000) -> None:
         """The tally of a spool on this machine."""
         path = self.spool_dir / spool[:4] / FILE
-        tally = Tally.load(path, lambda: spool)
+        tally = Tally.of(path.read_bytes()) if path.exists() else Tally(spool_id=spool, service="ingest")
         tally.settled(tally.settled_to + 1, {day: count}, at_ms).write(path)
 
     def publish(self, account: Account) -> None:
