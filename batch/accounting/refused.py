@@ -82,6 +82,11 @@ def refused(lake: Lake, day: str | None = None, code: str | None = None) -> Iter
                 yield Refused(id_of(line), path, found.received_ms, found.code, found.field, found.message, body)
 
 
+def is_of_import(path: str) -> bool:
+    """Whether a file of refused events holds lines of somebody's log that could not be imported."""
+    return path.rpartition("/")[2].startswith("import-")
+
+
 def summarised(found: Iterable[Refused]) -> dict[tuple[str, str], tuple[int, Refused]]:
     """How many were refused by day and reason, and the first of each."""
     summary: dict[tuple[str, str], tuple[int, Refused]] = {}

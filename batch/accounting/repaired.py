@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from batch.accounting.refused import Refused, id_of, is_of_raw_zone
+from batch.accounting.refused import Refused, id_of, is_of_import, is_of_raw_zone
 from pingfeed.clock import day_of, to_iso
 from pingfeed.events import Row
 
@@ -42,8 +42,8 @@ class _Edited(msgspec.Struct):
 
 
 def of_lake(found: Iterable[Refused], skipped: Skipped) -> Iterator[Repaired]:
-    """The events of refused lines."""
-    for one in found:
+    """The events of refused lines. Those of an import were never an app's: they are imported again once repaired."""
+    for one in (one for one in found if not is_of_import(one.path)):
         yield from _events(one.body, one.id, one.path, one.received_ms, skipped)
 
 

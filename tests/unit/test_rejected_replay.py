@@ -248,6 +248,12 @@ def test_a_row_that_the_sink_had_is_an_event_again(place: Place) -> None:
     assert stored == odd
 
 
+def test_lines_of_an_import_are_listed_and_not_sent(place: Place) -> None:
+    place.keep([line_of(Refusal(0, None, "x", None, "", msgspec.json.encode(GOOD)), NOW)], name="import-log")
+    assert len(place.listed()) == 1
+    assert place.replayed("--remove") == (0, EMPTY)
+
+
 def test_a_key_is_sent_and_is_no_setting(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place.keep([line_of(Refusal(0, None, "x", None, "", msgspec.json.encode(GOOD)), NOW)])
     place.run("replay")
