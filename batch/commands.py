@@ -18,6 +18,7 @@ from batch import skew as skewing
 from batch import tick as ticking
 from batch.etl import etl as run_etl
 from batch.lease import lease
+from batch.ledger import in_words
 from batch.schedule import Schedule
 from batch.train import DAYS
 from batch.train import train as run_train
@@ -116,14 +117,16 @@ def _say(options: Options, sentence: str, result: object) -> None:
 
 def _etl(batch: Batch, options: Options) -> int:
     done = run_etl(batch, _now_tick(batch))
-    _say(options, f"tick {done.tick}: {done.read:,} events read, {done.kept:,} kept, {len(done.files)} files", done)
+    learned = in_words(read=done.read, kept=done.kept, refused=done.refused, left_out=done.left_out)
+    _say(options, f"tick {done.tick}: {learned}; {len(done.files):,} files", done)
     return 0
 
 
 def _tick(batch: Batch, options: Options) -> int:
     done = ticking.run(batch, _now_tick(batch), everyone=options.all)
+    learned = in_words(read=done.read, kept=done.events, refused=done.refused, left_out=done.left_out)
     sentence = (
-        f"tick {done.tick}: {done.events:,} events, {done.pings:,} pings in the snapshot, {done.packets:,} packets "
+        f"tick {done.tick}: {learned}; {done.pings:,} pings in the snapshot, {done.packets:,} packets "
         f"(95 % within {done.packet_bytes_p95} bytes)"
     )
     if done.packets:

@@ -46,6 +46,14 @@ class Manifest(msgspec.Struct, kw_only=True):
     """The earliest day that got events: before the tick's own day where history was written."""
 
 
+def in_words(*, read: int, kept: int, refused: int, left_out: int) -> str:
+    """What a manifest says of the rows that its run read."""
+    said = f"{read:,} events read, {kept:,} of them new, {read - kept:,} duplicates"
+    if refused:
+        said += f", {refused:,} documents refused"
+    return said + (f", {left_out:,} files unreadable" if left_out else "")
+
+
 @dataclass(frozen=True)
 class Unread:
     """Raw files that no run has read."""

@@ -79,6 +79,16 @@ def read_events(lake: Lake, paths: Iterable[str]) -> Read:
     return _read(lake, paths, _events_of)
 
 
+def each_events(lake: Lake, paths: Iterable[str]) -> Iterator[Read]:
+    """As `read_events`, a file at a time: memory holds one, and the bytes of those that are fetched ahead."""
+    return _each(lake, paths, _events_of)
+
+
+def each_errors(lake: Lake, paths: Iterable[str]) -> Iterator[Read]:
+    """As `read_errors`, a file at a time."""
+    return _each(lake, paths, _errors_of)
+
+
 def read_errors(lake: Lake, paths: Iterable[str]) -> Read:
     """The rows that Firehose put under the error prefix beside a bad one; the bad ones are refused."""
     return _read(lake, paths, _errors_of)
@@ -86,26 +96,31 @@ def read_errors(lake: Lake, paths: Iterable[str]) -> Read:
 
 def rejected_path(source: str, refused: list[Refused]) -> str:
     """Where the refused documents of a raw file are kept. A run that died writes the same file again."""
-    found = _DAY.search(source)
-    day = "-".join(found.groups()) if found else day_of(refused[0].received_ms)
+    day = partition_of(source) or day_of(refused[0].received_ms)
     return f"rejected/day={day}/raw-{hashlib.blake2b(source.encode(), digest_size=12).hexdigest()}.jsonl"
 
 
 def _read(lake: Lake, paths: Iterable[str], parse: Callable[[str, bytes], _Parsed]) -> Read:
     found = Read(EVENT_SCHEMA.empty_table())
     tables: list[pa.Table] = []
+    for one in _each(lake, paths, parse):
+        tables.append(one.rows)
+        found.files += one.files
+        found.left_out |= one.left_out
+        found.refused += one.refused
+    found.rows = pa.concat_tables([found.rows, *tables])
+    return found
+
+
+def _each(lake: Lake, paths: Iterable[str], parse: Callable[[str, bytes], _Parsed]) -> Iterator[Read]:
     for path, fetched in _fetched(lake, paths):
         try:
             data = fetched.result()
             rows, refused = parse(path, gzip.decompress(data) if data.startswith(_GZIP) else data)
         except _UNREADABLE as error:
-            found.left_out[path] = str(error)
-            continue
-        tables.append(rows)
-        found.files.append(path)
-        found.refused += refused
-    found.rows = pa.concat_tables([found.rows, *tables])
-    return found
+            yield Read(EVENT_SCHEMA.empty_table(), left_out={path: str(error)})
+        else:
+            yield Read(rows, files=[path], refused=refused)
 
 
 def _fetched(lake: Lake, paths: Iterable[str]) -> Iterator[tuple[str, "Future[bytes]"]]:
@@ -183,7 +198,13 @@ def _split(path: str, table: pa.Table) -> _Parsed:
     return table.filter(whole), _rows_of(path, documents)[1]
 
 
+def partition_of(path: str) -> str:
+    """The UTC day that a raw file's partition names, `events/` or `errors/`; "" where it names none."""
+    found = _DAY.search(path)
+    return "-".join(found.groups()) if found else ""
+
+
 def _day_ms(path: str) -> int:
     """When the day of arrival began that a file's partition names; 0 where it names none."""
-    found = _DAY.search(path)
-    return day_number("-".join(found.groups())) * DAY_MS if found else 0
+    day = partition_of(path)
+    return day_number(day) * DAY_MS if day else 0

@@ -27,6 +27,12 @@ class TickDone:
     """How many of the packets cost how many write units where DynamoDB stores them, cheapest first."""
     waiting: int
     """Events that were acknowledged before the tick but had not landed when it began; a later tick takes them."""
+    read: int = 0
+    """Rows in the files that it read; those beyond `events` are duplicates."""
+    refused: int = 0
+    """Documents in those files that were no rows."""
+    left_out: int = 0
+    """Files that could not be read."""
 
     @property
     def packet_write_units_p95(self) -> int:
@@ -61,7 +67,16 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
     if not is_past:
         _mark_done(batch, tick, len(sizes))
     return TickDone(
-        tick, manifest.kept, len(content.numbers), len(sizes), p95(sizes), dict(sorted(units.items())), waiting
+        tick=tick,
+        events=manifest.kept,
+        pings=len(content.numbers),
+        packets=len(sizes),
+        packet_bytes_p95=p95(sizes),
+        packet_write_units=dict(sorted(units.items())),
+        waiting=waiting,
+        read=manifest.read,
+        refused=manifest.refused,
+        left_out=manifest.left_out,
     )
 
 

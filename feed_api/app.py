@@ -60,6 +60,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         try:
             await services.delivery.start()
+            if services.publisher is not None:
+                services.publisher.start()
             await loader.refresh()
             await board.refresh()
             # Opens their clients, which takes longer than a first request may. What is down is looked at again.
@@ -74,6 +76,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
             # What was served goes into the spool before the spool closes; that applies through the signals.
             await effects.drain()
             await services.delivery.close()
+            if services.publisher is not None:
+                await services.publisher.close()
             for store in (services.candidates, services.signals, services.trending, services.artifacts):
                 await store.close()
 

@@ -30,13 +30,14 @@ class FeedMetrics:
 
     def watch(self, delivery: Delivery) -> None:
         """Show what the delivery of `feed_served` counts for itself."""
-        self._metrics.counted("events_accepted", "Events in the spool", lambda: delivery.counters.accepted)
+        self._metrics.counted("events_accepted", "Events made durable", lambda: delivery.counters.accepted)
         self._metrics.counted("events_delivered", "Events that the sink took", lambda: delivery.counters.delivered)
         self._metrics.counted(
             "delivery_failures", "Batches that the sink refused", lambda: delivery.counters.delivery_failures
         )
         waiting = self._metrics.gauge("spool_events", "Events that wait for delivery")
         waiting.set_function(lambda: delivery.counters.spooled_events)
+        self._metrics.gauge("spool_bytes", "Their bytes").set_function(lambda: delivery.counters.spooled_bytes)
         self._metrics.watch_sink(lambda: delivery.sink_counters)
 
     def watch_cache(self, cache: PacketCache) -> None:

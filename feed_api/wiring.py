@@ -9,6 +9,7 @@ from feed_api.effects import ServedActs
 from pingfeed import wiring
 from pingfeed.clock import Clock, IdMaker, system_clock, uuid7
 from pingfeed.delivery.delivery import Delivery
+from pingfeed.delivery.publish import Publisher
 from pingfeed.delivery.spool import Spool
 from pingfeed.ports import Artifacts, CandidateStore, Trending, UserSignals
 from pingfeed.settings import Settings
@@ -27,6 +28,8 @@ class Services:
     artifacts: Artifacts
     delivery: Delivery
     acts: ServedActs
+    publisher: Publisher | None = None
+    """Puts the spool's account into the lake."""
     clock: Clock = system_clock
     make_id: IdMaker = uuid7
     refresh_s: float = 2.0
@@ -50,4 +53,5 @@ def build(settings: Settings) -> Services:
         artifacts=wiring.open_artifacts(settings),
         delivery=Delivery(spool, sink, apply=acts.apply, flush_seconds=settings.sink_flush_seconds),
         acts=acts,
+        publisher=Publisher(spool.directory, wiring.open_lake_objects(settings)),
     )

@@ -112,7 +112,6 @@ class Door:
             self._rejected.add(refusals, now_ms)
 
     def _counted(self, accepted: int, duplicates: int, refusals: Sequence[Refusal]) -> Result:
-        self._counters.accepted.inc(accepted)
         if duplicates:
             self._counters.duplicates.inc(duplicates)
         for refusal in refusals:

@@ -29,14 +29,16 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         try:
             await services.delivery.start()
-            if services.shipper is not None:
-                services.shipper.start()
+            for part in (services.shipper, services.publisher):
+                if part is not None:
+                    part.start()
             yield
         finally:
             # Delivery first: it flushes through the sink (which it closes) and applies through the other two.
             await services.delivery.close()
-            if services.shipper is not None:
-                await services.shipper.close()
+            for part in (services.shipper, services.publisher):
+                if part is not None:
+                    await part.close()
             await services.rejected.close()
             await services.signals.close()
             await services.trending.close()

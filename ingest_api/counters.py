@@ -5,10 +5,9 @@ from pingfeed.http.metrics import Metrics
 
 
 class Counters:
-    """What becomes of the events of a request; each one is counted by exactly one of the first three."""
+    """What becomes of the events of a request, beside those that delivery accepts and counts."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self.accepted = metrics.counter("events_accepted", "Events made durable and acknowledged")
         self.duplicates = metrics.counter("events_duplicate", "Events acknowledged again, not stored again")
         self.rejected = metrics.counter("events_rejected", "Events refused, by reason", ("code",))
         self.rejected_dropped = metrics.counter("events_rejected_dropped", "Refused events that were not kept")
@@ -17,6 +16,7 @@ class Counters:
 def watch(metrics: Metrics, services: Services) -> None:
     """Show what the services count for themselves."""
     found = services.delivery
+    metrics.counted("events_accepted", "Events made durable", lambda: found.counters.accepted)
     metrics.counted("events_delivered", "Events that the sink took", lambda: found.counters.delivered)
     metrics.counted("delivery_failures", "Batches that the sink refused", lambda: found.counters.delivery_failures)
     metrics.counted("signals_given_up", "Events whose signals cannot be applied", lambda: found.counters.apply_given_up)

@@ -7,9 +7,10 @@
 later is counted and dropped, never written over what is there: a client gone wild must not hide the first mistake.
 Nothing here is on a request's way: lines are written by a thread, and a refusal that cannot be kept is only counted.
 
-Where the lake is a folder this one lies in it. Where it is not, `ship.py` takes the files there: then a writer begins
-a new file now and then (`<writer>-<n>.jsonl`), what is complete is taken away, and `day=.../.shipped` holds how many
-bytes of the day have left, as a decimal number, so that a day keeps no more than it may.
+Where the lake is a folder this one lies in it, and `pingfeed rejected replay --remove` may take lines out of a file
+that is appended to (`pingfeed/local/appended.py`). Where it is not, `ship.py` takes the files there: then a writer
+begins a new file now and then (`<writer>-<n>.jsonl`), what is complete is taken away, and `day=.../.shipped` holds how
+many bytes of the day have left, as a decimal number, so that a day keeps no more than it may.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ import msgspec
 
 from pingfeed.clock import day_of
 from pingfeed.events import Refusal
+from pingfeed.local.appended import append
 from pingfeed.local.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -121,8 +123,7 @@ class RejectedLog:
                 self._room -= len(line)
                 kept.append(line)
         if kept:
-            with (folder / self._file).open("ab") as file:
-                file.write(b"".join(kept))
+            append(folder / self._file, b"".join(kept))
         return len(lines) - len(kept)
 
     def _room_of(self, folder: Path) -> int:

@@ -6,19 +6,11 @@ twice is the same object, so a kill at any moment loses no line that was on the 
 """
 
 import asyncio
-import logging
-from contextlib import suppress
-from typing import Final
 
 from ingest_api.rejected import RejectedLog
 from pingfeed.clock import Clock, system_clock
-from pingfeed.delivery.retry import report_end
-from pingfeed.errors import PingfeedError
+from pingfeed.delivery.rounds import CLOSE_S, EVERY_S, Rounds
 from pingfeed.ports import Artifacts
-
-EVERY_S: Final = 300.0
-CLOSE_S: Final = 5.0
-_log = logging.getLogger(__name__)
 
 
 class Shipper:
@@ -31,14 +23,13 @@ class Shipper:
     def __init__(
         self, rejected: RejectedLog, store: Artifacts, *, every_s: float = EVERY_S, clock: Clock = system_clock
     ) -> None:
-        self._rejected, self._store, self._every_s, self._clock = rejected, store, every_s, clock
-        self._closing = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._rejected, self._store, self._clock = rejected, store, clock
+        failed = "refused events stay here, they will be shipped again"
+        self._rounds = Rounds("shipper of refused events", self.ship, failed=failed, every_s=every_s)
 
     def start(self) -> None:
         """Begin to ship, in a task of the running loop."""
-        self._task = asyncio.create_task(self._ship_on(), name="shipper of refused events")
-        self._task.add_done_callback(report_end)
+        self._rounds.start()
 
     async def ship(self) -> None:
         """Take there what is complete now; raises what the store raises, and the rest waits for the next round."""
@@ -49,22 +40,5 @@ class Shipper:
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:
         """Ship what is left, for at most `timeout_s`; what stays is shipped by the next process."""
-        self._closing.set()
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=timeout_s)
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._rounds.close(timeout_s)
         await self._store.close()
-
-    async def _ship_on(self) -> None:
-        """A round now, one after each pause, and a last one."""
-        while True:
-            last = self._closing.is_set()
-            try:
-                await self.ship()
-            except (PingfeedError, OSError) as error:
-                _log.warning("refused events stay here, they will be shipped again: %s", error)
-            if last:
-                return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), self._every_s)

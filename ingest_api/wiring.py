@@ -9,6 +9,7 @@ from ingest_api.ship import Shipper
 from pingfeed import wiring
 from pingfeed.clock import Clock, IdMaker, system_clock, uuid7
 from pingfeed.delivery.delivery import Delivery
+from pingfeed.delivery.publish import Publisher
 from pingfeed.delivery.spool import Spool
 from pingfeed.ports import EventSink, Trending, UserSignals
 from pingfeed.settings import Settings, url_path
@@ -33,6 +34,8 @@ class Services:
     rejected: RejectedLog
     shipper: Shipper | None = None
     """Takes the refused events to a lake that is no folder of this machine."""
+    publisher: Publisher | None = None
+    """Puts the spool's account into the lake."""
     clock: Clock = system_clock
     make_id: IdMaker = uuid7
 
@@ -52,6 +55,7 @@ def build(settings: Settings) -> Services:
         writer=writer,
         rejected=rejected,
         shipper=shipper,
+        publisher=Publisher(spool.directory, wiring.open_lake_objects(settings)),
     )
 
 

@@ -44,6 +44,8 @@ COMMANDS: Final = (
         "evaluate", "measure served feeds against true tastes, the model on real lists", "pingfeed.evaluate:evaluate"
     ),
     Command("skew", "recompute logged vectors offline; none may differ", "batch.commands:skew"),
+    Command("reconcile", "what was accepted, and where all of it is", "batch.accounting.commands:reconcile"),
+    Command("rejected", "list refused events, or send repaired ones again", "batch.accounting.commands:rejected"),
     Command("model", "list, promote or roll back models", "batch.commands:model"),
     Command("provision", "make the bucket, tables and stream that the settings name", "deploy.commands:provision"),
     Command("doctor", "what is configured, reachable and missing", "pingfeed.commands:doctor"),

@@ -13,6 +13,7 @@ import pytest
 from batch import models, snapshot, tick
 from batch.etl import etl
 from batch.lease import lease
+from batch.ledger import in_words
 from batch.models import live_ranker
 from batch.packets import users_to_refresh
 from batch.schedule import Schedule
@@ -196,6 +197,16 @@ def test_a_tick_says_how_many_write_units_its_packets_take(home: Path, capsys: p
     assert done["packets"] > USERS / 2
     assert done["packet_write_units"] == {"1": done["packets"]}
     assert f"write units in DynamoDB: {done['packets']} take 1 (95 % at most 1)" in sentence
+    assert (done["refused"], done["left_out"]) == (0, 0)
+    duplicates = done["read"] - done["events"]
+    assert f"{done['read']:,} events read, {done['events']:,} of them new, {duplicates:,} duplicates;" in sentence
+
+
+def test_a_run_says_what_it_read_and_what_came_of_it() -> None:
+    assert (
+        in_words(read=1200, kept=1000, refused=0, left_out=0) == "1,200 events read, 1,000 of them new, 200 duplicates"
+    )
+    assert in_words(read=1, kept=1, refused=2, left_out=3).endswith("2 documents refused, 3 files unreadable")
 
 
 def test_95_percent_do_not_exceed_the_p95() -> None:
