@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINISTACK := .venv-ministack
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-real test-containers images lint types bench bench-containers screenshots lock openapi digest clean
+.PHONY: help install demo test test-real prove test-containers images lint types bench bench-containers screenshots lock openapi digest clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ test: $(VENV)/.dev lint types ## linters, strict types, import rules and every t
 
 test-real: $(VENV)/.browser $(MINISTACK)/.installed ## every adapter on real servers, the page in Chromium; REQUIRE_ALL=1: what is missing fails
 	@$(BIN)/python -m pytest -m "real or conformance" $(PYTEST_ARGS)
+
+PROOFS := tests/unit/test_spool_power_cut.py tests/unit/test_spool_damage.py tests/unit/test_ingest_any_body.py tests/faults
+prove: $(VENV)/.dev ## that ingest loses nothing: power cuts, damage, kills, full disks, dead sinks; half an hour, with figures
+	@PROVE_ROUNDS=full $(BIN)/python -m pytest $(PROOFS) --timeout 2400 $(PYTEST_ARGS)
 
 test-containers: $(VENV)/.dev ## the images and the composition on a Docker engine; REQUIRE_ALL=1: no engine fails
 	@$(BIN)/python -m pytest tests/containers -m containers $(PYTEST_ARGS)

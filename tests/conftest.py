@@ -14,12 +14,22 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import prove
 from tests.conformance.place import Place
 from tests.servers import Server, ministack, redis_cluster, redis_server, running
 
 # How long an example takes says how busy the machine is, not whether a rule holds.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests of losing nothing counted (`make prove`)."""
+    if prove.figures and prove.is_asked_for():
+        terminalreporter.section("figures")
+        for line in prove.figures:
+            terminalreporter.line(line)
+
 
 _GIVEN: Final = "PINGFEED_TEST_DATA"
 _KEPT: Final = "TEST_DATA_OF_PINGFEED"

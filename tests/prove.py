@@ -18,9 +18,9 @@ def rounds(usual: int, full: int) -> int:
     return full if asked == "full" else min(full, usual * int(asked))
 
 
-def is_full() -> bool:
-    """Whether the full counts are asked for."""
-    return os.environ.get(VARIABLE) == "full"
+def is_asked_for() -> bool:
+    """Whether figures shall be printed."""
+    return VARIABLE in os.environ
 
 
 def figure(name: str, **counts: float) -> None:

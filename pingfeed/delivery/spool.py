@@ -56,6 +56,9 @@ SEGMENT_BYTES: Final = 16 << 20
 SEGMENT_EVENTS: Final = 50_000
 _FULL_RETRY_S: Final = 5
 _PROBE_BYTES: Final = 4096
+_REQUEST_BYTES: Final = 1 << 20
+"""A request may be as large (`events.MAX_BODY_BYTES`): while there is less room the spool is not ready, though it takes
+what fits."""
 _log = logging.getLogger(__name__)
 
 
@@ -251,19 +254,20 @@ class Spool:
         return [one for one in found if isinstance(one, Record)]
 
     async def check(self) -> None:
-        """Raise Unavailable if an append would be refused now."""
-        self._check_room(1)
-        if self._refusal:  # Has it got better?
-            try:
-                await asyncio.to_thread(self._probe)
-            except OSError as error:
-                raise _refused(error) from error
+        """Raise Unavailable if an append would be refused now, a large one at least."""
+        room = min(_REQUEST_BYTES, self.max_bytes // 16)
+        self._check_room(room)
+        try:
+            await asyncio.to_thread(self._probe, room)
+        except OSError as error:
+            raise _refused(error) from error
 
-    def _probe(self) -> None:
-        """OSError if an append would be refused by the disk."""
-        if self._disk.spare(self.directory) < _PROBE_BYTES:
+    def _probe(self, room: int) -> None:
+        """OSError if the disk would refuse an append; after one that it did refuse, by writing to it."""
+        if self._disk.spare(self.directory) < room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._disk.write_whole(self.directory / "probe", bytes(_PROBE_BYTES))
+        if self._refusal:
+            self._disk.write_whole(self.directory / "probe", bytes(_PROBE_BYTES))
 
     async def idle(self) -> None:
         """Wait until all that is being appended is durable or refused."""

@@ -19,8 +19,8 @@ from pingfeed.local.files import write_whole
 from tests.servers import AWS_ENVIRONMENT
 
 Behaviour = Literal["take", "refuse", "hang", "half", "cut", "throttle"]
-"""Take all; 503 every call; never answer; take every other record; take all and cut the connection; take what a rate
-allows and tell the other records to slow down."""
+"""Take all; 503 every call; not answer, and cut the connection in the end; take every other record; take all and cut
+the connection; take what a rate allows and tell the other records to slow down."""
 _SLOW_DOWN: Final = {"ErrorCode": "ServiceUnavailableException", "ErrorMessage": "Slow down."}
 
 
@@ -34,7 +34,7 @@ class FirehoseServer:
         self.behaviour: Behaviour = "take"
         self.bytes_per_second = 50_000.0
         self.delay_s = 0.0
-        self.events = 0
+        self.events, self.bytes = 0, 0
         """Taken, duplicates included."""
         self.calls = 0
         self._room, self._filled_at = 0.0, time.monotonic()
@@ -80,7 +80,9 @@ class FirehoseServer:
             case "refuse":
                 return 503, {"__type": "ServiceUnavailableException", "message": "not now"}
             case "hang":
-                await asyncio.Event().wait()
+                while self.behaviour == "hang":  # noqa: ASYNC110 - a test assigns it
+                    await asyncio.sleep(0.05)
+                return None
             case "cut":
                 await self._taken(records)
                 return None
@@ -113,6 +115,7 @@ class FirehoseServer:
         data = b"".join(records)
         await asyncio.to_thread(write_whole, path, data)
         self.events += data.count(b"\n")
+        self.bytes += len(data)
 
 
 @asynccontextmanager

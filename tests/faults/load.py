@@ -7,6 +7,7 @@ As a client should, one that got no answer, or a 503, sends the same events agai
 import asyncio
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ class Answers:
     statuses: Counter[int] = field(default_factory=Counter)
     lost: int = 0
     """Requests whose answer never came."""
+    lost_events: int = 0
+    """Events in them: taken or not, nobody told."""
     without_retry_after: int = 0
     acknowledged: list[tuple[int, int, int]] = field(default_factory=list)
     """Client, first event, events."""
@@ -55,6 +58,12 @@ class Answers:
 def event_id(client: int, number: int) -> str:
     """A UUID that says who sent it."""
     return f"{client:08x}-0000-7000-8000-{number:012x}"
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    """Whether so much time has passed since this call."""
+    ends_at = time.monotonic() + seconds
+    return lambda: time.monotonic() >= ends_at
 
 
 class Client:
@@ -85,6 +94,7 @@ class Client:
                     await asyncio.sleep(pause_s)
         except (OSError, EOFError):
             self._answers.lost += 1
+            self._answers.lost_events += self._pending.count if self._pending else 0
         finally:
             writer.close()
 

@@ -1,0 +1,118 @@
+"""The clock goes an hour back and a day ahead: each event lands under the day that its `received_ms` says."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+
+from ingest_api.app import create_app
+from ingest_api.apply import SignalWriter
+from ingest_api.rejected import RejectedLog
+from ingest_api.wiring import Services
+from pingfeed.adapters.event_sink_disk import DiskEventSink, partition_of
+from pingfeed.adapters.lake_file import FileLake
+from pingfeed.clock import DAY_MS, day_of
+from pingfeed.delivery.delivery import Delivery
+from pingfeed.delivery.landing import wait_landed
+from pingfeed.delivery.spool import Spool
+from pingfeed.delivery.tally import FILE, Tally
+from pingfeed.errors import Unavailable
+from pingfeed.ports import Batch
+from pingfeed.settings import load
+from tests.conformance.samples import NOON_MS
+from tests.unit.ingest_world import MemorySignals, MemoryTrending
+
+HOUR_MS = 3_600_000
+MIDNIGHT_MS = NOON_MS - NOON_MS % DAY_MS
+JUMPS = (NOON_MS, NOON_MS - HOUR_MS, NOON_MS + DAY_MS, NOON_MS + 1, MIDNIGHT_MS - 1, MIDNIGHT_MS, MIDNIGHT_MS - 1)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_ms = NOON_MS
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+class Sink(DiskEventSink):
+    """Down while a test looks at what waits."""
+
+    is_down = False
+
+    async def write(self, batch: Batch) -> None:
+        if self.is_down:
+            raise Unavailable("not yet")
+        await super().write(batch)
+
+
+async def test_events_land_under_the_days_that_their_arrival_says_however_the_clock_jumps(tmp_path: Path) -> None:
+    clock, sent = Clock(), list[tuple[int, str]]()
+    app, spool, sink = _app(tmp_path, clock)
+    sink.is_down = True
+    transport = httpx.ASGITransport(app, client=("127.0.0.1", 5000))
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        for number, now_ms in enumerate(JUMPS):
+            clock.now_ms = now_ms
+            events = [_like(number, place) for place in range(number + 1)]
+            answer = await client.post("/track-events", json={"events": events})
+            assert answer.json()["accepted"] == number + 1
+            sent += [(now_ms, event["event_id"]) for event in events]
+            for before_ms in (now_ms, now_ms + 1, MIDNIGHT_MS, NOON_MS):
+                waiting = await asyncio.to_thread(wait_landed, spool.directory, before_ms, 0)
+                assert waiting == len([1 for arrived_ms, _ in sent if arrived_ms < before_ms])
+        sink.is_down = False
+    assert sorted(_landed(tmp_path)) == sorted((partition_of(ms), ms, event_id) for ms, event_id in sent)
+    by_day = Counter(day_of(arrived_ms) for arrived_ms, _ in sent)
+    tally = Tally.of((spool.directory / FILE).read_bytes())
+    assert {day: found.delivered for day, found in tally.days.items()} == by_day
+    assert wait_landed(spool.directory, NOON_MS + 2 * DAY_MS, 0) == 0
+
+
+async def test_a_restart_after_the_clock_went_back_loses_nothing_and_reuses_no_id(tmp_path: Path) -> None:
+    clock, names = Clock(), list[str]()
+    for now_ms in (NOON_MS, NOON_MS + DAY_MS, NOON_MS - HOUR_MS, NOON_MS):
+        clock.now_ms = now_ms
+        spool = Spool(tmp_path, clock=clock)
+        await spool.append(b"%d" % now_ms, 1, now_ms)
+        spool.seal()
+        batch = await spool.next_batch()
+        assert batch is not None
+        assert batch.lines == [b"%d" % now_ms]
+        names.append(batch.name)
+        await spool.settle(batch)
+        await spool.close()
+    assert len(set(names)) == len(names)
+
+
+def _app(folder: Path, clock: Clock) -> tuple[Any, Spool, Sink]:
+    signals, trending = MemorySignals(), MemoryTrending()
+    sink = Sink(f"disk://{folder}/lake")
+    spool, writer = Spool(folder / "spool", clock=clock), SignalWriter(signals, trending)
+    services = Services(
+        delivery=Delivery(spool, sink, apply=writer, flush_seconds=3600),
+        sink=sink,
+        signals=signals,
+        trending=trending,
+        writer=writer,
+        rejected=RejectedLog(folder / "rejected", writer="one"),
+        clock=clock,
+    )
+    return create_app(services, load({}, cwd=folder)), spool, sink
+
+
+def _like(number: int, place: int) -> dict[str, str]:
+    event_id = f"{number:08x}-0000-7000-8000-{place:012x}"
+    return {"event_type": "like", "user_id": "u1", "ping_id": "p1", "event_id": event_id}
+
+
+def _landed(folder: Path) -> list[tuple[str, int, str]]:
+    """Partition, arrival and id of every row in the lake."""
+    found = []
+    for path in FileLake(f"file://{folder}/lake").list("events"):
+        rows = pq.read_table(folder / "lake" / path, columns=["received_ms", "event_id"], partitioning=None).to_pylist()
+        found += [(path.rpartition("/")[0], row["received_ms"], row["event_id"]) for row in rows]
+    return found
