@@ -1,6 +1,8 @@
 """What the batch side makes of what landed: the night's clean table, against what the clients know."""
 
 from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from batch.etl import etl
 from batch.wiring import build
@@ -10,9 +12,11 @@ from tests.faults.load import Answers
 from tests.journeys.conftest import Services
 
 
-def check_each_once(services: Services, answers: Answers, since_ms: int, **environ: str) -> dict[str, int]:
+def check_each_once(
+    services: Services, answers: Answers, since_ms: int, environ: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, int]:
     """Every acknowledged event is in the clean table exactly once; counts of what landed and what was removed."""
-    settings = load(services.environ | environ)
+    settings = load({**services.environ, **environ})
     tick = system_clock() // settings.tick_ms + 1
     batch = build(settings, clock=lambda: tick * settings.tick_ms, quiet=True)
     etl(batch, tick)

@@ -123,8 +123,8 @@ def _check(
     assert answers.statuses.keys() == {202, 503}
     assert answers.without_retry_after == 0
     prefixed = {f"PINGFEED_{key}": value for key, value in environ.items()}
-    counts = check_all_landed(services, since_ms, answers.events, **prefixed)
-    clean = check_each_once(services, answers, since_ms, **prefixed)
+    counts = check_all_landed(services, since_ms, answers.events, prefixed)
+    clean = check_each_once(services, answers, since_ms, prefixed)
     refused = answers.statuses[503]
     figure(
         name, full_after_events=full_after, refused=refused, landed=counts["landed"], missing=counts["missing"], **clean

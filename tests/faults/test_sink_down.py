@@ -103,8 +103,8 @@ async def _through(
     assert most_spool <= SPOOL_MB * 1.01
     assert most_rss - least_rss < GROWTH_MB
     prefixed = {f"PINGFEED_{key}": value for key, value in environ.items()}
-    counts = check_all_landed(services, since_ms, answers.events, **prefixed)
-    clean = check_each_once(services, answers, since_ms, **prefixed)
+    counts = check_all_landed(services, since_ms, answers.events, prefixed)
+    clean = check_each_once(services, answers, since_ms, prefixed)
     figure(
         name,
         seconds=seconds,

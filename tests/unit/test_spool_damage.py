@@ -271,7 +271,7 @@ async def test_a_record_that_a_power_cut_brings_back_shares_its_id_with_no_other
     await again.append(b"acknowledged too", 1, NOON_MS)
     await again.close()
     file.write_bytes(file.read_bytes() + encode_head(2, b"refused", 1, NOON_MS) + b"refused")
-    delivered = []
+    delivered: list[bytes] = []
     for _ in range(2):  # Each by a process of its own, which knows what is delivered from the tally alone.
         last = Spool(tmp_path)
         batch = await last.next_batch()

@@ -146,7 +146,7 @@ class AnyStory(RuleBasedStateMachine):
 
 def test_nothing_is_lost_or_counted_twice_in_any_order_of_steps_and_faults() -> None:
     chosen = settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None, print_blob=True)
-    run_state_machine_as_test(AnyStory, settings=chosen)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(AnyStory, settings=chosen)
     figure("steps and faults in any order", stories=AnyStory.stories, power_cuts=AnyStory.cuts)
 
 
