@@ -42,6 +42,8 @@ def create_shell(
         lifespan=lifespan,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
+        # It would look for a tracer at every request; what is counted here is Prometheus's.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         # Swagger UI would otherwise send the document to a validator on the internet.
         swagger_ui_parameters={"validatorUrl": None},
     )
