@@ -105,10 +105,13 @@ class Ledger:
 
         Of a file of written history it is the run's tick: its events count from earlier ones.
         """
+        return {path: tick_of_run(run) + is_amendment(run) for path, run in self.known_runs(first_day).items()}
+
+    def known_runs(self, first_day: int = 0) -> dict[str, int]:
+        """Every raw file that the runs since a day have read, with the run."""
         finished = [run for run in self.finished() if self._ticks.day(tick_of_run(run)) >= first_day]
         with ThreadPoolExecutor(_READ_AT_ONCE, "ledger") as pool:
-            manifests = pool.map(self._load, finished)
-            return {path: one.tick + is_amendment(one.run) for one in manifests for path in one.files}
+            return {path: one.run for one in pool.map(self._load, finished) for path in one.files}
 
     def finish(self, manifest: Manifest) -> None:
         """Make the run count."""

@@ -45,6 +45,7 @@ COMMANDS: Final = (
     ),
     Command("skew", "recompute logged vectors offline; none may differ", "batch.commands:skew"),
     Command("model", "list, promote or roll back models", "batch.commands:model"),
+    Command("forget", "remove users: packet and signals now, the rest at night", "batch.forget.commands:forget"),
     Command("provision", "make the bucket, tables and stream that the settings name", "deploy.commands:provision"),
     Command("doctor", "what is configured, reachable and missing", "pingfeed.commands:doctor"),
 )
