@@ -9,6 +9,7 @@ import asyncio
 import base64
 import gzip
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,16 @@ SETTINGS = {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"}
 _ACTS = ("impression", "like", "hide", "share", "comment")
 
 
-def built(home: Path) -> LakeWorld:
+def opened(home: Path, built: Path) -> LakeWorld:
+    """The world that was `build`ed elsewhere, with a home of its own; what lands gets new names."""
+    shutil.copytree(built, home)
+    world = LakeWorld(home, SETTINGS)
+    world._files = 100
+    at(world, NOON)
+    return world
+
+
+def build(home: Path) -> None:
     """The world at NOON, after a night and a tick."""
     world = LakeWorld(home, SETTINGS)
     world.land(
@@ -57,7 +67,6 @@ def built(home: Path) -> LakeWorld:
     at(world, NOON)
     ticking.run(world.batch, NOON)
     asyncio.run(_told(world))
-    return world
 
 
 def at(world: LakeWorld, tick: int) -> None:

@@ -11,16 +11,26 @@ import pytest
 
 from batch import tick as ticking
 from batch import training_set
+from batch.forget import night as forgetting
+from batch.forget.commands import forget_users
 from batch.forget.tombstones import Tombstone, Tombstones
 from batch.ledger import is_compacted
-from batch.raw_files import read_events
+from batch.raw_files import read_errors, read_events
 from batch.tables import AGGREGATES
+from batch.wiring import build as build_batch
 from pingfeed.clock import day_of
 from tests.unit.dying_lake import deaths
-from tests.unit.forget_world import NIGHT, NOON, ZOE, at, built, forget, json_rows, land_bytes, night, places_of
+from tests.unit.forget_world import NIGHT, NOON, ZOE, at, build, forget, json_rows, land_bytes, night, opened, places_of
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 
 STORES = ("candidates.sqlite", "signals.sqlite", "trending.sqlite")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("forget") / "home"
+    build(home)
+    return home
 
 
 def _lake(world: LakeWorld) -> Any:
@@ -63,8 +73,8 @@ def read_events_of(path: Path) -> list[dict[str, Any]]:
     return found.rows.to_pylist() if found.files else []
 
 
-def test_after_the_next_night_the_id_is_nowhere(tmp_path: Path) -> None:
-    world = built(tmp_path)
+def test_after_the_next_night_the_id_is_nowhere(tmp_path: Path, built: Path) -> None:
+    world = opened(tmp_path / "home", built)
     before = places_of(world, ZOE)
     for part in ("events/", "errors/", "rejected/", "clean/", "_buckets/", "/relations/", "/blocked/", "/hidden/"):
         assert any(part in place for place in before), f"she is not in {part} to begin with"
@@ -77,8 +87,8 @@ def test_after_the_next_night_the_id_is_nowhere(tmp_path: Path) -> None:
     assert any("clean/" in place for place in places_of(world, "ada"))
 
 
-def test_what_others_did_and_all_totals_stay_as_they_were(tmp_path: Path) -> None:
-    world = built(tmp_path)
+def test_what_others_did_and_all_totals_stay_as_they_were(tmp_path: Path, built: Path) -> None:
+    world = opened(tmp_path / "home", built)
     night(world, NOON + 1)
     before = _others(world)
     forget(world)
@@ -87,8 +97,8 @@ def test_what_others_did_and_all_totals_stay_as_they_were(tmp_path: Path) -> Non
     assert places_of(world, ZOE) == []
 
 
-def test_files_without_the_user_are_not_touched(tmp_path: Path) -> None:
-    world = built(tmp_path)
+def test_files_without_the_user_are_not_touched(tmp_path: Path, built: Path) -> None:
+    world = opened(tmp_path / "home", built)
     night(world, NOON + 1)
     held = set(places_of(world, ZOE))
     files = {p: p.stat().st_mtime_ns for p in (world.home / "lake").rglob("*") if p.is_file()}
@@ -100,8 +110,8 @@ def test_files_without_the_user_are_not_touched(tmp_path: Path) -> None:
     assert changed == {place for place in held if place.startswith("lake/")}
 
 
-def test_the_note_says_how_many_acceptances_left_the_raw_files_by_day(tmp_path: Path) -> None:
-    world = built(tmp_path)
+def test_the_note_says_how_many_acceptances_left_the_raw_files_by_day(tmp_path: Path, built: Path) -> None:
+    world = opened(tmp_path / "home", built)
     before = _raw_acceptances(world)
     forget(world)
     night(world, NIGHT)
@@ -116,14 +126,12 @@ def test_the_note_says_how_many_acceptances_left_the_raw_files_by_day(tmp_path: 
 def _raw_acceptances(world: LakeWorld) -> set[tuple[str, str, int]]:
     lake = _lake(world)
     rows = read_events(lake, lake.list("events")).rows
-    from batch.raw_files import read_errors
-
     rows = pa.concat_tables([rows, read_errors(lake, lake.list("errors")).rows])
     return set(zip(*(rows[name].to_pylist() for name in ("user_id", "event_id", "received_ms")), strict=True))
 
 
-def test_a_tick_before_the_night_makes_no_packet_and_training_no_row_of_the_user(tmp_path: Path) -> None:
-    world = built(tmp_path)
+def test_a_tick_before_the_night_makes_no_packet_and_training_no_row_of_the_user(tmp_path: Path, built: Path) -> None:
+    world = opened(tmp_path / "home", built)
     forget(world)
     at(world, NOON + 1)
     ticking.run(world.batch, NOON + 1, everyone=True)
@@ -133,23 +141,17 @@ def test_a_tick_before_the_night_makes_no_packet_and_training_no_row_of_the_user
 
 
 def test_who_is_forgotten_while_a_tick_runs_has_no_packet_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = built(tmp_path)
+    world = opened(tmp_path / "home", built)
     world.land([row("like", (NOON + 1) * TICK_MS - 1, user_id=user, ping_id="p1") for user in ("ada", ZOE)])
-    make = ticking.packets.make
     at(world, NOON + 1)
-    other = LakeWorld(tmp_path)
-    other.time = world.time
+    make = ticking.packets.make
+    elsewhere = build_batch(world.batch.settings, clock=world.time, quiet=True)
 
     def forgotten_meanwhile(*arguments: Any) -> Any:
-        forget_in(other)
+        forget_users(elsewhere, [ZOE])
         return make(*arguments)
-
-    def forget_in(world: LakeWorld) -> None:
-        from batch.wiring import build
-
-        forget(LakeWorldAt(build(world.batch.settings, clock=world.time, quiet=True)))  # type: ignore[arg-type]
 
     monkeypatch.setattr(ticking.packets, "make", forgotten_meanwhile)
     assert ticking.run(world.batch, NOON + 1).packets == 2
@@ -157,13 +159,10 @@ def test_who_is_forgotten_while_a_tick_runs_has_no_packet_after_it(
     assert "candidates.sqlite" in places_of(world, "ada")
 
 
-class LakeWorldAt:
-    def __init__(self, batch: Any) -> None:
-        self.batch = batch
-
-
-def test_events_that_were_on_their_way_are_learned_by_nobody_and_leave_the_raw_files(tmp_path: Path) -> None:
-    world = built(tmp_path)
+def test_events_that_were_on_their_way_are_learned_by_nobody_and_leave_the_raw_files(
+    tmp_path: Path, built: Path
+) -> None:
+    world = opened(tmp_path / "home", built)
     forget(world)
     night(world, NIGHT)
     (before,) = _stones(world)
@@ -183,8 +182,8 @@ def test_events_that_were_on_their_way_are_learned_by_nobody_and_leave_the_raw_f
     assert world.learn(NIGHT + DAY + 1, everything=True).files == []
 
 
-def test_a_file_that_a_sink_sends_again_loses_the_rows_again_and_counts_them_once(tmp_path: Path) -> None:
-    world = built(tmp_path)
+def test_a_file_that_a_sink_sends_again_loses_the_rows_again_and_counts_them_once(tmp_path: Path, built: Path) -> None:
+    world = opened(tmp_path / "home", built)
     path = [path for path in _lake(world).list("events") if not is_compacted(path)][-1]
     data = _lake(world).read(path)
     forget(world)
@@ -196,8 +195,8 @@ def test_a_file_that_a_sink_sends_again_loses_the_rows_again_and_counts_them_onc
     assert _stones(world) == [before]
 
 
-def test_who_comes_back_starts_anew(tmp_path: Path) -> None:
-    world = built(tmp_path)
+def test_who_comes_back_starts_anew(tmp_path: Path, built: Path) -> None:
+    world = opened(tmp_path / "home", built)
     forget(world)
     back = NOON + 4
     world.land([row("follow", back * TICK_MS - 1, user_id=ZOE, creator_id="c0")])
@@ -234,16 +233,19 @@ def test_what_a_user_published_stays_without_the_users_id(tmp_path: Path) -> Non
     assert _stones(world)[0].removed == {}
 
 
-def test_a_night_that_died_at_any_change_is_finished_by_the_next_and_counts_nothing_twice(tmp_path: Path) -> None:
-    expected = None
-    for attempt in deaths(least=20, most=120):
-        world = built(tmp_path / f"died-{attempt.changes}")
-        night(world, NOON + 1)
-        forget(world)
-        before = _others(world)
+def test_a_night_that_died_at_any_change_is_finished_by_the_next_and_counts_nothing_twice(
+    tmp_path: Path, built: Path
+) -> None:
+    ready = opened(tmp_path / "ready", built)
+    manifest = ready.learn(NOON + 1, everything=True)
+    forget(ready)
+    before, expected = _others(ready), None
+    for attempt in deaths(least=20, most=60):
+        world = opened(tmp_path / f"died-{attempt.changes}", ready.home)
         with attempt.in_lake(world.batch.tables):
-            night(world, NOON + 1)
-        night(world, NOON + 1)
+            forgetting.run(world.batch, manifest)
+        world.batch.tables.refresh()
+        forgetting.run(world.batch, manifest)
         assert places_of(world, ZOE) == [], f"died at change {attempt.changes}"
         assert _others(world) == before
         removed = _stones(world)[0].removed
@@ -251,8 +253,8 @@ def test_a_night_that_died_at_any_change_is_finished_by_the_next_and_counts_noth
         assert removed == expected, f"died at change {attempt.changes}"
 
 
-def test_a_second_wish_and_a_second_night_change_nothing(tmp_path: Path) -> None:
-    world = built(tmp_path)
+def test_a_second_wish_and_a_second_night_change_nothing(tmp_path: Path, built: Path) -> None:
+    world = opened(tmp_path / "home", built)
     forget(world)
     forget(world)
     night(world, NOON + 1)
@@ -266,8 +268,10 @@ def test_a_second_wish_and_a_second_night_change_nothing(tmp_path: Path) -> None
     assert (first.removed, second.removed) == (stone.removed, {})
 
 
-def test_a_file_that_cannot_be_read_is_named_in_the_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    world = built(tmp_path)
+def test_a_file_that_cannot_be_read_is_named_in_the_note(
+    tmp_path: Path, built: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = opened(tmp_path / "home", built)
     path = _lake(world).list("events")[0]
     _lake(world).write(path, b"PAR1 no more")
     forget(world)
@@ -276,17 +280,17 @@ def test_a_file_that_cannot_be_read_is_named_in_the_note(tmp_path: Path, caplog:
     assert "could not be looked at" in caplog.text
 
 
-def test_no_name_and_no_note_holds_an_id(tmp_path: Path) -> None:
-    world = built(tmp_path)
+def test_no_name_and_no_note_holds_an_id(tmp_path: Path, built: Path) -> None:
+    world = opened(tmp_path / "home", built)
     forget(world)
     assert not any("forgotten/" in place for place in places_of(world, ZOE))
     assert len(_lake(world).list("forgotten/pending")) == 1
 
 
 @pytest.mark.parametrize("name", sorted(AGGREGATES))
-def test_a_table_without_users_is_as_it_was(tmp_path: Path, name: str) -> None:
+def test_a_table_without_users_is_as_it_was(tmp_path: Path, built: Path, name: str) -> None:
     """Of the tables with users, only hers are gone."""
-    world = built(tmp_path)
+    world = opened(tmp_path / "home", built)
 
     def read() -> list[Any]:
         found: list[Any] = world.batch.tables.aggregate(name, FIRST_DAY, FIRST_DAY + 3).to_pylist()
