@@ -129,13 +129,13 @@ class _Night:
     def _count(self, held: dict[str, list[Acceptance]]) -> None:
         """Note what is about to leave which files."""
         newest = {stone.hash: stone for stone in self._stones}
-        gone: dict[str, set[Acceptance]] = {}
-        for path, acceptances in held.items():
-            for acceptance in acceptances:
+        news: dict[str, set[Acceptance]] = {}
+        for path, gone in held.items():
+            for acceptance in gone:
                 stone = newest[hash_of(acceptance[0])]
                 if self._is_news(stone, path):
-                    gone.setdefault(stone.hash, set()).add(acceptance)
-        for hashed, acceptances in gone.items():
+                    news.setdefault(stone.hash, set()).add(acceptance)
+        for hashed, acceptances in news.items():
             stone = newest[hashed]
             days = Counter(day_of(received_ms) for _, _, received_ms in acceptances)
             stone.removed = dict(sorted((Counter(stone.removed) + days).items()))

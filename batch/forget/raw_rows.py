@@ -116,8 +116,8 @@ def _sift(document: bytes, at_ms: int, forgotten: Forgotten, found: Sifted) -> N
         else:
             found.kept.append(document)
         return
-    user_id = row.get("user_id")
-    until = forgotten.until(user_id) if user_id else None
+    user_id: str = row.get("user_id") or ""
+    until = forgotten.until(user_id)
     if until is None or row[_CLOCK] > until:
         found.kept.append(document)
         return

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from batch import packets, training_set
 from batch import tick as ticking
-from batch import training_set
 from batch.forget import night as forgetting
 from batch.forget.commands import forget_users
 from batch.forget.tombstones import Tombstone, Tombstones
@@ -146,14 +146,14 @@ def test_who_is_forgotten_while_a_tick_runs_has_no_packet_after_it(
     world = opened(tmp_path / "home", built)
     world.land([row("like", (NOON + 1) * TICK_MS - 1, user_id=user, ping_id="p1") for user in ("ada", ZOE)])
     at(world, NOON + 1)
-    make = ticking.packets.make
+    make = packets.make
     elsewhere = build_batch(world.batch.settings, clock=world.time, quiet=True)
 
     def forgotten_meanwhile(*arguments: Any) -> Any:
         forget_users(elsewhere, [ZOE])
         return make(*arguments)
 
-    monkeypatch.setattr(ticking.packets, "make", forgotten_meanwhile)
+    monkeypatch.setattr(packets, "make", forgotten_meanwhile)
     assert ticking.run(world.batch, NOON + 1).packets == 2
     assert "candidates.sqlite" not in places_of(world, ZOE)
     assert "candidates.sqlite" in places_of(world, "ada")
