@@ -66,6 +66,7 @@ def _expire(batch: Batch, day: int) -> None:
     """Like compaction: what fails is due again the next night."""
     try:
         gone = expire(batch, day)
+        Ledger(batch.tables, batch.ticks).fold(day)
     except PingfeedError as error:
         _LOG.error("old files were not removed; the next night tries again", extra={"error": error.message})
         return

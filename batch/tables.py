@@ -13,7 +13,7 @@ What users did who are forgotten and wait for the night that removes them (`forg
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Final
 
 import pyarrow as pa
@@ -168,13 +168,12 @@ class Tables:
         for name, schema in CATALOGUE.items():
             self._compact(f"catalogue/{name}", run, schema)
 
-    def drop_runs(self, keep: Iterable[int]) -> None:
-        """Remove the files of every run but these: what a crashed run left."""
-        kept = set(keep)
+    def keep_runs(self, is_finished: Callable[[int], bool]) -> None:
+        """Remove the files of every run but those: what a crashed run left."""
         for folder in ("clean", "aggregates", "catalogue"):
             for path in self.lake.list(folder):
                 found = _FILE.search(path)
-                if found and int(found[2]) not in kept:
+                if found and not is_finished(int(found[2])):
                     self.lake.delete(path)
 
     def drop_derived_since(self, day: int) -> None:
