@@ -56,6 +56,8 @@ class Settings:
     label_window_hours: int = 6
     feed_budget_ms: int = 50
     sink_flush_seconds: float = 10.0
+    raw_days: int = 400
+    rejected_days: int = 30
     log_matrix_share: float = 0.02
     explore_share: float = 0.1
     facets: tuple[str, ...] = ("topics",)
@@ -143,6 +145,8 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "label_window_hours": _number(int, 1, 168),
     "feed_budget_ms": _number(int, 1, 10_000),
     "sink_flush_seconds": _number(float, 0.05, 900),
+    "raw_days": _number(int, 0, 36_500),
+    "rejected_days": _number(int, 0, 36_500),
     "log_matrix_share": _number(float, 0, 1),
     "explore_share": _number(float, 0, 1),
     "facets": _names,
