@@ -8,9 +8,9 @@
     9       4     position of the next item, uint32
     13      11    keyed BLAKE2b of the 13 bytes above and the user id
 
-The key comes from PINGFEED_CURSOR_SECRET, else from the API key digests (so that every process of an installation has
-the same without another setting), else it is a fixed one: then a cursor can be forged, which lets its maker skip pings
-of a feed that, with no key configured, anyone may read anyway.
+The key comes from PINGFEED_CURSOR_SECRET, else from the API key digests and the secret of tokens (so that every
+process of an installation has the same without another setting), else it is a fixed one: then a cursor can be forged,
+which lets its maker skip pings of a feed that they may read anyway (their own, or anybody's where no key is asked for).
 """
 
 import binascii
@@ -35,7 +35,7 @@ class Cursors:
     """Writes and reads the cursors of one installation."""
 
     def __init__(self, settings: Settings) -> None:
-        secret = settings.cursor_secret or ",".join(settings.api_key_hashes)
+        secret = settings.cursor_secret or ",".join(settings.api_key_hashes) + settings.jwt_secret
         self._key = hashlib.blake2b(secret.encode(), person=b"pingfeed cursor").digest()
 
     def write(self, chain: Chain, user_id: str) -> str:

@@ -38,12 +38,12 @@ def _parameters() -> list[dict[str, Any]]:
     """The query's OpenAPI; `identify` is what checks it."""
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
     return [
-        _parameter("user_id", "Whose feed.", openapi.schema(Id), required=True),
+        _parameter("user_id", "Whose feed; with a token, its `sub`.", openapi.schema(Id), required=True),
         _parameter("limit", "How many pings.", limit),
         _parameter("cursor", "`next_cursor` of the page before; absent for a first page.", {"type": "string"}),
         _parameter(
             "explain",
-            "Add to each item why it is there, and what was left out. For operators.",
+            "Add to each item why it is there, and what was left out. For operators, and for the user of a token.",
             {"type": "boolean", "default": False},
         ),
     ]
@@ -61,11 +61,11 @@ def create_router(pipeline: Pipeline, cursors: Cursors, clock: Clock, make_id: I
         "/get-feed",
         summary="A page of a user's feed",
         description=_ABOUT,
-        responses={200: openapi.answer(Feed, example=_EXAMPLE), **openapi.refusals(401, 403, 422)},
+        responses={200: openapi.answer(Feed, example=_EXAMPLE), **openapi.refusals(401, 403, 422, 429, 503)},
         openapi_extra={"parameters": _parameters()},
     )
     async def get_feed(request: Request) -> Response:
-        caller = authenticate(request)
+        caller = await authenticate(request)
         wanted = identify(request.query_params, caller, cursors, clock(), make_id)
         return json_response(await pipeline.feed(wanted))
 

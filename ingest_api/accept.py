@@ -67,7 +67,9 @@ class Door:
         rejected.on_dropped = counters.rejected_dropped.inc
 
     async def accept(self, events: Sequence[Any]) -> Result:
-        """Take decoded events (`Undecodable` among them) in; returns when what is accepted is durable and applied.
+        """Take decoded events in; returns when what is accepted is durable and applied.
+
+        Among them may be an `Undecodable`, or the `Refusal` of an event that its caller may not send.
 
         Raises Unavailable where nothing could be stored: then nothing of the request counts, and all may be sent again.
         """
@@ -99,7 +101,9 @@ class Door:
 
 
 def _unread(refusal: Refusal, event: Any) -> Refusal:
-    """The refusal of an event that could not even be decoded, by its own reason; any other as it is."""
+    """The refusal of an event that was refused before, or could not be decoded, by that reason; any other as it is."""
+    if isinstance(event, Refusal):
+        return event
     if not isinstance(event, Undecodable):
         return refusal
     return replace(refusal, code=event.code, message=event.message, body=event.body)

@@ -1,7 +1,7 @@
 """The two routes: the same door, one event or up to 500."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from ingest_api.accept import Door, Result
 from ingest_api.decode import many_events, one_event
+from ingest_api.permit import check_result, forbidden
 from pingfeed.errors import MalformedBody
 from pingfeed.events import MAX_EVENTS, ClientEvent
 from pingfeed.http import openapi
@@ -21,7 +22,7 @@ from pingfeed.http.responses import json_response
 class TrackEvents(msgspec.Struct, frozen=True):
     """The body of /track-events. Unknown fields of an event are kept as they are."""
 
-    events: list[ClientEvent]
+    events: Annotated[list[ClientEvent], msgspec.Meta(min_length=1, max_length=MAX_EVENTS)]
 
 
 TYPES: Final = (TrackEvents, Result)
@@ -73,7 +74,7 @@ def _answers() -> dict[int | str, dict[str, Any]]:
         meaning="Nothing was accepted: `rejected` has each event's reason. Or the body has no list of events.",
         example={"accepted": 0, "duplicates": 0, "rejected": [{**_BAD, "index": 0}]},
     )
-    return {202: taken, 422: nothing, **openapi.refusals(400, 401, 413, 503)}
+    return {202: taken, 422: nothing, **openapi.refusals(400, 401, 403, 413, 429, 503)}
 
 
 def create_router(door: Door) -> APIRouter:
@@ -107,12 +108,15 @@ def create_router(door: Door) -> APIRouter:
 
 
 async def _track(request: Request, door: Door, decode: Callable[[bytes], list[Any]]) -> Response:
-    authenticate(request)
+    caller = await authenticate(request)
     body = await read_body(request)
     try:
         events = decode(body)
     except MalformedBody as error:
         door.keep_malformed(body, error)
         raise
+    for index, refusal in forbidden(caller, events).items():
+        events[index] = refusal
     result = await door.accept(events)
+    check_result(result)
     return json_response(result, result.status)

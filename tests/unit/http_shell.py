@@ -55,7 +55,7 @@ def shell(readiness: Readiness | None = None, /, **environ: str) -> FastAPI:
 
     @app.get("/who")
     async def who(request: Request) -> Response:
-        caller = authenticate(request)
+        caller = await authenticate(request)
         return json_response({"subject": caller.subject, "operator": caller.operator})
 
     @app.post("/body")
