@@ -26,7 +26,7 @@ from pingfeed.settings import Settings
 _BODY: Final = struct.Struct(">BQI")
 _VERSION: Final = 1
 _SEAL_BYTES: Final = 11
-_LENGTH: Final = (_BODY.size + _SEAL_BYTES) // 3 * 4
+LENGTH: Final = (_BODY.size + _SEAL_BYTES) // 3 * 4
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_+/", b"+/  ")
 
@@ -51,7 +51,7 @@ class Cursors:
         except ValueError as error:
             raise _refused() from error
         body, seal = data[: _BODY.size], data[_BODY.size :]
-        if len(text) != _LENGTH or not hmac.compare_digest(seal, self._seal(body, user_id)):
+        if len(text) != LENGTH or not hmac.compare_digest(seal, self._seal(body, user_id)):
             raise _refused()
         version, began_ms, position = _BODY.unpack(body)
         if version != _VERSION:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from feed_api.answer import Feed
+from feed_api.cursor import LENGTH as CURSOR_LENGTH
 from feed_api.cursor import Cursors
 from feed_api.identify import DEFAULT_LIMIT, MAX_LIMIT, identify
 from feed_api.pipeline import Pipeline
@@ -40,7 +41,11 @@ def _parameters() -> list[dict[str, Any]]:
     return [
         _parameter("user_id", "Whose feed; with a token, its `sub`.", openapi.schema(Id), required=True),
         _parameter("limit", "How many pings.", limit),
-        _parameter("cursor", "`next_cursor` of the page before; absent for a first page.", {"type": "string"}),
+        _parameter(
+            "cursor",
+            "`next_cursor` of the page before; absent for a first page.",
+            {"type": "string", "pattern": f"^[A-Za-z0-9_-]{{{CURSOR_LENGTH}}}$"},
+        ),
         _parameter(
             "explain",
             "Add to each item why it is there, and what was left out. For operators, and for the user of a token.",
