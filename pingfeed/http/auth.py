@@ -117,16 +117,13 @@ class Doorkeeper:
 
     async def _known(self, key: bytes | None, bearer: bytes | None, local: bool) -> Caller | None:
         """Whose credential this is, charged for the request; None if there is none that is known."""
-        for credential in (key, bearer):
-            if credential is None:
-                continue
-            digest = hashlib.sha256(credential).digest()
-            operator = _is_among(digest, self._operators)
-            if operator | _is_among(digest, self._keys):
-                self._limit.charge(digest)
-                return _OPERATOR if operator or local else _ANYBODY
-        if self._tokens is None or bearer is None:
+        if key is not None and (caller := self._holder(hashlib.sha256(key).digest(), local)) is not None:
+            return caller
+        if bearer is None:
             return None
+        digest = hashlib.sha256(bearer).digest()
+        if (caller := self._holder(digest, local)) is not None or self._tokens is None:
+            return caller
         try:
             subject = await self._tokens.subject(bearer, digest)
         except Unauthenticated:
@@ -134,6 +131,14 @@ class Doorkeeper:
             raise
         self._limit.charge(subject)
         return Caller(subject, local)
+
+    def _holder(self, digest: bytes, local: bool) -> Caller | None:
+        """Whoever holds the key of this digest, charged for the request; None if it is none that is known."""
+        operator = _is_among(digest, self._operators)
+        if not operator | _is_among(digest, self._keys):
+            return None
+        self._limit.charge(digest)
+        return _OPERATOR if operator or local else _ANYBODY
 
     def _unauthenticated(self, credential: bytes | None) -> Unauthenticated:
         self._refused.inc()
