@@ -10,14 +10,16 @@ What is not allowed here by name is forbidden.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from ingest_api.accept import Result
 from pingfeed.errors import Forbidden
 from pingfeed.events import Refusal
 from pingfeed.http.auth import Caller
+
+if TYPE_CHECKING:
+    from ingest_api.accept import Result
 
 CODE: Final = Forbidden.code
 
@@ -36,7 +38,7 @@ def forbidden(caller: Caller, events: Sequence[Any]) -> dict[int, Refusal]:
     return found
 
 
-def check_result(result: Result) -> None:
+def check_result(result: "Result") -> None:
     """Forbidden where nothing of a request was stored, and that for want of permission alone."""
     if result.status == 422 and all(rejected.code == CODE for rejected in result.rejected):
         first = result.rejected[0]
