@@ -1,4 +1,4 @@
-"""The night: everything that landed, the day's state, its collaborative factors, its features, and tidy files."""
+"""The night: all that landed, who is to be forgotten, the day's state, factors and features, and tidy files."""
 
 import logging
 
@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch import catalogue, collaborative, day_state
+from batch.expiry import expire
+from batch.forget import night as forgetting
 from batch.landing import wait_for_landing
 from batch.learn import Learner
 from batch.ledger import Ledger, Manifest
@@ -25,6 +27,7 @@ def etl(batch: Batch, tick: int) -> Manifest:
     wait_for_landing(batch, tick)
     learner = Learner(batch.tables, batch.engine, batch.ticks, batch.progress)
     manifest = learner.run(tick, batch.clock(), everything=True)
+    forgotten = _forget(batch, manifest)
     with batch.progress.step("states at the beginning of each day"):
         day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
     day = batch.ticks.day(tick)
@@ -36,8 +39,40 @@ def etl(batch: Batch, tick: int) -> Manifest:
             if earlier < day:
                 batch.tables.compact_day(earlier, manifest.run)
         batch.tables.compact_catalogue(manifest.run)
-        _compact_raw(batch, day)
+        if forgotten:
+            _compact_raw(batch, day)
+            _expire(batch, day)
     return manifest
+
+
+def _forget(batch: Batch, manifest: Manifest) -> bool:
+    """A failure costs the night no training, for tables leave out who waits; raw files are left as they are then."""
+    try:
+        done = forgetting.run(batch, manifest)
+    except PingfeedError as error:
+        _LOG.error("users wait to be forgotten; the next night tries again", extra={"error": error.message})
+        batch.progress.say(f"users wait to be forgotten, the next night tries again: {error.message}")
+        return False
+    if done.users or done.files or done.refused:
+        _LOG.info("forgotten", extra=vars(done))
+        batch.progress.say(
+            f"{done.users:,} users forgotten: {done.events:,} events, {done.refused:,} refused ones, "
+            f"{done.files:,} files written anew, {len(done.unreadable):,} could not be looked at"
+        )
+    return True
+
+
+def _expire(batch: Batch, day: int) -> None:
+    """Like compaction: what fails is due again the next night."""
+    try:
+        gone = expire(batch, day)
+        Ledger(batch.tables, batch.ticks).fold(day)
+    except PingfeedError as error:
+        _LOG.error("old files were not removed; the next night tries again", extra={"error": error.message})
+        return
+    if gone.raw or gone.rejected:
+        _LOG.info("old files removed", extra=vars(gone))
+        batch.progress.say(f"removed as too old: {gone.raw:,} raw files, {gone.rejected:,} of refused events")
 
 
 def _compact_raw(batch: Batch, day: int) -> None:

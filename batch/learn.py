@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from batch import catalogue
 from batch.engine import Engine
+from batch.forget.forgotten import Forgotten
 from batch.ledger import Ledger, Manifest, Unread, is_amendment, partition_day, tick_of_run
 from batch.progress import Progress
 from batch.raw_files import Read, read_errors, read_events, rejected_path
@@ -52,7 +53,9 @@ class Learner:
             return done
         run = self._ledger.next_run(tick)
         manifest = Manifest(run=run, tick=tick, at_ms=now_ms, files=[])
+        forgotten = self._tables.forgotten()
         for label, found, is_history in self._groups(self._ledger.unread(tick, everything=everything)):
+            _forget(found, forgotten)
             self._account_for(found, manifest)
             rows = self._stamped(found.rows, None if is_history else tick + is_amendment(run))
             with self._progress.step(f"{label}: {rows.num_rows:,} events"):
@@ -136,3 +139,10 @@ class Learner:
         """Events of an earlier day change what every later day began with, and what was learned from it."""
         if manifest.oldest_day is not None and manifest.oldest_day < self._ticks.day(manifest.tick):
             self._tables.drop_derived_since(manifest.oldest_day)
+
+
+def _forget(found: Read, forgotten: Forgotten) -> None:
+    """Leave out what forgotten users did before they were: it was on its way, or somebody imports it again."""
+    found.rows = forgotten.without(found.rows, "received_ms")
+    if forgotten:
+        found.refused = [one for one in found.refused if not forgotten.mentioned(one.body, one.received_ms)]

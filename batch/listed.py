@@ -20,9 +20,12 @@ class ListedLake:
         self._lake = lake
         self._listed: dict[str, list[str]] = {}
 
-    def refresh(self) -> None:
-        """List anew what is asked for from now on."""
-        self._listed.clear()
+    def refresh(self, root: str | None = None) -> None:
+        """List anew what is asked for from now on; only below one folder of the lake, if it is given."""
+        if root is None:
+            self._listed.clear()
+        else:
+            self._listed.pop(root, None)
 
     def list(self, prefix: str) -> list[str]:
         """Every file below the folder `prefix`, sorted, as of the last `refresh` and this process' own changes."""

@@ -99,6 +99,10 @@ class Shelf:
         """Store packets, to expire in 35 days."""
         self._runner.run(self._store.put_many(packets, self._batch.clock() + TTL_S * 1000))
 
+    def remove(self, user_id: str) -> None:
+        """Remove a user's packet; absent is fine."""
+        self._runner.run(self._store.delete(user_id))
+
 
 def _pool(content: SnapshotContent) -> Pool:
     return Pool(

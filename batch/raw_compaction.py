@@ -33,7 +33,7 @@ from batch.ticks import day_name
 MAX_ROWS: Final = 400_000
 """A file is closed when it has so many rows: memory holds that and one source."""
 DAYS: Final = 60
-"""Older partitions are left alone: their files may have moved to where they cannot be read (`deploy/bucket.py`)."""
+"""Older partitions are left alone: their files may have moved to where reading costs (`deploy/bucket.py`)."""
 
 
 _SOURCES: Final = b"sources"

@@ -5,10 +5,10 @@
     errors/<kind>/year=/month=/day=/<any name>    JSON lines: `rawData` (a record, base64), `arrivalTimestamp`, and
                                            `lastErrorCode`, `errorCode` or `ErrorCode` with the `...Message`
 
-Either may be gzip. A file's content says what it is, for Firehose names objects as it likes; each file is read once,
-whole, for on S3 a file is paid by the request. Columns that a file lacks are null, those that the schema lacks are left
-out, those of another type are cast. A file that cannot be read is left out as a whole. A document that is no row is
-refused alone, as a `Refused`; its neighbours are kept.
+Either may be gzip; JSON of which all was forgotten is a line feed. A file's content says what it is, for Firehose names
+objects as it likes; each file is read once, whole, for on S3 a file is paid by the request. Columns that a file lacks
+are null, those that the schema lacks are left out, those of another type are cast. A file that cannot be read is left
+out as a whole. A document that is no row is refused alone, as a `Refused`; its neighbours are kept.
 """
 
 import base64
@@ -39,8 +39,9 @@ from pingfeed.ports import Lake
 READERS: Final = 8
 """Files that are fetched at once."""
 _DAY: Final = re.compile(r"/year=(\d{4})/month=(\d{2})/day=(\d{2})/")
-_PARQUET, _GZIP = b"PAR1", b"\x1f\x8b"
-_UNREADABLE: Final = (pa.ArrowException, OSError, EOFError, zlib.error, KeyError, ValueError, FormatError)
+PARQUET, GZIP = b"PAR1", b"\x1f\x8b"
+UNREADABLE: Final = (pa.ArrowException, OSError, EOFError, zlib.error, KeyError, ValueError, FormatError)
+"""What reading a raw file raises if it is damaged or archived."""
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -116,8 +117,8 @@ def _each(lake: Lake, paths: Iterable[str], parse: Callable[[str, bytes], _Parse
     for path, fetched in _fetched(lake, paths):
         try:
             data = fetched.result()
-            rows, refused = parse(path, gzip.decompress(data) if data.startswith(_GZIP) else data)
-        except _UNREADABLE as error:
+            rows, refused = parse(path, gzip.decompress(data) if data.startswith(GZIP) else data)
+        except UNREADABLE as error:
             yield Read(EVENT_SCHEMA.empty_table(), left_out={path: str(error)})
         else:
             yield Read(rows, files=[path], refused=refused)
@@ -135,17 +136,22 @@ def _fetched(lake: Lake, paths: Iterable[str]) -> Iterator[tuple[str, "Future[by
 
 
 def _events_of(path: str, data: bytes) -> _Parsed:
-    if data.startswith(_PARQUET):
+    if data.startswith(PARQUET):
         return _split(path, _as_events(pq.read_table(pa.BufferReader(data))))
-    if not data.lstrip().startswith(b"{"):
+    if not _is_json(data):
         raise FormatError("it is neither Parquet nor JSON")
-    return _rows_of(path, [(document, _day_ms(path), None) for document in documents_in(data)])
+    return _rows_of(path, [(document, day_ms(path), None) for document in documents_in(data)])
 
 
 def _errors_of(path: str, data: bytes) -> _Parsed:
-    if not data.lstrip().startswith(b"{"):
+    if not _is_json(data):
         raise FormatError("it is no list of JSON documents")
     return _rows_of(path, [found for line in documents_in(data) for found in _documents_of(path, line)])
+
+
+def _is_json(data: bytes) -> bool:
+    """Whether it looks like documents. A line feed alone is none; a file of no bytes was broken off."""
+    return data.lstrip().startswith(b"{") or (bool(data) and not data.strip())
 
 
 def _documents_of(path: str, line: bytes) -> Iterator[_Document]:
@@ -153,9 +159,9 @@ def _documents_of(path: str, line: bytes) -> Iterator[_Document]:
     try:
         error = {name.lower(): value for name, value in msgspec.json.decode(line, type=dict[str, Any]).items()}
         record = base64.b64decode(error["rawdata"], validate=True)
-        arrived_ms = int(error.get("arrivaltimestamp") or _day_ms(path))
+        arrived_ms = int(error.get("arrivaltimestamp") or day_ms(path))
     except (msgspec.DecodeError, KeyError, TypeError, ValueError):
-        yield line, _day_ms(path), None
+        yield line, day_ms(path), None
         return
     said = [str(error.get(f"last{name}") or error.get(name) or "") for name in ("errorcode", "errormessage")]
     for document in documents_in(record):
@@ -192,7 +198,7 @@ def _split(path: str, table: pa.Table) -> _Parsed:
     if pc.all(whole).as_py() is not False:
         return table, []
     documents = [
-        (msgspec.json.encode({name: value for name, value in row.items() if value is not None}), _day_ms(path), None)
+        (msgspec.json.encode({name: value for name, value in row.items() if value is not None}), day_ms(path), None)
         for row in table.filter(pc.invert(whole)).to_pylist(maps_as_pydicts="lossy")
     ]
     return table.filter(whole), _rows_of(path, documents)[1]
@@ -204,7 +210,7 @@ def partition_of(path: str) -> str:
     return "-".join(found.groups()) if found else ""
 
 
-def _day_ms(path: str) -> int:
+def day_ms(path: str) -> int:
     """When the day of arrival began that a file's partition names; 0 where it names none."""
     day = partition_of(path)
     return day_number(day) * DAY_MS if day else 0

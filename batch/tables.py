@@ -8,16 +8,21 @@
 everything up to and with that run: a compaction, or a state that is always written whole. A reader takes the newest
 whole file and the run files after it, so a compaction needs no lock and a crash between its write and its clean-up
 counts nothing twice. Files of a run without a manifest (it crashed) are removed by the next run (`ledger.py`).
+
+What users did who are forgotten and wait for the night that removes them (`forget/night.py`) is in no table read here.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batch.forget.forgotten import Forgotten, Pending
+from batch.forget.tombstones import FOLDER as FORGOTTEN
+from batch.forget.tombstones import Tombstones
 from batch.listed import ListedLake
 from batch.ticks import day_name, day_number
 from pingfeed.arrow import EVENT_SCHEMA
@@ -91,10 +96,24 @@ class Tables:
     def __init__(self, lake: Lake) -> None:
         self._listed = ListedLake(lake)
         self.lake: Lake = self._listed
+        self._pending: Pending | None = None
 
     def refresh(self) -> None:
         """Forget what was listed: files have landed, another process may have run."""
         self._listed.refresh()
+        self._pending = None
+
+    def pending(self, *, anew: bool = False) -> Pending:
+        """Who is forgotten and waits for the night, as of the last `refresh`, or as of now."""
+        if anew:
+            self._listed.refresh(FORGOTTEN)
+        if anew or self._pending is None:
+            self._pending = Pending.of(Tombstones(self.lake).pending())
+        return self._pending
+
+    def forgotten(self) -> Forgotten:
+        """Everybody who was ever forgotten, until which millisecond."""
+        return Forgotten(Tombstones(self.lake).until_ms())
 
     def clean(self, first_day: int, last_day: int, columns: list[str] | None = None) -> pa.Table:
         """Clean events whose known tick lies in these days, both included."""
@@ -149,13 +168,12 @@ class Tables:
         for name, schema in CATALOGUE.items():
             self._compact(f"catalogue/{name}", run, schema)
 
-    def drop_runs(self, keep: Iterable[int]) -> None:
-        """Remove the files of every run but these: what a crashed run left."""
-        kept = set(keep)
+    def keep_runs(self, is_finished: Callable[[int], bool]) -> None:
+        """Remove the files of every run but those: what a crashed run left."""
         for folder in ("clean", "aggregates", "catalogue"):
             for path in self.lake.list(folder):
                 found = _FILE.search(path)
-                if found and int(found[2]) not in kept:
+                if found and not is_finished(int(found[2])):
                     self.lake.delete(path)
 
     def drop_derived_since(self, day: int) -> None:
@@ -176,10 +194,14 @@ class Tables:
         return [path for folder in folders for path in _live(self.lake.list(folder))]
 
     def _read(self, paths: list[str], schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+        columns = schema.names if columns is None else columns
         if not paths:
-            return schema.empty_table() if columns is None else schema.empty_table().select(columns)
-        table: pa.Table = self.lake.dataset(paths, schema).to_table(columns=columns, fragment_readahead=_FILES_AT_ONCE)
-        return table
+            return schema.empty_table().select(columns)
+        clock = clock_of(schema)
+        needed = {"user_id", "event_type", clock} & set(schema.names) if clock and self.pending() else set()
+        read = [*columns, *sorted(needed - set(columns))]
+        table: pa.Table = self.lake.dataset(paths, schema).to_table(columns=read, fragment_readahead=_FILES_AT_ONCE)
+        return self.pending().without(table, clock).select(columns) if clock and needed else table
 
     def _add(self, folder: str, run: int, rows: pa.Table, schema: pa.Schema) -> None:
         if not rows.num_rows:
@@ -213,6 +235,13 @@ class Tables:
         found = _DAY.search(path)
         assert found, f"{path} lies in no day"
         return day_number(found[1])
+
+
+def clock_of(schema: pa.Schema) -> str | None:
+    """The column that says up to when a user's row of such a table is forgotten; None where no user stands in it."""
+    if "user_id" not in schema.names:
+        return None
+    return "received_ms" if "received_ms" in schema.names else "tick"
 
 
 def _file_run(path: str) -> int:

@@ -27,6 +27,8 @@ _EVENTS: Final = [
 ]
 _MENTION: Final = ["user_id", "request_id", "known_tick", "received_ms"]
 _LATE_DAYS: Final = 7
+CLOCK: Final = "first_tick"
+"""The column that says up to when a user's row is forgotten."""
 _META: Final = ("user_id", "request_id", "ping_id", "position", "grade", "first_tick")
 
 
@@ -215,7 +217,7 @@ def _load(batch: Batch, day: int, cutoff_tick: int) -> pa.Table | None:
     table: pa.Table = batch.tables.lake.dataset([path], _schema(list(batch.features.names))).to_table()
     # A kept day may be newer than the cut-off when the past is replayed (`--at`).
     closed = cutoff_tick - label_ticks(batch)
-    return table.filter(pc.field("first_tick") <= closed)
+    return batch.tables.pending().without(table, CLOCK).filter(pc.field("first_tick") <= closed)
 
 
 def _schema(features: list[str]) -> pa.Schema:

@@ -11,7 +11,7 @@ from batch.ticks import Ticks
 from pingfeed import wiring
 from pingfeed.clock import Clock, system_clock
 from pingfeed.features import FeatureSet
-from pingfeed.ports import Artifacts, CandidateStore
+from pingfeed.ports import Artifacts, CandidateStore, UserSignals
 from pingfeed.settings import Settings
 
 NEEDS: Final = ("lake_url", "artifacts_url", "candidates_url", "cache_url")
@@ -31,6 +31,7 @@ class Batch:
     progress: Progress
     open_artifacts: Callable[[], Artifacts]
     open_candidates: Callable[[], CandidateStore]
+    open_signals: Callable[[], UserSignals]
 
 
 def build(settings: Settings, *, clock: Clock = system_clock, quiet: bool = False) -> Batch:
@@ -45,4 +46,5 @@ def build(settings: Settings, *, clock: Clock = system_clock, quiet: bool = Fals
         progress=Progress(quiet=quiet),
         open_artifacts=lambda: wiring.open_artifacts(settings),
         open_candidates=lambda: wiring.open_candidates(settings),
+        open_signals=lambda: wiring.open_signals(settings),
     )

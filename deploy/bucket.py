@@ -1,8 +1,10 @@
 """The bucket of an `s3://` URL: there, private, and tidied by rules of its own.
 
 Two lifecycle rules are kept, others are left alone: uploads in parts that were broken off are forgotten after a day
-(they cost, and no listing shows them), and raw events go to Glacier Flexible after 90 days, where they cost a sixth.
-The second names a size: S3 would not move objects under 128 KB, and the night makes larger ones of what it has read.
+(they cost, and no listing shows them), and raw events go to Glacier Instant Retrieval after 90 days, where they cost a
+sixth and can still be read: a user who is forgotten has to leave those files too. It names a size: S3 would not move
+objects under 128 KB, and the night makes larger ones of what it has read. Nothing here expires: the night removes what
+is older than the settings say, whatever the lake is.
 """
 
 from collections.abc import Callable
@@ -54,12 +56,12 @@ def rules_of(place: Location) -> list[dict[str, Any]]:
             "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
         },
         {
-            "ID": f"pingfeed: raw events of {name} to Glacier",
+            "ID": f"pingfeed: raw events of {name} to Glacier Instant Retrieval",
             "Status": "Enabled",
             "Filter": {
                 "And": {"Prefix": place.below("events"), "ObjectSizeGreaterThan": SMALLEST_MOVED_BYTES - 1},
             },
-            "Transitions": [{"Days": GLACIER_DAYS, "StorageClass": "GLACIER"}],
+            "Transitions": [{"Days": GLACIER_DAYS, "StorageClass": "GLACIER_IR"}],
         },
     ]
 

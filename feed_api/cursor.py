@@ -8,9 +8,9 @@
     9       4     position of the next item, uint32
     13      11    keyed BLAKE2b of the 13 bytes above and the user id
 
-The key comes from PINGFEED_CURSOR_SECRET, else from the API key digests (so that every process of an installation has
-the same without another setting), else it is a fixed one: then a cursor can be forged, which lets its maker skip pings
-of a feed that, with no key configured, anyone may read anyway.
+The key comes from PINGFEED_CURSOR_SECRET, else from the API key digests and the secret of tokens (so that every
+process of an installation has the same without another setting), else it is a fixed one: then a cursor can be forged,
+which lets its maker skip pings of a feed that they may read anyway (their own, or anybody's where no key is asked for).
 """
 
 import binascii
@@ -26,7 +26,7 @@ from pingfeed.settings import Settings
 _BODY: Final = struct.Struct(">BQI")
 _VERSION: Final = 1
 _SEAL_BYTES: Final = 11
-_LENGTH: Final = (_BODY.size + _SEAL_BYTES) // 3 * 4
+LENGTH: Final = (_BODY.size + _SEAL_BYTES) // 3 * 4
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_+/", b"+/  ")
 
@@ -35,7 +35,7 @@ class Cursors:
     """Writes and reads the cursors of one installation."""
 
     def __init__(self, settings: Settings) -> None:
-        secret = settings.cursor_secret or ",".join(settings.api_key_hashes)
+        secret = settings.cursor_secret or ",".join(settings.api_key_hashes) + settings.jwt_secret
         self._key = hashlib.blake2b(secret.encode(), person=b"pingfeed cursor").digest()
 
     def write(self, chain: Chain, user_id: str) -> str:
@@ -51,7 +51,7 @@ class Cursors:
         except ValueError as error:
             raise _refused() from error
         body, seal = data[: _BODY.size], data[_BODY.size :]
-        if len(text) != _LENGTH or not hmac.compare_digest(seal, self._seal(body, user_id)):
+        if len(text) != LENGTH or not hmac.compare_digest(seal, self._seal(body, user_id)):
             raise _refused()
         version, began_ms, position = _BODY.unpack(body)
         if version != _VERSION:

@@ -9,6 +9,7 @@ from feed_api.state import FeedState, Part
 from pingfeed.errors import PingfeedError
 from pingfeed.packet import decode
 from pingfeed.ports import CandidateStore, UserSignals
+from pingfeed.telemetry import nameless
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def _unpack(state: FeedState, data: bytes) -> None:
     try:
         state.packet = decode(data, state.features.digest)
     except PingfeedError as error:
-        log.warning("a packet was left out: %s", error.message, extra={"user_id": state.request.user_id})
+        log.warning("a packet was left out: %s", error.message, extra={"user": nameless(state.request.user_id)})
         state.degraded.add("candidates")
         return
     if state.packet.user is None:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from feed_api.answer import Feed
+from feed_api.cursor import LENGTH as CURSOR_LENGTH
 from feed_api.cursor import Cursors
 from feed_api.identify import DEFAULT_LIMIT, MAX_LIMIT, identify
 from feed_api.pipeline import Pipeline
@@ -40,12 +41,16 @@ def _parameters() -> list[dict[str, Any]]:
     """The query's OpenAPI; `identify` is what checks it."""
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
     return [
-        _parameter("user_id", "Whose feed.", openapi.schema(Id), required=True),
+        _parameter("user_id", "Whose feed; with a token, its `sub`.", openapi.schema(Id), required=True),
         _parameter("limit", "How many pings.", limit),
-        _parameter("cursor", "`next_cursor` of the page before; absent for a first page.", {"type": "string"}),
+        _parameter(
+            "cursor",
+            "`next_cursor` of the page before; absent for a first page.",
+            {"type": "string", "pattern": f"^[A-Za-z0-9_-]{{{CURSOR_LENGTH}}}$"},
+        ),
         _parameter(
             "explain",
-            "Add to each item why it is there, and what was left out. For operators.",
+            "Add to each item why it is there, and what was left out. For operators, and for the user of a token.",
             {"type": "boolean", "default": False},
         ),
     ]
@@ -59,7 +64,7 @@ def handlers(pipeline: Pipeline, cursors: Cursors, clock: Clock, make_id: IdMake
     """What answers, by method and path."""
 
     async def get_feed(request: Request) -> Response:
-        caller = authenticate(request)
+        caller = await authenticate(request)
         wanted = identify(request.query_params, caller, cursors, clock(), make_id)
         return json_response(await pipeline.feed(wanted))
 
@@ -74,7 +79,7 @@ def create_router(answering: Mapping[tuple[str, str], Handler]) -> APIRouter:
         answering["GET", "/get-feed"],
         summary="A page of a user's feed",
         description=_ABOUT,
-        responses={200: openapi.answer(Feed, example=_EXAMPLE), **openapi.refusals(401, 403, 422)},
+        responses={200: openapi.answer(Feed, example=_EXAMPLE), **openapi.refusals(401, 403, 422, 429, 503)},
         openapi_extra={"parameters": _parameters()},
     )
     return router

@@ -11,6 +11,7 @@ import msgspec
 
 from ingest_api.counters import Counters
 from ingest_api.decode import Undecodable, many_events, one_event
+from ingest_api.permit import forbidden
 from ingest_api.plain import many_rows, one_row
 from ingest_api.recent import RecentEvents
 from ingest_api.rejected import RejectedLog
@@ -18,6 +19,7 @@ from pingfeed.clock import Clock, IdMaker
 from pingfeed.delivery.delivery import Delivery
 from pingfeed.errors import MalformedBody
 from pingfeed.events import Refusal, Row, to_rows
+from pingfeed.http.auth import Caller
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -79,8 +81,8 @@ class Door:
         self._recent = RecentEvents()
         rejected.on_dropped = counters.rejected_dropped.inc
 
-    async def accept(self, body: bytes, shape: Shape) -> Result:
-        """Take the events of a body in; returns when what is accepted is durable and applied.
+    async def accept(self, body: bytes, shape: Shape, caller: Caller) -> Result:
+        """Take in what a body holds and its caller may send; returns when what is accepted is durable and applied.
 
         Raises Unavailable where nothing could be stored: then nothing of the request counts, and all may be sent again;
         MalformedBody, InvalidInput or TooLarge where the body as a whole is refused.
@@ -88,8 +90,8 @@ class Door:
         now_ms = self._clock()
         refusals: list[Refusal] = []
         rows = shape.plain(body, now_ms, self._make_id)
-        if rows is None:
-            rows, refusals = self._one_by_one(body, shape, now_ms)
+        if rows is None or forbidden(caller, rows):
+            rows, refusals = self._one_by_one(body, shape, caller, now_ms)
         fresh, keys = self._recent.new_of(rows)
         if fresh:
             await self._delivery.accept(fresh)
@@ -97,13 +99,15 @@ class Door:
         self._keep(refusals, now_ms)
         return self._counted(len(fresh), len(rows) - len(fresh), refusals)
 
-    def _one_by_one(self, body: bytes, shape: Shape, now_ms: int) -> tuple[list[Row], list[Refusal]]:
+    def _one_by_one(self, body: bytes, shape: Shape, caller: Caller, now_ms: int) -> tuple[list[Row], list[Refusal]]:
         """The rows of the good events and a refusal for each bad one. A body that is no JSON is kept, and raised."""
         try:
             events = shape.events(body)
         except MalformedBody as error:
             self._keep([Refusal(0, None, error.code, None, error.message, body)], now_ms)
             raise
+        for index, refusal in forbidden(caller, events).items():
+            events[index] = refusal
         rows, refusals = to_rows(events, now_ms, self._make_id)
         return rows, [_unread(refusal, events[refusal.index]) for refusal in refusals]
 
@@ -121,7 +125,9 @@ class Door:
 
 
 def _unread(refusal: Refusal, event: Any) -> Refusal:
-    """The refusal of an event that could not even be decoded, by its own reason; any other as it is."""
+    """The refusal of an event that was refused before, or could not be decoded, by that reason; any other as it is."""
+    if isinstance(event, Refusal):
+        return event
     if not isinstance(event, Undecodable):
         return refusal
     return replace(refusal, code=event.code, message=event.message, body=event.body)

@@ -1,13 +1,14 @@
 """The two routes: the same door, one event or up to 500."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ingest_api.accept import MANY, ONE, Door, Result, Shape
+from ingest_api.permit import check_result
 from pingfeed.events import MAX_EVENTS, ClientEvent
 from pingfeed.http import openapi
 from pingfeed.http.auth import authenticate
@@ -20,7 +21,7 @@ from pingfeed.http.responses import json_response
 class TrackEvents(msgspec.Struct, frozen=True):
     """The body of /track-events. Unknown fields of an event are kept as they are."""
 
-    events: list[ClientEvent]
+    events: Annotated[list[ClientEvent], msgspec.Meta(min_length=1, max_length=MAX_EVENTS)]
 
 
 TYPES: Final = (TrackEvents, Result)
@@ -72,7 +73,7 @@ def _answers() -> dict[int | str, dict[str, Any]]:
         meaning="Nothing was accepted: `rejected` has each event's reason. Or the body has no list of events.",
         example={"accepted": 0, "duplicates": 0, "rejected": [{**_BAD, "index": 0}]},
     )
-    return {202: taken, 422: nothing, **openapi.refusals(400, 401, 413, 503)}
+    return {202: taken, 422: nothing, **openapi.refusals(400, 401, 403, 413, 429, 503)}
 
 
 def handlers(door: Door) -> dict[tuple[str, str], Handler]:
@@ -109,6 +110,7 @@ def create_router(answering: Mapping[tuple[str, str], Handler]) -> APIRouter:
 
 
 async def _track(request: Request, door: Door, shape: Shape) -> Response:
-    authenticate(request)
-    result = await door.accept(await read_body(request), shape)
+    caller = await authenticate(request)
+    result = await door.accept(await read_body(request), shape, caller)
+    check_result(result)
     return json_response(result, result.status)

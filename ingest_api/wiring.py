@@ -15,7 +15,7 @@ from pingfeed.ports import EventSink, Trending, UserSignals
 from pingfeed.settings import Settings, url_path
 from pingfeed.urls import scheme_of
 
-NEEDS: Final = ("events_url", "signals_url", "trending_url")
+NEEDS: Final = ("events_url", "signals_url", "trending_url", "jwt_jwks")
 """The parts that have to answer before it starts (`pingfeed/startup.py`)."""
 
 MAX_BYTES_BESIDE_SPOOL: Final = 256 << 20

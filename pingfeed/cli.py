@@ -47,6 +47,7 @@ COMMANDS: Final = (
     Command("reconcile", "what was accepted, and where all of it is", "batch.accounting.commands:reconcile"),
     Command("rejected", "list refused events, or send repaired ones again", "batch.accounting.commands:rejected"),
     Command("model", "list, promote or roll back models", "batch.commands:model"),
+    Command("forget", "remove users: packet and signals now, the rest at night", "batch.forget.commands:forget"),
     Command("provision", "make the bucket, tables and stream that the settings name", "deploy.commands:provision"),
     Command("doctor", "what is configured, reachable and missing", "pingfeed.commands:doctor"),
 )

@@ -52,6 +52,17 @@ class Forbidden(PingfeedError):
     code = "forbidden"
 
 
+class TooManyRequests(PingfeedError):
+    """A known caller asks more often than it may; the same call succeeds after `retry_after_s`."""
+
+    code = "too_many_requests"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class Unavailable(PingfeedError):
     """A dependency is down, full or slow; the same call may succeed later."""
 

@@ -36,6 +36,10 @@ Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}(?!\n)$", description="ISO 3166
 Language = Annotated[
     str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*(?!\n)$", max_length=16, description="BCP 47")
 ]
+Time = Annotated[
+    datetime,
+    Meta(description="RFC 3339; without an offset it is UTC", extra_json_schema={"format": "date-time"}),
+]
 Text = Annotated[str, Meta(max_length=64)]
 Label = Annotated[str, Meta(min_length=1, max_length=128)]
 Labels = Annotated[list[Label], Meta(max_length=MAX_LIST)]
@@ -48,8 +52,8 @@ class _Common(msgspec.Struct, tag_field="event_type", kw_only=True, frozen=True)
     """What every event may carry."""
 
     event_id: EventId | None = None
-    timestamp: datetime | None = None
-    sent_at: datetime | None = None
+    timestamp: Time | None = None
+    sent_at: Time | None = None
     country: Country | None = None
     language: Language | None = None
     device: Text | None = None

@@ -4,17 +4,17 @@ Every variable carries the prefix `PINGFEED_`. Without any, everything lives on 
 (`var/pingfeed`). A wrong value raises SettingsError, whose sentence names the variable.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
+from pingfeed import settings_auth
 from pingfeed.errors import SettingsError
 from pingfeed.features import MAX_ATTRIBUTES, FeatureSet
+from pingfeed.settings_auth import is_loopback
 from pingfeed.urls import flaw, masked, scheme_of
 
 PREFIX: Final = "PINGFEED_"
@@ -46,10 +46,17 @@ class Settings:
     trending_url: str
     spool_dir: Path
     cache_url: str = ""
-    auth: Literal["none", "api_key"] = "none"
+    auth: Literal["none", "api_key", "jwt"] = "none"
     allow_open: bool = False
     api_key_hashes: tuple[str, ...] = ()
     operator_key_hashes: tuple[str, ...] = ()
+    jwt_jwks: str = ""
+    jwt_secret: str = ""
+    jwt_audience: str = ""
+    jwt_issuer: str = ""
+    jwt_algorithms: tuple[str, ...] = ()
+    rate_limit: float = 0.0
+    rate_burst: int = 0
     cursor_secret: str = ""
     tick_minutes: int = 15
     night_hour: int = 3
@@ -57,6 +64,8 @@ class Settings:
     feed_budget_ms: int = 50
     sink_flush_seconds: float = 10.0
     spool_max_mb: int = 1024
+    raw_days: int = 400
+    rejected_days: int = 30
     log_matrix_share: float = 0.02
     explore_share: float = 0.1
     facets: tuple[str, ...] = ("topics",)
@@ -102,8 +111,8 @@ def _number(kind: Callable[[str], Any], low: float, high: float) -> Callable[[st
 
 
 def _auth(text: str) -> str:
-    if text not in ("none", "api_key"):
-        raise ValueError("must be none or api_key")
+    if text not in ("none", "api_key", "jwt"):
+        raise ValueError("must be none, api_key or jwt")
     return text
 
 
@@ -138,6 +147,12 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "allow_open": _flag,
     "api_key_hashes": _hashes,
     "operator_key_hashes": _hashes,
+    "jwt_secret": settings_auth.secret,
+    "jwt_audience": str,
+    "jwt_issuer": str,
+    "jwt_algorithms": settings_auth.algorithms,
+    "rate_limit": _number(float, 0, 1_000_000),
+    "rate_burst": _number(int, 0, 1_000_000),
     "cursor_secret": str,
     "tick_minutes": _number(int, 1, 1440),
     "night_hour": _number(int, 0, 23),
@@ -145,6 +160,8 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "feed_budget_ms": _number(int, 1, 10_000),
     "sink_flush_seconds": _number(float, 0.05, 900),
     "spool_max_mb": _number(int, 1, 1_000_000),
+    "raw_days": _number(int, 0, 36_500),
+    "rejected_days": _number(int, 0, 36_500),
     "log_matrix_share": _number(float, 0, 1),
     "explore_share": _number(float, 0, 1),
     "facets": _names,
@@ -154,7 +171,7 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "demo_page": _flag,
     "demo_ingest_url": _origin_or_none,
 }
-_SECRET: Final = frozenset({"api_key_hashes", "operator_key_hashes", "cursor_secret"})
+_SECRET: Final = frozenset({"api_key_hashes", "operator_key_hashes", "jwt_secret", "cursor_secret"})
 
 
 def load(environ: Mapping[str, str], *, cwd: Path | None = None) -> Settings:
@@ -168,6 +185,9 @@ def load(environ: Mapping[str, str], *, cwd: Path | None = None) -> Settings:
     values: dict[str, Any] = {"home": home, "spool_dir": home / "spool", **_urls(home)}
     for name, text in given.items():
         values[name] = _parse(name, text, home)
+    values["jwt_algorithms"] = values.get("jwt_algorithms") or settings_auth.default_algorithms(
+        values.get("jwt_jwks", ""), values.get("jwt_secret", "")
+    )
     settings = Settings(**values)
     _check_together(settings)
     _check_same_place(settings, given.keys())
@@ -193,7 +213,7 @@ def _parse(name: str, text: str, home: Path) -> Any:
     if name in SCHEMES and (text or name != "cache_url"):
         return _url(name, variable, text)
     try:
-        return _PARSERS[name](text)
+        return settings_auth.jwks_address(text, home) if name == "jwt_jwks" else _PARSERS[name](text)
     except ValueError as error:
         # The value is not quoted: what is wrong with it may be that it is a key meant for another variable.
         raise SettingsError(f"{variable} {error}", field=variable) from error
@@ -214,6 +234,14 @@ def _check_together(settings: Settings) -> None:
     if settings.auth == "api_key" and not settings.api_key_hashes:
         name = f"{PREFIX}API_KEY_HASHES"
         raise SettingsError(f"{name} is empty while {PREFIX}AUTH is api_key", field=name)
+    if settings.auth == "jwt":
+        settings_auth.check(
+            jwks=settings.jwt_jwks,
+            secret=settings.jwt_secret,
+            audience=settings.jwt_audience,
+            issuer=settings.jwt_issuer,
+            algorithms=settings.jwt_algorithms,
+        )
     if len(settings.attributes) > MAX_ATTRIBUTES:
         name = f"{PREFIX}ATTRIBUTES"
         raise SettingsError(f"{name} names more than {MAX_ATTRIBUTES} attributes", field=name)
@@ -242,17 +270,8 @@ def check_open(settings: Settings, host: str) -> None:
         return
     name = f"{PREFIX}AUTH"
     raise SettingsError(
-        f"{name} is none, which may not listen on {host}; set an api_key, or {PREFIX}ALLOW_OPEN=1", field=name
+        f"{name} is none, which may not listen on {host}; set api_key or jwt, or {PREFIX}ALLOW_OPEN=1", field=name
     )
-
-
-@lru_cache(1024)
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def url_path(url: str) -> Path:
@@ -277,4 +296,4 @@ def shown(settings: Settings) -> dict[str, str]:
 def _shown(name: str, value: Any) -> str:
     if name in _SECRET:
         return "(set)" if value else "(not set)"
-    return masked(str(value)) if name in SCHEMES else str(value)
+    return masked(str(value)) if name in (*SCHEMES, "jwt_jwks") else str(value)

@@ -23,6 +23,7 @@ import msgspec
 
 from pingfeed import wiring
 from pingfeed.errors import PingfeedError, SettingsError, Unavailable
+from pingfeed.http.key_source import source_of
 from pingfeed.ports import Lake
 from pingfeed.settings import PREFIX, Settings
 from pingfeed.urls import masked
@@ -40,7 +41,7 @@ def check(settings: Settings, program: str, needs: Sequence[str], within_s: floa
     SettingsError, in a sentence with the variable's name, for the first that does not answer and never has.
     """
     reached = _Reached(settings.home / "reached" / f"{program}.json")
-    needs = [name for name in needs if getattr(settings, name)]  # There need not be a cache.
+    needs = [name for name in needs if _is_used(settings, name)]
     failures = asyncio.run(_failures(settings, needs, within_s))
     for name in needs:
         address, failure = Address.of(settings, name), failures[name]
@@ -51,6 +52,12 @@ def check(settings: Settings, program: str, needs: Sequence[str], within_s: floa
         else:
             raise _sentence(address, failure) from failure
     reached.save()
+
+
+def _is_used(settings: Settings, name: str) -> bool:
+    """There need not be a cache, nor keys at a URL; a file of keys is read when the app is made."""
+    value = getattr(settings, name)
+    return bool(value) and (name != "jwt_jwks" or (settings.auth == "jwt" and "://" in value))
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,8 @@ def _opened(settings: Settings, name: str) -> Any:
         return _LakeProbe(wiring.open_lake(settings))
     if name == "cache_url":  # Of the two that it opens, the candidate store answers for itself.
         return wiring.open_cache(settings)
+    if name == "jwt_jwks":
+        return _KeysProbe(settings)
     return wiring.ASYNC_PORTS[name](settings)
 
 
@@ -138,6 +147,22 @@ class _LakeProbe:
 
     async def check(self) -> None:
         await asyncio.to_thread(self._lake.list, "reached")
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class _KeysProbe:
+    """The keys of tokens as the asynchronous ports are: they answer if one of them is of use."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._read = source_of(settings.jwt_jwks)
+        self._algorithms = settings.jwt_algorithms
+
+    async def check(self) -> None:
+        from pingfeed.http.jwks import parse  # brings a library of cryptography
+
+        parse(await asyncio.to_thread(self._read), self._algorithms)
 
     async def close(self) -> None:
         """Nothing is held."""

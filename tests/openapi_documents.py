@@ -23,7 +23,8 @@ def document(service: str) -> bytes:
 
 
 async def _described(service: str, home: str) -> dict[str, Any]:
-    settings = load({"PINGFEED_HOME": home})
+    # As a client finds a service that is not on its own machine: a credential is asked for.
+    settings = load({"PINGFEED_HOME": home, "PINGFEED_AUTH": "api_key", "PINGFEED_API_KEY_HASHES": "0" * 64})
     services = importlib.import_module(f"{service}_api.wiring").build(settings)
     app = importlib.import_module(f"{service}_api.app").create_app(services, settings)
     async with app.router.lifespan_context(app):

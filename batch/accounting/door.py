@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pingfeed.errors import InvalidInput, PingfeedError, Unavailable
-from pingfeed.settings import is_loopback
+from pingfeed.settings_auth import is_loopback
 
 TRIES: Final = 5
 _TIMEOUT_S: Final = 60

@@ -50,18 +50,18 @@ def create_router(services: Services, settings: Settings, loader: Loader) -> API
 
     @router.get("/demo/about")
     async def about(request: Request) -> Response:
-        authenticate(request)
+        await authenticate(request)
         return json_response({"ingest_url": ingest_url(request, settings), "features": _described(features)})
 
     @router.get("/demo/people")
     async def people(request: Request) -> Response:
-        authenticate(request)
+        await authenticate(request)
         return json_response({"people": gallery.read().people})
 
     @router.get("/demo/person")
     async def person(request: Request) -> Response:
+        caller = await authenticate(request)
         user_id = _checked(request, "user_id", Id)
-        caller = authenticate(request)
         if caller.subject not in (None, user_id):
             raise Forbidden("you may ask for yourself only", field="user_id")
         known = next((p for p in gallery.read().people if p.user_id == user_id), None)
@@ -69,12 +69,12 @@ def create_router(services: Services, settings: Settings, loader: Loader) -> API
 
     @router.get("/demo/pings")
     async def pings(request: Request) -> Response:
-        authenticate(request)
+        await authenticate(request)
         return json_response({"pings": await cards.of(_ids(request.query_params.get("ids", "")))})
 
     @router.get("/demo/system")
     async def system(request: Request) -> Response:
-        authenticate(request)
+        await authenticate(request)
         country = _checked(request, "country", Country) if request.query_params.get("country") else None
         return json_response(await overview(services, settings, loader.live, cards, country))
 

@@ -36,6 +36,7 @@ from pingfeed.dynamodb.items import KEY, TTL, Item, ttl
 from pingfeed.dynamodb.sealed import seal, unseal
 from pingfeed.errors import FormatError, PingfeedError, Unavailable
 from pingfeed.signals import STATE_TTL_MS, Act, Signals, UserState
+from pingfeed.telemetry import nameless
 
 USERS_AT_ONCE: Final = 32
 TRIES: Final = 12
@@ -159,5 +160,5 @@ def _state_in(user_id: str, item: Item | None) -> tuple[int, UserState]:
         (written_ms,) = _WRITTEN.unpack_from(data)
         return written_ms, UserState.decode(data[_WRITTEN.size :])
     except (ValueError, struct.error, msgspec.DecodeError) as error:
-        _log.error("a user's stored signals are damaged", extra={"user_id": user_id, "reason": str(error)})
+        _log.error("a user's stored signals are damaged", extra={"user": nameless(user_id), "reason": str(error)})
         return 0, UserState()

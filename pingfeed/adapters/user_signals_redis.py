@@ -28,6 +28,7 @@ from pingfeed.deleted_pings import DeletedPings
 from pingfeed.errors import Unavailable
 from pingfeed.redis_client import Command, RedisClient, Script, chunks
 from pingfeed.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, Signals, UserState
+from pingfeed.telemetry import nameless
 
 _HEAD: Final = struct.Struct(">8sq")
 _SWAP: Final = Script("""
@@ -144,7 +145,7 @@ def _opened(user_id: str, value: bytes | None) -> tuple[int, UserState]:
         _, written_ms = _HEAD.unpack_from(value)
         return written_ms, UserState.decode(value[_HEAD.size :])
     except (struct.error, msgspec.DecodeError) as error:
-        _log.error("a user's stored signals are damaged", extra={"user_id": user_id, "reason": str(error)})
+        _log.error("a user's stored signals are damaged", extra={"user": nameless(user_id), "reason": str(error)})
         return 0, UserState()
 
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from pingfeed.backoff import Backoff
+from pingfeed.delivery.apply import Apply
 from pingfeed.delivery.counters import Counters
 from pingfeed.delivery.deliver import Deliverer
-from pingfeed.delivery.replay import Apply, Replay
+from pingfeed.delivery.replay import Replay
 from pingfeed.delivery.spool import Spool
 from pingfeed.errors import PingfeedError
 from pingfeed.events import Row, encode_rows

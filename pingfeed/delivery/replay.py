@@ -8,20 +8,18 @@ waiting; where a whole page fails, the store is down and everybody waits.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
 from pingfeed.backoff import Backoff
+from pingfeed.delivery.apply import Apply, OrGiveUp
 from pingfeed.delivery.counters import Counters
 from pingfeed.delivery.retry import report_end, until_done
 from pingfeed.delivery.segment import Record
 from pingfeed.delivery.spool import Segment, Spool
 from pingfeed.errors import PingfeedError
 from pingfeed.events import Row, decode_rows
-
-Apply = Callable[[Sequence[Row]], Awaitable[None]]
-"""Takes the signals of accepted rows in (user signals, trending); raises Unavailable if that has to be tried again."""
 
 PAGE: Final = 200
 _TRIED_ALONE: Final = 3
@@ -35,6 +33,7 @@ class Replay:
         self, spool: Spool, apply: Apply, *, counters: Counters, backoff: Backoff, settled: Callable[[], None]
     ) -> None:
         self._spool, self._apply, self._counters, self._backoff = spool, apply, counters, backoff
+        self._apply_or_give_up = OrGiveUp(apply, counters)
         self._settled = settled
         self._stuck: dict[Segment, set[int]] = {}
         """Records that failed alone, of segments of which all others are applied."""
@@ -137,27 +136,6 @@ class Replay:
                 if len(failed) == tried == _TRIED_ALONE < len(page):
                     raise error from None
         return failed
-
-    async def _apply_or_give_up(self, rows: Sequence[Row]) -> None:
-        """Apply rows; where no second try can help (a state that this version cannot read), all but that user's."""
-        try:
-            await self._apply(rows)
-        except PingfeedError as error:
-            if error.retryable:
-                raise
-            await self._apply_apart(rows)
-
-    async def _apply_apart(self, rows: Sequence[Row]) -> None:
-        """Apply each user's rows by themselves; give up those that cannot be applied."""
-        for user_id in dict.fromkeys(row.get("user_id") for row in rows):
-            mine = [row for row in rows if row.get("user_id") == user_id]
-            try:
-                await self._apply(mine)
-            except PingfeedError as error:
-                if error.retryable:
-                    raise
-                self._counters.apply_given_up += len(mine)
-                _log.error("signals cannot be applied and are given up", extra={"reason": error.message})
 
 
 def _pages(found: Sequence[Record]) -> Iterator[Sequence[Record]]:

@@ -1,5 +1,6 @@
 """The shell of a service: errors, request ids, health, metrics and offline docs around its routes."""
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
@@ -9,7 +10,8 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from pingfeed.clock import Clock, IdMaker, system_clock, uuid7
-from pingfeed.http import cors, errors, health, openapi
+from pingfeed.http import cors, docs, errors, health, openapi
+from pingfeed.http.auth import Doorkeeper
 from pingfeed.http.health import HealthBody, ReadyBody, ReadyCheck
 from pingfeed.http.metrics import Metrics
 from pingfeed.http.outermost import OutermostLayer
@@ -29,26 +31,29 @@ def create_shell(
     types: Sequence[Any] = (),
     clock: Clock = system_clock,
     make_id: IdMaker = uuid7,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
     """An app without routes of its own; the caller adds them with `include_router`.
 
-    `types` are the msgspec structs that its routes name in their OpenAPI (`pingfeed/http/openapi.py`). `request.app
-    .state.settings` holds the settings. /docs needs no network.
+    `types` are the msgspec structs that its routes name in their OpenAPI (`pingfeed/http/openapi.py`). `clock`
+    and `monotonic` (seconds that only grow) are what tokens and limits go by. /docs needs no network.
     """
     app: FastAPI = FastAPIOffline(
         title=title,
         description=description,
         version=version("pingfeed"),
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
-        # Swagger UI would otherwise send the document to a validator on the internet.
-        swagger_ui_parameters={"validatorUrl": None},
+        # It would look for a tracer at every request; what is counted here is Prometheus's.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.settings = settings
+    app.state.doorkeeper = Doorkeeper(settings, metrics=metrics, clock=clock, monotonic=monotonic)
     errors.install(app)
     health.install(app, ready, metrics)
-    openapi.install(app, [HealthBody, ReadyBody, *types])
+    docs.install(app)
+    openapi.install(app, [HealthBody, ReadyBody, *types], open_door=settings.auth == "none")
     app.add_middleware(OutermostLayer, metrics=metrics, clock=clock, make_id=make_id)
     cors.install(app, settings)
     return app

@@ -3,12 +3,15 @@
 from typing import Final
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 
+from pingfeed.http.headers import hardened
 from pingfeed.settings import Settings
 
 _ALLOWED: Final = ("Authorization", "Content-Encoding", "Content-Type", "X-API-Key", "X-Request-Id")
-_SHOWN: Final = ("Retry-After", "X-Request-Id")
+_SHOWN: Final = ("Retry-After", "WWW-Authenticate", "X-Request-Id")
 _REMEMBERED_S: Final = 600
 
 
@@ -20,10 +23,19 @@ def install(app: FastAPI, settings: Settings) -> None:
     if not settings.cors_origins:
         return
     app.add_middleware(
-        CORSMiddleware,
+        _Cors,
         allow_origins=settings.cors_origins,
         allow_methods=("GET", "POST"),
         allow_headers=_ALLOWED,
         expose_headers=_SHOWN,
         max_age=_REMEMBERED_S,
     )
+
+
+class _Cors(CORSMiddleware):
+    """Answers a browser's first question itself, so it puts the headers on that answer."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        answer = super().preflight_response(request_headers)
+        answer.raw_headers = hardened(answer.raw_headers)
+        return answer

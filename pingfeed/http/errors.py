@@ -11,6 +11,7 @@
 | an unknown method | 405, `Allow` |
 | TooLarge | 413 |
 | InvalidInput, a query parameter that FastAPI refuses | 422 |
+| TooManyRequests | 429, `Retry-After` |
 | Unavailable, Busy | 503, `Retry-After` |
 | any other | 500, logged with its traceback |
 """
@@ -34,6 +35,7 @@ from pingfeed.errors import (
     NotFound,
     PingfeedError,
     TooLarge,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
 )
@@ -65,6 +67,7 @@ _STATUSES: Final[Mapping[type[PingfeedError], int]] = {
     NotFound: 404,
     TooLarge: 413,
     InvalidInput: 422,
+    TooManyRequests: 429,
     Unavailable: 503,
     Busy: 503,
 }
@@ -83,7 +86,7 @@ def error_response(error: PingfeedError) -> Response:
     headers = {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if status == 503:
+    if status in (429, 503):
         headers["Retry-After"] = str(getattr(error, "retry_after_s", 1))
     return _answer(status, error.code, error.message, error.field, headers)
 

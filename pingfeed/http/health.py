@@ -84,5 +84,5 @@ def install(app: FastAPI, ready: ReadyCheck, metrics: Metrics) -> None:
 
     @app.get("/metrics", include_in_schema=False)
     async def prometheus(request: Request) -> Response:
-        require_operator(request, "/metrics")
+        await require_operator(request, "/metrics")
         return Response(metrics.render(), media_type=CONTENT_TYPE)

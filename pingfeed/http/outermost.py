@@ -1,4 +1,4 @@
-"""The outermost layer of an app: a request id for everybody, one answer for the unexpected, and the request's count."""
+"""The outermost layer of an app: a request id and headers for everybody, one answer for the unexpected, the count."""
 
 import logging
 import re
@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pingfeed.clock import Clock, IdMaker, system_clock, uuid7
 from pingfeed.http.errors import internal_error
+from pingfeed.http.headers import hardened
 from pingfeed.http.metrics import Metrics
 from pingfeed.telemetry import request_id
 
@@ -65,7 +66,7 @@ class OutermostLayer:
 
 
 class _Answer:
-    """Puts the request id on the response and remembers its status."""
+    """Puts the request id and the security headers on the response and remembers its status."""
 
     def __init__(self, send: Send, this_id: str) -> None:
         self._send = send
@@ -75,7 +76,7 @@ class _Answer:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), self._header]}
+            message = {**message, "headers": hardened(message.get("headers", ()), self._header)}
         await self._send(message)
 
 

@@ -41,6 +41,7 @@ def connect(path: Path, *, wait_ms: int, durable: bool) -> sqlite3.Connection:
         connection.execute(f"PRAGMA fullfsync={int(durable)}")  # Where fsync does not reach the disk (macOS).
         connection.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT}")
         connection.execute("PRAGMA cache_size=-16000")
+        connection.execute("PRAGMA secure_delete=ON")  # A user who is forgotten leaves no bytes in free pages.
     except sqlite3.Error:
         connection.close()
         raise
@@ -154,6 +155,9 @@ class Database:
         self._queue.put(None)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+            # What was removed is not to stay in the log beside the file while other processes keep both open.
+            with suppress(sqlite3.Error):
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._reader.close()
         self._writer.close()
 

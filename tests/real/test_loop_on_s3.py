@@ -1,6 +1,7 @@
 """The whole loop with its lake and its artifacts on S3: a history, two nights, ticks, and a feed that takes them."""
 
 import asyncio
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from batch import tick
 from batch.etl import etl
+from batch.forget.commands import forget_users
 from batch.ledger import is_compacted
 from batch.train import train
 from batch.wiring import Batch, build
@@ -107,3 +109,34 @@ def test_history_becomes_a_model_and_a_snapshot_that_a_feed_takes(loop: Loop) ->
     assert [is_compacted(path) for path in loop.raw()] == [True]
     assert tick.run(loop.batch(NIGHT), NIGHT, everyone=True).events == 0
     assert asyncio.run(_taken(loop)).live.snapshot.tick == NIGHT
+
+
+def test_who_is_forgotten_is_in_no_object_after_the_next_night(loop: Loop) -> None:
+    loop.land("a", [like(END, "ping-00001"), row("like", END * TICK_MS - 1, user_id="user-0002", ping_id="ping-00001")])
+    loop.land("b", [like(END, "ping-00002")])
+    wiring.open_lake(loop.settings).write(
+        "rejected/day=2024-10-04/w.jsonl", b'{"received_ms":1,"body":"\\"user-0001\\""}\n'
+    )
+    etl(loop.batch(END + 96), END + 96)
+    assert {path.partition("/")[0] for path in holding(loop, "user-0001")} == {
+        "events",
+        "clean",
+        "aggregates",
+        "rejected",
+    }
+    forget_users(loop.batch(END + 97), ["user-0001"])
+    etl(loop.batch(NIGHT + 96), NIGHT + 96)
+    assert holding(loop, "user-0001") == []
+    assert {path.partition("/")[0] for path in holding(loop, "user-0002")} == {"events", "clean", "aggregates"}
+    assert etl(loop.batch(NIGHT + 97), NIGHT + 97).files == []
+
+
+def holding(loop: Loop, user: str) -> list[str]:
+    """The objects of the lake in which an id stands."""
+    lake = wiring.open_lake(loop.settings)
+    return [path for path in lake.list("") if user in path or user in text_of(path, lake.read(path))]
+
+
+def text_of(path: str, data: bytes) -> str:
+    table = repr(pq.read_table(io.BytesIO(data)).to_pylist()) if path.endswith(".parquet") else ""
+    return data.decode("latin-1") + table

@@ -200,7 +200,7 @@ def test_a_bucket_is_made_once_private_and_with_its_rules(place: Place) -> None:
     assert ensure(url) == []
     rules = _client().get_bucket_lifecycle_configuration(Bucket=f"made-{place.aws}")["Rules"]
     (moved,) = (rule for rule in rules if "Transitions" in rule)
-    assert moved["Transitions"] == [{"Days": 90, "StorageClass": "GLACIER"}]
+    assert moved["Transitions"] == [{"Days": 90, "StorageClass": "GLACIER_IR"}]
     assert moved["Filter"]["And"] == {"Prefix": "lake/events/", "ObjectSizeGreaterThan": 131_071}
     private = _client().get_public_access_block(Bucket=f"made-{place.aws}")["PublicAccessBlockConfiguration"]
     assert all(private.values())

@@ -25,6 +25,7 @@ RAISED: dict[str, Exception] = {
     "forbidden": errors.Forbidden("explain needs an operator key"),
     "not_found": errors.NotFound("there is no such user"),
     "unavailable": errors.Unavailable("the spool is full", retry_after_s=7),
+    "too_many": errors.TooManyRequests("more requests than one caller may send", retry_after_s=3),
     "busy": errors.Busy("another process has it"),
     "settings": errors.SettingsError("PINGFEED_AUTH is secret-ish", field="PINGFEED_AUTH"),
     "format": errors.FormatError("a packet at /some/where is damaged"),
@@ -55,7 +56,7 @@ def shell(readiness: Readiness | None = None, /, **environ: str) -> FastAPI:
 
     @app.get("/who")
     async def who(request: Request) -> Response:
-        caller = authenticate(request)
+        caller = await authenticate(request)
         return json_response({"subject": caller.subject, "operator": caller.operator})
 
     @app.post("/body")

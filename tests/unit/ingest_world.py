@@ -1,7 +1,7 @@
 """The ingest app over ports that live in memory: real spool, real delivery, fakes that satisfy the ports."""
 
 import gzip
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,7 +132,8 @@ async def ingest_world(
     max_spool_bytes: int = 1 << 30,
     flush_seconds: float = 3600,
     disk: Disk | None = None,
-    **environ: str,
+    environ: Mapping[str, str] | None = None,
+    **more: str,
 ) -> AsyncIterator[World]:
     """An ingest app whose lifespan runs; nothing is delivered before it closes unless `flush_seconds` says so."""
     sink, signals, trending = MemorySink(), MemorySignals(), MemoryTrending()
@@ -148,7 +149,8 @@ async def ingest_world(
         clock=lambda: NOW_MS,
         make_id=uuid7,
     )
-    app = create_app(services, load({f"PINGFEED_{name}": value for name, value in environ.items()}, cwd=folder))
+    chosen = dict(environ or {}) | more
+    app = create_app(services, load({f"PINGFEED_{name}": value for name, value in chosen.items()}, cwd=folder))
     transport = httpx.ASGITransport(app, client=(peer, 50_000))
     async with (
         app.router.lifespan_context(app),

@@ -194,7 +194,7 @@ async def test_the_openapi_document_describes_the_contract(tmp_path: Path) -> No
             "cursor": False,
             "explain": False,
         }
-        assert set(route["responses"]) == {"200", "401", "403", "422"}
+        assert set(route["responses"]) == {"200", "401", "403", "422", "429", "503"}
         assert route["responses"]["200"]["content"]["application/json"]["schema"] == {
             "$ref": "#/components/schemas/Feed"
         }

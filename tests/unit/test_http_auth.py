@@ -1,6 +1,7 @@
 """Who gets in: `none` and `api_key`, ordinary and operator keys, on and off loopback."""
 
 import hashlib
+import hmac
 
 import pytest
 
@@ -84,3 +85,45 @@ async def test_health_needs_no_key(path: str) -> None:
 async def test_keys_of_any_bytes_are_compared_not_crashed_on() -> None:
     async with client_of(shell(AUTH="api_key", **HASHES), AWAY) as client:
         assert (await client.get("/who", headers={b"X-API-Key": b"\xff\xfe"})).status_code == 401
+
+
+def digest_of(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("hashes", "old", "new"),
+    [("old", 200, 401), ("old,new", 200, 200), ("new,old", 200, 200), ("new", 401, 200)],
+)
+@pytest.mark.parametrize("setting", ["API_KEY_HASHES", "OPERATOR_KEY_HASHES"])
+async def test_a_key_is_changed_without_a_gap(setting: str, hashes: str, old: int, new: int) -> None:
+    environ = {"API_KEY_HASHES": "0" * 64, setting: ",".join(map(digest_of, hashes.split(",")))}
+    async with client_of(shell(AUTH="api_key", **environ), AWAY) as client:
+        for key, status in (("old", old), ("new", new)):
+            answer = await client.get("/who", headers={"X-API-Key": key})
+            assert answer.status_code == status
+
+
+async def test_every_known_digest_is_compared_whichever_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+    compare = hmac.compare_digest
+
+    def counted(one: bytes, other: bytes) -> bool:
+        compared.append(other)
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", counted)
+    keys = [f"key-{i}" for i in range(5)]
+    environ = {"API_KEY_HASHES": ",".join(map(digest_of, keys)), "OPERATOR_KEY_HASHES": digest_of(OPERATOR_KEY)}
+    async with client_of(shell(AUTH="api_key", **environ), AWAY) as client:
+        for key in (*keys, OPERATOR_KEY, "none of them"):
+            compared.clear()
+            await client.get("/who", headers={"X-API-Key": key})
+            assert len(compared) == 6
+
+
+async def test_callers_that_are_turned_away_are_counted() -> None:
+    async with client_of(shell(AUTH="api_key", **HASHES), HERE) as client:
+        for headers in (NO, WRONG, ORDINARY):
+            await client.get("/who", headers=headers)
+        assert "pingfeed_auth_refused_total 2.0" in (await client.get("/metrics")).text

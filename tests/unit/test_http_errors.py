@@ -15,6 +15,7 @@ STATUSES = {
     "unauthenticated": 401,
     "forbidden": 403,
     "not_found": 404,
+    "too_many": 429,
     "unavailable": 503,
     "busy": 503,
     "settings": 500,
@@ -41,9 +42,10 @@ async def test_our_sentence_code_and_field_are_passed_on() -> None:
     assert error == {"code": "out_of_range", "message": "limit must be 1 to 50", "field": "limit"}
 
 
-async def test_unavailable_says_when_to_come_back() -> None:
+async def test_what_may_succeed_later_says_when_to_come_back() -> None:
     async with client_of(shell()) as client:
         assert (await client.get("/raise/unavailable")).headers["retry-after"] == "7"
+        assert (await client.get("/raise/too_many")).headers["retry-after"] == "3"
         assert (await client.get("/raise/busy")).headers["retry-after"] == "1"
 
 

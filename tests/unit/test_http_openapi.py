@@ -41,7 +41,7 @@ def test_every_event_type_and_field_is_documented() -> None:
 @pytest.mark.parametrize("path", ["/track-event", "/track-events"])
 def test_every_status_of_the_contract_is_documented(path: str) -> None:
     answers = ingest()["paths"][path]["post"]["responses"]
-    assert set(answers) == {"202", "400", "401", "413", "422", "503"}
+    assert set(answers) == {"202", "400", "401", "403", "413", "422", "429", "503"}
 
 
 def test_the_examples_would_be_accepted() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from pingfeed import wiring
 from pingfeed.errors import SettingsError
-from pingfeed.settings import SCHEMES, check_open, is_loopback, load, shown, url_path
+from pingfeed.settings import SCHEMES, check_open, load, shown, url_path
+from pingfeed.settings_auth import is_loopback
 
 DIGEST = hashlib.sha256(b"a key").hexdigest()
 

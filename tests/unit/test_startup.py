@@ -106,3 +106,11 @@ def test_a_damaged_memory_only_means_a_stricter_start(settings: Settings, use: U
     with pytest.raises(SettingsError):
         startup.check(settings, "ingest", NEEDS, within_s=0.3)
     assert "hunter2" not in (settings.home / "reached" / "ingest.json").read_text()
+
+
+def test_keys_of_tokens_that_cannot_be_read_end_the_start(tmp_path: Path) -> None:
+    settings = replace(load({"PINGFEED_HOME": str(tmp_path)}), jwt_jwks="http://127.0.0.1:1/jwks.json")
+    startup.check(settings, "ingest", ("jwt_jwks",), within_s=0.3)  # no tokens, no keys
+    with pytest.raises(SettingsError, match=r"PINGFEED_JWT_JWKS is http://127.0.0.1:1/jwks.json: did not") as refused:
+        startup.check(replace(settings, auth="jwt"), "ingest", ("jwt_jwks",), within_s=0.3)
+    assert refused.value.field == "PINGFEED_JWT_JWKS"

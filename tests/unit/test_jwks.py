@@ -1,0 +1,287 @@
+"""The keys of tokens: which ones count, when they are read anew, and what holds while they cannot be."""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pingfeed.errors import FormatError, SettingsError, Unauthenticated, Unavailable
+from pingfeed.http import jwks, key_source
+from pingfeed.http.metrics import Metrics
+from pingfeed.http.tokens import REMEMBERED_MS, Tokens
+from pingfeed.settings import load
+from tests.unit import issuer
+from tests.unit.feed_world import until
+from tests.unit.ingest_world import NOW_MS
+from tests.unit.issuer import NOW_S, token
+
+BOTH = ("RS256", "ES256")
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        (["rsa-1", "ec-1"], {("rsa-1", "RS256"), ("ec-1", "ES256")}),
+        ([issuer.jwk("rsa-1", alg="RS256")], {("rsa-1", "RS256")}),
+        (["rsa-1", issuer.jwk("rsa-2", alg="RS512")], {("rsa-1", "RS256")}),
+        (["rsa-1", issuer.jwk("rsa-2", use="enc")], {("rsa-1", "RS256")}),
+        (["rsa-1", issuer.jwk("rsa-2") | {"d": "AQAB"}], {("rsa-1", "RS256")}),
+        (["rsa-1", issuer.jwk("rsa-2") | {"kid": 5}], {("rsa-1", "RS256")}),
+        (["rsa-1", issuer.jwk("rsa-2") | {"n": "!"}], {("rsa-1", "RS256")}),
+        (["rsa-1", issuer.jwk("ec-2") | {"crv": "P-384"}], {("rsa-1", "RS256")}),
+        (["rsa-1", "short-1"], {("rsa-1", "RS256")}),
+        (["rsa-1", {"kty": "oct", "kid": "s", "k": "c2VjcmV0"}], {("rsa-1", "RS256")}),
+        (["rsa-1", {"kty": "new", "kid": "s"}], {("rsa-1", "RS256")}),
+    ],
+)
+def test_only_public_keys_that_fit_an_algorithm_count(
+    keys: Sequence[dict[str, object] | str], found: set[tuple[str, str]]
+) -> None:
+    assert set(jwks.parse(issuer.jwks(*keys), BOTH)) == found
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"keys":5}', b'{"keys":[]}', b'{"keys":[1]}', b"\xff"])
+def test_what_is_no_key_set_is_refused(body: bytes) -> None:
+    with pytest.raises(FormatError):
+        jwks.parse(body, BOTH)
+
+
+@dataclass
+class Login:
+    """An issuer's server as `PublishedKeys` sees it, and the clocks that a test moves."""
+
+    body: bytes = field(default_factory=lambda: issuer.jwks("rsa-1"))
+    down: bool = False
+    reads: int = 0
+    now_s: float = 0.0
+    changes: int = 0
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def read(self) -> bytes:
+        self.reads += 1
+        if self.down:
+            raise Unavailable("did not answer")
+        return self.body
+
+    def changed(self) -> None:
+        self.changes += 1
+
+    def keys(self) -> jwks.PublishedKeys:
+        counter = self.metrics.counter("jwks_reads", "", ("outcome",))
+        return jwks.PublishedKeys(self.read, BOTH, monotonic=lambda: self.now_s, reads=counter, on_change=self.changed)
+
+    def count(self, outcome: str) -> float | None:
+        return self.metrics.registry.get_sample_value("pingfeed_jwks_reads_total", {"outcome": outcome})
+
+
+async def test_a_new_key_is_found_at_once_and_an_old_one_is_gone() -> None:
+    login = Login()
+    keys = login.keys()
+    assert await keys.find("rsa-1", "RS256") is not None
+    assert await keys.find("rsa-1", "ES256") is None
+    login.body = issuer.jwks("rsa-2")
+    login.now_s += jwks.RETRY_S
+    assert await keys.find("rsa-2", "RS256") is not None
+    assert await keys.find("rsa-1", "RS256") is None
+    assert (login.reads, login.changes) == (2, 2)
+
+
+async def test_a_flood_of_unknown_ids_reads_once_in_ten_seconds() -> None:
+    login = Login()
+    keys = login.keys()
+    assert await keys.find("rsa-1", "RS256") is not None
+    for _ in range(10):
+        login.now_s += 1
+        found = await asyncio.gather(*(keys.find(f"unknown-{i}", "RS256") for i in range(100)))
+        assert not any(found)
+    assert login.reads == 2
+
+
+async def test_many_that_wait_share_one_reading() -> None:
+    login = Login()
+    keys = login.keys()
+    found = await asyncio.gather(*(keys.find("rsa-1", "RS256") for _ in range(100)))
+    assert all(found)
+    assert login.reads == 1
+
+
+async def test_an_old_set_is_read_anew_beside_the_requests() -> None:
+    login = Login()
+    keys = login.keys()
+    await keys.find("rsa-1", "RS256")
+    login.body = issuer.jwks("rsa-2")
+    login.now_s += jwks.MAX_AGE_S
+    assert await keys.find("rsa-1", "RS256") is not None, "no request waits for it"
+
+    async def changed() -> bool:
+        return login.changes == 2
+
+    await until(changed)
+    assert await keys.find("rsa-1", "RS256") is None
+
+
+@pytest.mark.parametrize("body", [None, b"<html>", b'{"keys":[]}'])
+async def test_the_old_set_is_kept_when_reading_fails(body: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
+    login = Login()
+    keys = login.keys()
+    await keys.find("rsa-1", "RS256")
+    login.down, login.body = body is None, body or b""
+    login.now_s += jwks.MAX_AGE_S
+    assert await keys.find("rsa-9", "RS256") is None
+    assert await keys.find("rsa-1", "RS256") is not None
+    assert (login.count("ok"), login.count("failed")) == (1, 1)
+    assert "not read anew" in caplog.text
+
+
+async def test_without_any_set_nobody_is_called_a_liar() -> None:
+    login = Login(down=True)
+    keys = login.keys()
+    for _ in range(50):
+        with pytest.raises(Unavailable):
+            await keys.find("rsa-1", "RS256")
+    assert login.reads == 1
+    login.down = False
+    login.now_s += jwks.RETRY_S
+    assert await keys.find("rsa-1", "RS256") is not None
+
+
+class Answer(BaseHTTPRequestHandler):
+    """What the loopback server says at each path."""
+
+    def do_GET(self) -> None:
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/keys")
+            self.end_headers()
+            return
+        self.send_response(500 if self.path == "/broken" else 200)
+        self.end_headers()
+        self.wfile.write(b"x" * (key_source.MAX_BYTES + 1) if self.path == "/huge" else issuer.jwks("rsa-1"))
+
+    def log_message(self, *_: object) -> None:
+        """Silence."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    listener = HTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=listener.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.server_port}"
+    listener.shutdown()
+    thread.join()
+    listener.server_close()
+
+
+def test_a_url_is_read(server: str) -> None:
+    assert key_source.source_of(f"{server}/keys")() == issuer.jwks("rsa-1")
+
+
+@pytest.mark.parametrize("path", ["/moved", "/broken", "/huge"])
+def test_what_a_url_may_not_do(server: str, path: str) -> None:
+    with pytest.raises(Unavailable):
+        key_source.source_of(server + path)()
+
+
+def test_a_server_that_is_not_there_and_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "huge").write_bytes(b"x" * (key_source.MAX_BYTES + 1))
+    for address in ("http://127.0.0.1:1/keys", str(tmp_path / "absent"), str(tmp_path), str(tmp_path / "huge")):
+        with pytest.raises(Unavailable):
+            key_source.source_of(address)()
+
+
+@dataclass
+class Now:
+    ms: int = NOW_MS
+    s: float = 0.0
+
+
+def tokens(now: Now, **environ: str) -> Tokens:
+    settings = load({f"PINGFEED_{name}": value for name, value in environ.items()})
+    return Tokens(settings, clock=lambda: now.ms, monotonic=lambda: now.s, metrics=Metrics())
+
+
+async def subject(of: Tokens, text: str) -> str:
+    return await of.subject(text.encode(), text.encode())
+
+
+async def test_keys_from_a_url_check_tokens(server: str, tmp_path: Path) -> None:
+    checked = tokens(Now(), **(issuer.environ(tmp_path) | {"JWT_JWKS": f"{server}/keys"}))
+    assert await subject(checked, token()) == "u1"
+    with pytest.raises(Unauthenticated):
+        await subject(checked, token(kid="ec-1", signed_by="ec-1"))
+
+
+async def test_what_is_remembered_ends_with_the_token(tmp_path: Path) -> None:
+    now = Now()
+    checked = tokens(now, **issuer.environ(tmp_path))
+    short = token(exp=NOW_S + 10)
+    assert await subject(checked, short) == "u1"
+    now.ms += 39_999
+    assert await subject(checked, short) == "u1"
+    now.ms += 1
+    with pytest.raises(Unauthenticated, match="expired"):
+        await subject(checked, short)
+
+
+async def test_what_is_remembered_ends_when_its_key_is_taken_out(tmp_path: Path) -> None:
+    now = Now()
+    environ = issuer.environ(tmp_path)
+    checked = tokens(now, **environ)
+    old = token()
+    assert await subject(checked, old) == "u1"
+    issuer.publish(environ, "rsa-2")
+    now.s += jwks.RETRY_S
+    assert await subject(checked, token("u2", kid="rsa-2", signed_by="rsa-2")) == "u2"
+    with pytest.raises(Unauthenticated, match="not known"):
+        await subject(checked, old)
+
+
+async def test_a_token_is_checked_again_after_a_minute(tmp_path: Path) -> None:
+    now = Now()
+    environ = issuer.environ(tmp_path)
+    checked = tokens(now, **environ)
+    text = token(exp=NOW_S + 86_400)
+    await subject(checked, text)
+    issuer.publish(environ, "rsa-2")
+    now.s += jwks.MAX_AGE_S
+    now.ms += REMEMBERED_MS
+    assert await subject(checked, text) == "u1", "which begins to read the old set anew"
+
+    async def refused() -> bool:
+        try:
+            return not await subject(checked, text)
+        except Unauthenticated:
+            return True
+
+    await until(refused)
+
+
+async def test_few_tokens_are_remembered_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pingfeed.http.tokens.MAX_REMEMBERED", 10)
+    checked = tokens(Now(), **issuer.SHARED)
+    for i in range(50):
+        assert await subject(checked, issuer.shared(f"u{i}")) == f"u{i}"
+    assert len(checked._remembered) == 10
+
+
+@given(st.binary(max_size=300) | st.from_regex(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*", fullmatch=True))
+def test_any_bytes_are_refused_in_one_way(text: bytes) -> None:
+    with pytest.raises(Unauthenticated):
+        asyncio.run(tokens(Now(), **issuer.SHARED).subject(text, text))
+
+
+def test_a_file_without_keys_stops_the_start(tmp_path: Path) -> None:
+    environ = issuer.environ(tmp_path)
+    for path, body in (("absent.json", None), ("empty.json", b'{"keys":[]}'), ("no.json", b"pem")):
+        if body is not None:
+            (tmp_path / path).write_bytes(body)
+        with pytest.raises(SettingsError) as refused:
+            tokens(Now(), **(environ | {"JWT_JWKS": str(tmp_path / path)}))
+        assert refused.value.field == "PINGFEED_JWT_JWKS"

@@ -1,0 +1,79 @@
+"""The manifests of old days lie together, and the ledger knows what it knew."""
+
+from pathlib import Path
+
+from batch.ledger import FOLD_DAYS, Ledger
+from pingfeed.events import Row
+from tests.unit.dying_lake import deaths
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, row
+
+LATER = FIRST_DAY + FOLD_DAYS + 1
+
+
+def _like(tick: int) -> Row:
+    return row("like", tick * TICK_MS - 1, user_id="ada", ping_id="p1")
+
+
+def _world(home: Path) -> LakeWorld:
+    """Three runs and an amendment on one day, one run on the next, one lately."""
+    world = LakeWorld(home)
+    for tick in (FIRST + 1, FIRST + 2, FIRST + 3, FIRST + DAY + 1, (LATER + 1) * DAY):
+        world.land([_like(tick)])
+        world.learn(tick)
+        if tick == FIRST + 3:
+            world.land([_like(tick)])
+            world.learn(tick, everything=True)
+    return world
+
+
+def _ledger(world: LakeWorld) -> Ledger:
+    world.batch.tables.refresh()
+    return Ledger(world.batch.tables, world.batch.ticks)
+
+
+def _manifests(world: LakeWorld) -> list[str]:
+    world.batch.tables.refresh()
+    return world.batch.tables.lake.list("ticks")
+
+
+def test_a_days_manifests_become_one_and_every_file_stays_known(tmp_path: Path) -> None:
+    world = _world(tmp_path)
+    before = _ledger(world).known_runs()
+    _ledger(world).fold(LATER)
+    assert [path for path in _manifests(world) if "/day=" in path] == [
+        f"ticks/day=2024-10-04/manifests-{(FIRST + 3) * 100 + 1}.json"
+    ]
+    assert len(_manifests(world)) == 3
+    assert _ledger(world).known_runs() == before
+    assert len(before) == 6
+    assert len(_ledger(world).known_runs(FIRST_DAY + 1)) == 2
+
+
+def test_folding_again_changes_nothing(tmp_path: Path) -> None:
+    world = _world(tmp_path)
+    _ledger(world).fold(LATER)
+    before = _manifests(world)
+    _ledger(world).fold(LATER)
+    assert _manifests(world) == before
+
+
+def test_the_tables_of_folded_runs_stay_and_nothing_is_learned_anew(tmp_path: Path) -> None:
+    world = _world(tmp_path)
+    _ledger(world).fold(LATER + 1)
+    rows = world.batch.tables.clean(FIRST_DAY, LATER + 1).num_rows
+    assert world.learn((LATER + 1) * DAY + 1, everything=True).files == []
+    assert world.batch.tables.clean(FIRST_DAY, LATER + 1).num_rows == rows == 6
+    assert world.learn(FIRST + 2).files == [], "a tick of the past learns nothing"
+
+
+def test_a_folding_that_died_at_any_change_knows_every_file(tmp_path: Path) -> None:
+    for attempt in deaths(least=5, most=20):
+        world = _world(tmp_path / f"died-{attempt.changes}")
+        before = _ledger(world).known_runs()
+        with attempt.in_lake(world.batch.tables):
+            _ledger(world).fold(LATER)
+        assert _ledger(world).known_runs() == before, f"died at change {attempt.changes}"
+        assert world.learn((LATER + 1) * DAY + 1, everything=True).files == []
+        assert world.batch.tables.clean(FIRST_DAY, LATER + 1).num_rows == 6
+        _ledger(world).fold(LATER)
+        assert _ledger(world).known_runs() == before
