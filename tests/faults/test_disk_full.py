@@ -16,7 +16,7 @@ from pingfeed.delivery.landing import wait_landed
 from tests.conformance.samples import eventually
 from tests.faults.clean_table import check_each_once
 from tests.faults.firehose_server import firehose
-from tests.faults.load import Answers, Client, after
+from tests.faults.load import SIZES, Answers, Client, after
 from tests.faults.reconciled import check_all_landed
 from tests.journeys.conftest import Running, Services
 from tests.prove import figure
@@ -44,11 +44,12 @@ async def test_on_a_disk_that_the_spool_fills_nothing_is_lost_and_room_is_made_b
 ) -> None:
     since_ms, answers = system_clock(), Answers()
     async with firehose(services.home / "lake") as stream:
-        stream.behaviour = "refuse"
+        stream.behaviour = "refuse"  # And large requests leave room for small ones, which take the rest.
         environ = _environ(services, small_disk)
         services.environ |= stream.environ
         ingest = await asyncio.to_thread(services.start, "ingest", **environ)
         await _post(ingest, answers, lambda: answers.statuses[503] > 50)
+        await _post(ingest, answers, lambda: answers.statuses[503] > 100, sizes=(1,))
         full_after = answers.events
         assert not await _is_ready(ingest)
         assert _used_mb(small_disk) <= DISK_MB
@@ -90,10 +91,10 @@ def _environ(services: Services, disk: Path) -> dict[str, str]:
     }
 
 
-async def _post(ingest: Running, answers: Answers, is_over: Callable[[], bool]) -> None:
+async def _post(ingest: Running, answers: Answers, is_over: Callable[[], bool], sizes: tuple[int, ...] = SIZES) -> None:
     given_up = after(60)
     first = len(answers.acknowledged) + 1000  # Clients of their own, and so ids of their own.
-    clients = [Client(first * 10 + number, answers) for number in range(CLIENTS)]
+    clients = [Client(first * 10 + number, answers, sizes) for number in range(CLIENTS)]
     await asyncio.gather(*(client.post_until(ingest.url, lambda: is_over() or given_up()) for client in clients))
     assert is_over()
 

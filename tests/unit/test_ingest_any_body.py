@@ -18,7 +18,7 @@ from pingfeed.events import CLIENT_TYPES, encode_rows, to_rows
 from tests.prove import figure, rounds
 from tests.unit.ingest_world import NOW_MS, World, ingest_world
 
-EXAMPLES = rounds(150, 5_000)
+EXAMPLES = rounds(150, 2_000)
 OURS = (InvalidInput, MalformedBody, TooLarge)
 
 json_values = st.recursive(
