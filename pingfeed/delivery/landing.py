@@ -9,7 +9,7 @@ from typing import Final
 
 from pingfeed.clock import day_of
 from pingfeed.delivery.lock import is_held
-from pingfeed.delivery.segment import Head, first_id_of, heads
+from pingfeed.delivery.segment import BEGINNING_BYTES, Head, begins_with, first_id_of, heads
 from pingfeed.delivery.tally import FILE, Tally
 from pingfeed.errors import FormatError, Unavailable
 
@@ -66,15 +66,20 @@ def _undelivered(folder: Path) -> Iterator[Head]:
     # The tally first: what is delivered after this look at it is counted as waiting, never the other way round.
     settled_to = tally_of(folder).settled_to
     for name in sorted(os.listdir(folder)):
-        if first_id_of(name) is not None:
-            found = [one for one in heads(_read(folder / name)) if isinstance(one, Head)]
-            if found and min(one.id for one in found) > settled_to:
-                yield from found
+        if first_id_of(name) is None:
+            continue
+        begins_with_id = begins_with(_read(folder / name, BEGINNING_BYTES))
+        if begins_with_id is not None and begins_with_id <= settled_to:
+            continue  # At the sink; it may be large, and stay for its signals.
+        found = [one for one in heads(_read(folder / name)) if isinstance(one, Head)]
+        if found and min(one.id for one in found) > settled_to:
+            yield from found
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path, size: int = -1) -> bytes:
     try:
-        return file.read_bytes()
+        with file.open("rb") as opened:
+            return opened.read(size)
     except FileNotFoundError:
         return b""  # Delivered meanwhile.
     except OSError as error:

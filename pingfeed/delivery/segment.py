@@ -34,6 +34,7 @@ _MARK: Final = b"\xf0PFR"
 _HEAD: Final = struct.Struct("<4sQqIII")
 _SUM: Final = struct.Struct("<I")
 HEAD_BYTES: Final = _HEAD.size + _SUM.size
+BEGINNING_BYTES: Final = HEADER_BYTES + HEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,12 @@ def heads(data: bytes) -> Iterator[Head | Damage]:
     return _found(data, _head_at)
 
 
+def begins_with(data: bytes) -> int | None:
+    """The id that a file begins with, from its first `BEGINNING_BYTES`; None if the head there is not whole."""
+    head = _parsed(data, HEADER_BYTES)
+    return head.id if isinstance(head, Head) else None
+
+
 def records(data: bytes) -> Iterator[Record | Damage]:
     """A file's whole records in order, and its damage."""
     seen: set[int] = set()
@@ -133,7 +140,15 @@ def _whole_at(data: bytes, at: int) -> Head | str:
 
 
 def _head_at(data: bytes, at: int) -> Head | str:
-    """The head that begins there, or why there is none."""
+    """The head that begins there with its lines behind it, or why there is none."""
+    found = _parsed(data, at)
+    if isinstance(found, Head) and found.end > len(data):
+        return "the file ends inside a record"
+    return found
+
+
+def _parsed(data: bytes, at: int) -> Head | str:
+    """The head that begins there, wherever its lines end."""
     if len(data) - at < HEAD_BYTES:
         return "the file ends inside a record"
     mark, record_id, received_ms, count, length, crc = _HEAD.unpack_from(data, at)
@@ -141,8 +156,6 @@ def _head_at(data: bytes, at: int) -> Head | str:
     if mark != _MARK or zlib.crc32(data[at : at + _HEAD.size]) != checksum:
         return "a record's head is not whole"
     start = at + HEAD_BYTES
-    if start + length > len(data):
-        return "the file ends inside a record"
     return Head(record_id, received_ms, count, start, start + length, crc)
 
 

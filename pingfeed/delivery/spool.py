@@ -242,13 +242,14 @@ class Spool:
         """A segment's durable records; damage since they were written is told. For any thread. Raises Unavailable."""
         path = segment.file.path
         try:
-            found = list(records(self._disk.read(path)[: segment.file.size]))
+            found: list[Record | Damage] = list(records(self._disk.read(path)[: segment.file.size]))
         except FileNotFoundError:
-            return []  # It has left, or is not there yet.
+            # It has left, or is not there yet; or somebody removed it.
+            found = [] if segment.delivered else [Damage(0, segment.file.size, "the file is gone")]
         except OSError as error:
             raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from error
         for one in found:
-            if isinstance(one, Damage) and (path.name, one) not in self.damage:
+            if isinstance(one, Damage) and one.end and (path.name, one) not in self.damage:
                 self.damage.append((path.name, one))
                 _log.error("spooled events are damaged", extra={"segment": path.name, "reason": one.reason})
         return [one for one in found if isinstance(one, Record)]

@@ -224,6 +224,19 @@ async def test_a_spool_with_harmed_files_starts_and_keeps_and_delivers_every_who
     figure("spool folders harmed", folders=FOLDERS)
 
 
+async def test_a_file_that_is_removed_or_harmed_while_its_process_lives_is_told(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, segment_events=1)
+    for text in (b"removed", b"harmed", b"well"):
+        await spool.append(text, 1, NOON_MS)
+    removed, harmed, _ = (one.file.path for one in spool.segments())
+    removed.unlink()
+    harmed.write_bytes(harmed.read_bytes().replace(b"harmed", b"HARMED"))
+    assert await _delivered(spool) == {b"well"}
+    assert [name for name, _ in spool.damage] == [removed.name, harmed.name]
+    assert spool.depth() == (0, 0)
+    await spool.close()
+
+
 async def test_an_empty_file_is_what_a_kill_leaves_and_no_damage(tmp_path: Path) -> None:
     await Spool(tmp_path).close()
     (tmp_path / name_of(1)).touch()
