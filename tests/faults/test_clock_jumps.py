@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from ingest_api.app import create_app
 from ingest_api.apply import SignalWriter
 from ingest_api.rejected import RejectedLog
-from ingest_api.wiring import Services
+from ingest_api.wiring import Services as Wired
 from pingfeed.adapters.event_sink_disk import DiskEventSink, partition_of
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.clock import DAY_MS, day_of
@@ -23,6 +23,8 @@ from pingfeed.errors import Unavailable
 from pingfeed.ports import Batch
 from pingfeed.settings import load
 from tests.conformance.samples import NOON_MS
+from tests.faults.reconciled import reconcile
+from tests.journeys.conftest import Services
 from tests.unit.ingest_world import MemorySignals, MemoryTrending
 
 HOUR_MS = 3_600_000
@@ -70,6 +72,9 @@ async def test_events_land_under_the_days_that_their_arrival_says_however_the_cl
     tally = Tally.of((spool.directory / FILE).read_bytes())
     assert {day: found.delivered for day, found in tally.days.items()} == by_day
     assert wait_landed(spool.directory, NOON_MS + 2 * DAY_MS, 0) == 0
+    for day, events in by_day.items():
+        code, said = reconcile(Services(tmp_path), day)
+        assert (code, said["delivered"], said["landed"], said["missing"]) == (0, events, events, 0)
 
 
 async def test_a_restart_after_the_clock_went_back_loses_nothing_and_reuses_no_id(tmp_path: Path) -> None:
@@ -92,7 +97,7 @@ def _app(folder: Path, clock: Clock) -> tuple[Any, Spool, Sink]:
     signals, trending = MemorySignals(), MemoryTrending()
     sink = Sink(f"disk://{folder}/lake")
     spool, writer = Spool(folder / "spool", clock=clock), SignalWriter(signals, trending)
-    services = Services(
+    services = Wired(
         delivery=Delivery(spool, sink, apply=writer, flush_seconds=3600),
         sink=sink,
         signals=signals,
