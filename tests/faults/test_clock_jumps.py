@@ -72,9 +72,9 @@ async def test_events_land_under_the_days_that_their_arrival_says_however_the_cl
     tally = Tally.of((spool.directory / FILE).read_bytes())
     assert {day: found.delivered for day, found in tally.days.items()} == by_day
     assert wait_landed(spool.directory, NOON_MS + 2 * DAY_MS, 0) == 0
-    for day, events in by_day.items():
+    for day, count in by_day.items():
         code, said = reconcile(Services(tmp_path), day)
-        assert (code, said["delivered"], said["landed"], said["missing"]) == (0, events, events, 0)
+        assert (code, said["delivered"], said["landed"], said["missing"]) == (0, count, count, 0)
 
 
 async def test_a_restart_after_the_clock_went_back_loses_nothing_and_reuses_no_id(tmp_path: Path) -> None:
