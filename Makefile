@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINISTACK := .venv-ministack
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-real prove test-containers images lint types bench bench-containers screenshots lock openapi digest clean
+.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-containers screenshots lock openapi digest clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.dev ## how fast the services answer, beside a floor measured in the same run
 	@$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
+
+bench-ingest: $(VENV)/.dev ## what one core takes in durably, beside its floors
+	@$(BIN)/python -m benchmarks.ingest $(BENCH_ARGS)
 
 bench-containers: $(VENV)/.dev ## how long `docker compose --profile demo up` takes to a living feed
 	@$(BIN)/python -m benchmarks.composition

@@ -4,13 +4,14 @@ What the disk sink writes and what the lake reads have this schema, so a Glue ta
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.json as pa_json
 
 from pingfeed.errors import FormatError
-from pingfeed.events import COLUMNS, Row, decode_rows
+from pingfeed.events import CLIENT_TYPES, COLUMNS, Row, decode_rows
 
 _TYPES: Final[Mapping[str, Any]] = {
     "string": pa.string(),
@@ -28,6 +29,11 @@ EVENT_SCHEMA: Final = pa.schema([pa.field(column.name, _TYPES[column.kind]) for 
 _MAPPED: Final = [column.name for column in COLUMNS if column.kind.startswith("map")]
 _MAPS: Final = [f'"{name}":'.encode() for name in _MAPPED]
 _PLAIN_SCHEMA: Final = pa.schema([field for field in EVENT_SCHEMA if field.name not in _MAPPED])
+_USUAL: Final = {"extra", "sent_ms"}.union(*(CLIENT_TYPES[kind].__struct_fields__ for kind in ("view", "follow")))
+_USUAL_SCHEMA: Final = pa.schema(
+    [field for field in _PLAIN_SCHEMA if field.name in _USUAL | {"event_type", "received_ms", "timestamp_ms"}]
+)
+"""The columns of what users do: reading costs by the column, whether it is there or not."""
 
 
 def _doubles(values: Sequence[float | None]) -> list[float | None]:
@@ -80,17 +86,25 @@ def _apart(lines: bytes) -> tuple[bytes, bytes]:
 
 
 def _read(lines: bytes) -> Any:
-    try:
-        table = pa_json.read_json(
-            pa.BufferReader(lines),
-            pa_json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
-            pa_json.ParseOptions(explicit_schema=_PLAIN_SCHEMA, unexpected_field_behavior="ignore"),
-        )
-    except pa.ArrowException:
-        return table_of_rows(decode_rows(lines))  # It says which column.
-    empty = EVENT_SCHEMA.empty_table()
-    for name in _MAPPED:
-        table = table.append_column(empty.field(name), pa.nulls(table.num_rows, empty.field(name).type))
+    for schema in (_USUAL_SCHEMA, _PLAIN_SCHEMA):
+        with suppress(pa.ArrowException):
+            return _widened(_read_as(schema, lines))
+    return table_of_rows(decode_rows(lines))  # It says which column holds what it may not.
+
+
+def _read_as(schema: Any, lines: bytes) -> Any:
+    return pa_json.read_json(
+        pa.BufferReader(lines),
+        pa_json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+        pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error"),
+    )
+
+
+def _widened(table: Any) -> Any:
+    """The table with every column of `EVENT_SCHEMA`."""
+    for field in EVENT_SCHEMA:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     return table.select(EVENT_SCHEMA.names)
 
 

@@ -18,11 +18,12 @@ from batch.accounting.reconcile import reconcile as reconcile_days
 from batch.accounting.refused import refused, remove, shown, summarised
 from batch.accounting.repaired import Skipped, of_file, of_lake
 from batch.accounting.replay import replay
+from batch.rejected_files import folder_of
 from pingfeed import settings, wiring
 from pingfeed.clock import day_of, system_clock
 from pingfeed.errors import InvalidInput
 from pingfeed.local.files import reading
-from pingfeed.settings import INGEST_PORT, url_path
+from pingfeed.settings import INGEST_PORT
 from pingfeed.urls import scheme_of
 
 Options = argparse.Namespace
@@ -103,8 +104,7 @@ def _replay(options: Options) -> int:
     else:
         repaired = of_file(_lines(options.file), day_given(options.day), options.code, skipped)
     done = replay(door, repaired, system_clock())
-    root = url_path(chosen.lake_url) if scheme_of(chosen.lake_url) == "file" else None
-    removed = remove(lake, root, done.taken) if options.remove else 0
+    removed = remove(lake, folder_of(chosen), done.taken) if options.remove else 0
     if options.json:
         sys.stdout.write(msgspec.json.encode(report.replayed(done, skipped.lines, removed)).decode() + "\n")
     else:

@@ -22,9 +22,8 @@ from typing import Final
 
 import msgspec
 
+from batch.rejected_files import keep_lines
 from pingfeed.clock import day_of
-from pingfeed.local.appended import rewrite
-from pingfeed.local.files import below, writing
 from pingfeed.ports import Lake
 
 _ROOT: Final = "rejected"
@@ -125,23 +124,7 @@ def remove(lake: Lake, root: Path | None, taken: Mapping[str, AbstractSet[str]])
 def _remove(lake: Lake, root: Path | None, path: str, ids: AbstractSet[str]) -> int:
     if not _FILE.fullmatch(path) or path not in lake.list(path.rpartition("/")[0]):
         return 0
-    gone = 0
-
-    def without(data: bytes) -> bytes:
-        nonlocal gone
-        lines = data.splitlines(keepends=True)
-        kept = [line for line in lines if id_of(line.rstrip(b"\r\n")) not in ids]
-        gone = len(lines) - len(kept)
-        return b"".join(kept)
-
-    if root is not None:
-        with writing(path):
-            rewrite(below(root, path), without)
-    elif left := without(lake.read(path)):
-        lake.write(path, left)
-    else:
-        lake.delete(path)
-    return gone
+    return keep_lines(lake, root, path, lambda line: id_of(line.rstrip(b"\r\n")) not in ids)
 
 
 def _as_json(body: bytes) -> bytes:

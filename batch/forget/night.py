@@ -28,6 +28,7 @@ from batch.forget.raw_rows import Acceptance
 from batch.forget.tombstones import Tombstone, Tombstones, hash_of
 from batch.ledger import Ledger, Manifest, is_compacted
 from batch.raw_files import READERS, UNREADABLE
+from batch.rejected_files import folder_of
 from batch.tables import AGGREGATES, CLEAN, STATES, clock_of
 from batch.ticks import day_name
 from batch.training_set import CLOCK as TRAINING_CLOCK
@@ -89,8 +90,9 @@ class _Night:
             self._count(held)
             self._each(lambda path: raw_rows.remove(self._lake, path, self._forgotten.by_ms), held)
         with self._batch.progress.step("forgetting: refused events"):
+            root = folder_of(self._batch.settings)
             for path in self._rejected_paths():
-                self._done.refused += rejected_lines.remove(self._lake, path, self._forgotten.by_ms)
+                self._done.refused += rejected_lines.remove(self._lake, root, path, self._forgotten.by_ms)
         if self._pending:
             with self._batch.progress.step("forgetting: tables"):
                 for folder, clock in self._tables().items():

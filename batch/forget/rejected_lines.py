@@ -2,30 +2,21 @@
 
 A refused event is no row, so whose it is has to be read out of what was sent: a line goes if an id in quotes, or one
 after `user_id`, is the user's, and it was refused by the moment of forgetting. A file of which nothing is left goes.
-
-The ingest service of a lake on this machine appends to today's file by its name. A line that it adds in the few
-milliseconds in which that file is replaced may be lost; only a file that mentions a forgotten user is ever replaced.
 """
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from batch.forget.forgotten import Forgotten
+from batch.rejected_files import keep_lines
 from pingfeed.ports import Lake
 
 
-def remove(lake: Lake, path: str, forgotten: Forgotten) -> int:
-    """Remove a file's lines about forgotten users; how many there were."""
-    lines = lake.read(path).splitlines(keepends=True)
-    kept = [line for line in lines if not _is_about(line, forgotten)]
-    if len(kept) == len(lines):
-        return 0
-    if kept:
-        lake.write(path, b"".join(kept))
-    else:
-        lake.delete(path)
-    return len(lines) - len(kept)
+def remove(lake: Lake, folder: Path | None, path: str, forgotten: Forgotten) -> int:
+    """Remove a file's lines about forgotten users; how many there were. `folder`: see `rejected_files.py`."""
+    return keep_lines(lake, folder, path, lambda line: not _is_about(line, forgotten))
 
 
 def _is_about(line: bytes, forgotten: Forgotten) -> bool:

@@ -97,21 +97,15 @@ class Replay:
         self._settled()
 
     async def _apply_segment(self, segment: Segment) -> None:
-        stuck = self._stuck.pop(segment, None)
-        segment.applying += 1
-        segment.unapplied = False  # Who postpones from now on sets it again.
-        try:
-            found = await asyncio.to_thread(self._spool.records, segment)
-            left, failure = await self._apply_records([one for one in found if stuck is None or one.id in stuck])
-            if failure is not None:
-                if not segment.unapplied:
-                    self._stuck[segment] = left
-                raise failure
-        except BaseException:
-            segment.unapplied = True
-            raise
-        finally:
-            segment.applying -= 1
+        stuck, postponed = self._stuck.get(segment), segment.postponed
+        found = await asyncio.to_thread(self._spool.records, segment)
+        left, failure = await self._apply_records([one for one in found if stuck is None or one.id in stuck])
+        if segment.postponed == postponed:  # Else there is more of it than was found.
+            self._stuck[segment] = left
+        if failure is not None:
+            raise failure
+        self._stuck.pop(segment, None)
+        segment.caught_up_to = postponed
 
     async def _apply_records(self, found: Sequence[Record]) -> tuple[set[int], PingfeedError | None]:
         """The records that failed alone, and why the last one did; raises where the store is down."""

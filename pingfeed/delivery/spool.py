@@ -77,8 +77,10 @@ class Segment:
     """Appends that are not durable yet."""
     applying: int = 0
     """Appends whose signals are being applied now."""
-    unapplied: bool = False
-    """The signals of some of its records have to be applied later."""
+    postponed: int = 0
+    """How many times signals of it were put off."""
+    caught_up_to: int = 0
+    """How many of those times have been made good."""
     delivered: bool = False
 
 
@@ -180,7 +182,7 @@ class Spool:
 
     def replay(self, segment: Segment) -> None:
         """All of a segment's signals have to be applied (again)."""
-        segment.unapplied = True
+        segment.postponed += 1
         self.on_postponed(segment)
 
     def depth(self) -> tuple[int, int]:
@@ -227,7 +229,7 @@ class Spool:
     async def sweep(self) -> None:
         """Remove what is at the sink and waits for no signals any more. Raises Unavailable."""
         for segment in [one for one in self._segments if one.delivered]:
-            if not segment.applying and not segment.unapplied:
+            if not segment.applying and segment.postponed == segment.caught_up_to:
                 await self._remove(segment)
 
     def segments(self) -> list[Segment]:
@@ -236,7 +238,7 @@ class Spool:
 
     def unapplied(self) -> list[Segment]:
         """Segments with records whose signals have to be applied later, oldest first."""
-        return [segment for segment in self._segments if segment.unapplied]
+        return [segment for segment in self._segments if segment.postponed > segment.caught_up_to]
 
     def records(self, segment: Segment) -> list[Record]:
         """A segment's durable records; damage since they were written is told. For any thread. Raises Unavailable."""

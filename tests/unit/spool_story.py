@@ -101,7 +101,7 @@ class Story:
                 self.owed -= set(_texts(self._spool.records(segment)))
             except PingfeedError:
                 continue
-            segment.unapplied = False
+            segment.caught_up_to = segment.postponed
         try:
             self.loop.run_until_complete(self._spool.sweep())
         except PingfeedError:

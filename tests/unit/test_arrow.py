@@ -6,9 +6,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pingfeed.arrow import EVENT_SCHEMA, table_of_rows
+from pingfeed.arrow import EVENT_SCHEMA, table_of_lines, table_of_rows
 from pingfeed.errors import FormatError
-from pingfeed.events import COLUMNS
+from pingfeed.events import COLUMNS, encode_rows
 from tests.conformance.samples import like
 
 
@@ -51,6 +51,21 @@ def test_a_value_keeps_what_it_means(column: str, given: Any, kept: Any) -> None
     value = _value(column, given)
     assert value == kept
     assert type(value) is type(kept)
+    assert table_of_lines(encode_rows([{column: given}, like(1)])) == table_of_rows([{column: given}, like(1)]).take(
+        [1, 0] if column in ("attributes", "facets") else [0, 1]
+    )
+
+
+def test_lines_are_read_as_their_rows_are() -> None:
+    view = {"event_type": "view", "watch_time_ratio": 0.1 + 0.2, "position": 2**53 + 1, "user_id": "ü\n\x00\U0001f600"}
+    rows = [like(1), view, {"extra": '{"attributes": {"a": 1}}'}, {"served_scores": [0.1, None]}, {}, like(2)]
+    assert table_of_lines(encode_rows(rows)) == table_of_rows(rows)
+    assert table_of_lines(b"") == table_of_rows([])
+
+
+def test_a_line_that_is_no_row_is_named_as_the_row_would_be() -> None:
+    with pytest.raises(FormatError, match="position"):
+        table_of_lines(encode_rows([like(1), {"position": "third"}]))
 
 
 def test_not_a_number_is_kept_apart_from_unknown() -> None:

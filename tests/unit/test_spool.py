@@ -233,7 +233,7 @@ async def test_what_is_postponed_stays_until_it_is_applied(spool: Spool) -> None
     assert told == spool.unapplied() == [held]
     await spool.settle(await _batch(spool))
     assert spool.segments() == [held]
-    held.unapplied = False
+    held.caught_up_to = held.postponed
     await spool.sweep()
     assert spool.segments() == []
 
