@@ -116,9 +116,9 @@ def records(data: bytes) -> Iterator[Record | Damage]:
 
 def _found(data: bytes, look: Callable[[bytes, int], Head | str]) -> Iterator[Head | Damage]:
     """What `look` makes of a file, from place to place."""
-    at = HEADER_BYTES
-    if data and (data[:8] != MAGIC or len(data) < HEADER_BYTES):
-        at = _next_head(data, 0)
+    at, first = HEADER_BYTES, _next_head(data, 0)
+    if data and (data[:8] != MAGIC or len(data) < HEADER_BYTES or first < HEADER_BYTES):
+        at = first
         yield Damage(0, at, "the file's header is not whole")
     while at < len(data):
         found = look(data, at)

@@ -187,6 +187,10 @@ def _harm_a_file(path: Path, chance: random.Random) -> None:
     path.write_bytes(data)
 
 
+def _has_damage(path: Path) -> bool:
+    return path.exists() and any(isinstance(one, Damage) for one in records(path.read_bytes()))
+
+
 async def _delivered(spool: Spool) -> set[bytes]:
     """Everything, carried to a sink that keeps the last batch of each name, as the disk sink does."""
     sink: dict[str, SpooledBatch] = {}
@@ -209,12 +213,13 @@ async def test_a_spool_with_harmed_files_starts_and_keeps_and_delivers_every_who
         folder, chance = tmp_path / str(seed), random.Random(seed)
         shutil.copytree(template, folder)
         what, hit = _harm_a_folder(folder, chance)
+        must_tell = "tally" in what or any(_has_damage(folder / name) for name in hit)
         spool = Spool(folder, segment_events=4)
         found = _lines_of(spool)
         assert found <= written, what
         may_be_lost = {lines for name in hit for lines in by_file[name]}
         assert left - may_be_lost <= found, what
-        assert spool.damage or found == left or what in ("delete", "empty", "copy", "cut"), "what is missing is told"
+        assert spool.damage or not must_tell, what
         await spool.append(b"new", 1, NOON_MS)
         assert await asyncio.to_thread(wait_landed, folder, NOON_MS + 1, 0) > len(found)
         delivered = await _delivered(spool)
