@@ -18,6 +18,7 @@ from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.clock import DAY_MS, HOUR_MS
 from pingfeed.errors import FormatError, Unavailable
+from pingfeed.local import fold
 from pingfeed.local import sqlite as local_sqlite
 from pingfeed.local.sqlite import Database, Sweep
 from pingfeed.packet import TTL_S
@@ -230,7 +231,8 @@ async def test_expired_packets_leave_the_file(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_expired_states_leave_the_file(tmp_path: Path) -> None:
+async def test_expired_states_leave_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "FOLD_BYTES", 200)
     store = SqliteUserSignals(f"sqlite://{tmp_path}/s.sqlite")
     await store.apply([Act(f"user-{n}", "seen", "p", NOON_MS) for n in range(100)])
     await store.apply([Act("", "deleted", "p", NOON_MS)])
@@ -241,9 +243,14 @@ async def test_expired_states_leave_the_file(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_damaged_state_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_damaged_state_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fold, "FOLD_BYTES", 1)
     store = SqliteUserSignals(f"sqlite://{tmp_path}/s.sqlite")
     await store.apply([Act("ann", "seen", "p", NOON_MS), Act("bob", "seen", "p", NOON_MS)])
+    for _ in range(3):  # Begins the fold, reads, writes.
+        await store.apply([Act("cem", "seen", "p", NOON_MS)])
     connection = sqlite3.connect(tmp_path / "s.sqlite")
     with connection:
         connection.execute("UPDATE state SET state = x'c1ff' WHERE user_id = 'ann'")
