@@ -11,7 +11,8 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from pingfeed.local.sqlite import Database, Sweep
+from pingfeed.local.sqlite import Database
+from pingfeed.local.sweep import Sweep
 from pingfeed.packet import TTL_S
 from pingfeed.settings import url_path
 

@@ -25,7 +25,8 @@ from typing import Final
 from pingfeed.deleted_pings import DeletedPings
 from pingfeed.local.acts_log import LOG_SCHEMA, Waiting, decode_state, encode_row, replay, without
 from pingfeed.local.fold import Folder, sign
-from pingfeed.local.sqlite import Database, Sweep
+from pingfeed.local.sqlite import Database
+from pingfeed.local.sweep import Sweep
 from pingfeed.settings import url_path
 from pingfeed.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, Signals, UserState
 

@@ -103,7 +103,8 @@ def _among(keys: Keys, held: Keys) -> NDArray[np.bool_]:
     """For each key whether it is in the sorted `held`."""
     if not len(held):
         return np.zeros(len(keys), np.bool_)
-    return held[np.minimum(np.searchsorted(held, keys), len(held) - 1)] == keys
+    places = np.minimum(np.searchsorted(held, keys), len(held) - 1)
+    return np.equal(held[places], keys)
 
 
 @lru_cache(_MEMO)

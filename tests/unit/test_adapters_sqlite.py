@@ -18,7 +18,8 @@ from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.errors import FormatError, Unavailable
 from pingfeed.local import fold
 from pingfeed.local import sqlite as local_sqlite
-from pingfeed.local.sqlite import Database, Sweep
+from pingfeed.local.sqlite import Database
+from pingfeed.local.sweep import Sweep
 from pingfeed.packet import TTL_S
 from pingfeed.signals import STATE_TTL_MS, Act, UserState
 from tests.conformance.samples import NOON_MS
