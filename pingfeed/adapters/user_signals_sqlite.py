@@ -23,10 +23,11 @@ from functools import partial
 from typing import Final
 
 from pingfeed.deleted_pings import DeletedPings
-from pingfeed.local.acts_log import LOG_SCHEMA, Waiting, decode_state, encode_row, replay, without
+from pingfeed.local.acts_log import LOG_SCHEMA, decode_state, encode_row, replay, without
 from pingfeed.local.fold import Folder, sign
 from pingfeed.local.sqlite import Database
 from pingfeed.local.sweep import Sweep
+from pingfeed.local.waiting import Waiting
 from pingfeed.settings import url_path
 from pingfeed.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, Signals, UserState
 
@@ -41,6 +42,8 @@ _SCHEMA: Final = (
 _READ: Final = (
     "SELECT forgets, folded_to, written_ms, state FROM progress LEFT JOIN state ON state.user_id = ? WHERE id = 1"
 )
+_NEWS_ROWS: Final = 500
+_NEWS: Final = f"SELECT seq, acts FROM log WHERE seq > ? ORDER BY seq LIMIT {_NEWS_ROWS}"  # noqa: S608 - a number
 _TRIM: Final = "DELETE FROM deleted WHERE seq <= (SELECT seq FROM deleted ORDER BY seq DESC LIMIT 1 OFFSET ?)"
 _SWEEP_EVERY: Final = 64
 
@@ -50,7 +53,7 @@ class SqliteUserSignals:
 
     def __init__(self, url: str) -> None:
         self._database = Database(url_path(url), _SCHEMA, durable=True, version=_FORMAT, erase=True)
-        self._waiting = Waiting(self._database)
+        self._start_over()
         (self._forgets,) = self._database.one("SELECT forgets FROM progress")
         self._deleted = _DeletedNews(self._database)
         self._folder = Folder()
@@ -72,15 +75,15 @@ class SqliteUserSignals:
         """The user's state, empty for a stranger or where it has expired, and the pings deleted lately."""
         while True:
             # In this order: what is folded and removed between the two is found in the state.
-            self._waiting.catch_up()
+            self._catch_up()
             forgets, folded_to, written_ms, data = self._database.one(_READ, user_id)
             if forgets == self._forgets:
                 break
             self._forgets = forgets
-            self._waiting.start_over()
+            self._start_over()
         self._waiting.drop(folded_to)
         stored = decode_state(user_id, data)
-        written_ms, state = replay(user_id, written_ms or 0, stored, self._waiting.of(user_id, folded_to))
+        written_ms, state = replay(user_id, written_ms or 0, stored, self._waiting.of(user_id))
         return Signals(state if written_ms > now_ms - STATE_TTL_MS else UserState(), self._deleted.at(now_ms))
 
     async def forget(self, user_id: str) -> None:
@@ -99,6 +102,18 @@ class SqliteUserSignals:
     async def close(self) -> None:
         """Let the file go."""
         await self._database.close()
+
+    def _start_over(self) -> None:
+        self._waiting, self._seen_to = Waiting(), 0
+
+    def _catch_up(self) -> None:
+        """Take in what the log holds by now: a query that mostly finds little."""
+        while rows := self._database.all(_NEWS, self._seen_to):
+            for seq, row in rows:
+                self._waiting.take(seq, row)
+                self._seen_to = seq
+            if len(rows) < _NEWS_ROWS:
+                return
 
     def _apply(self, row: bytes, newest_ms: int, deletions: Sequence[Act], connection: sqlite3.Connection) -> None:
         self._now_ms = max(self._now_ms, newest_ms)

@@ -14,12 +14,15 @@ forgotten, a transaction was undone) what the fold holds in memory may be wrong,
 
 import secrets
 import sqlite3
-from dataclasses import dataclass, field
+from itertools import pairwise
 from math import ceil
 from typing import Final
 
+import numpy as np
+
 from pingfeed.clock import DAY_MS
-from pingfeed.local.acts_log import Chunk, decode_row, decode_state, replay
+from pingfeed.local.acts_log import Entry, decode_state, replay
+from pingfeed.local.waiting import Waiting
 
 FOLD_BYTES: Final = 6 << 20
 FOLD_EVERY_MS: Final = DAY_MS
@@ -70,36 +73,39 @@ class Folder:
         self._step = sign(connection)
 
 
-@dataclass
 class _Fold:
     """The rows after `at` up to `upto`: read first, then written user by user."""
 
-    at: int
-    upto: int
-    began_ms: int
-    chunks: dict[str, list[Chunk]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._rows, self._users = self.upto - self.at, 0
+    def __init__(self, at: int, upto: int, began_ms: int) -> None:
+        self.at, self.upto, self.began_ms = at, upto, began_ms
+        self._rows = upto - at
+        self._waiting = Waiting()
+        self._places = self._begins = np.zeros(1, np.intp)
+        self._done = 0
 
     def advance(self, connection: sqlite3.Connection, share: float) -> bool:
         """A step, for `share` of the time that it may take all in all; True when that was the last."""
         if self.at < self.upto:
             self._read(connection, ceil(4 * share * self._rows))
-            self._users = len(self.chunks)
-            return not self.chunks and self.at >= self.upto
-        for _ in range(ceil(2 * share * self._users)):
-            if self.chunks:
-                fold_user(connection, *self.chunks.popitem())
-        return not self.chunks
+        else:
+            self._write(connection, ceil(2 * share * len(self._begins)))
+        return self.at >= self.upto and self._done >= len(self._begins) - 1
 
     def _read(self, connection: sqlite3.Connection, rows: int) -> None:
         to = min(self.at + rows, self.upto)
-        sql = "SELECT acts FROM log WHERE seq > ? AND seq <= ? ORDER BY seq"
-        for (data,) in connection.execute(sql, (self.at, to)):
-            for user_id, chunk in decode_row(data).items():
-                self.chunks.setdefault(user_id, []).append(chunk)
+        sql = "SELECT seq, acts FROM log WHERE seq > ? AND seq <= ? ORDER BY seq"
+        for seq, row in connection.execute(sql, (self.at, to)):
+            self._waiting.take(seq, row)
         self.at = to
+        if self.at >= self.upto:
+            self._places, self._begins = self._waiting.by_crc()
+
+    def _write(self, connection: sqlite3.Connection, users: int) -> None:
+        bounds = self._begins[self._done : self._done + users + 1].tolist()
+        for begin, end in pairwise(bounds):
+            for user_id, entries in self._waiting.by_user(self._places[begin:end]).items():
+                fold_user(connection, user_id, entries)
+        self._done += len(bounds) - 1
 
 
 def sign(connection: sqlite3.Connection) -> int:
@@ -110,11 +116,11 @@ def sign(connection: sqlite3.Connection) -> int:
     return step
 
 
-def fold_user(connection: sqlite3.Connection, user_id: str, chunks: list[Chunk]) -> None:
+def fold_user(connection: sqlite3.Connection, user_id: str, entries: list[Entry]) -> None:
     """Bring one user's state up to date."""
     row = connection.execute("SELECT written_ms, state FROM state WHERE user_id = ?", (user_id,)).fetchone()
     written_before, before = row or (0, None)
-    written_ms, state = replay(user_id, written_before, decode_state(user_id, before), chunks)
+    written_ms, state = replay(user_id, written_before, decode_state(user_id, before), entries)
     after = state.encode()
     if after != before or written_ms > written_before:
         connection.execute(_UPSERT, (user_id, written_ms, after))

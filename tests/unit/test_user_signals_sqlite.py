@@ -6,8 +6,10 @@ import resource
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +18,9 @@ from hypothesis import strategies as st
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.clock import DAY_MS
 from pingfeed.errors import Unavailable
-from pingfeed.local import acts_log, fold
+from pingfeed.local import fold
+from pingfeed.local.acts_log import encode_row, replay
+from pingfeed.local.waiting import Waiting
 from pingfeed.signals import STATE_TTL_MS, Act, ActKind, UserState
 from tests.conformance.samples import NOON_MS
 
@@ -176,17 +180,13 @@ async def test_what_another_process_folds_and_removes_is_not_missed(
 
 
 @pytest.mark.usefixtures("folding_often")
-async def test_the_log_and_a_readers_memory_are_bounded(
-    store: SqliteUserSignals, other: SqliteUserSignals, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(acts_log, "_GENERATION", 4)
+async def test_the_log_and_a_readers_memory_are_bounded(store: SqliteUserSignals, other: SqliteUserSignals) -> None:
     most = 0
     for n in range(600):
         await (store, other)[n % 3 == 0].apply([_seen(f"user-{n}", n)])
         await store.read("ann", NOON_MS)
         (size,) = store._database.one("SELECT SUM(LENGTH(acts) + 100) FROM log")
-        held = sum(generation.size for generation in store._waiting._generations)
-        assert held <= 6 * 1000 // 100
+        assert len(store._waiting) <= 6 * 1000 // 100
         most = max(most, size)
     assert 1000 < most <= 6 * 1000
     assert _rows(store, "state") > 500
@@ -321,12 +321,13 @@ async def test_a_file_of_the_first_format_is_taken_over(tmp_path: Path) -> None:
 async def test_a_damaged_row_of_the_log_costs_itself_alone(
     tmp_path: Path, store: SqliteUserSignals, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for n in range(3):
+    for n in range(4):
         await store.apply([_seen("ann", n)])
     connection = sqlite3.connect(tmp_path / "s.sqlite")
     with connection:
         connection.execute("UPDATE log SET acts = x'c1' WHERE seq = 1")
-        connection.execute("UPDATE log SET acts = x'81a3616e6e9101' WHERE seq = 3")
+        connection.execute("UPDATE log SET acts = zeroblob(LENGTH(acts)) WHERE seq = 3")
+        connection.execute("UPDATE log SET acts = CAST(REPLACE(acts, 'seen', 'sawn') AS BLOB) WHERE seq = 4")
     connection.close()
     assert (await _state(store, "ann")).seen.keys() == {"p1"}
     assert "damaged" in caplog.text
@@ -341,14 +342,41 @@ async def test_applies_that_wait_together_are_one_transaction(store: SqliteUserS
     assert len((await _state(store, "ann")).seen) == 50
 
 
-def test_a_like_is_one_entry_of_the_log_and_two_acts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_like_is_one_entry_of_the_log_and_two_acts_again() -> None:
     acts = [
         Act("ann", "seen", "p", NOON_MS),
         Act("ann", "engaged", "p", NOON_MS),
         Act("ann", "engaged", "q", NOON_MS),
         Act("ann", "served", "r", NOON_MS, ("p", "q")),
     ]
-    row = acts_log.encode_row(acts)
-    chunk = acts_log.decode_row(row)["ann"]
-    assert len(acts_log._entries("ann", chunk)) == 3
-    assert acts_log.replay("ann", 0, UserState(), [chunk]) == (NOON_MS, _in_order(acts, "ann"))
+    waiting = Waiting()
+    waiting.take(1, encode_row(acts))
+    entries = waiting.of("ann")
+    assert [entry.kind for entry in entries] == ["both", "engaged", "served"]
+    assert replay("ann", 0, UserState(), entries) == (NOON_MS, _in_order(acts, "ann"))
+
+
+_COLLIDING = ("plumless", "buckeroo")
+"""Two names of one CRC-32."""
+_calls = st.lists(st.lists(st.sampled_from([*_COLLIDING, "ann", ""]), max_size=6), max_size=12)
+
+
+@given(_calls, st.integers(0, 13))
+def test_every_users_acts_are_found_in_order_also_of_users_with_one_crc(rows: list[list[str]], folded_to: int) -> None:
+    assert crc32(_COLLIDING[0].encode()) == crc32(_COLLIDING[1].encode())
+    waiting = Waiting()
+    for seq, users in enumerate(rows, 1):
+        waiting.take(seq, encode_row([_seen(user, 100 * seq + n) for n, user in enumerate(users) if user]))
+    waiting.drop(folded_to)
+    expected: dict[str, list[str]] = {}
+    for seq, users in enumerate(rows, 1):
+        for n, user in enumerate(users):
+            if user and seq > folded_to:
+                expected.setdefault(user, []).append(f"p{100 * seq + n}")
+    places, begins = waiting.by_crc()
+    grouped = [waiting.by_user(places[begin:end]) for begin, end in pairwise(begins.tolist())]
+    for found in (
+        {user: waiting.of(user) for user in (*_COLLIDING, "ann") if waiting.of(user)},
+        {user: entries for group in grouped for user, entries in group.items()},
+    ):
+        assert {user: [entry.target for entry in entries] for user, entries in found.items()} == expected
