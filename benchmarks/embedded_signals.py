@@ -53,9 +53,10 @@ _SLICE: Final = 400
 
 
 async def measured(name: str, calls: Iterator[Call], count: int, *, at_once: int = 1) -> Measured:
-    """The mean of `count` calls, `at_once` of them under way at any moment; what makes the calls is not in it."""
+    """The mean of about `count` calls, `at_once` of them under way at any moment; what makes the calls is not in it."""
     cpu = elapsed = 0.0
-    for _ in range(count // _SLICE):
+    slices = max(1, count // _SLICE)
+    for _ in range(slices):
         ready = iter(list(islice(calls, _SLICE)))
 
         async def some(ready: Iterator[Call] = ready) -> None:
@@ -65,6 +66,7 @@ async def measured(name: str, calls: Iterator[Call], count: int, *, at_once: int
         began, began_cpu = time.perf_counter(), time.process_time()
         await asyncio.gather(*(some() for _ in range(at_once)))
         cpu, elapsed = cpu + time.process_time() - began_cpu, elapsed + time.perf_counter() - began
+    count = slices * _SLICE
     return Measured(name, count, cpu / count * 1e6, elapsed / count * 1e6)
 
 
