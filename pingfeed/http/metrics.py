@@ -1,6 +1,6 @@
 """Prometheus counters of one app, on a registry of its own: two apps in one process never share a number."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,6 +63,13 @@ class Metrics:
             self._counted[method, route, status] = counted
         counted[0].inc()
         counted[1].observe(seconds)
+
+    def counts(self, names: Collection[str]) -> Iterator[tuple[str, Mapping[str, str], float]]:
+        """Name, labels and value of the counters of these names (as they were given to `counter` and `counted`)."""
+        for family in self.registry.collect():
+            name = family.name.removeprefix("pingfeed_")
+            if family.type == "counter" and name in names:
+                yield from ((name, s.labels, s.value) for s in family.samples if s.name.endswith("_total"))
 
     def render(self) -> bytes:
         """The registry in Prometheus' text format."""
