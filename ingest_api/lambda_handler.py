@@ -94,8 +94,6 @@ class Function:
 
     def _ready_app(self, loop: asyncio.AbstractEventLoop, context: LambdaContext) -> ASGI:
         """The app; where it cannot be made, one that says so. The next invocation tries again."""
-        # Connections that were closed while nothing ran are seen to be, before one of them is used.
-        loop.run_until_complete(asyncio.sleep(0))
         try:
             if self._app is None:
                 self._app = loop.run_until_complete(self._made(context))

@@ -33,7 +33,7 @@ def test_invocations_share_one_loop_and_what_was_made_at_the_first(world: Lambda
 
 def test_nothing_runs_after_an_answer(world: LambdaWorld) -> None:
     before = set(threading.enumerate())
-    for event in (events(LIKE, BAD), events(BAD), request("/readyz", method="GET")):
+    for event in (events(LIKE, BAD), events(BAD), request("/readyz", method="GET"), request("/docs", method="GET")):
         world(event)
         assert world.running() == []
         assert set(threading.enumerate()) <= before
@@ -53,6 +53,26 @@ def test_what_a_request_left_behind_is_waited_for(world: LambdaWorld) -> None:
     world.signals.before = begin
     world(events(LIKE))
     assert done == ["later"]
+
+
+def test_what_takes_too_long_after_a_request_is_called_off(world: LambdaWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest_api.lambda_handler.REST_S", 0.02)
+    ended: list[str] = []
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("called off")
+
+    def begin() -> None:
+        tasks.append(asyncio.get_running_loop().create_task(forever()))
+
+    tasks: list[asyncio.Task[None]] = []
+    world.signals.before = begin
+    assert world(events(LIKE))["statusCode"] == 202
+    assert ended == ["called off"]
+    assert world.running() == []
 
 
 def test_an_open_door_needs_to_be_asked_for() -> None:
