@@ -5,10 +5,10 @@
     deleted(seq, ping_id, at_ms)         pings deleted lately; `seq` ascends and is never used again, so that a reader
                                          asks for what is new since its last look and nothing else
 
-An apply appends one row to the log, whatever it holds: to change a state costs about a hundred times what an act does,
-so states are changed for many acts at once (`pingfeed/local/fold.py`). A read takes the user's state and plays what the
-log holds beyond it; readers keep that part in memory. `synchronous=FULL`: on return an apply survives a power cut,
-which is what lets the spool delete its record.
+An apply appends one row to the log, whatever it holds, and calls that wait together share one: to change a state costs
+about a hundred times what an act does, so states are changed for many acts at once (`pingfeed/local/fold.py`). A read
+takes the user's state and plays what the log holds beyond it; readers keep that part in memory. `synchronous=FULL`: on
+return an apply survives a power cut, which is what lets the spool delete its record.
 
 Time comes with the acts: what was not written for `STATE_TTL_MS` counts as absent; every now and then an apply removes
 some of it. Forgetting erases: no byte of the user's id is in the file or the journal beside it afterwards. A process
@@ -25,6 +25,7 @@ from typing import Final
 from pingfeed.deleted_pings import DeletedPings
 from pingfeed.local.acts_log import LOG_SCHEMA, decode_state, encode_row, replay, without
 from pingfeed.local.fold import Folder, sign
+from pingfeed.local.gather import Gathered
 from pingfeed.local.sqlite import Database
 from pingfeed.local.sweep import Sweep
 from pingfeed.local.waiting import Waiting
@@ -57,6 +58,7 @@ class SqliteUserSignals:
         (self._forgets,) = self._database.one("SELECT forgets FROM progress")
         self._deleted = _DeletedNews(self._database)
         self._folder = Folder()
+        self._gathered = Gathered(self._append)
         self._old_states = Sweep("state", "written_ms")
         self._old_deletions = Sweep("deleted", "at_ms")
         self._now_ms = 0
@@ -64,8 +66,10 @@ class SqliteUserSignals:
 
     async def apply(self, acts: Sequence[Act]) -> None:
         """Take acts in, in order; durable on return, and seen by the next read of any process. Raises Unavailable."""
-        if not acts:
-            return
+        if acts:
+            await self._gathered(acts)
+
+    async def _append(self, acts: Sequence[Act]) -> None:
         deletions = [act for act in acts if act.kind == "deleted"]
         row = encode_row([act for act in acts if act.kind != "deleted"] if deletions else acts)
         newest_ms = max([act.at_ms for act in acts])
