@@ -14,9 +14,10 @@ from ingest_api.decode import Undecodable, many_events, one_event
 from ingest_api.permit import forbidden
 from ingest_api.plain import many_rows, one_row
 from ingest_api.recent import RecentEvents
-from ingest_api.rejected import RejectedLog
+from ingest_api.rejected import RejectedEvents
 from pingfeed.clock import Clock, IdMaker
 from pingfeed.delivery.delivery import Delivery
+from pingfeed.delivery.direct import DirectDelivery
 from pingfeed.errors import MalformedBody
 from pingfeed.events import Refusal, Row, to_rows
 from pingfeed.http.auth import Caller
@@ -67,8 +68,8 @@ class Door:
     def __init__(
         self,
         *,
-        delivery: Delivery,
-        rejected: RejectedLog,
+        delivery: Delivery | DirectDelivery,
+        rejected: RejectedEvents,
         counters: Counters,
         clock: Clock,
         make_id: IdMaker,
@@ -91,29 +92,31 @@ class Door:
         refusals: list[Refusal] = []
         rows = shape.plain(body, now_ms, self._make_id)
         if rows is None or forbidden(caller, rows):
-            rows, refusals = self._one_by_one(body, shape, caller, now_ms)
+            rows, refusals = await self._one_by_one(body, shape, caller, now_ms)
         fresh, keys = self._recent.new_of(rows)
         if fresh:
             await self._delivery.accept(fresh)
             self._recent.remember(keys)
-        self._keep(refusals, now_ms)
+        await self._keep(refusals, now_ms)
         return self._counted(len(fresh), len(rows) - len(fresh), refusals)
 
-    def _one_by_one(self, body: bytes, shape: Shape, caller: Caller, now_ms: int) -> tuple[list[Row], list[Refusal]]:
+    async def _one_by_one(
+        self, body: bytes, shape: Shape, caller: Caller, now_ms: int
+    ) -> tuple[list[Row], list[Refusal]]:
         """The rows of the good events and a refusal for each bad one. A body that is no JSON is kept, and raised."""
         try:
             events = shape.events(body)
         except MalformedBody as error:
-            self._keep([Refusal(0, None, error.code, None, error.message, body)], now_ms)
+            await self._keep([Refusal(0, None, error.code, None, error.message, body)], now_ms)
             raise
         for index, refusal in forbidden(caller, events).items():
             events[index] = refusal
         rows, refusals = to_rows(events, now_ms, self._make_id)
         return rows, [_unread(refusal, events[refusal.index]) for refusal in refusals]
 
-    def _keep(self, refusals: Sequence[Refusal], now_ms: int) -> None:
+    async def _keep(self, refusals: Sequence[Refusal], now_ms: int) -> None:
         if refusals:
-            self._rejected.add(refusals, now_ms)
+            await self._rejected.add(refusals, now_ms)
 
     def _counted(self, accepted: int, duplicates: int, refusals: Sequence[Refusal]) -> Result:
         if duplicates:

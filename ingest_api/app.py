@@ -22,8 +22,8 @@ _DESCRIPTION: Final = (
 )
 
 
-def create_app(services: Services, settings: Settings) -> FastAPI:
-    """The app around opened services; its lifespan starts their work and closes them."""
+def create_app(services: Services, settings: Settings, metrics: Metrics | None = None) -> FastAPI:
+    """The app around opened services; its lifespan starts their work and closes them. `metrics` is what it counts."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -43,7 +43,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
             await services.signals.close()
             await services.trending.close()
 
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     watch(metrics, services)
     door = Door(
         delivery=services.delivery,

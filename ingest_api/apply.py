@@ -23,7 +23,7 @@ class SignalWriter:
         """Apply rows, in order.
 
         Raises Unavailable where signals could not be written: Delivery tries again. Trending is an estimate that
-        decays anyway: what it misses is counted, not tried again.
+        decays anyway: what it misses is counted, not tried again (the error may be of rows that came before).
         """
         acts = [act for row in rows for act in acts_of(row)]
         if acts:
@@ -35,4 +35,4 @@ class SignalWriter:
             await self._trending.add(engagements)
         except PingfeedError as error:
             self.trending_failures += 1
-            log.warning("trending missed engagements", extra={"count": len(engagements), "reason": error.message})
+            log.warning("trending missed engagements", extra={"reason": error.message})

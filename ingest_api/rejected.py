@@ -7,6 +7,8 @@
 later is counted and dropped, never written over what is there: a client gone wild must not hide the first mistake.
 Nothing here is on a request's way: lines are written by a thread, and a refusal that cannot be kept is only counted.
 
+A Lambda function has no disk that stays: `rejected_objects.py` puts the same lines into the lake itself.
+
 Where the lake is a folder this one lies in it, and `pingfeed rejected replay --remove` may take lines out of a file
 that is appended to (`pingfeed/local/appended.py`). Where it is not, `ship.py` takes the files there: then a writer
 begins a new file now and then (`<writer>-<n>.jsonl`), what is complete is taken away, and `day=.../.shipped` holds how
@@ -20,7 +22,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -53,8 +55,27 @@ def line_of(refusal: Refusal, received_ms: int) -> bytes:
     return msgspec.json.encode(kept) + b"\n"
 
 
+class RejectedEvents(Protocol):
+    """Where refused events are kept, with the reason.
+
+    What is kept is bounded. What there is no room for, and what cannot be kept, is dropped; `on_dropped` hears how
+    many. A refusal that is not kept is never the caller's trouble.
+    """
+
+    on_dropped: Callable[[int], None]
+
+    async def add(self, refusals: Sequence[Refusal], received_ms: int) -> None:
+        """Take refusals of one moment. Raises nothing, and has an end, whatever hangs.
+
+        On return they are kept or dropped, unless the process goes on after the answer: then it may be done later.
+        """
+
+    async def close(self) -> None:
+        """Keep what waits."""
+
+
 class RejectedLog:
-    """Appends refusals to this `writer`'s file of the day. `on_dropped` hears how many could not be kept.
+    """Appends refusals to this `writer`'s file of the day; satisfies `RejectedEvents`.
 
     A day keeps `max_bytes_a_day`; all days that lie here together, `max_bytes`.
     """
@@ -79,7 +100,7 @@ class RejectedLog:
         self._room = 0
         self.on_dropped: Callable[[int], None] = lambda _count: None
 
-    def add(self, refusals: Sequence[Refusal], received_ms: int) -> None:
+    async def add(self, refusals: Sequence[Refusal], received_ms: int) -> None:
         """Hand refusals of one moment to the writer; returns at once."""
         lines = [line_of(refusal, received_ms) for refusal in refusals]
         size = sum(map(len, lines))

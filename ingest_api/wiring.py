@@ -1,18 +1,22 @@
 """From settings to what the service works with. The only file here that knows which adapters there are."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from ingest_api.apply import SignalWriter
-from ingest_api.rejected import RejectedLog
+from ingest_api.rejected import RejectedEvents, RejectedLog
+from ingest_api.rejected_objects import RejectedObjects
 from ingest_api.ship import Shipper
 from pingfeed import wiring
 from pingfeed.clock import Clock, IdMaker, system_clock, uuid7
 from pingfeed.delivery.delivery import Delivery
+from pingfeed.delivery.direct import DirectDelivery
 from pingfeed.delivery.publish import Publisher
 from pingfeed.delivery.spool import Spool
+from pingfeed.errors import SettingsError
 from pingfeed.ports import EventSink, Trending, UserSignals
-from pingfeed.settings import Settings, url_path
+from pingfeed.settings import PREFIX, Settings, url_path
 from pingfeed.urls import scheme_of
 
 NEEDS: Final = ("events_url", "signals_url", "trending_url", "jwt_jwks")
@@ -21,17 +25,33 @@ NEEDS: Final = ("events_url", "signals_url", "trending_url", "jwt_jwks")
 MAX_BYTES_BESIDE_SPOOL: Final = 256 << 20
 """Refused events that may wait on this machine for their lake: four full days."""
 
+ON_LAMBDA: Final[Mapping[str, tuple[str, ...]]] = {
+    "events_url": ("firehose",),
+    "lake_url": ("s3",),
+    "signals_url": ("dynamodb", "redis", "rediss"),
+    "trending_url": ("snapshot", "redis", "rediss"),
+}
+"""What may be chosen there: a function's disk is its own, and goes with it."""
+
+TIMEOUT_S: Final = 20
+"""The least time-out of a function. At the worst it imports and connects (6 s), waits for the keys of tokens (6 s), for
+the stream and the signals (`direct.WITHIN_S`, 5 s), and for what it refused to be kept (2 s)."""
+FIREHOSE_CALL_S: Final = 2.0
+"""How long a call of a function may take: one on a connection that died while it stood still is then made anew."""
+FIREHOSE_PATIENCE_S: Final = 3.0
+"""How long a function tries; both fit into `direct.WITHIN_S`, and so the answer can say why."""
+
 
 @dataclass(frozen=True)
 class Services:
     """What the routes stand on. `create_app` starts it and closes it."""
 
-    delivery: Delivery
+    delivery: Delivery | DirectDelivery
     sink: EventSink
     signals: UserSignals
     trending: Trending
     writer: SignalWriter
-    rejected: RejectedLog
+    rejected: RejectedEvents
     shipper: Shipper | None = None
     """Takes the refused events to a lake that is no folder of this machine."""
     publisher: Publisher | None = None
@@ -57,6 +77,35 @@ def build(settings: Settings) -> Services:
         shipper=shipper,
         publisher=Publisher(spool.directory, wiring.open_lake_objects(settings)),
     )
+
+
+def build_for_lambda(settings: Settings) -> Services:
+    """The same where nothing may run after the answer; opens no connection.
+
+    SettingsError for a setting that needs a disk of its own.
+    """
+    _check_places(settings)
+    limits = {"read_s": FIREHOSE_CALL_S, "patience_s": FIREHOSE_PATIENCE_S}
+    sink = wiring.open_event_sink(settings, **limits)
+    signals, trending = wiring.open_signals(settings), wiring.open_trending(settings)
+    writer = SignalWriter(signals, trending)
+    return Services(
+        delivery=DirectDelivery(sink, apply=writer),
+        sink=sink,
+        signals=signals,
+        trending=trending,
+        writer=writer,
+        rejected=RejectedObjects(wiring.open_lake_objects(settings), writer=uuid7(system_clock())),
+    )
+
+
+def _check_places(settings: Settings) -> None:
+    for name, schemes in ON_LAMBDA.items():
+        scheme, variable = scheme_of(getattr(settings, name)), PREFIX + name.upper()
+        if scheme not in schemes:
+            known = " or ".join(f"{known}://" for known in schemes)
+            sentence = f"{variable} is {scheme}://, a place that a Lambda function loses; set {known}"
+            raise SettingsError(sentence, field=variable)
 
 
 def _rejected(settings: Settings) -> tuple[RejectedLog, Shipper | None]:

@@ -162,7 +162,12 @@ class Trending(Protocol):
     """
 
     async def add(self, engagements: Sequence[Engagement]) -> None:
-        """Count them; one engagement counts per (user, ping, event type) a day, however often it is added."""
+        """Count them within a second; one counts per (user, ping, event type) a day, however often it is added.
+
+        A `top` of the same object has them at once, and `close` counts what is left; a kill may take the last second.
+        Raises Unavailable where these, or some that were added before, could not be counted: they are missed, and what
+        an adapter gathers meanwhile is bounded.
+        """
 
     async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]] | None:
         """The hottest pings of a country (None: of all) with their weights at `now_ms`, hottest first.

@@ -5,7 +5,8 @@ carry their time, so that a replay from the spool, a duplicate or a late arrival
 """
 
 import math
-from collections.abc import Iterable, Set
+from bisect import insort
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -29,8 +30,7 @@ MAX_DELETED: Final = 10_000
 ActKind = Literal["follow", "unfollow", "block", "hide", "seen", "engaged", "served", "deleted"]
 
 
-@dataclass(frozen=True)
-class Act:
+class Act(msgspec.Struct, frozen=True, gc=False):
     """One thing that a user did (or was served), or a ping's deletion (`user_id` empty).
 
     `target` is a creator id for follow, unfollow and block, the request id for served, else a ping id.
@@ -67,25 +67,42 @@ class UserState(msgspec.Struct, array_like=True):
     def apply(self, act: Act) -> None:
         """Take one act in; an act older than what is known of its target changes nothing."""
         match act.kind:
+            case "seen":
+                self.see(act.target, act.at_ms)
+            case "engaged":
+                self.engage(act.target, act.at_ms)
             case "follow" | "unfollow":
                 if abs(self.follows.get(act.target, 0)) <= act.at_ms:
                     self.follows[act.target] = act.at_ms if act.kind == "follow" else -act.at_ms
-                    _keep_newest(self.follows, MAX_FOLLOWS)
+                    _keep_newest(self.follows, MAX_FOLLOWS, lambda creator: abs(self.follows[creator]))
             case "block":
-                _remember(self.blocks, act, MAX_BLOCKS)
+                _remember(self.blocks, act.target, act.at_ms, MAX_BLOCKS)
             case "hide":
-                _remember(self.hides, act, MAX_HIDES)
-            case "seen":
-                _remember(self.seen, act, MAX_SEEN)
-            case "engaged":
-                if (act.at_ms, act.target) not in self.engaged:
-                    self.engaged = sorted([*self.engaged, (act.at_ms, act.target)])[-MAX_ENGAGED:]
+                _remember(self.hides, act.target, act.at_ms, MAX_HIDES)
             case "served":
                 kept = [s for s in self.served if s.request_id != act.target]
                 kept = sorted([*kept, Served(act.target, act.at_ms, list(act.pings))], key=_served_order)
                 self.served = [s for s in kept if s.at_ms > kept[-1].at_ms - SERVED_MS][-MAX_SERVED:]
             case "deleted":
                 raise ValueError("a deletion belongs to the catalogue, not to one user's state")
+
+    def see(self, ping: str, at_ms: int) -> None:
+        """Take in that the user saw a ping."""
+        seen = self.seen
+        if seen.get(ping, 0) < at_ms:
+            seen[ping] = at_ms
+            if len(seen) > MAX_SEEN:
+                _keep_newest(seen, MAX_SEEN, seen.__getitem__)
+
+    def engage(self, ping: str, at_ms: int) -> None:
+        """Take in that the user engaged with a ping."""
+        engaged, entry = self.engaged, (at_ms, ping)
+        if not engaged or entry > engaged[-1]:
+            engaged.append(entry)
+        elif entry not in engaged:
+            insort(engaged, entry)
+        if len(engaged) > MAX_ENGAGED:
+            del engaged[0]
 
     def following(self) -> Set[str]:
         """Creators that the user follows as far as recent acts tell."""
@@ -109,15 +126,17 @@ def _served_order(served: Served) -> tuple[int, str]:
     return served.at_ms, served.request_id
 
 
-def _remember(part: dict[str, int], act: Act, limit: int) -> None:
-    part[act.target] = max(part.get(act.target, 0), act.at_ms)
-    _keep_newest(part, limit)
+def _remember(part: dict[str, int], target: str, at_ms: int, limit: int) -> None:
+    if part.get(target, 0) < at_ms:
+        part[target] = at_ms
+        if len(part) > limit:
+            _keep_newest(part, limit, part.__getitem__)
 
 
-def _keep_newest(part: dict[str, int], limit: int) -> None:
+def _keep_newest(part: dict[str, int], limit: int, at_ms: Callable[[str], int]) -> None:
     if len(part) > limit:
         # An eighth at once, so that a full part is not sorted for every further act.
-        for target in sorted(part, key=lambda t: abs(part[t]))[: len(part) - limit + limit // 8]:
+        for target in sorted(part, key=at_ms)[: len(part) - limit + limit // 8]:
             del part[target]
 
 
@@ -129,8 +148,7 @@ class Signals:
     deleted: Set[str]
 
 
-@dataclass(frozen=True)
-class Engagement:
+class Engagement(msgspec.Struct, frozen=True, gc=False):
     """One engagement that may count towards trending; a backend counts (user, ping, event type) once a day."""
 
     user_id: str
@@ -159,29 +177,50 @@ def decay_between(from_ms: int, to_ms: int) -> float:
 
 def acts_of(row: Row) -> list[Act]:
     """The acts in an accepted row, at the time when the server received it."""
-    kind, user, at_ms = row["event_type"], row.get("user_id", ""), row["received_ms"]
-    ping = row.get("ping_id", "")
-    match kind:
-        case "follow" | "unfollow" | "block":
-            return [Act(user, kind, row["creator_id"], at_ms)]
-        case "hide" | "report":
-            return [Act(user, "hide", ping, at_ms), Act(user, "seen", ping, at_ms)]
-        case "impression":
-            return [Act(user, "seen", ping, at_ms)]
-        case "view" | "like" | "comment" | "share":
-            return [Act(user, "seen", ping, at_ms), Act(user, "engaged", ping, at_ms)]
-        case "ping_deleted":
-            return [Act("", "deleted", ping, at_ms)]
-        case "feed_served":
-            return [Act(user, "served", row["request_id"], at_ms, tuple(row["served_pings"]))]
-        case _:
-            return []
+    of = _ACTS.get(row["event_type"])
+    return of(row) if of else []
+
+
+def _of_creator(row: Row) -> list[Act]:
+    return [Act(row["user_id"], row["event_type"], row["creator_id"], row["received_ms"])]
+
+
+def _hidden(row: Row) -> list[Act]:
+    user, ping, at_ms = row["user_id"], row["ping_id"], row["received_ms"]
+    return [Act(user, "hide", ping, at_ms), Act(user, "seen", ping, at_ms)]
+
+
+def _seen(row: Row) -> list[Act]:
+    return [Act(row["user_id"], "seen", row["ping_id"], row["received_ms"])]
+
+
+def _engaged(row: Row) -> list[Act]:
+    user, ping, at_ms = row["user_id"], row["ping_id"], row["received_ms"]
+    return [Act(user, "seen", ping, at_ms), Act(user, "engaged", ping, at_ms)]
+
+
+def _deleted(row: Row) -> list[Act]:
+    return [Act("", "deleted", row["ping_id"], row["received_ms"])]
+
+
+def _served(row: Row) -> list[Act]:
+    return [Act(row["user_id"], "served", row["request_id"], row["received_ms"], tuple(row["served_pings"]))]
+
+
+_ACTS: Final[Mapping[str, Callable[[Row], list[Act]]]] = {
+    **dict.fromkeys(("follow", "unfollow", "block"), _of_creator),
+    **dict.fromkeys(("hide", "report"), _hidden),
+    "impression": _seen,
+    **dict.fromkeys(("view", "like", "comment", "share"), _engaged),
+    "ping_deleted": _deleted,
+    "feed_served": _served,
+}
 
 
 def engagements_of(rows: Iterable[Row]) -> list[Engagement]:
     """The engagements in accepted rows; a view counts from half a watch."""
     return [
-        Engagement(row["user_id"], row["ping_id"], row["event_type"], row.get("country"), row["received_ms"])
+        Engagement(row["user_id"], row["ping_id"], kind, row.get("country"), row["received_ms"])
         for row in rows
-        if row["event_type"] in TRENDING_WEIGHTS and (row["event_type"] != "view" or row["watch_time_ratio"] >= 0.5)
+        if (kind := row["event_type"]) in TRENDING_WEIGHTS and (kind != "view" or row["watch_time_ratio"] >= 0.5)
     ]

@@ -41,14 +41,16 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
 """Setting -> URL scheme -> `module:Class` in `pingfeed.adapters`; the class takes the URL, a cache its store too."""
 
 
-def _open(setting: str, settings: Settings, *more: Any, url_of: str | None = None) -> Any:
+def _open(
+    setting: str, settings: Settings, *more: Any, url_of: str | None = None, limits: Mapping[str, float] = {}
+) -> Any:
     """The adapter of a port (named by its setting) at that setting's URL, or at another one's (`url_of`)."""
     url = getattr(settings, url_of or setting)
     scheme = urlsplit(url).scheme
     module, _, name = ADAPTERS[setting][scheme].partition(":")
     variable = PREFIX + (url_of or setting).upper()
     try:
-        return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url, *more)
+        return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url, *more, **limits)
     except ModuleNotFoundError as error:
         sentence = f"{variable}: {scheme}:// needs {error.name}, which is not installed here"
         raise SettingsError(sentence, field=variable) from error
@@ -74,9 +76,9 @@ def open_artifacts(settings: Settings) -> Artifacts:
     return cast(Artifacts, _open("artifacts_url", settings))
 
 
-def open_event_sink(settings: Settings) -> EventSink:
-    """The event sink that the settings choose."""
-    return cast(EventSink, _open("events_url", settings))
+def open_event_sink(settings: Settings, **limits: float) -> EventSink:
+    """The event sink that the settings choose; `limits` are its class's own, for who knows which one it is."""
+    return cast(EventSink, _open("events_url", settings, limits=limits))
 
 
 def open_candidates(settings: Settings) -> CandidateStore:

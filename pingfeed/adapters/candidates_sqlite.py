@@ -11,7 +11,8 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from pingfeed.local.sqlite import Database, Sweep
+from pingfeed.local.sqlite import Database
+from pingfeed.local.sweep import Sweep
 from pingfeed.packet import TTL_S
 from pingfeed.settings import url_path
 
@@ -29,7 +30,7 @@ class SqliteCandidateStore:
     """`sqlite:///path/of/the/file`."""
 
     def __init__(self, url: str) -> None:
-        self._database = Database(url_path(url), _SCHEMA, durable=False)
+        self._database = Database(url_path(url), _SCHEMA, durable=False, erase=True)
         self._sweep = Sweep("packet", "expires_ms", rows=2 * _CHUNK)
 
     async def get(self, user_id: str, now_ms: int) -> bytes | None:
@@ -45,8 +46,9 @@ class SqliteCandidateStore:
             await self._database.write(partial(self._put, rows, expires_ms))
 
     async def delete(self, user_id: str) -> None:
-        """Remove the user's packet; absent is fine."""
+        """Remove the user's packet, and every byte of the id from the file; absent is fine."""
         await self._database.write(partial(_delete, user_id))
+        await self._database.erase(user_id.encode())
 
     async def check(self) -> None:
         """Raise Unavailable if the file does not answer."""

@@ -57,12 +57,13 @@ class FirehoseEventSink:
         client: Client | None = None,
         backoff: Backoff | None = None,
         patience_s: float = PATIENCE_S,
+        read_s: float = READ_S,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._stream = stream_of(url)
         self._what = f"the stream {self._stream}"
-        self._client: Client = client or AwsClient("firehose", read_s=READ_S, connections=IN_FLIGHT)
+        self._client: Client = client or AwsClient("firehose", read_s=read_s, connections=IN_FLIGHT)
         self._backoff = backoff or Backoff(first_s=0.2, longest_s=5)
         self._patience_s, self._clock, self._pause = patience_s, clock, pause
         self._taken_at = 0.0

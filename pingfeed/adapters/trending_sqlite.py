@@ -2,17 +2,25 @@
 
     clock(id, landmark_ms, newest_ms)   one row: the instant that weights are relative to, and the newest engagement
     weight(country, ping_id, weight)    sum of `signals.forward_weight`; the country "" is all of them together
-    counted(id, day, key)               which (user, ping, event type) counted on a day, as a hash of 16 bytes
+    counted_keys                        which (user, ping, event type) counted on a day (`pingfeed/local/counted.py`)
 
 With forward decay (Cormode et al., ICDE 2009) time passes by itself: the order of stored weights is the order of
 decayed ones at any instant, and nothing is rewritten but, every `MAX_LANDMARK_AGE_MS`, all weights for a new landmark.
 
-Bounded: `MAX_PINGS` a country (and an eighth more between two sweeps), `MAX_COUNTED` keys. An engagement of more than
-`COUNTED_MS` before the newest is left out: it would weigh 2 ** -48 of a fresh one, and its key is gone by then.
-`synchronous=FULL`: what was added outlives the spool's record of it.
+Engagements are gathered in memory and counted together, `FLUSH_S` after the first of them, or when `MAX_WAITING` are
+there: pages and counters that many of them touch are written once. What is missed: a kill takes what was gathered, at
+most `FLUSH_S` of engagements, of which those come back that the spool still holds and replays; and a flush that fails
+takes its own, which the next `add` reports. What was flushed survives a power cut (`synchronous=FULL`).
+
+Bounded: `MAX_PINGS` a country (and an eighth more), `MAX_COUNTED` keys, on disk and in memory. An engagement of more
+than `COUNTED_MS` before the newest is left out: it would weigh 2 ** -48 of a fresh one, and its key is gone by then.
+
+Format 1 kept keys by another hash, and weights in an index too: both go when such a file is taken over, so that what
+had counted on the same day may count once more.
 """
 
-import hashlib
+import asyncio
+import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,53 +28,77 @@ from functools import partial
 from typing import Final
 
 from pingfeed.clock import DAY_MS
+from pingfeed.errors import PingfeedError, Unavailable
+from pingfeed.local.counted import COUNTED_SCHEMA, CountedKeys, keys_of
 from pingfeed.local.sqlite import Database
 from pingfeed.settings import url_path
 from pingfeed.signals import MAX_LANDMARK_AGE_MS, Engagement, decay_between, forward_weight
 
+FLUSH_S: Final = 0.4
+MAX_WAITING: Final = 20_000
 MAX_PINGS: Final = 4000
 MAX_COUNTED: Final = 2_000_000
 COUNTED_MS: Final = 2 * DAY_MS
 _OVERALL: Final = ""
 _NOTHING: Final = 1e-15
 
+_FORMAT: Final = 2
 _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS clock "
     "(id INTEGER PRIMARY KEY CHECK (id = 1), landmark_ms INTEGER NOT NULL, newest_ms INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS weight "
     # Small rows that are changed all the time: one tree fewer to write.
     "(country TEXT, ping_id TEXT, weight REAL NOT NULL, PRIMARY KEY (country, ping_id)) WITHOUT ROWID",
-    "CREATE INDEX IF NOT EXISTS hottest ON weight (country, weight DESC, ping_id)",
-    "CREATE TABLE IF NOT EXISTS counted (id INTEGER PRIMARY KEY, day INTEGER NOT NULL, key BLOB NOT NULL UNIQUE)",
+    *COUNTED_SCHEMA,
+    "DROP INDEX IF EXISTS hottest",
+    "DROP TABLE IF EXISTS counted",
 )
 _TOP: Final = (
+    # Sorts the country's few thousand rows: a millisecond every few seconds, an index would cost one a flush.
     "SELECT ping_id, weight, (SELECT landmark_ms FROM clock) FROM weight "
     "WHERE country = ? ORDER BY weight DESC, ping_id LIMIT ?"
 )
+_RAISE: Final = "INSERT INTO weight VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET weight = weight + excluded.weight"
 _TRIM: Final = (
     "DELETE FROM weight WHERE country = ?1 AND ping_id IN "
     "(SELECT ping_id FROM weight WHERE country = ?1 ORDER BY weight DESC, ping_id LIMIT -1 OFFSET ?2)"
 )
-_FORGET: Final = (
-    "DELETE FROM counted WHERE id IN (SELECT id FROM counted ORDER BY id LIMIT ?) "
-    "AND (day < ? OR id <= (SELECT MAX(id) FROM counted) - ?)"
-)
+_log = logging.getLogger(__name__)
 
 
 class SqliteTrending:
     """`sqlite:///path/of/the/file`."""
 
     def __init__(self, url: str) -> None:
-        self._database = Database(url_path(url), _SCHEMA, durable=True)
-        self._inserted: Counter[str] = Counter()
+        self._database = Database(url_path(url), _SCHEMA, durable=True, version=_FORMAT)
+        self._waiting: list[Engagement] = []
+        self._timer: asyncio.Task[None] | None = None
+        self._one_flush = asyncio.Lock()
+        self._failed: PingfeedError | None = None
+        self._counted = CountedKeys()
+        self._rows: Counter[str] = Counter()
 
     async def add(self, engagements: Sequence[Engagement]) -> None:
-        """Count them, each (user, ping, event type) once a day. Raises Unavailable."""
-        if engagements:
-            await self._database.write(partial(self._add, engagements))
+        """Gather them, to be counted within a second, each (user, ping, event type) once a day.
+
+        Raises Unavailable, once, where engagements that were added before could not be counted; these are taken.
+        """
+        self._waiting += engagements
+        if len(self._waiting) >= MAX_WAITING:
+            await self._flush()
+        elif self._waiting and (self._timer is None or self._timer.done()):
+            self._timer = asyncio.create_task(self._flush_later())
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
 
     async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]]:
-        """The hottest pings of a country (None: of all) with their weights at `now_ms`, hottest first."""
+        """The hottest pings of a country (None: of all) with their weights at `now_ms`, hottest first.
+
+        What was added here is in it, what was added elsewhere within a second.
+        """
+        if self._waiting or self._one_flush.locked():
+            await self._flush()
         rows = self._database.all(_TOP, country or _OVERALL, limit)
         if not rows:
             return []
@@ -79,25 +111,57 @@ class SqliteTrending:
         await self._database.check()
 
     async def close(self) -> None:
-        """Let the file go."""
+        """Count what was gathered, then let the file go."""
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            await self._flush()
+        except PingfeedError as error:
+            _log.warning("trending missed engagements", extra={"reason": error.message})
         await self._database.close()
 
-    def _add(self, engagements: Sequence[Engagement], connection: sqlite3.Connection) -> None:
-        landmark_ms, newest_ms = _tell_time(connection, max(e.at_ms for e in engagements))
-        recent = [e for e in engagements if e.at_ms > newest_ms - COUNTED_MS]
-        fresh = [engagement for engagement in recent if _counts(connection, engagement)]
-        for (country, ping_id), weight in _sums(fresh, landmark_ms).items():
-            if _raise(connection, country, ping_id, weight):
-                self._inserted[country] += 1
-        self._keep_hottest(connection)
-        # Looks at twice what was added, so that it keeps up however much is added at once.
-        oldest_day = (newest_ms - COUNTED_MS) // DAY_MS
-        connection.execute(_FORGET, (2 * len(engagements), oldest_day, MAX_COUNTED))
+    async def _flush_later(self) -> None:
+        await asyncio.sleep(FLUSH_S)
+        try:
+            await self._flush()
+        except PingfeedError as error:
+            self._failed = error
 
-    def _keep_hottest(self, connection: sqlite3.Connection) -> None:
-        for country in [c for c, inserted in self._inserted.items() if inserted > MAX_PINGS // 8]:
-            connection.execute(_TRIM, (country, MAX_PINGS))
-            del self._inserted[country]
+    async def _flush(self) -> None:
+        """Count what is gathered, after whoever is doing so already. A flush that fails is not tried again."""
+        async with self._one_flush:
+            batch, self._waiting = self._waiting, []
+            if not batch:
+                return
+            try:
+                # Shielded: a caller that gives up must not let the next flush into this one's transaction.
+                await asyncio.shield(self._database.write(partial(self._count, batch)))
+            except Unavailable as error:
+                raise Unavailable(f"{len(batch)} engagements were not counted: {error.message}") from error
+
+    def _count(self, batch: Sequence[Engagement], connection: sqlite3.Connection) -> None:
+        landmark_ms, newest_ms = _tell_time(connection, max(e.at_ms for e in batch))
+        batch = [e for e in batch if e.at_ms > newest_ms - COUNTED_MS]
+        keys = keys_of(batch)
+        places = self._counted.new(connection, keys)
+        fresh = [batch[place] for place in places]
+        if fresh:
+            self._counted.add(connection, keys[places], max(e.at_ms for e in fresh) // DAY_MS)
+            sums = _sums(fresh, landmark_ms)
+            connection.executemany(_RAISE, [(c, ping, weight) for c in sums for ping, weight in sums[c].items()])
+            self._keep_hottest(connection, {country: len(pings) for country, pings in sums.items()})
+        self._counted.forget(connection, (newest_ms - COUNTED_MS) // DAY_MS, MAX_COUNTED)
+
+    def _keep_hottest(self, connection: sqlite3.Connection, touched: Mapping[str, int]) -> None:
+        """Trim countries that have outgrown an eighth more than their bound; `_rows` is at most too large."""
+        for country, pings in touched.items():
+            self._rows[country] += pings if country in self._rows else MAX_PINGS * 2
+            if self._rows[country] > MAX_PINGS + MAX_PINGS // 8:
+                sql = "SELECT COUNT(*) FROM weight WHERE country = ?"
+                (self._rows[country],) = connection.execute(sql, (country,)).fetchone()
+            if self._rows[country] > MAX_PINGS + MAX_PINGS // 8:
+                connection.execute(_TRIM, (country, MAX_PINGS))
+                self._rows[country] = MAX_PINGS
 
 
 def _tell_time(connection: sqlite3.Connection, at_ms: int) -> tuple[int, int]:
@@ -113,29 +177,15 @@ def _tell_time(connection: sqlite3.Connection, at_ms: int) -> tuple[int, int]:
     return landmark_ms, newest_ms
 
 
-def _counts(connection: sqlite3.Connection, engagement: Engagement) -> bool:
-    """Whether it is the first of its user, ping and type on its day; it is not any more afterwards."""
-    day = engagement.at_ms // DAY_MS
-    name = f"{day} {engagement.user_id} {engagement.ping_id} {engagement.event_type}"
-    key = hashlib.blake2b(name.encode(), digest_size=16).digest()
-    return connection.execute("INSERT OR IGNORE INTO counted (day, key) VALUES (?, ?)", (day, key)).rowcount == 1
-
-
-def _sums(engagements: Sequence[Engagement], landmark_ms: int) -> Mapping[tuple[str, str], float]:
-    """Weight to add by country and ping; each engagement adds to its country and to all together."""
-    sums: dict[tuple[str, str], float] = {}
-    for engagement in engagements:
-        weight = forward_weight(engagement.event_type, engagement.at_ms, landmark_ms)
-        for country in {engagement.country or _OVERALL, _OVERALL}:
-            key = country, engagement.ping_id
-            sums[key] = sums.get(key, 0.0) + weight
+def _sums(engagements: Sequence[Engagement], landmark_ms: int) -> Mapping[str, Mapping[str, float]]:
+    """Weight to add by country, then by ping; each engagement adds to its country and to all together."""
+    sums: dict[str, dict[str, float]] = {_OVERALL: {}}
+    for e in engagements:
+        pings = sums.setdefault(e.country or _OVERALL, {})
+        weight = forward_weight(e.event_type, e.at_ms, landmark_ms)
+        pings[e.ping_id] = pings.get(e.ping_id, 0.0) + weight
+    overall = sums[_OVERALL]
+    for country in sums.keys() - {_OVERALL}:
+        for ping_id, weight in sums[country].items():
+            overall[ping_id] = overall.get(ping_id, 0.0) + weight
     return sums
-
-
-def _raise(connection: sqlite3.Connection, country: str, ping_id: str, weight: float) -> bool:
-    """Add to a weight; True if the ping is new in the country."""
-    sql = "UPDATE weight SET weight = weight + ? WHERE country = ? AND ping_id = ?"
-    if connection.execute(sql, (weight, country, ping_id)).rowcount:
-        return False
-    connection.execute("INSERT INTO weight VALUES (?, ?, ?)", (country, ping_id, weight))
-    return True

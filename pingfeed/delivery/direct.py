@@ -3,9 +3,13 @@
 Durable means here that the sink has it. Rows go to the sink and into the signals at the same time; where either does
 not take them in time the request is refused, and the client sends it again. So rows may land twice, as always: readers
 remove duplicates, and acts are the same applied twice. Nothing is kept in this process.
+
+A process that stood still between two requests finds connections that died meanwhile, and learns of it by a call that
+fails. A sink tries again by itself; signals are applied a second time here, for nobody would in the background.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,12 +17,13 @@ from typing import Final
 from pingfeed.clock import IdMaker, uuid7
 from pingfeed.delivery.apply import Apply, OrGiveUp
 from pingfeed.delivery.counters import Counters
-from pingfeed.errors import Unavailable
+from pingfeed.errors import PingfeedError, Unavailable
 from pingfeed.events import Row, encode_rows
 from pingfeed.ports import EventSink, SinkCounters
 
 WITHIN_S: Final = 5.0
 _RETRY_S: Final = 2
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,11 @@ class DirectDelivery:
         received_ms = rows[0]["received_ms"]
         encoded = encode_rows(rows) if lines is None else lines
         batch = DirectBatch(self._make_id(received_ms), [encoded], received_ms)
-        await self._in_time(self._sink.write(batch), self._apply(rows))
+        try:
+            await self._in_time(self._sink.write(batch), self._applied(rows))
+        except PingfeedError as error:
+            _log.warning("events were refused", extra={"events": len(rows), "reason": error.message})
+            raise
         self.counters.accepted += len(rows)
         self.counters.delivered += len(rows)
 
@@ -65,6 +74,12 @@ class DirectDelivery:
         """Close the sink."""
         await self._sink.close()
 
+    async def _applied(self, rows: Sequence[Row]) -> None:
+        try:
+            await self._apply(rows)
+        except PingfeedError:  # All that `OrGiveUp` lets through can be tried again.
+            await self._apply(rows)
+
     async def _in_time(self, *steps: Awaitable[None]) -> None:
         """All of the steps, or Unavailable; what one has done meanwhile stays done."""
         try:
@@ -72,7 +87,7 @@ class DirectDelivery:
                 outcomes = await asyncio.gather(*steps, return_exceptions=True)
         except TimeoutError as error:
             self.counters.delivery_failures += 1
-            raise Unavailable("the event sink did not answer in time", retry_after_s=_RETRY_S) from error
+            raise Unavailable("the event sink or the signals did not answer in time", retry_after_s=_RETRY_S) from error
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, BaseException):
                 if number:

@@ -1,6 +1,6 @@
 """Prometheus counters of one app, on a registry of its own: two apps in one process never share a number."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._counters: dict[str, Collector] = {}
         self._requests = self.counter("http_requests", "Requests answered", ("method", "route", "status"))
         self._seconds = Histogram(
             "pingfeed_http_request_seconds",
@@ -33,11 +34,15 @@ class Metrics:
 
     def counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
         """A new counter `pingfeed_<name>_total`; labels must have few values (never an id)."""
-        return Counter(f"pingfeed_{name}", meaning, labels, registry=self.registry)
+        made = Counter(f"pingfeed_{name}", meaning, labels, registry=self.registry)
+        self._counters[name] = made
+        return made
 
     def counted(self, name: str, meaning: str, read: Callable[[], float]) -> None:
         """A new counter `pingfeed_<name>_total` of something that counts for itself; read when it is scraped."""
-        self.registry.register(_Counted(f"pingfeed_{name}", meaning, read))
+        made = _Counted(f"pingfeed_{name}", meaning, read)
+        self.registry.register(made)
+        self._counters[name] = made
 
     def gauge(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Gauge:
         """A new gauge `pingfeed_<name>`; `set_function` reads it when it is scraped."""
@@ -63,6 +68,12 @@ class Metrics:
             self._counted[method, route, status] = counted
         counted[0].inc()
         counted[1].observe(seconds)
+
+    def counts(self, names: Collection[str]) -> Iterator[tuple[str, Mapping[str, str], float]]:
+        """Name, labels and value of the counters of these names (as they were given to `counter` and `counted`)."""
+        for name in names:
+            for family in self._counters[name].collect():
+                yield from ((name, s.labels, s.value) for s in family.samples if s.name.endswith("_total"))
 
     def render(self) -> bytes:
         """The registry in Prometheus' text format."""

@@ -2,7 +2,8 @@
 
 Each store has a reading connection, for the event loop (a point read is microseconds), and a writing one, which only
 its own thread touches. Calls that wait for the writer at the same time share one transaction (group commit): the cost
-of a sync is paid once for all of them, and there is no artificial delay. A call's changes are kept or undone alone.
+of a sync is paid once for all of them. A file that nobody wrote to lately commits at once; a busy one that syncs begins
+a transaction every `GAP_S` at most. A call's changes are kept or undone alone.
 
 `durable=True` means `synchronous=FULL`: what `write` returned from survives a power cut. Without it a power cut may
 take the last moments, a kill of the process nothing. Readers and writers in other processes are welcome: the files are
@@ -10,12 +11,13 @@ in WAL mode and every transaction that writes is immediate, so nobody acts on a 
 """
 
 import asyncio
+import mmap
 import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -28,11 +30,12 @@ _READ_WAIT_MS: Final = 100
 _WRITE_WAIT_MS: Final = 5000
 _OPEN_WAIT_S: Final = 10.0
 _GROUP: Final = 1000
-_VERSION: Final = 1
+GAP_S: Final = 0.003
+"""Between the beginnings of two transactions that sync: as in the spool, a sync costs a core dearly."""
 _WAL_LIMIT: Final = 64 << 20
 
 
-def connect(path: Path, *, wait_ms: int, durable: bool) -> sqlite3.Connection:
+def connect(path: Path, *, wait_ms: int, durable: bool, erase: bool = False) -> sqlite3.Connection:
     """A connection in WAL mode without implicit transactions; sqlite3.Error."""
     connection = sqlite3.connect(path, timeout=wait_ms / 1000, isolation_level=None, check_same_thread=False)
     try:
@@ -41,7 +44,7 @@ def connect(path: Path, *, wait_ms: int, durable: bool) -> sqlite3.Connection:
         connection.execute(f"PRAGMA fullfsync={int(durable)}")  # Where fsync does not reach the disk (macOS).
         connection.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT}")
         connection.execute("PRAGMA cache_size=-16000")
-        connection.execute("PRAGMA secure_delete=ON")  # A user who is forgotten leaves no bytes in free pages.
+        connection.execute(f"PRAGMA secure_delete={int(erase)}")
     except sqlite3.Error:
         connection.close()
         raise
@@ -71,41 +74,45 @@ class _Job:
 class Database:
     """One SQLite file with its reader and its writer thread. Raises Unavailable, here and in every method.
 
-    `schema` makes a new file; the file's `user_version` says that it is finished, and of which format. Raises
-    FormatError where that is another than this program's.
+    `schema` makes a new file, and takes one of an older `version` over: its statements must work on both, and again
+    where they were run half-way or by two processes. The file's `user_version` says that it is finished, and of which
+    format; FormatError where that is newer than this program's. `erase` overwrites with zeros what is deleted.
     """
 
-    def __init__(self, path: Path, schema: Iterable[str], *, durable: bool) -> None:
+    def __init__(
+        self, path: Path, schema: Iterable[str], *, durable: bool, version: int = 1, erase: bool = False
+    ) -> None:
         self.path = path
+        self._durable, self._erase, self._version = durable, erase, version
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
         try:
             make_folder(path.parent)
-            self._writer = self._opened(durable, tuple(schema))
+            self._writer = self._opened(tuple(schema))
             self._reader = connect(path, wait_ms=_READ_WAIT_MS, durable=durable)
         except (sqlite3.Error, OSError) as error:
             raise Unavailable(f"{path} cannot be opened: {error}") from error
 
-    def _opened(self, durable: bool, schema: Iterable[str]) -> sqlite3.Connection:
+    def _opened(self, schema: Iterable[str]) -> sqlite3.Connection:
         """The writing connection; waits while another process creates the same file (WAL's switch cannot wait)."""
         deadline = time.monotonic() + _OPEN_WAIT_S
         while True:
             try:
-                return self._prepared(durable, schema)
+                return self._prepared(schema)
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() > deadline:
                     raise
             time.sleep(0.02)
 
-    def _prepared(self, durable: bool, schema: Iterable[str]) -> sqlite3.Connection:
-        connection = connect(self.path, wait_ms=_WRITE_WAIT_MS, durable=durable)
+    def _prepared(self, schema: Iterable[str]) -> sqlite3.Connection:
+        connection = connect(self.path, wait_ms=_WRITE_WAIT_MS, durable=self._durable, erase=self._erase)
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, _VERSION):
-                raise FormatError(f"{self.path} is of format {version}, this program's is {_VERSION}")
+            if version > self._version:
+                raise FormatError(f"{self.path} is of format {version}, this program's is {self._version}")
             # The version comes last: a file whose maker was killed half-way is finished by the next to open it.
-            for statement in () if version else (*schema, f"PRAGMA user_version={_VERSION}"):
+            for statement in (*schema, f"PRAGMA user_version={self._version}") if version < self._version else ():
                 connection.execute(statement)
         except (sqlite3.Error, FormatError):
             connection.close()
@@ -147,6 +154,32 @@ class Database:
         self.one("SELECT 1 FROM sqlite_schema")
         await self.write(_nothing)
 
+    async def erase(self, text: bytes) -> None:
+        """See to it that `text`, which was deleted, is nowhere in the file or the journal beside it.
+
+        What is deleted is overwritten in a file that was opened so, but a page that was laid out anew may hold an older
+        copy: where one is found the whole file is written again (seconds, in which others' writes wait; so too where
+        the text is part of another that was not deleted). Unavailable where others keep the file busy.
+        """
+        await asyncio.to_thread(self._erase_now, text)
+
+    def _erase_now(self, text: bytes) -> None:
+        try:
+            with closing(connect(self.path, wait_ms=_WRITE_WAIT_MS, durable=self._durable)) as connection:
+                self._empty_journal(connection)
+                with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    left = data.find(text) >= 0
+                if left:
+                    connection.execute("VACUUM")
+                    self._empty_journal(connection)
+        except (sqlite3.Error, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def _empty_journal(self, connection: sqlite3.Connection) -> None:
+        (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise Unavailable(f"{self.path} is in use: its journal could not be emptied")
+
     async def close(self) -> None:
         """Finish what was asked for, then let the file go. Again is fine."""
         if self._closed:
@@ -162,7 +195,13 @@ class Database:
         self._writer.close()
 
     def _work(self) -> None:
+        gap_s = GAP_S if self._durable else 0.0
+        began = -GAP_S
         while (job := self._queue.get()) is not None:
+            left_s = began + gap_s - time.monotonic()
+            if left_s > 0:
+                time.sleep(left_s)
+            began = time.monotonic()
             jobs = [job, *self._waiting()]
             self._commit(jobs)
             for loop in {job.loop for job in jobs}:
@@ -208,7 +247,7 @@ class Database:
             self._writer.execute("ROLLBACK TO job")
         self._writer.execute("RELEASE job")
 
-    def _unavailable(self, error: sqlite3.Error) -> Unavailable:
+    def _unavailable(self, error: Exception) -> Unavailable:
         return Unavailable(f"{self.path} does not take part: {error}")
 
 
@@ -219,25 +258,3 @@ def _settle(jobs: list[_Job]) -> None:
 
 def _nothing(_: sqlite3.Connection) -> None:
     """The work of a check: the empty transaction still takes the write lock."""
-
-
-class Sweep:
-    """Removes a table's outdated rows a few at a time, so that no write ever waits for a whole table.
-
-    Each step looks at the next rows in rowid order and begins again at the end. `table` and `column` are names in this
-    package's own code, never a caller's.
-    """
-
-    def __init__(self, table: str, column: str, *, rows: int = 200) -> None:
-        self._next = f"SELECT MAX(rowid) FROM (SELECT rowid FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {rows})"  # noqa: S608
-        self._delete = f"DELETE FROM {table} WHERE rowid > ? AND rowid <= ? AND {column} <= ?"  # noqa: S608
-        self._at = 0
-
-    def step(self, connection: sqlite3.Connection, outdated: int) -> None:
-        """Remove those of the next rows whose column is at most `outdated`."""
-        (end,) = connection.execute(self._next, (self._at,)).fetchone()
-        if end is None:
-            self._at = 0
-            (end,) = connection.execute(self._next, (0,)).fetchone()
-        connection.execute(self._delete, (self._at, end or 0, outdated))
-        self._at = end or 0

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from pingfeed.adapters import trending_sqlite
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
 from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
-from pingfeed.clock import DAY_MS, HOUR_MS
 from pingfeed.errors import FormatError, Unavailable
+from pingfeed.local import fold
 from pingfeed.local import sqlite as local_sqlite
-from pingfeed.local.sqlite import Database, Sweep
+from pingfeed.local.sqlite import Database
+from pingfeed.local.sweep import Sweep
 from pingfeed.packet import TTL_S
-from pingfeed.signals import STATE_TTL_MS, Act, Engagement, UserState
+from pingfeed.signals import STATE_TTL_MS, Act, UserState
 from tests.conformance.samples import NOON_MS
 
 SCHEMA = ("CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text)",)
@@ -230,7 +230,8 @@ async def test_expired_packets_leave_the_file(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_expired_states_leave_the_file(tmp_path: Path) -> None:
+async def test_expired_states_leave_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "FOLD_BYTES", 200)
     store = SqliteUserSignals(f"sqlite://{tmp_path}/s.sqlite")
     await store.apply([Act(f"user-{n}", "seen", "p", NOON_MS) for n in range(100)])
     await store.apply([Act("", "deleted", "p", NOON_MS)])
@@ -241,9 +242,14 @@ async def test_expired_states_leave_the_file(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_damaged_state_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_damaged_state_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fold, "FOLD_BYTES", 1)
     store = SqliteUserSignals(f"sqlite://{tmp_path}/s.sqlite")
     await store.apply([Act("ann", "seen", "p", NOON_MS), Act("bob", "seen", "p", NOON_MS)])
+    for _ in range(3):  # Begins the fold, reads, writes.
+        await store.apply([Act("cem", "seen", "p", NOON_MS)])
     connection = sqlite3.connect(tmp_path / "s.sqlite")
     with connection:
         connection.execute("UPDATE state SET state = x'c1ff' WHERE user_id = 'ann'")
@@ -253,49 +259,4 @@ async def test_a_damaged_state_begins_anew(tmp_path: Path, caplog: pytest.LogCap
     await store.apply([Act("ann", "hide", "q", NOON_MS + 1)])
     assert (await store.read("ann", NOON_MS)).state.hides.keys() == {"q"}
     assert (await store.read("bob", NOON_MS)).state.seen.keys() == {"p"}
-    await store.close()
-
-
-async def test_only_the_hottest_pings_of_a_country_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trending_sqlite, "MAX_PINGS", 16)
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
-    for n in range(100):
-        engagements = [Engagement(f"u{k}", f"p{n}", "like", "DE", NOON_MS) for k in range(1 + n % 50)]
-        await store.add(engagements)
-    top = [ping_id for ping_id, _ in await store.top("DE", 100, NOON_MS)]
-    assert len(top) <= 16 + 16 // 8 + 1
-    assert set(top[:10]) == {f"p{n}" for k in (49, 48, 47, 46, 45) for n in (k, k + 50)}
-    await store.close()
-
-
-async def test_keys_of_older_days_are_forgotten_and_never_count_again(tmp_path: Path) -> None:
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
-    old = [Engagement(f"u{n}", "old", "like", "DE", NOON_MS) for n in range(20)]
-    await store.add(old)
-    now_ms = NOON_MS + 4 * DAY_MS
-    for n in range(20):
-        await store.add([Engagement(f"u{n}", "new", "like", "DE", now_ms)])
-    assert _count(tmp_path / "t.sqlite", "counted") == 20
-    before = await store.top("DE", 10, now_ms)
-    await store.add(old)
-    assert await store.top("DE", 10, now_ms) == before
-    await store.close()
-
-
-async def test_the_number_of_keys_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trending_sqlite, "MAX_COUNTED", 30)
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
-    for n in range(10):
-        await store.add([Engagement(f"u{n}-{k}", "p", "like", "DE", NOON_MS + n) for k in range(10)])
-    assert _count(tmp_path / "t.sqlite", "counted") == 30
-    await store.add([Engagement("u9-9", "p", "like", "DE", NOON_MS + 9)])
-    assert dict(await store.top("DE", 1, NOON_MS + 9)) == {"p": pytest.approx(300, rel=1e-4)}
-    await store.close()
-
-
-async def test_what_is_cold_for_ever_leaves_with_a_moved_landmark(tmp_path: Path) -> None:
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
-    await store.add([Engagement("ann", "old", "like", "DE", NOON_MS)])
-    await store.add([Engagement("ann", "new", "like", "DE", NOON_MS + 300 * HOUR_MS)])
-    assert _count(tmp_path / "t.sqlite", "weight") == 2
     await store.close()

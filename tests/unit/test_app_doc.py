@@ -239,8 +239,9 @@ def test_request_id_position_and_sent_at_reach_the_lake(town: Town) -> None:
     }
     assert sorted(row["position"] for row in impressions.values()) == list(range(10))
     assert {row["request_id"] for row in rows} == {page["request_id"]}
-    # The clocks are one machine's, so these stand in order.
-    assert all(row["timestamp_ms"] <= row["sent_ms"] <= row["received_ms"] for row in rows)
+    # The clocks are one machine's, so these stand in order; the time stamp is moved by how long the request took.
+    assert all(row["sent_ms"] <= row["received_ms"] for row in rows)
+    assert all(row["timestamp_ms"] <= row["received_ms"] for row in rows)
     assert all(row["extra"] is None for row in rows)
     (view,) = [row for row in rows if row["event_type"] == "view"]
     assert (view["watch_time_ratio"], view["country"], view["position"]) == (0.85, "DE", 3)

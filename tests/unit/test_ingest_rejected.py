@@ -23,7 +23,7 @@ def lines_of(folder: Path, day: str) -> list[dict[str, Any]]:
 
 async def test_a_line_says_when_why_and_what(tmp_path: Path) -> None:
     kept = RejectedLog(tmp_path, writer="one")
-    kept.add([refusal()], NOW_MS)
+    await kept.add([refusal()], NOW_MS)
     await kept.close()
     assert lines_of(tmp_path, "2026-11-22") == [
         {
@@ -38,7 +38,7 @@ async def test_a_line_says_when_why_and_what(tmp_path: Path) -> None:
 
 async def test_bytes_that_are_no_text_still_make_one_line(tmp_path: Path) -> None:
     kept = RejectedLog(tmp_path, writer="one")
-    kept.add([refusal(b'{"a":"\xff\n\x00"')], NOW_MS)
+    await kept.add([refusal(b'{"a":"\xff\n\x00"')], NOW_MS)
     await kept.close()
     (line,) = lines_of(tmp_path, "2026-11-22")
     assert line["body"] == '{"a":"\\xff\n\x00"'
@@ -46,8 +46,8 @@ async def test_bytes_that_are_no_text_still_make_one_line(tmp_path: Path) -> Non
 
 async def test_each_day_has_its_own_folder(tmp_path: Path) -> None:
     kept = RejectedLog(tmp_path, writer="one")
-    kept.add([refusal()], NOW_MS)
-    kept.add([refusal(), refusal()], NOW_MS + DAY_MS)
+    await kept.add([refusal()], NOW_MS)
+    await kept.add([refusal(), refusal()], NOW_MS + DAY_MS)
     await kept.close()
     assert [len(lines_of(tmp_path, day)) for day in ("2026-11-22", "2026-11-23")] == [1, 2]
 
@@ -58,7 +58,7 @@ async def test_a_day_keeps_the_first_and_counts_the_rest(tmp_path: Path) -> None
     dropped: list[int] = []
     kept.on_dropped = dropped.append
     for n in range(5):
-        kept.add([refusal(code=f"c{n}")], NOW_MS)
+        await kept.add([refusal(code=f"c{n}")], NOW_MS)
     await kept.close()
     assert [line["code"] for line in lines_of(tmp_path, "2026-11-22")] == ["c0", "c1", "c2"]
     assert dropped == [1, 1]
@@ -68,7 +68,7 @@ async def test_the_bound_holds_over_restarts_and_writers(tmp_path: Path) -> None
     size = len(line_of(refusal(), NOW_MS))
     for writer in ("one", "two", "one"):
         kept = RejectedLog(tmp_path, writer=writer, max_bytes_a_day=2 * size)
-        kept.add([refusal()], NOW_MS)
+        await kept.add([refusal()], NOW_MS)
         await kept.close()
     assert len(lines_of(tmp_path, "2026-11-22")) == 2
 
@@ -78,7 +78,7 @@ async def test_what_could_not_be_written_is_counted(tmp_path: Path) -> None:
     kept = RejectedLog(tmp_path / "rejected", writer="one")
     dropped: list[int] = []
     kept.on_dropped = dropped.append
-    kept.add([refusal(), refusal()], NOW_MS)
+    await kept.add([refusal(), refusal()], NOW_MS)
     await kept.close()
     assert dropped == [2]
 
@@ -87,7 +87,7 @@ async def test_a_flood_is_counted_not_queued(tmp_path: Path) -> None:
     kept = RejectedLog(tmp_path, writer="one", max_waiting_bytes=10)
     dropped: list[int] = []
     kept.on_dropped = dropped.append
-    kept.add([refusal()], NOW_MS)
+    await kept.add([refusal()], NOW_MS)
     await kept.close()
     assert dropped == [1]
     assert lines_of(tmp_path, "2026-11-22") == []

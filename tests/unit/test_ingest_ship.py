@@ -40,8 +40,8 @@ def shipper(log: RejectedLog, store: MemoryArtifacts, now_ms: int = NOW_MS, ever
 
 async def test_what_was_refused_goes_to_the_days_folder_of_the_lake_and_leaves_this_machine(tmp_path: Path) -> None:
     log, store = RejectedLog(tmp_path, writer="one"), MemoryArtifacts()
-    log.add([refusal("a"), refusal("b")], NOW_MS)
-    log.add([refusal("c")], NOW_MS + DAY_MS)
+    await log.add([refusal("a"), refusal("b")], NOW_MS)
+    await log.add([refusal("c")], NOW_MS + DAY_MS)
     await shipper(log, store).ship()
     assert sorted(store.data) == [f"rejected/day={TODAY}/one.jsonl", f"rejected/day={TOMORROW}/one.jsonl"]
     assert shipped(store) == ["a", "b", "c"]
@@ -52,7 +52,7 @@ async def test_what_was_refused_goes_to_the_days_folder_of_the_lake_and_leaves_t
 async def test_what_comes_after_a_round_goes_with_the_next_in_a_file_of_its_own(tmp_path: Path) -> None:
     log, store = RejectedLog(tmp_path, writer="one"), MemoryArtifacts()
     for code in ("a", "b", "c"):
-        log.add([refusal(code)], NOW_MS)
+        await log.add([refusal(code)], NOW_MS)
         await shipper(log, store).ship()
     await shipper(log, store).ship()
     assert len(store.data) == 3
@@ -62,7 +62,7 @@ async def test_what_comes_after_a_round_goes_with_the_next_in_a_file_of_its_own(
 
 async def test_what_an_earlier_process_left_is_shipped_at_the_start(tmp_path: Path) -> None:
     killed = RejectedLog(tmp_path, writer="killed")
-    killed.add([refusal("before")], NOW_MS)
+    await killed.add([refusal("before")], NOW_MS)
     await killed.close()
     log, store = RejectedLog(tmp_path, writer="next"), MemoryArtifacts()
     background = shipper(log, store)
@@ -81,7 +81,7 @@ async def test_closing_ships_what_waits(tmp_path: Path) -> None:
     log, store = RejectedLog(tmp_path, writer="one"), MemoryArtifacts()
     background = shipper(log, store)
     background.start()
-    log.add([refusal("last")], NOW_MS)
+    await log.add([refusal("last")], NOW_MS)
     await background.close()
     await log.close()
     assert shipped(store) == ["last"]
@@ -92,7 +92,7 @@ async def test_a_lake_that_is_down_loses_nothing_and_does_not_hold_the_end_up(tm
     log, store = RejectedLog(tmp_path, writer="one"), MemoryArtifacts(down="no S3 today")
     background = shipper(log, store, every_s=0.01)
     background.start()
-    log.add([refusal("a")], NOW_MS)
+    await log.add([refusal("a")], NOW_MS)
     await until(lambda: _true(bool(left(tmp_path))))
     store.hangs = True
     await background.close(timeout_s=0.05)
@@ -106,7 +106,7 @@ async def test_a_lake_that_is_down_loses_nothing_and_does_not_hold_the_end_up(tm
 
 async def test_a_kill_between_the_put_and_the_removal_doubles_nothing(tmp_path: Path) -> None:
     log, store = RejectedLog(tmp_path, writer="one"), MemoryArtifacts()
-    log.add([refusal("a")], NOW_MS)
+    await log.add([refusal("a")], NOW_MS)
     (file,) = await log.finished(NOW_MS)
     await store.put(f"rejected/{file.parent.name}/{file.name}", file.read_bytes())
     await shipper(log, store).ship()
@@ -120,7 +120,7 @@ async def test_a_day_keeps_no_more_for_having_been_shipped(tmp_path: Path) -> No
     for number in range(4):
         log = RejectedLog(tmp_path, writer=f"w{number}", max_bytes_a_day=3 * size)
         log.on_dropped = dropped.append
-        log.add([refusal(f"c{number}")], NOW_MS)
+        await log.add([refusal(f"c{number}")], NOW_MS)
         await shipper(log, store).ship()
         await log.close()
     assert shipped(store) == ["c0", "c1", "c2"]
@@ -132,10 +132,10 @@ async def test_days_that_cannot_be_shipped_are_bounded_together_and_room_comes_b
     log, store, dropped = RejectedLog(tmp_path, writer="one", max_bytes=2 * size), MemoryArtifacts(), list[int]()
     log.on_dropped = dropped.append
     for day in range(3):
-        log.add([refusal(f"c{day}")], NOW_MS + day * DAY_MS)
+        await log.add([refusal(f"c{day}")], NOW_MS + day * DAY_MS)
     await shipper(log, store).ship()
     assert dropped == [1]
-    log.add([refusal("c3")], NOW_MS + 2 * DAY_MS)
+    await log.add([refusal("c3")], NOW_MS + 2 * DAY_MS)
     await shipper(log, store).ship()
     assert shipped(store) == ["c0", "c1", "c3"]
     await log.close()
@@ -143,12 +143,12 @@ async def test_days_that_cannot_be_shipped_are_bounded_together_and_room_comes_b
 
 async def test_the_folder_of_a_day_that_is_over_and_shipped_goes(tmp_path: Path) -> None:
     log, store = RejectedLog(tmp_path, writer="one"), MemoryArtifacts()
-    log.add([refusal("a")], NOW_MS)
+    await log.add([refusal("a")], NOW_MS)
     await shipper(log, store).ship()
     assert days(tmp_path) == [f"day={TODAY}"]
     await shipper(log, store, NOW_MS + DAY_MS).ship()
     assert days(tmp_path) == []
-    log.add([refusal("late")], NOW_MS)
+    await log.add([refusal("late")], NOW_MS)
     await shipper(log, store, NOW_MS + DAY_MS).ship()
     assert shipped(store) == ["a", "late"]
     await log.close()
@@ -159,7 +159,7 @@ async def test_only_a_lake_elsewhere_has_its_refused_events_shipped(tmp_path: Pa
         environ = {"PINGFEED_LAKE_URL": url, "PINGFEED_EVENTS_URL": "firehose://events"}
         services = build(load(environ, cwd=tmp_path / url[:2]))
         assert (services.shipper is not None) == ships
-        services.rejected.add([refusal("a")], NOW_MS)
+        await services.rejected.add([refusal("a")], NOW_MS)
         await services.delivery.close()
         await services.rejected.close()
     assert left(tmp_path / "lake" / "rejected") != []
@@ -168,16 +168,16 @@ async def test_only_a_lake_elsewhere_has_its_refused_events_shipped(tmp_path: Pa
 
 async def test_what_a_kill_left_beside_the_log_stops_no_shipping(tmp_path: Path) -> None:
     log, store = RejectedLog(tmp_path, writer="one"), MemoryArtifacts()
-    log.add([refusal("a")], NOW_MS)
+    await log.add([refusal("a")], NOW_MS)
     await shipper(log, store).ship()
     (tmp_path / f"day={TODAY}" / "..shipped.0abc").write_bytes(b"1")
-    log.add([refusal("b")], NOW_MS + DAY_MS)
+    await log.add([refusal("b")], NOW_MS + DAY_MS)
     await shipper(log, store, NOW_MS + DAY_MS).ship()
     assert shipped(store) == ["a", "b"]
     assert days(tmp_path) == [f"day={TOMORROW}"], "the leftover went too"
 
     (tmp_path / f"day={TOMORROW}" / "notes.txt").write_text("somebody's")
-    log.add([refusal("c")], NOW_MS + 2 * DAY_MS)
+    await log.add([refusal("c")], NOW_MS + 2 * DAY_MS)
     await shipper(log, store, NOW_MS + 2 * DAY_MS).ship()
     assert shipped(store) == ["a", "b", "c"]
     assert (tmp_path / f"day={TOMORROW}" / "notes.txt").exists()

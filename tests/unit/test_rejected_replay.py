@@ -395,7 +395,7 @@ async def test_lines_that_the_service_adds_while_others_are_taken_out_are_kept(t
     remover.start()
     for number in range(lines):
         body = b'{"n":%d}' % number
-        log.add([Refusal(0, None, "kept", None, "", body), Refusal(0, None, "gone", None, "", body)], NOW)
+        await log.add([Refusal(0, None, "kept", None, "", body), Refusal(0, None, "gone", None, "", body)], NOW)
     await log.close()
     done.set()
     remover.join()

@@ -1,0 +1,198 @@
+"""Counting what is hot in SQLite: gathered first, then counted together; what is missed is told, all is bounded."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pingfeed.adapters import trending_sqlite
+from pingfeed.adapters.trending_sqlite import SqliteTrending
+from pingfeed.clock import DAY_MS, HOUR_MS
+from pingfeed.errors import Unavailable
+from pingfeed.local import counted
+from pingfeed.local import sqlite as local_sqlite
+from pingfeed.local.counted import CountedKeys, keys_of
+from pingfeed.signals import Engagement
+from tests.conformance.samples import NOON_MS
+
+
+async def _flushed(store: SqliteTrending) -> None:
+    await store.top(None, 1, NOON_MS)
+
+
+def _rows(folder: Path, sql: str) -> list[Any]:
+    connection = sqlite3.connect(folder / "t.sqlite")
+    rows = connection.execute(sql).fetchall()
+    connection.close()
+    return rows
+
+
+def _keys(folder: Path) -> int:
+    return sum(len(keys) // 8 for (keys,) in _rows(folder, "SELECT keys FROM counted_keys"))
+
+
+def _like(user: str, ping: str = "p") -> Engagement:
+    return Engagement(user, ping, "like", "DE", NOON_MS)
+
+
+async def test_only_the_hottest_pings_of_a_country_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trending_sqlite, "MAX_PINGS", 16)
+    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+    for n in range(100):
+        engagements = [Engagement(f"u{k}", f"p{n}", "like", "DE", NOON_MS) for k in range(1 + n % 50)]
+        await store.add(engagements)
+        await _flushed(store)
+    top = [ping_id for ping_id, _ in await store.top("DE", 100, NOON_MS)]
+    assert len(top) <= 16 + 16 // 8 + 1
+    assert set(top[:10]) == {f"p{n}" for k in (49, 48, 47, 46, 45) for n in (k, k + 50)}
+    await store.close()
+
+
+async def test_keys_of_older_days_are_forgotten_and_never_count_again(tmp_path: Path) -> None:
+    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+    old = [Engagement(f"u{n}", "old", "like", "DE", NOON_MS) for n in range(20)]
+    await store.add(old)
+    await _flushed(store)
+    now_ms = NOON_MS + 4 * DAY_MS
+    for n in range(20):
+        await store.add([Engagement(f"u{n}", "new", "like", "DE", now_ms)])
+        await _flushed(store)
+    assert _keys(tmp_path) == 20
+    before = await store.top("DE", 10, now_ms)
+    await store.add(old)
+    assert await store.top("DE", 10, now_ms) == before
+    await store.close()
+
+
+async def test_the_number_of_keys_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trending_sqlite, "MAX_COUNTED", 30)
+    monkeypatch.setattr(counted, "_MERGE", 5)
+    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+    for n in range(10):
+        await store.add([Engagement(f"u{n}-{k}", "p", "like", "DE", NOON_MS + n) for k in range(10)])
+        await _flushed(store)
+        assert len(store._counted._recent) + len(store._counted._settled) <= 37 + 10
+    assert _keys(tmp_path) == 30
+    await store.add([Engagement("u9-9", "p", "like", "DE", NOON_MS + 9)])
+    assert dict(await store.top("DE", 1, NOON_MS + 9)) == {"p": pytest.approx(300, rel=1e-4)}
+    await store.close()
+
+
+async def test_what_is_cold_for_ever_leaves_with_a_moved_landmark(tmp_path: Path) -> None:
+    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+    await store.add([Engagement("ann", "old", "like", "DE", NOON_MS)])
+    await _flushed(store)
+    await store.add([Engagement("ann", "new", "like", "DE", NOON_MS + 300 * HOUR_MS)])
+    await _flushed(store)
+    assert _rows(tmp_path, "SELECT DISTINCT ping_id FROM weight") == [("new",)]
+    await store.close()
+
+
+async def test_many_adds_are_one_transaction(tmp_path: Path) -> None:
+    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+    statements: list[str] = []
+    await store.check()
+    store._database._writer.set_trace_callback(statements.append)
+    for n in range(100):
+        await store.add([_like(f"u{n}")])
+    assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(300)}
+    assert statements.count("COMMIT") == 1
+    await store.close()
+
+
+async def test_what_is_gathered_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trending_sqlite, "MAX_WAITING", 10)
+    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+    for n in range(35):
+        await store.add([_like(f"u{n}")])
+        assert len(store._waiting) < 10
+    assert _keys(tmp_path) == 30
+    await store.close()
+    assert _keys(tmp_path) == 35
+
+
+async def test_a_flush_that_fails_is_told_once_by_the_next_add_and_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_sqlite, "_WRITE_WAIT_MS", 10)
+    monkeypatch.setattr(trending_sqlite, "FLUSH_S", 0.01)
+    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+    greedy = sqlite3.connect(tmp_path / "t.sqlite", isolation_level=None)
+    greedy.execute("BEGIN IMMEDIATE")
+    await store.add([_like("ann"), _like("bob")])
+    assert store._timer is not None
+    await store._timer
+    with pytest.raises(Unavailable, match="2 engagements were not counted"):
+        await store.add([_like("cem")])
+    greedy.execute("COMMIT")
+    greedy.close()
+    await store.add([_like("dan")])
+    assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(6)}, "cem and dan"
+    await store.add([_like("ann")])
+    assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(9)}, "what was missed may come again"
+    await store.close()
+
+
+async def test_adds_from_one_loop_after_the_other_are_counted(tmp_path: Path) -> None:
+    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+    await asyncio.to_thread(asyncio.run, store.add([_like("ann")]))
+    await asyncio.to_thread(asyncio.run, store.add([_like("bob")]))
+    await store.close()
+    assert _keys(tmp_path) == 2
+
+
+async def test_a_file_of_the_first_format_is_taken_over(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "t.sqlite")
+    old.execute("CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 1), landmark_ms INTEGER, newest_ms INTEGER)")
+    old.execute(
+        "CREATE TABLE weight "
+        "(country TEXT, ping_id TEXT, weight REAL NOT NULL, PRIMARY KEY (country, ping_id)) WITHOUT ROWID"
+    )
+    old.execute("CREATE INDEX hottest ON weight (country, weight DESC, ping_id)")
+    old.execute("CREATE TABLE counted (id INTEGER PRIMARY KEY, day INTEGER NOT NULL, key BLOB NOT NULL UNIQUE)")
+    old.execute("INSERT INTO clock VALUES (1, ?, ?)", (NOON_MS, NOON_MS))
+    old.execute("INSERT INTO weight VALUES ('DE', 'p', 3.0)")
+    old.execute("PRAGMA user_version = 1")
+    old.commit()
+    old.close()
+    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+    await store.add([_like("ann")])
+    assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(6)}
+    names = {name for (name,) in _rows(tmp_path, "SELECT name FROM sqlite_schema")}
+    assert not names & {"counted", "hottest"}
+    await store.close()
+
+
+@given(st.lists(st.lists(st.integers(0, 40), max_size=12), max_size=12))
+def test_two_processes_count_every_key_once(batches: list[list[int]]) -> None:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for statement in counted.COUNTED_SCHEMA:
+        connection.execute(statement)
+    both = CountedKeys(), CountedKeys()
+    known: set[int] = set()
+    for number, batch in enumerate(batches):
+        keys = np.array(batch, np.uint64)
+        places = both[number % 2].new(connection, keys)
+        both[number % 2].add(connection, keys[places], 7)
+        assert keys[places].tolist() == [key for key in dict.fromkeys(batch) if key not in known]
+        known |= set(batch)
+    connection.close()
+
+
+def test_a_key_is_of_user_ping_type_and_day_and_the_same_in_every_process() -> None:
+    engagements = [
+        Engagement(user, ping, kind, country, NOON_MS + day * DAY_MS)
+        for user in ("ann", "bob")
+        for ping in ("ann", "bob")
+        for kind in ("like", "share")
+        for country in ("DE", None)
+        for day in (0, 1)
+    ]
+    keys = keys_of(engagements)
+    assert len(set(keys.tolist())) == len(keys) / 2, "the country is no part of it"
+    assert keys_of(engagements[:1]).tolist() == [10856388737863371338]
