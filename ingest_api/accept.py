@@ -93,10 +93,9 @@ class Door:
         rows = shape.plain(body, now_ms, self._make_id)
         if rows is None or forbidden(caller, rows):
             rows, refusals = await self._one_by_one(body, shape, caller, now_ms)
-        fresh, keys = self._recent.new_of(rows)
-        if fresh:
-            await self._delivery.accept(fresh)
-            self._recent.remember(keys)
+        async with self._recent.claimed(rows) as fresh:
+            if fresh:
+                await self._delivery.accept(fresh)
         await self._keep(refusals, now_ms)
         return self._counted(len(fresh), len(rows) - len(fresh), refusals)
 

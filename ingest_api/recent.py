@@ -1,6 +1,8 @@
-"""The door's duplicate window: which events this process made durable lately."""
+"""The door's duplicate window: which events this process made durable lately, and which it is about to."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 from pingfeed.events import Row
@@ -24,6 +26,29 @@ class RecentEvents:
         self._limit = limit
         self._young: set[str] = set()
         self._old: set[str] = set()
+        self._claimed: set[str] = set()
+        self._settled: asyncio.Future[None] | None = None
+
+    @asynccontextmanager
+    async def claimed(self, rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:
+        """The new ones of some rows, for the body to make durable; they are remembered where that raises nothing.
+
+        A row that another request is making durable at this moment is waited for: it is new only if that fails.
+        """
+        keys = [key_of(row) for row in rows]
+        while not self._claimed.isdisjoint(keys):
+            self._settled = self._settled or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._settled)
+        fresh, new = self.new_of(rows)
+        self._claimed |= new
+        try:
+            yield fresh
+            self.remember(new)
+        finally:
+            self._claimed -= new
+            if self._settled is not None:
+                self._settled.set_result(None)
+                self._settled = None
 
     def new_of(self, rows: Sequence[Row]) -> tuple[Sequence[Row], set[str]]:
         """Those rows that are neither remembered nor repeated among themselves, in order, and their keys."""

@@ -11,6 +11,7 @@ that failed nobody knows what the disk has (Rebello et al., "Can Applications Re
 
 import asyncio
 import errno
+import logging
 import os
 import queue
 import threading
@@ -27,6 +28,7 @@ Done = Callable[[OSError | None], None]
 
 GAP_S: Final = 0.003
 """Between the beginnings of two syncs."""
+_log = logging.getLogger(__name__)
 _BROKEN: Final = "an earlier sync of the file failed"
 
 
@@ -125,6 +127,10 @@ class GroupCommit:
                     self._commit(file, b"".join(parts))
                 except OSError as error:
                     group.failures[file] = error
+                except Exception as error:  # noqa: BLE001 - a bug: nobody may wait for ever
+                    _log.exception("the spool's writer failed")
+                    file.broken = True
+                    group.failures[file] = OSError(errno.EIO, str(error))
             with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
                 loop.call_soon_threadsafe(self._written, group)
 

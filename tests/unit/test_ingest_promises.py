@@ -191,6 +191,35 @@ def test_catalogue_events_without_a_user_have_a_key_too() -> None:
     assert key_of({"event_id": "x"}) == "x"
 
 
+async def test_an_event_that_two_requests_bring_at_once_is_stored_once(tmp_path: Path) -> None:
+    async with ingest_world(tmp_path) as world:
+        event = LIKE | {"event_id": ID}
+        answers = await asyncio.gather(*(world.send(event, LIKE) for _ in range(5)))
+        counts = sorted((answer.json()["accepted"], answer.json()["duplicates"]) for answer in answers)
+        assert counts == [(1, 1)] * 4 + [(2, 0)]
+        assert [row["event_id"] for row in world.spooled()].count(ID) == 1
+
+
+async def test_an_event_whose_first_request_fails_is_taken_from_the_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ingest_world(tmp_path) as world:
+        append, calls = world.spool.append, 0
+
+        async def fails_once(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            await asyncio.sleep(0)
+            if calls == 1:
+                raise Unavailable("not now")
+            return await append(*arguments, **options)
+
+        monkeypatch.setattr(world.spool, "append", fails_once)
+        answers = await asyncio.gather(*(world.send(LIKE | {"event_id": ID}) for _ in range(2)))
+        assert sorted(answer.status_code for answer in answers) == [202, 503]
+        assert [row["event_id"] for row in world.spooled()] == [ID]
+
+
 async def test_an_event_enters_the_window_only_once_it_is_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
