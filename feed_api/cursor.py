@@ -36,7 +36,7 @@ class Cursors:
 
     def __init__(self, settings: Settings) -> None:
         secret = settings.cursor_secret or ",".join(settings.api_key_hashes) + settings.jwt_secret
-        self._key = hashlib.blake2b(secret.encode(), person=b"pingfeed cursor").digest()
+        self._key = hashlib.blake2b(secret.encode("utf-8", "surrogateescape"), person=b"pingfeed cursor").digest()
 
     def write(self, chain: Chain, user_id: str) -> str:
         """The cursor of a chain's next page."""

@@ -6,7 +6,8 @@
 | `ping_deleted` | never: it does not say whose ping it is |
 | any other | `user_id` is the user |
 
-What is not allowed here by name is forbidden.
+What is not allowed here by name is forbidden. A `ping_created` under the id of another's ping changes nothing: only
+edits by its first creator count (`batch/sql/ping_versions.sql`).
 """
 
 from collections.abc import Mapping, Sequence

@@ -119,7 +119,7 @@ class Block(_AboutCreator, tag="block", frozen=True):
 
 
 class PingCreated(_Common, tag="ping_created", frozen=True, kw_only=True):
-    """A ping enters the catalogue, or edits its earlier self; its first arrival stays its age."""
+    """A ping enters the catalogue, or its creator edits it; its first arrival stays its age."""
 
     user_id: Id | None = None
     ping_id: Id

@@ -1,15 +1,35 @@
 -- What is known of each ping from when until when: a later version replaces the earlier one whole.
--- versions(ping, known_tick, received_ms, event_id, duration_ms, country, language): one row a `ping_created`.
-WITH latest AS (
-    SELECT *
+-- One that names another creator than the ping's first is nobody's edit: a user's token may publish under any ping's id.
+-- versions(ping, creator, known_tick, received_ms, event_id, duration_ms, country, language): one row a `ping_created`.
+WITH firsts AS (
+    SELECT
+        ping,
+        creator
     FROM (
         SELECT
-            *,
-            ROW_NUMBER() OVER (PARTITION BY ping, known_tick ORDER BY received_ms DESC, event_id DESC) AS place
+            ping,
+            creator,
+            ROW_NUMBER() OVER (PARTITION BY ping ORDER BY known_tick, received_ms, event_id) AS place
         FROM versions
     ) AS ranked
     WHERE place = 1
+),
+
+latest AS (
+    SELECT *
+    FROM (
+        SELECT
+            versions.*,
+            ROW_NUMBER() OVER (
+                PARTITION BY versions.ping, versions.known_tick
+                ORDER BY versions.received_ms DESC, versions.event_id DESC
+            ) AS place
+        FROM versions
+        INNER JOIN firsts ON versions.ping = firsts.ping AND versions.creator = firsts.creator
+    ) AS ranked
+    WHERE place = 1
 )
+
 SELECT
     ping,
     known_tick AS from_tick,

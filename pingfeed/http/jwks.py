@@ -99,9 +99,10 @@ class PublishedKeys:
 
     async def find(self, key_id: str, algorithm: str) -> jwt.PyJWK | None:
         """The key of this id for this algorithm; Unavailable while no set could be read at all."""
-        if key_id not in self._ids:
-            await self._renewed()
-        elif self._monotonic() - self._read_s >= MAX_AGE_S:
+        age_s = self._monotonic() - self._read_s
+        if key_id not in self._ids or age_s >= 2 * MAX_AGE_S:
+            await self._renewed()  # A key may have been taken out while nobody asked.
+        elif age_s >= MAX_AGE_S:
             self._renewal()
         if self._keys is None:
             raise Unavailable("the keys that tokens are signed with cannot be read now", retry_after_s=int(RETRY_S))

@@ -152,6 +152,10 @@ def _check_times(claims: dict[str, Any], now_ms: int) -> float:
 def _moment(claims: dict[str, Any], name: str) -> float:
     """A claim in epoch seconds. JSON as Python reads it knows Infinity: a token for ever."""
     value = claims[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        is_time = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # A whole number that no double holds.
+        is_time = False
+    if not is_time:
         raise Unauthenticated(f"the token's {name} is not a time")
-    return value
+    return float(value)

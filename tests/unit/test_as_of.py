@@ -324,6 +324,20 @@ def test_an_edit_counts_from_its_tick_and_the_first_arrival_stays_the_age(tmp_pa
     assert found.block.facets[1, 0, 0] == world.number("value", "topics=birds")
 
 
+def test_an_edit_that_names_another_creator_changes_nothing(tmp_path: Path) -> None:
+    """A user's token may publish under any ping's id, and only as that user."""
+    world = LakeWorld(tmp_path)
+    world.land(_created())
+    world.learn(FIRST)
+    world.land([row("ping_created", (FIRST + 8) * TICK_MS, ping_id="p1", creator_id="eve", topics=["spam"])])
+    world.learn(FIRST + 9)
+    found = world.features(FIRST + 8, FIRST + 9).pings(
+        np.array([world.number("ping", "p1")] * 2, np.int64), np.array([FIRST + 8, FIRST + 9])
+    )
+    assert found.block.facets[1, 0, 0] == world.number("value", "topics=cats")
+    assert found.block.values[1, [f.name for f in PING].index("ping_duration_s")] == 30
+
+
 def test_an_affinity_beyond_the_packets_strongest_is_unknown(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     made = [

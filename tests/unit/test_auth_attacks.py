@@ -63,6 +63,7 @@ BAD_TOKENS: dict[str, Callable[[], str]] = {
     "without aud": lambda: token(aud=None),
     "without iss": lambda: token(iss=None),
     "without exp": lambda: token(exp=None),
+    "exp beyond all numbers": lambda: token(exp=10**400),
     "without sub": lambda: jwt.encode(issuer.claims() | {"sub": ""}, issuer.key("rsa-1"), "RS256", {"kid": "rsa-1"}),
     "sub null": lambda: by_claims({"sub": None}),
     "sub absent": lambda: by_claims({}, "sub"),

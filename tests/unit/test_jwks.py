@@ -126,6 +126,15 @@ async def test_an_old_set_is_read_anew_beside_the_requests() -> None:
     assert await keys.find("rsa-1", "RS256") is None
 
 
+async def test_after_a_long_silence_a_key_that_was_taken_out_is_not_good_once_more() -> None:
+    login = Login()
+    keys = login.keys()
+    await keys.find("rsa-1", "RS256")
+    login.body = issuer.jwks("rsa-2")
+    login.now_s += 2 * jwks.MAX_AGE_S
+    assert await keys.find("rsa-1", "RS256") is None
+
+
 @pytest.mark.parametrize("body", [None, b"<html>", b'{"keys":[]}'])
 async def test_the_old_set_is_kept_when_reading_fails(body: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
     login = Login()
