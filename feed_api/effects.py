@@ -111,11 +111,13 @@ class Effects:
 
     async def _write(self) -> None:
         """Until nothing waits: all of it at once, so that a burst shares the spool's commit."""
-        while self._waiting:
-            waiting, self._waiting = self._waiting, []
-            for _, same_day in groupby(waiting, key=_day):
-                await self._accept(list(same_day))
-        self._writer = None
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting, []
+                for _, same_day in groupby(waiting, key=_day):
+                    await self._accept(list(same_day))
+        finally:
+            self._writer = None  # Whatever happened: the next feed begins another.
 
     async def _accept(self, rows: Sequence[Row]) -> None:
         try:

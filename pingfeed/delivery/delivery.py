@@ -93,12 +93,13 @@ class Delivery:
     async def check(self) -> None:
         """Raise Unavailable with a sentence if rows would be refused now, or nobody delivers them."""
         self._deliverer.check()
+        self._replay.check()
         await self._spool.check()
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Apply and deliver what is left (the latter for at most `timeout_s`), close spool and sink."""
+        """Apply and deliver what is left, each for at most `timeout_s`, close spool and sink."""
         await self._spool.idle()
-        await self._replay.close()
+        await self._replay.close(timeout_s)
         await self._deliverer.close(timeout_s)
         await self._spool.close()
         await self._sink.close()

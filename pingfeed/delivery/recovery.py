@@ -10,24 +10,21 @@ of them are here: a power cut may bring a record back that was never acknowledge
 goes the knowledge of what has left. Neither may meet another record of its id, or another batch of its name.
 """
 
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pingfeed.delivery.damage import DamageLog
 from pingfeed.delivery.segment import HEAD_BYTES, MAGIC, Damage, Record, first_id_of, records
 from pingfeed.delivery.tally import FILE as TALLY
 from pingfeed.delivery.tally import Tally
 from pingfeed.errors import FormatError, Unavailable
 from pingfeed.local.disk import Disk
 
-DAMAGED: Final = "damaged"
-MAX_DAMAGED_BYTES: Final = 64 << 20
 _EARLIER: Final = "spool.sqlite"
 _IDS_A_SECOND: Final = 1_000_000
 """More than are ever given in one, so that the clock's seconds times this are above all that were."""
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,26 +42,24 @@ class FoundSegment:
 
 @dataclass(frozen=True)
 class Found:
-    """What a directory holds, segments in the order of their records; `damage` by file name."""
+    """What a directory holds, segments in the order of their records."""
 
     tally: Tally
     segments: list[FoundSegment]
-    damage: list[tuple[str, Damage]]
     next_id: int
 
 
-def recover(directory: Path, disk: Disk, now_ms: int) -> Found:
+def recover(directory: Path, disk: Disk, now_ms: int, damage: DamageLog) -> Found:
     """Read everything in a spool's directory. Raises Unavailable where the disk refuses."""
     try:
-        return _Recovery(directory, disk).run(now_ms)
+        return _Recovery(directory, disk, damage).run(now_ms)
     except OSError as error:
         raise Unavailable(f"the spool {directory} cannot be opened: {error.strerror or error}") from error
 
 
 class _Recovery:
-    def __init__(self, directory: Path, disk: Disk) -> None:
-        self._directory, self._disk = directory, disk
-        self._damage: list[tuple[str, Damage]] = []
+    def __init__(self, directory: Path, disk: Disk, damage: DamageLog) -> None:
+        self._directory, self._disk, self._damage = directory, disk, damage
         self._spool_id = ""
 
     def run(self, now_ms: int) -> Found:
@@ -75,25 +70,31 @@ class _Recovery:
         found = [one for name in named if (one := self._segment(name)) is not None]
         found.sort(key=lambda one: (one.first_id, one.path))
         if TALLY not in names and not named:
-            return Found(self._new_tally(), [], self._damage, 1)
+            return Found(self._new_tally(), [], 1)
         tally = self._tally(names)
         last = max(tally.settled_to, *(one.last_id for one in found), *named.values(), now_ms // 1000 * _IDS_A_SECOND)
-        return Found(tally, found, self._damage, last + 1)
+        return Found(tally, found, last + 1)
 
     def _segment(self, name: str) -> FoundSegment | None:
-        """A segment's file; None for one without a whole record, which goes."""
+        """A segment's file; None for one without a whole record, which goes once its bytes are set aside."""
         path = self._directory / name
-        data = self._disk.read(path)
+        try:
+            data = self._disk.read(path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise Unavailable(f"{path} cannot be read: {reason}; to start without it, move it away") from error
         if data.startswith(MAGIC) and not self._spool_id:
             self._spool_id = data[8:16].hex()
         whole: list[Record] = []
+        is_kept = True
         for one in records(data):
             if isinstance(one, Damage):
-                self._set_aside(name, one, data[one.start : one.end])
+                is_kept &= self._damage.set_aside(name, one, data[one.start : one.end])
             else:
                 whole.append(one)
         if not whole:
-            self._disk.remove(path)
+            if is_kept:
+                self._disk.remove(path)
             return None
         return FoundSegment(
             path,
@@ -111,7 +112,7 @@ class _Recovery:
         try:
             return Tally.of(data)
         except FormatError as error:
-            self._set_aside(TALLY, Damage(0, len(data), error.message), data)
+            self._damage.set_aside(TALLY, Damage(0, len(data), error.message), data)
         return self._new_tally()
 
     def _new_tally(self) -> Tally:
@@ -120,27 +121,3 @@ class _Recovery:
         new = Tally(spool_id=spool_id, service=self._directory.name)
         self._disk.write_whole(self._directory / TALLY, new.encode())
         return new
-
-    def _set_aside(self, name: str, damage: Damage, data: bytes) -> None:
-        self._damage.append((name, damage))
-        kept = self._keep(f"{name}-{damage.start}", data)
-        _log.error(
-            "the spool is damaged",
-            extra={"file": name, "reason": damage.reason, "bytes": len(data), "set_aside": kept},
-        )
-
-    def _keep(self, name: str, data: bytes) -> bool:
-        """Copy bytes to `damaged/`, while there is room; whether they are there."""
-        folder = self._directory / DAMAGED
-        try:
-            self._disk.make_folder(folder)
-            names = self._disk.names(folder)
-            if name not in names:
-                held = sum(len(self._disk.read(folder / one)) for one in names)
-                if held + len(data) > MAX_DAMAGED_BYTES:
-                    return False
-                self._disk.write_whole(folder / name, data)
-        except OSError as error:
-            _log.error("damaged bytes could not be set aside", extra={"file": name, "reason": str(error)})
-            return False
-        return True

@@ -18,7 +18,7 @@ from pingfeed.delivery.counters import Counters
 from pingfeed.delivery.retry import report_end, until_done
 from pingfeed.delivery.segment import Record
 from pingfeed.delivery.spool import Segment, Spool
-from pingfeed.errors import PingfeedError
+from pingfeed.errors import PingfeedError, Unavailable
 from pingfeed.events import Row, decode_rows
 
 PAGE: Final = 200
@@ -66,11 +66,20 @@ class Replay:
         self._counters.apply_failures += 1
         _log.warning("signals were not applied, they will be again", extra={"reason": error.message})
 
-    async def close(self) -> None:
-        """End, after one last round; what is unapplied then is applied by the next start."""
+    def check(self) -> None:
+        """Raise Unavailable if nobody applies."""
+        if self._task is None or self._task.done():
+            raise Unavailable("signals are not applied again")
+
+    async def close(self, timeout_s: float) -> None:
+        """End, after one last round of at most `timeout_s`; what is unapplied then is applied by the next start."""
         self._closing.set()
         self._wanted.set()
-        if self._task is not None:
+        if self._task is None:
+            return
+        await asyncio.wait([self._task], timeout=timeout_s)
+        if not self._task.done():
+            self._task.cancel()
             await asyncio.wait([self._task])
 
     def _postponed(self, segment: Segment) -> None:
@@ -85,27 +94,25 @@ class Replay:
                 await until_done(self._round, stop=self._closing, backoff=self._backoff, failed=self.failed)
 
     async def _round(self) -> None:
-        """Give all that is unapplied a turn; raises the last failure."""
+        """Give all that is unapplied a turn; raises the last failure, at once where the store is down."""
         failure: PingfeedError | None = None
         for segment in self._spool.unapplied():
-            try:
-                await self._apply_segment(segment)
-            except PingfeedError as error:
-                failure = error
+            failure = await self._apply_segment(segment) or failure
         if failure is not None:
             raise failure
         self._settled()
 
-    async def _apply_segment(self, segment: Segment) -> None:
+    async def _apply_segment(self, segment: Segment) -> PingfeedError | None:
+        """Why some of a segment's records failed alone, if some did; raises where the store is down."""
         stuck, postponed = self._stuck.get(segment), segment.postponed
         found = await asyncio.to_thread(self._spool.records, segment)
         left, failure = await self._apply_records([one for one in found if stuck is None or one.id in stuck])
         if segment.postponed == postponed:  # Else there is more of it than was found.
             self._stuck[segment] = left
-        if failure is not None:
-            raise failure
-        self._stuck.pop(segment, None)
-        segment.caught_up_to = postponed
+        if failure is None:
+            self._stuck.pop(segment, None)
+            segment.caught_up_to = postponed
+        return failure
 
     async def _apply_records(self, found: Sequence[Record]) -> tuple[set[int], PingfeedError | None]:
         """The records that failed alone, and why the last one did; raises where the store is down."""

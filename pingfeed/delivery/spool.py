@@ -19,7 +19,9 @@ On disk
   never used again. Only the newest is ever appended to, and only by the process that made it.
 - `tally.json`: the spool's id, what was delivered by day, and `settled_to`: segments up to that id are at the sink.
   Format in `tally.py`. Replacing it is the moment in which a segment counts as delivered; its file goes after that.
-- `damaged/<segment>-<offset>`: bytes that are no whole record, at most `MAX_DAMAGED_BYTES` of them.
+- `damaged/<file>-<offset>`: bytes that are no whole record, at most 64 MiB of them (`damage.py`).
+- `probe`: what a look whether the disk takes bytes again wrote. The ingest keeps its `rejected/` here too, where the
+  lake is no folder.
 
 Operations
 - append: into the open segment, by group commit (`group_commit.py`).
@@ -33,21 +35,23 @@ Operations
 
 import asyncio
 import errno
-import logging
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pingfeed.clock import DAY_MS, Clock, day_of, system_clock
+from pingfeed.delivery.damage import DamageLog
 from pingfeed.delivery.group_commit import GroupCommit, LogFile
 from pingfeed.delivery.lock import take_lock
 from pingfeed.delivery.recovery import FoundSegment, recover
 from pingfeed.delivery.segment import HEAD_BYTES, Damage, Record, encode_head, first_id_of, header, name_of, records
 from pingfeed.delivery.tally import FILE as TALLY
+from pingfeed.delivery.tally import Tally
 from pingfeed.errors import PingfeedError, Unavailable
 from pingfeed.local.disk import Disk, SystemDisk
 
@@ -59,7 +63,6 @@ _PROBE_BYTES: Final = 4096
 _REQUEST_BYTES: Final = 1 << 20
 """A request may be as large (`events.MAX_BODY_BYTES`): while there is less room the spool is not ready, though it takes
 what fits."""
-_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -115,15 +118,14 @@ class Spool:
         self._segment_bytes, self._segment_events = segment_bytes, segment_events
         self._disk: Disk = SystemDisk() if disk is None else disk
         self._clock = clock
+        self._damage = DamageLog(directory, self._disk)
         self._lock = take_lock(directory)
         try:
-            found = recover(directory, self._disk, clock())
+            found = recover(directory, self._disk, clock(), self._damage)
         except PingfeedError:
             os.close(self._lock)
             raise
         self._tally, self._next_id = found.tally, found.next_id
-        self.damage: list[tuple[str, Damage]] = list(found.damage)
-        """What was found to be no whole record, by file name."""
         self.accepted = 0
         """Events that this process made durable."""
         self.on_appended: Callable[[], None] = _nothing
@@ -136,12 +138,18 @@ class Spool:
         self._waiting_events = sum(one.events for one in self._undelivered)
         self._waiting_bytes = sum(one.bytes for one in self._undelivered)
         self._refusal = ""
+        self._counting: asyncio.Future[None] | None = None
         self._closed = False
 
     @property
     def spool_id(self) -> str:
         """16 hex digits made with the directory, part of every batch's name."""
         return self._tally.spool_id
+
+    @property
+    def damage(self) -> list[tuple[str, Damage]]:
+        """What was found to be no whole record, by file name."""
+        return self._damage.found
 
     @property
     def last_id(self) -> int:
@@ -168,7 +176,13 @@ class Spool:
         self._stored += size
         head = encode_head(one.id, lines, count, received_ms)
         self._commit.append(segment.file, (head, lines), partial(self._done, one))
-        await waiter
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            # Durable in the very turn in which the caller was cancelled: `_done` has not seen that.
+            if held and waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.postpone(segment)
+            raise
         return segment
 
     def release(self, segment: Segment) -> None:
@@ -203,6 +217,7 @@ class Spool:
             segment = self._undelivered[0]
             while segment.writing:
                 await self._commit.turn()
+            self._let_go(segment)
             if segment.events:
                 return self._batch(segment, await asyncio.to_thread(self.records, segment))
             await self._remove(segment)  # Nothing that was written to it became durable.
@@ -218,13 +233,20 @@ class Spool:
         if not segment.delivered:
             day = {day_of(batch.received_ms): batch.events} if batch.events else {}
             tally = self._tally.settled(segment.last_id, day, self._clock())
-            await asyncio.to_thread(tally.write, self.directory / TALLY, self._disk.write_whole)
+            await self._replace_tally(tally)
             self._tally = tally
             segment.delivered = True
             self._undelivered.popleft()
             self._waiting_events -= segment.events
             self._waiting_bytes -= segment.bytes
         await self.sweep()
+
+    async def _replace_tally(self, tally: Tally) -> None:
+        """Once begun it is waited for, by `close` too: nothing of this process may touch the directory after that."""
+        self._counting = asyncio.ensure_future(
+            asyncio.to_thread(tally.write, self.directory / TALLY, self._disk.write_whole)
+        )
+        await asyncio.shield(self._counting)
 
     async def sweep(self) -> None:
         """Remove what is at the sink and waits for no signals any more. Raises Unavailable."""
@@ -244,16 +266,19 @@ class Spool:
         """A segment's durable records; damage since they were written is told. For any thread. Raises Unavailable."""
         path = segment.file.path
         try:
-            found: list[Record | Damage] = list(records(self._disk.read(path)[: segment.file.size]))
-        except FileNotFoundError:
-            # It has left, or is not there yet; or somebody removed it.
-            found = [] if segment.delivered else [Damage(0, segment.file.size, "the file is gone")]
+            data = self._disk.read(path)[: segment.file.size]
+        except FileNotFoundError:  # It has left, or is not there yet; or somebody removed it.
+            if not segment.delivered and segment.file.size:
+                self._damage.set_aside(path.name, Damage(0, segment.file.size, "the file is gone"), b"")
+            return []
         except OSError as error:
             raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from error
+        if len(data) < segment.file.size:
+            self._damage.set_aside(path.name, Damage(len(data), segment.file.size, "the file was cut"), b"")
+        found = list(records(data))
         for one in found:
-            if isinstance(one, Damage) and one.end and (path.name, one) not in self.damage:
-                self.damage.append((path.name, one))
-                _log.error("spooled events are damaged", extra={"segment": path.name, "reason": one.reason})
+            if isinstance(one, Damage):
+                self._damage.set_aside(path.name, one, data[one.start : one.end])
         return [one for one in found if isinstance(one, Record)]
 
     async def check(self) -> None:
@@ -281,10 +306,14 @@ class Spool:
         if self._closed:
             return
         self._closed = True
-        await self._commit.close()
-        for segment in self._segments:
-            self._let_go(segment)
-        os.close(self._lock)
+        try:
+            await self._commit.close()
+            if self._counting is not None:
+                await asyncio.wait([self._counting])
+        finally:
+            for segment in self._segments:
+                self._let_go(segment)
+            os.close(self._lock)
 
     def _check_room(self, size: int) -> None:
         if self._closed:
@@ -351,9 +380,10 @@ class Spool:
             self._stored -= segment.bytes
 
     def _let_go(self, segment: Segment) -> None:
-        if segment.file.handle >= 0:
-            self._disk.close(segment.file.handle)
-            segment.file.handle = -1
+        handle, segment.file.handle = segment.file.handle, -1
+        if handle >= 0:
+            with suppress(OSError):  # It was synced; and the system has let it go, whatever it says.
+                self._disk.close(handle)
 
 
 @dataclass(eq=False, slots=True)

@@ -17,7 +17,13 @@ from pingfeed.local.files import remove, write_whole
 def append(path: Path, data: bytes) -> None:
     """Append to the file, which is made where there is none; its folder is there. OSError."""
     with _held(path, "ab") as file:
-        file.write(data)
+        size = file.seek(0, os.SEEK_END)
+        try:
+            file.write(data)
+            file.flush()
+        except OSError:  # Half a line would spoil the next one.
+            os.ftruncate(file.fileno(), size)
+            raise
 
 
 def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:

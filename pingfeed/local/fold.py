@@ -7,7 +7,8 @@ no write waits long. Rows that are folded are removed a few with each apply.
 
 A fold that ends half-way (a kill) has done no harm: acts that are in a state already change nothing there. Each step
 signs `progress.step` with a number of its own. Where the last one's is not there (another process folds, a user was
-forgotten, a transaction was undone) what the fold holds in memory may be wrong, and it is given up.
+forgotten, a transaction was undone) what the fold holds in memory may be wrong, and it is given up. Who gave up begins
+again only after the other has been quiet for a while: of two processes that share a file the busier one folds.
 
     bounds: the log holds about 3 * FOLD_BYTES for each process that applies, a fold in memory about one
 """
@@ -29,6 +30,8 @@ FOLD_EVERY_MS: Final = DAY_MS
 ROW_BYTES: Final = 100
 """What a row counts beside its acts."""
 _REMOVED_ROWS: Final = 4
+_QUIET_APPLIES: Final = 64
+"""So many applies of one's own without a sign of another's fold, before one begins: else two would stop each other."""
 
 _SIZE: Final = (
     f"SELECT COALESCE(SUM(LENGTH(acts) + {ROW_BYTES}), 0) FROM log WHERE seq > (SELECT folded_to FROM progress)"  # noqa: S608 - a number
@@ -45,7 +48,8 @@ class Folder:
 
     def __init__(self) -> None:
         self._grown: int | None = None
-        self._step = 0
+        self._step: int | None = None
+        self._quiet = _QUIET_APPLIES
         self._fold: _Fold | None = None
 
     def go_on(self, connection: sqlite3.Connection, seq: int, size: int, now_ms: int) -> int:
@@ -55,14 +59,18 @@ class Folder:
         if self._grown is None:
             (self._grown,) = connection.execute(_SIZE).fetchone()
         self._grown += size + ROW_BYTES
-        alone, self._step = step == self._step, step
-        if not alone:
-            self._fold = None
-        elif self._fold is None and (self._grown >= FOLD_BYTES or now_ms - folded_ms > FOLD_EVERY_MS):
+        alone, self._step = self._step in (None, step), step
+        self._quiet = self._quiet + 1 if alone else 0
+        if not alone and self._fold is not None:
+            self._fold, self._grown = None, None
+        elif self._fold is None and self._quiet >= _QUIET_APPLIES and self._is_due(now_ms - folded_ms):
             self._fold, self._grown = _Fold(folded_to, seq - 1, now_ms), 0
         if self._fold is not None:
             self._advance(connection, (size + ROW_BYTES) / FOLD_BYTES)
         return int(folded_ms)
+
+    def _is_due(self, age_ms: int) -> bool:
+        return age_ms > FOLD_EVERY_MS or (self._grown or 0) >= FOLD_BYTES
 
     def _advance(self, connection: sqlite3.Connection, share: float) -> None:
         assert self._fold is not None

@@ -100,6 +100,7 @@ LIKE = {"event_type": "like", "user_id": "u", "ping_id": "p"}
         LIKE | {"ping_id": ""},
         LIKE | {"ping_id": "a" * 129},
         LIKE | {"event_id": "1"},
+        LIKE | {"event_id": ""},
         LIKE | {"event_id": f"{ID}\n"},
         LIKE | {"event_id": f"{ID}\n{ID}"},
         LIKE | {"country": "de"},

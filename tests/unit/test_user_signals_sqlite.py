@@ -217,6 +217,18 @@ async def test_a_day_of_little_traffic_is_folded_too(store: SqliteUserSignals) -
 
 
 @pytest.mark.usefixtures("folding_often")
+async def test_two_processes_that_share_a_file_do_not_keep_each_other_from_folding(
+    store: SqliteUserSignals, other: SqliteUserSignals
+) -> None:
+    dice = random.Random(1)
+    for n in range(1500):
+        at_ms = NOON_MS + n * (DAY_MS // 100)
+        await dice.choice([store, other]).apply([Act("ann", "seen", f"p{n}-{k}", at_ms) for k in range(4)])
+    (folded_to,) = store._database.one("SELECT folded_to FROM progress")
+    assert folded_to > 500
+
+
+@pytest.mark.usefixtures("folding_often")
 async def test_a_state_that_an_act_in_the_log_keeps_alive_stays(store: SqliteUserSignals) -> None:
     for n in range(40):
         await store.apply([_seen("ann", n)])
