@@ -13,7 +13,7 @@ import msgspec
 
 from batch.accounting.refused import Refused, id_of, is_of_import, is_of_raw_zone
 from pingfeed.clock import day_of, to_iso
-from pingfeed.errors import InvalidInput
+from pingfeed.errors import Forbidden, InvalidInput
 from pingfeed.events import Row, happened_ms
 
 _FAILURES: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -30,9 +30,12 @@ class Repaired:
 
 @dataclass
 class Skipped:
-    """Lines whose body is no JSON: they can be edited, not sent."""
+    """Lines that are not sent."""
 
     lines: int = 0
+    """Their body is no JSON: they can be edited."""
+    forbidden: int = 0
+    """Their sender was not allowed to send them: sent with an operator's key, they would be accepted after all."""
 
 
 class _Edited(msgspec.Struct):
@@ -44,17 +47,29 @@ class _Edited(msgspec.Struct):
 
 
 def of_lake(found: Iterable[Refused], skipped: Skipped) -> Iterator[Repaired]:
-    """The events of refused lines. Those of an import were never an app's: they are imported again once repaired."""
+    """The events of refused lines, but for what was forbidden.
+
+    Those of an import were never an app's: they are imported again once repaired.
+    """
     for one in (one for one in found if not is_of_import(one.path)):
+        if one.code == Forbidden.code:
+            skipped.forbidden += 1
+            continue
         yield from _events(one.body, one.id, one.path, one.received_ms, skipped)
 
 
 def of_file(lines: Iterable[bytes], day: str | None, code: str | None, skipped: Skipped) -> Iterator[Repaired]:
-    """The events of a file's lines; of those of a day and with a reason if these are given, or that name none."""
+    """The events of a file's lines; of those of a day and with a reason if these are given, or that name none.
+
+    What was forbidden is sent only if that very reason is given.
+    """
     for line in filter(None, map(bytes.strip, lines)):
         edited = _edited(line)
         arrived = None if edited.received_ms is None else day_of(edited.received_ms)
         if (code is None or edited.code in (None, code)) and (day is None or arrived in (None, day)):
+            if edited.code == Forbidden.code != code:
+                skipped.forbidden += 1
+                continue
             body = edited.body.encode() if isinstance(edited.body, str) else msgspec.json.encode(edited.body)
             yield from _events(body, edited.id or id_of(line), edited.path, edited.received_ms, skipped)
 

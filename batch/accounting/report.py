@@ -8,6 +8,7 @@ from rich.table import Table
 
 from batch.accounting.reconcile import Reconciled, Report
 from batch.accounting.refused import Refused
+from batch.accounting.repaired import Skipped
 from batch.accounting.replay import Outcome
 from pingfeed.clock import to_iso
 from pingfeed.delivery.publish import Account
@@ -122,21 +123,23 @@ def refused_sentence(summary: Mapping[tuple[str, str], tuple[int, Refused]]) -> 
     )
 
 
-def replay_sentences(done: Outcome, skipped: int, removed: int | None) -> Iterator[str]:
+def replay_sentences(done: Outcome, skipped: Skipped, removed: int | None) -> Iterator[str]:
     """What became of replayed events; `removed` is None where nothing was to be removed."""
     said = f"{done.accepted:,} accepted, {done.duplicates:,} accepted before, {done.refused:,} refused again"
-    if skipped:
-        said += f", {skipped:,} lines skipped: their body is no JSON that can be read"
+    if skipped.lines:
+        said += f", {skipped.lines:,} lines skipped: their body is no JSON that can be read"
+    if skipped.forbidden:
+        said += f", {skipped.forbidden:,} lines skipped: their senders were not allowed to send them"
     yield said if removed is None else f"{said}; {removed:,} lines removed from the lake"
     yield from (f"  {one.line}: {why.code}: {why.message}" for one, why in done.reasons[: 2 * _SHOWN])
     if len(done.reasons) > 2 * _SHOWN:
         yield f"  and {done.refused - 2 * _SHOWN:,} more"
 
 
-def replayed(done: Outcome, skipped: int, removed: int) -> dict[str, Any]:
+def replayed(done: Outcome, skipped: Skipped, removed: int) -> dict[str, Any]:
     """The same for a machine; `rejected` has the first hundred."""
     rejected = [
         {"id": one.line, "code": why.code, "field": why.field, "message": why.message} for one, why in done.reasons
     ]
     counts = {"accepted": done.accepted, "duplicates": done.duplicates, "refused": done.refused}
-    return {**counts, "skipped": skipped, "removed": removed, "rejected": rejected}
+    return {**counts, "skipped": skipped.lines + skipped.forbidden, "removed": removed, "rejected": rejected}

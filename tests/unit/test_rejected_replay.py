@@ -16,12 +16,14 @@ from batch.accounting.door import TRIES, Door, Receipt
 from batch.accounting.refused import id_of, refused, remove
 from batch.accounting.repaired import Skipped, of_lake, uuid8
 from batch.accounting.replay import replay
+from ingest_api.permit import forbidden
 from ingest_api.rejected import RejectedLog, line_of
 from pingfeed import cli
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.clock import DAY_MS, to_iso, uuid7
 from pingfeed.errors import InvalidInput, PingfeedError, Unavailable
 from pingfeed.events import EventId, Refusal, encode_rows, to_rows
+from pingfeed.http.auth import Caller
 from pingfeed.local import appended
 from tests.unit.lakes import FIRST_DAY, event_id, row
 
@@ -236,6 +238,19 @@ def test_standard_input_takes_lines_events_and_whole_requests(place: Place, monk
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode())))
     code, answer = place.replayed("-", "--remove")
     assert (code, counts(answer)) == (0, (4, 0, 0, 2, 0))
+
+
+def test_what_was_forbidden_is_sent_only_from_a_file_and_if_the_operator_says_so(place: Place, tmp_path: Path) -> None:
+    others = {"event_type": "block", "user_id": "ada", "creator_id": "c1"}
+    place.keep([line_of(one, NOW) for one in forbidden(Caller("eve", False), [others]).values()])
+    assert counts(place.replayed()[1]) == (0, 0, 0, 1, 0)
+    assert counts(place.replayed("--code", "forbidden", "--remove")[1]) == (0, 0, 0, 1, 0)
+    (tmp_path / "f").write_text(place.run("list", "--json")[1])
+    assert counts(place.replayed(str(tmp_path / "f"))[1]) == (0, 0, 0, 1, 0)
+    assert "1 lines skipped: their senders were not allowed" in place.run("replay", str(tmp_path / "f"))[1]
+    assert place.ingest.requests == []
+    assert place.kept() == [others]
+    assert place.replayed(str(tmp_path / "f"), "--code", "forbidden")[1]["accepted"] == 1
 
 
 def test_a_row_that_the_sink_had_is_an_event_again(place: Place) -> None:
