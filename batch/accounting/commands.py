@@ -50,7 +50,7 @@ def _reconcile(options: Options) -> int:
     if options.days is not None and not 1 <= options.days <= _MAX_DAYS:
         raise InvalidInput(f"--days must be 1 to {_MAX_DAYS}", field="days")
     days = days_until(day_given(options.day) or day_of(now_ms), options.days or 1)
-    found = reconcile_days(wiring.open_lake(chosen), chosen.spool_dir, days, now_ms)
+    found = reconcile_days(wiring.open_lake(chosen), chosen.spool_dir, days, now_ms, raw_days=chosen.raw_days)
     if options.json:
         counts = [day.counts for day in found.days]
         sys.stdout.write(msgspec.json.encode(counts[0] if options.days is None else counts).decode() + "\n")

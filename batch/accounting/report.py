@@ -60,7 +60,10 @@ def _sentence(day: Reconciled, now_ms: int, *, firehose: bool) -> str:
     if day.removed:
         where.append(f"{day.removed:,} were removed because their users asked")
     said = f"{c.day}: of {c.accepted:,} accepted events {', '.join(where)}, "
-    said += f"{c.missing:,} are missing{_why(day, now_ms, firehose=firehose)}" if c.missing else "none is missing."
+    if day.raw_days is not None:
+        said += f"and raw events that are older than {day.raw_days} days (PINGFEED_RAW_DAYS) were removed as too old."
+    else:
+        said += f"{c.missing:,} are missing{_why(day, now_ms, firehose=firehose)}" if c.missing else "none is missing."
     return said + _beyond(day) + _waiting(day, now_ms)
 
 
