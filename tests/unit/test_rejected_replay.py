@@ -313,6 +313,14 @@ def test_an_answer_that_no_second_try_changes_is_one_sentence(
         Door(ingest.url).send([GOOD])
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused_for_the_key_would_follow_it(ingest: Ingest, status: int) -> None:
+    ingest.instead = [(status, {"Location": f"{ingest.url}/track-events"}, b"")]
+    with pytest.raises(PingfeedError, match=f"answered {status}, a redirect"):
+        Door(ingest.url, "secret").send([GOOD])
+    assert ingest.requests == [1]
+
+
 def test_a_service_that_stays_away_is_unavailable() -> None:
     pauses: list[float] = []
     with pytest.raises(Unavailable, match="does not answer"):
