@@ -4,10 +4,13 @@ A line of such a file is what `rejected list --json` prints, its body an object 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -38,6 +41,18 @@ class Skipped:
     """Their sender was not allowed to send them: sent with an operator's key, they would be accepted after all."""
 
 
+class _Line(NamedTuple):
+    """Where an event stood, by the digest of its line, and when it arrived."""
+
+    id: str
+    path: str | None
+    received_ms: int | None
+
+
+_Seen = Counter[_Line]
+"""How often each line has come so far."""
+
+
 class _Edited(msgspec.Struct):
     body: Any
     id: str | None = None
@@ -51,11 +66,13 @@ def of_lake(found: Iterable[Refused], skipped: Skipped) -> Iterator[Repaired]:
 
     Those of an import were never an app's: they are imported again once repaired.
     """
-    for one in (one for one in found if not is_of_import(one.path)):
-        if one.code == Forbidden.code:
-            skipped.forbidden += 1
-            continue
-        yield from _events(one.body, one.id, one.path, one.received_ms, skipped)
+    for path, lines in groupby(found, key=attrgetter("path")):
+        seen: _Seen = Counter()
+        for one in () if is_of_import(path) else lines:
+            if one.code == Forbidden.code:
+                skipped.forbidden += 1
+            else:
+                yield from _events(one.body, _Line(one.id, path, one.received_ms), skipped, seen)
 
 
 def of_file(lines: Iterable[bytes], day: str | None, code: str | None, skipped: Skipped) -> Iterator[Repaired]:
@@ -63,6 +80,7 @@ def of_file(lines: Iterable[bytes], day: str | None, code: str | None, skipped: 
 
     What was forbidden is sent only if that very reason is given.
     """
+    seen: _Seen = Counter()
     for line in filter(None, map(bytes.strip, lines)):
         edited = _edited(line)
         arrived = None if edited.received_ms is None else day_of(edited.received_ms)
@@ -71,7 +89,8 @@ def of_file(lines: Iterable[bytes], day: str | None, code: str | None, skipped: 
                 skipped.forbidden += 1
                 continue
             body = edited.body.encode() if isinstance(edited.body, str) else msgspec.json.encode(edited.body)
-            yield from _events(body, edited.id or id_of(line), edited.path, edited.received_ms, skipped)
+            place = _Line(edited.id or id_of(line), edited.path, edited.received_ms)
+            yield from _events(body, place, skipped, seen)
 
 
 def _edited(line: bytes) -> _Edited:
@@ -84,7 +103,7 @@ def _edited(line: bytes) -> _Edited:
     return _Edited(found)
 
 
-def _events(body: bytes, line: str, path: str | None, received_ms: int | None, skipped: Skipped) -> Iterator[Repaired]:
+def _events(body: bytes, line: _Line, skipped: Skipped, seen: _Seen) -> Iterator[Repaired]:
     """The event of a body; the events of one that was a whole request."""
     try:
         found = msgspec.json.decode(body)
@@ -92,10 +111,13 @@ def _events(body: bytes, line: str, path: str | None, received_ms: int | None, s
         skipped.lines += 1
         return
     several = isinstance(found, dict) and "event_type" not in found and isinstance(found.get("events"), list)
-    is_row = path is not None and is_of_raw_zone(path)
+    is_row = line.path is not None and is_of_raw_zone(line.path)
+    # Equal events of one request are equal lines, and two events all the same.
+    name = f"{line.id}#{seen[line]}" if seen[line] else line.id
+    seen[line] += 1
     for index, event in enumerate(found["events"] if several else [found]):
         given = _from_row(event) if is_row and isinstance(event, dict) else event
-        yield Repaired(line, path, _completed(given, f"{line}/{index}", received_ms))
+        yield Repaired(line.id, line.path, _completed(given, f"{name}/{index}", line.received_ms))
 
 
 def _completed(event: Any, name: str, received_ms: int | None) -> Any:

@@ -253,6 +253,17 @@ def test_what_was_forbidden_is_sent_only_from_a_file_and_if_the_operator_says_so
     assert place.replayed(str(tmp_path / "f"), "--code", "forbidden")[1]["accepted"] == 1
 
 
+def test_equal_events_of_one_request_are_two_events_and_replayed_twice_are_stored_once_each(
+    place: Place, tmp_path: Path
+) -> None:
+    line = line_of(Refusal(0, None, "x", None, "", msgspec.json.encode(GOOD)), NOW)
+    place.keep([line, line])
+    (tmp_path / "f").write_text(place.run("list", "--json")[1])
+    assert counts(place.replayed()[1]) == (2, 0, 0, 0, 0)
+    assert counts(place.replayed(str(tmp_path / "f"), "--remove")[1]) == (0, 2, 0, 0, 2)
+    assert len(place.ingest.rows) == 2
+
+
 def test_a_row_that_the_sink_had_is_an_event_again(place: Place) -> None:
     """As the batch side keeps what it refuses of the raw zone."""
     odd = row("like", NOW, event_id=event_id(1), user_id="ada", ping_id="p1", sent_ms=NOW - 5, extra='{"ab_test":"x"}')
