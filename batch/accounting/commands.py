@@ -32,7 +32,7 @@ API_KEY: Final = f"{settings.PREFIX}API_KEY"
 _MAX_DAYS: Final = 400
 _REPLAY: Final = (
     "Sends refused events again. What was forbidden to its sender (code forbidden) is skipped, for your key may send "
-    "everything; with a FILE and --code forbidden it is sent."
+    "everything; with a FILE and --code forbidden it is sent. Lines of raw-* files are never removed."
 )
 
 

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from batch.accounting.reconcile import Reconciled, Report
-from batch.accounting.refused import Refused
+from batch.accounting.refused import Refused, is_of_raw_zone
 from batch.accounting.repaired import Skipped
 from batch.accounting.replay import Outcome
 from pingfeed.clock import to_iso
@@ -133,10 +133,19 @@ def replay_sentences(done: Outcome, skipped: Skipped, removed: int | None) -> It
         said += f", {skipped.lines:,} lines skipped: their body is no JSON that can be read"
     if skipped.forbidden:
         said += f", {skipped.forbidden:,} lines skipped: their senders were not allowed to send them"
-    yield said if removed is None else f"{said}; {removed:,} lines removed from the lake"
+    if removed is not None:
+        said += f"; {removed:,} lines removed from the lake"
+        if kept := _kept(done):
+            said += f", {kept:,} kept: they show that events of the raw zone have landed"
+    yield said
     yield from (f"  {one.line}: {why.code}: {why.message}" for one, why in done.reasons[: 2 * _SHOWN])
     if len(done.reasons) > 2 * _SHOWN:
         yield f"  and {done.refused - 2 * _SHOWN:,} more"
+
+
+def _kept(done: Outcome) -> int:
+    """How many lines whose events were taken are never removed."""
+    return sum(len(ids) for path, ids in done.taken.items() if is_of_raw_zone(path))
 
 
 def replayed(done: Outcome, skipped: Skipped, removed: int) -> dict[str, Any]:
@@ -145,4 +154,5 @@ def replayed(done: Outcome, skipped: Skipped, removed: int) -> dict[str, Any]:
         {"id": one.line, "code": why.code, "field": why.field, "message": why.message} for one, why in done.reasons
     ]
     counts = {"accepted": done.accepted, "duplicates": done.duplicates, "refused": done.refused}
-    return {**counts, "skipped": skipped.lines + skipped.forbidden, "removed": removed, "rejected": rejected}
+    lines = {"skipped": skipped.lines + skipped.forbidden, "removed": removed, "kept": _kept(done)}
+    return {**counts, **lines, "rejected": rejected}

@@ -15,6 +15,7 @@ from batch.accounting import reconcile as reconciling
 from batch.accounting import report
 from batch.accounting.landed import RawZone, key_of
 from batch.accounting.reconcile import Counts, Report, days_until, reconcile
+from batch.accounting.refused import refused, remove
 from batch.etl import etl
 from batch.forget.commands import forget_users
 from batch.ledger import is_compacted
@@ -216,6 +217,17 @@ def test_compaction_changes_no_count(town: Town) -> None:
     etl(town.batch, FIRST + 2 * DAY)
     assert all(is_compacted(path) for path in town.lake.list(PARTITION))
     assert town.counts() == before == expected(5)
+
+
+def test_a_line_that_shows_that_an_event_has_landed_outlives_its_replay(town: Town) -> None:
+    town.lake.write(f"{PARTITION}/one", encode_rows([{**like(1), "position": "third"}, like(2)]))
+    town.lake.write(f"{PARTITION}/two", encode_rows([like(3)]))
+    town.deliver(3)
+    town.night(FIRST + DAY + 12)
+    assert all(is_compacted(path) for path in town.lake.list(PARTITION))
+    (line,) = refused(town.lake)
+    assert remove(town.lake, town.home / "lake", {line.path: {line.id}}) == 0
+    assert town.counts() == expected(3)
 
 
 def test_what_a_forgotten_user_had_removed_is_not_missing(town: Town) -> None:

@@ -175,7 +175,7 @@ def test_what_a_person_repaired_is_stored_once_with_its_own_time_and_leaves_the_
     assert counts(place.replayed(str(file), "--remove")[1]) == (0, 1, 0, 0, 0)
 
 
-EMPTY = {"accepted": 0, "duplicates": 0, "refused": 0, "skipped": 0, "removed": 0, "rejected": []}
+EMPTY = {"accepted": 0, "duplicates": 0, "refused": 0, "skipped": 0, "removed": 0, "kept": 0, "rejected": []}
 
 
 def test_what_would_be_refused_again_is_not_sent_and_stays(place: Place) -> None:
@@ -269,7 +269,9 @@ def test_a_row_that_the_sink_had_is_an_event_again(place: Place) -> None:
     odd = row("like", NOW, event_id=event_id(1), user_id="ada", ping_id="p1", sent_ms=NOW - 5, extra='{"ab_test":"x"}')
     line = {"received_ms": NOW, "code": "format", "field": "position", "message": "m", "source": "events/x"}
     place.keep([msgspec.json.encode({**line, "body": encode_rows([odd]).decode()}) + b"\n"], name="raw-abc")
-    assert place.replayed("--remove")[1]["accepted"] == 1
+    answer = place.replayed("--remove")[1]
+    assert (answer["accepted"], answer["removed"], answer["kept"]) == (1, 0, 1)
+    assert "0 lines removed from the lake, 1 kept: they show" in place.run("replay", "--remove")[1]
     (stored,) = place.ingest.rows.values()
     del odd["sent_ms"]
     assert stored == odd, "its time stamp was corrected when it came first"
