@@ -96,7 +96,10 @@ def _waiting(day: Reconciled, now_ms: int) -> str:
     """Spools that still owe events and have not been heard of: down, out of reach, or gone with their disk."""
     silent = [one for one in day.accounts if one.spooled.get(day.counts.day) and _is_silent(one, now_ms)]
     return "".join(
-        f" The spool {one.spool_id} of {one.service} was last heard of at {to_iso(one.published_ms)}." for one in silent
+        f" {one.spooled[day.counts.day]:,} events wait in the spool {one.spool_id} of {one.service}, which is not on "
+        f"this machine and was last heard of at {to_iso(one.published_ms)}. If that spool is gone, so are they: they "
+        "count as spooled, not as missing."
+        for one in silent
     )
 
 
