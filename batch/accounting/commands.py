@@ -30,6 +30,10 @@ Options = argparse.Namespace
 API_KEY: Final = f"{settings.PREFIX}API_KEY"
 """The key that a caller shows; the services know its digest."""
 _MAX_DAYS: Final = 400
+_REPLAY: Final = (
+    "Sends refused events again. What was forbidden to its sender (code forbidden) is skipped, for your key may send "
+    "everything; with a FILE and --code forbidden it is sent. Lines of raw-* files are never removed."
+)
 
 
 def reconcile(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +50,7 @@ def _reconcile(options: Options) -> int:
     if options.days is not None and not 1 <= options.days <= _MAX_DAYS:
         raise InvalidInput(f"--days must be 1 to {_MAX_DAYS}", field="days")
     days = days_until(day_given(options.day) or day_of(now_ms), options.days or 1)
-    found = reconcile_days(wiring.open_lake(chosen), chosen.spool_dir, days, now_ms)
+    found = reconcile_days(wiring.open_lake(chosen), chosen.spool_dir, days, now_ms, raw_days=chosen.raw_days)
     if options.json:
         counts = [day.counts for day in found.days]
         sys.stdout.write(msgspec.json.encode(counts[0] if options.days is None else counts).decode() + "\n")
@@ -67,7 +71,7 @@ def rejected(parser: argparse.ArgumentParser) -> None:
     _which(listing)
     listing.add_argument("--json", action="store_true", help="every one whole, a JSON object a line, to be edited")
     listing.set_defaults(run=_list)
-    replaying = words.add_parser("replay", help="send refused events again")
+    replaying = words.add_parser("replay", help="send refused events again", description=_REPLAY)
     _which(replaying)
     replaying.add_argument("file", nargs="?", help="repaired lines of `rejected list --json`; - is standard input")
     replaying.add_argument("--to", default=f"http://127.0.0.1:{INGEST_PORT}", metavar="URL", help="%(default)s")
@@ -106,9 +110,9 @@ def _replay(options: Options) -> int:
     done = replay(door, repaired, system_clock())
     removed = remove(lake, folder_of(chosen), done.taken) if options.remove else 0
     if options.json:
-        sys.stdout.write(msgspec.json.encode(report.replayed(done, skipped.lines, removed)).decode() + "\n")
+        sys.stdout.write(msgspec.json.encode(report.replayed(done, skipped, removed)).decode() + "\n")
     else:
-        for sentence in report.replay_sentences(done, skipped.lines, removed if options.remove else None):
+        for sentence in report.replay_sentences(done, skipped, removed if options.remove else None):
             sys.stdout.write(f"{sentence}\n")
     if done.stopped is not None:
         raise done.stopped

@@ -1,11 +1,15 @@
-"""The ingest service as `rejected replay` knows it: one call over HTTP, tried again while the service is away."""
+"""The ingest service as `rejected replay` knows it: one call over HTTP, tried again while the service is away.
+
+A redirect is not followed: the key would go with it, to anywhere.
+"""
 
 import json
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from email.message import Message
+from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -47,7 +51,7 @@ class Door:
         self._pause = pause
         # A proxy of the environment leads nowhere for this machine's own services.
         proxies = urllib.request.ProxyHandler({} if is_loopback(split.hostname) else None)
-        self._opener = urllib.request.build_opener(proxies)
+        self._opener = urllib.request.build_opener(_NoRedirect, proxies)
 
     def send(self, events: Sequence[Any]) -> Receipt:
         """Hand events in; those with ids may be sent again without harm. Raises Unavailable, PingfeedError."""
@@ -72,12 +76,21 @@ class Door:
 
     def _refused(self, status: int, asked: str, body: bytes) -> Receipt:
         """An answer that is no 2xx: 422 may be a receipt (nothing was accepted), and some pass by themselves."""
+        if 300 <= status < 400:
+            raise PingfeedError(f"{self._url} answered {status}, a redirect: give --to the address that it leads to")
         sentence = f"{self._url} answered {status}: {_said(body)}"
         if status == 422 and b'"rejected"' in body:
             return _receipt(self._url, body)
         if status == 429 or status >= 500:
             raise Unavailable(sentence, retry_after_s=int(asked) if asked.isdecimal() else 1)
         raise PingfeedError(sentence)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> None:
+        """None: the 30x is the answer."""
 
 
 def _receipt(url: str, body: bytes) -> Receipt:

@@ -4,7 +4,8 @@
     delivered = landed + missing + what users had removed    the raw zone, read (`landed.py`)
 
 The accounts are read before the lake, and an event lies in the lake before it counts as delivered, so what is on its
-way meanwhile is never taken for missing.
+way meanwhile is never taken for missing. What users had removed is read after the lake, for a night counts it before it
+removes it. Of a day whose raw events are too old to be kept, what is not there says nothing, and nothing is missing.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import msgspec
 from batch.accounting.accounts import Promised, accounts, last_partition, promised, removed
 from batch.accounting.landed import Landed, RawZone, partition_folder
 from batch.ticks import day_name, day_number
+from pingfeed.clock import DAY_MS
 from pingfeed.delivery.publish import Account
 from pingfeed.errors import NotFound
 from pingfeed.ports import Lake
@@ -47,6 +49,8 @@ class Reconciled:
     """When the last of it was delivered."""
     accounts: list[Account]
     """Those that know of the day."""
+    raw_days: int | None = None
+    """After how many days its raw events were removed as too old; None where the day is not that old."""
 
 
 @dataclass(frozen=True)
@@ -58,32 +62,42 @@ class Report:
     """Files that cannot be read, with the reason: what is in them was not counted as landed."""
 
 
-def reconcile(lake: Lake, spool_dir: Path, days: Sequence[str], now_ms: int) -> Report:
-    """Reconcile consecutive days, oldest first. Changes nothing and needs no lease. FormatError, Unavailable."""
+def reconcile(lake: Lake, spool_dir: Path, days: Sequence[str], now_ms: int, *, raw_days: int = 0) -> Report:
+    """Reconcile consecutive days, oldest first. Changes nothing and needs no lease. FormatError, Unavailable.
+
+    `raw_days` is how long raw events are kept; 0 is for ever.
+    """
     for _ in range(_TRIES - 1):
         try:
-            return _reconcile(lake, spool_dir, days, now_ms)
+            return _reconcile(lake, spool_dir, days, now_ms, raw_days)
         except NotFound:  # A night compacts what it found listed a moment ago.
             continue
-    return _reconcile(lake, spool_dir, days, now_ms)
+    return _reconcile(lake, spool_dir, days, now_ms, raw_days)
 
 
-def _reconcile(lake: Lake, spool_dir: Path, days: Sequence[str], now_ms: int) -> Report:
+def _reconcile(lake: Lake, spool_dir: Path, days: Sequence[str], now_ms: int, raw_days: int) -> Report:
     known = accounts(lake, spool_dir, now_ms)
     said = {day: promised(known, day) for day in days}
-    gone = {day: removed(lake, day) for day in days}
     first, last = day_number(days[0]), day_number(days[-1])
     with RawZone(lake, first, last) as zone:
         zone.read(range(first, 1 + max(last_partition(said[day], day) for day in days)))
-        if _missing(said[days[0]], zone.landed(first), gone[days[0]]):
+        if said[days[0]].delivered > zone.landed(first).acceptances:
             # A door whose clock is ahead of Firehose's: what arrived just after midnight lies in the day before.
             zone.read([first - 1])
-        found = [_day(day, said[day], zone.landed(day_number(day)), gone[day], known) for day in days]
-        return Report(found, zone.left_out)
+        landed = {day: zone.landed(day_number(day)) for day in days}
+        left_out = zone.left_out
+    first_kept = now_ms // DAY_MS - raw_days if raw_days else first
+    found = []
+    for day in days:
+        expired_after = raw_days if day_number(day) < first_kept else None
+        found.append(_day(day, said[day], landed[day], removed(lake, day), known, expired_after))
+    return Report(found, left_out)
 
 
-def _day(day: str, said: Promised, landed: Landed, gone: int, known: Sequence[Account]) -> Reconciled:
-    missing = _missing(said, landed, gone)
+def _day(
+    day: str, said: Promised, landed: Landed, gone: int, known: Sequence[Account], expired_after: int | None
+) -> Reconciled:
+    missing = 0 if expired_after is not None else max(0, said.delivered - landed.acceptances - gone)
     counts = Counts(
         day=day,
         accepted=said.spooled + said.delivered,
@@ -94,11 +108,8 @@ def _day(day: str, said: Promised, landed: Landed, gone: int, known: Sequence[Ac
         missing=missing,
         short=[partition_folder(day)] if missing else [],
     )
-    return Reconciled(counts, gone, said.delivered_ms, [one for one in known if day in one.days or day in one.spooled])
-
-
-def _missing(said: Promised, landed: Landed, gone: int) -> int:
-    return max(0, said.delivered - landed.acceptances - gone)
+    own = [one for one in known if day in one.days or day in one.spooled]
+    return Reconciled(counts, gone, said.delivered_ms, own, expired_after)
 
 
 def days_until(day: str, count: int) -> list[str]:

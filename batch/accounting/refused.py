@@ -116,13 +116,14 @@ def remove(lake: Lake, root: Path | None, taken: Mapping[str, AbstractSet[str]])
     """Take lines out of their files, by path and id; how many went. `root` is the lake's folder where it is one.
 
     A service may be appending to a file of a folder: then nothing of that is lost. Elsewhere a file is complete.
-    A path where no refused events lie (any more) loses nothing. Raises Unavailable.
+    A path where no refused events lie (any more) loses nothing, nor does a file of the raw zone's documents: its lines
+    say that these have landed (`landed.py`), which `reconcile` would miss. Raises Unavailable.
     """
     return sum(_remove(lake, root, path, ids) for path, ids in taken.items())
 
 
 def _remove(lake: Lake, root: Path | None, path: str, ids: AbstractSet[str]) -> int:
-    if not _FILE.fullmatch(path) or path not in lake.list(path.rpartition("/")[0]):
+    if not _FILE.fullmatch(path) or is_of_raw_zone(path) or path not in lake.list(path.rpartition("/")[0]):
         return 0
     return keep_lines(lake, root, path, lambda line: id_of(line.rstrip(b"\r\n")) not in ids)
 

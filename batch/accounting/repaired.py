@@ -4,16 +4,19 @@ A line of such a file is what `rejected list --json` prints, its body an object 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from batch.accounting.refused import Refused, id_of, is_of_import, is_of_raw_zone
 from pingfeed.clock import day_of, to_iso
-from pingfeed.errors import InvalidInput
+from pingfeed.errors import Forbidden, InvalidInput
 from pingfeed.events import Row, happened_ms
 
 _FAILURES: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -30,9 +33,24 @@ class Repaired:
 
 @dataclass
 class Skipped:
-    """Lines whose body is no JSON: they can be edited, not sent."""
+    """Lines that are not sent."""
 
     lines: int = 0
+    """Their body is no JSON: they can be edited."""
+    forbidden: int = 0
+    """Their sender was not allowed to send them: sent with an operator's key, they would be accepted after all."""
+
+
+class _Line(NamedTuple):
+    """Where an event stood, by the digest of its line, and when it arrived."""
+
+    id: str
+    path: str | None
+    received_ms: int | None
+
+
+_Seen = Counter[_Line]
+"""How often each line has come so far."""
 
 
 class _Edited(msgspec.Struct):
@@ -44,19 +62,35 @@ class _Edited(msgspec.Struct):
 
 
 def of_lake(found: Iterable[Refused], skipped: Skipped) -> Iterator[Repaired]:
-    """The events of refused lines. Those of an import were never an app's: they are imported again once repaired."""
-    for one in (one for one in found if not is_of_import(one.path)):
-        yield from _events(one.body, one.id, one.path, one.received_ms, skipped)
+    """The events of refused lines, but for what was forbidden.
+
+    Those of an import were never an app's: they are imported again once repaired.
+    """
+    for path, lines in groupby(found, key=attrgetter("path")):
+        seen: _Seen = Counter()
+        for one in () if is_of_import(path) else lines:
+            if one.code == Forbidden.code:
+                skipped.forbidden += 1
+            else:
+                yield from _events(one.body, _Line(one.id, path, one.received_ms), skipped, seen)
 
 
 def of_file(lines: Iterable[bytes], day: str | None, code: str | None, skipped: Skipped) -> Iterator[Repaired]:
-    """The events of a file's lines; of those of a day and with a reason if these are given, or that name none."""
+    """The events of a file's lines; of those of a day and with a reason if these are given, or that name none.
+
+    What was forbidden is sent only if that very reason is given.
+    """
+    seen: _Seen = Counter()
     for line in filter(None, map(bytes.strip, lines)):
         edited = _edited(line)
         arrived = None if edited.received_ms is None else day_of(edited.received_ms)
         if (code is None or edited.code in (None, code)) and (day is None or arrived in (None, day)):
+            if edited.code == Forbidden.code != code:
+                skipped.forbidden += 1
+                continue
             body = edited.body.encode() if isinstance(edited.body, str) else msgspec.json.encode(edited.body)
-            yield from _events(body, edited.id or id_of(line), edited.path, edited.received_ms, skipped)
+            place = _Line(edited.id or id_of(line), edited.path, edited.received_ms)
+            yield from _events(body, place, skipped, seen)
 
 
 def _edited(line: bytes) -> _Edited:
@@ -69,7 +103,7 @@ def _edited(line: bytes) -> _Edited:
     return _Edited(found)
 
 
-def _events(body: bytes, line: str, path: str | None, received_ms: int | None, skipped: Skipped) -> Iterator[Repaired]:
+def _events(body: bytes, line: _Line, skipped: Skipped, seen: _Seen) -> Iterator[Repaired]:
     """The event of a body; the events of one that was a whole request."""
     try:
         found = msgspec.json.decode(body)
@@ -77,10 +111,13 @@ def _events(body: bytes, line: str, path: str | None, received_ms: int | None, s
         skipped.lines += 1
         return
     several = isinstance(found, dict) and "event_type" not in found and isinstance(found.get("events"), list)
-    is_row = path is not None and is_of_raw_zone(path)
+    is_row = line.path is not None and is_of_raw_zone(line.path)
+    # Equal events of one request are equal lines, and two events all the same.
+    name = f"{line.id}#{seen[line]}" if seen[line] else line.id
+    seen[line] += 1
     for index, event in enumerate(found["events"] if several else [found]):
         given = _from_row(event) if is_row and isinstance(event, dict) else event
-        yield Repaired(line, path, _completed(given, f"{line}/{index}", received_ms))
+        yield Repaired(line.id, line.path, _completed(given, f"{name}/{index}", line.received_ms))
 
 
 def _completed(event: Any, name: str, received_ms: int | None) -> Any:

@@ -7,7 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from batch.accounting.reconcile import Reconciled, Report
-from batch.accounting.refused import Refused
+from batch.accounting.refused import Refused, is_of_raw_zone
+from batch.accounting.repaired import Skipped
 from batch.accounting.replay import Outcome
 from pingfeed.clock import to_iso
 from pingfeed.delivery.publish import Account
@@ -59,7 +60,10 @@ def _sentence(day: Reconciled, now_ms: int, *, firehose: bool) -> str:
     if day.removed:
         where.append(f"{day.removed:,} were removed because their users asked")
     said = f"{c.day}: of {c.accepted:,} accepted events {', '.join(where)}, "
-    said += f"{c.missing:,} are missing{_why(day, now_ms, firehose=firehose)}" if c.missing else "none is missing."
+    if day.raw_days is not None:
+        said += f"and raw events that are older than {day.raw_days} days (PINGFEED_RAW_DAYS) were removed as too old."
+    else:
+        said += f"{c.missing:,} are missing{_why(day, now_ms, firehose=firehose)}" if c.missing else "none is missing."
     return said + _beyond(day) + _waiting(day, now_ms)
 
 
@@ -92,7 +96,10 @@ def _waiting(day: Reconciled, now_ms: int) -> str:
     """Spools that still owe events and have not been heard of: down, out of reach, or gone with their disk."""
     silent = [one for one in day.accounts if one.spooled.get(day.counts.day) and _is_silent(one, now_ms)]
     return "".join(
-        f" The spool {one.spool_id} of {one.service} was last heard of at {to_iso(one.published_ms)}." for one in silent
+        f" {one.spooled[day.counts.day]:,} events wait in the spool {one.spool_id} of {one.service}, which is not on "
+        f"this machine and was last heard of at {to_iso(one.published_ms)}. If that spool is gone, so are they: they "
+        "count as spooled, not as missing."
+        for one in silent
     )
 
 
@@ -122,21 +129,33 @@ def refused_sentence(summary: Mapping[tuple[str, str], tuple[int, Refused]]) -> 
     )
 
 
-def replay_sentences(done: Outcome, skipped: int, removed: int | None) -> Iterator[str]:
+def replay_sentences(done: Outcome, skipped: Skipped, removed: int | None) -> Iterator[str]:
     """What became of replayed events; `removed` is None where nothing was to be removed."""
     said = f"{done.accepted:,} accepted, {done.duplicates:,} accepted before, {done.refused:,} refused again"
-    if skipped:
-        said += f", {skipped:,} lines skipped: their body is no JSON that can be read"
-    yield said if removed is None else f"{said}; {removed:,} lines removed from the lake"
+    if skipped.lines:
+        said += f", {skipped.lines:,} lines skipped: their body is no JSON that can be read"
+    if skipped.forbidden:
+        said += f", {skipped.forbidden:,} lines skipped: their senders were not allowed to send them"
+    if removed is not None:
+        said += f"; {removed:,} lines removed from the lake"
+        if kept := _kept(done):
+            said += f", {kept:,} kept: they show that events of the raw zone have landed"
+    yield said
     yield from (f"  {one.line}: {why.code}: {why.message}" for one, why in done.reasons[: 2 * _SHOWN])
     if len(done.reasons) > 2 * _SHOWN:
         yield f"  and {done.refused - 2 * _SHOWN:,} more"
 
 
-def replayed(done: Outcome, skipped: int, removed: int) -> dict[str, Any]:
+def _kept(done: Outcome) -> int:
+    """How many lines whose events were taken are never removed."""
+    return sum(len(ids) for path, ids in done.taken.items() if is_of_raw_zone(path))
+
+
+def replayed(done: Outcome, skipped: Skipped, removed: int) -> dict[str, Any]:
     """The same for a machine; `rejected` has the first hundred."""
     rejected = [
         {"id": one.line, "code": why.code, "field": why.field, "message": why.message} for one, why in done.reasons
     ]
     counts = {"accepted": done.accepted, "duplicates": done.duplicates, "refused": done.refused}
-    return {**counts, "skipped": skipped, "removed": removed, "rejected": rejected}
+    lines = {"skipped": skipped.lines + skipped.forbidden, "removed": removed, "kept": _kept(done)}
+    return {**counts, **lines, "rejected": rejected}

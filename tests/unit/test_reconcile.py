@@ -11,10 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batch.accounting import reconcile as reconciling
 from batch.accounting import report
-from batch.accounting.landed import key_of
+from batch.accounting.landed import RawZone, key_of
 from batch.accounting.reconcile import Counts, Report, days_until, reconcile
+from batch.accounting.refused import refused, remove
 from batch.etl import etl
+from batch.forget.commands import forget_users
 from batch.ledger import is_compacted
 from batch.raw_files import each_events
 from pingfeed import cli
@@ -62,10 +65,14 @@ class Town(LakeWorld):
 
     def reconcile(self, days: Iterable[str] = (TODAY,), now_ms: int = NOON + 2000) -> Report:
         self.batch.tables.refresh()
-        return reconcile(self.lake, self.spool_dir, list(days), now_ms)
+        return reconcile(self.lake, self.spool_dir, list(days), now_ms, raw_days=self.batch.settings.raw_days)
 
     def counts(self, day: str = TODAY) -> Counts:
         return self.reconcile([day]).days[0].counts
+
+    def night(self, tick: int) -> None:
+        self.time.now_ms = tick * TICK_MS + 5000
+        etl(self.batch, tick)
 
 
 @pytest.fixture
@@ -212,6 +219,17 @@ def test_compaction_changes_no_count(town: Town) -> None:
     assert town.counts() == before == expected(5)
 
 
+def test_a_line_that_shows_that_an_event_has_landed_outlives_its_replay(town: Town) -> None:
+    town.lake.write(f"{PARTITION}/one", encode_rows([{**like(1), "position": "third"}, like(2)]))
+    town.lake.write(f"{PARTITION}/two", encode_rows([like(3)]))
+    town.deliver(3)
+    town.night(FIRST + DAY + 12)
+    assert all(is_compacted(path) for path in town.lake.list(PARTITION))
+    (line,) = refused(town.lake)
+    assert remove(town.lake, town.home / "lake", {line.path: {line.id}}) == 0
+    assert town.counts() == expected(3)
+
+
 def test_what_a_forgotten_user_had_removed_is_not_missing(town: Town) -> None:
     town.land([like(1)])
     town.deliver(4)
@@ -221,6 +239,43 @@ def test_what_a_forgotten_user_had_removed_is_not_missing(town: Town) -> None:
     assert town.counts() == expected(4, landed=1, missing=1)
     (said,) = report.sentences(town.reconcile(), NOON + 2000, firehose=False)
     assert "2 were removed because their users asked" in said
+
+
+def test_what_a_night_removes_for_a_forgotten_user_meanwhile_is_not_missing(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town.land([like(1), like(2)])
+    town.deliver(2)
+    town.night(FIRST + 60)
+    forget_users(town.batch, ["ada"])
+
+    def zone(*given: Any) -> RawZone:
+        town.night(FIRST + DAY + 12)
+        return RawZone(*given)
+
+    monkeypatch.setattr(reconciling, "RawZone", zone)
+    found = town.reconcile().days[0]
+    assert (found.removed, found.counts) == (2, expected(2, landed=0))
+
+
+def test_raw_events_that_were_removed_as_too_old_are_not_missing(town: Town) -> None:
+    town = Town(town.home, {"PINGFEED_RAW_DAYS": "3"})
+    town.land([like(1), like(2)])
+    town.deliver(2)
+    town.night(FIRST + 6 * DAY + 12)
+    assert town.lake.list("events") == []
+    before, after = (town.reconcile(now_ms=NOON + days * DAY_MS) for days in (3, 4))
+    assert before.days[0].counts == expected(2, missing=2), "a day that is kept has to be there"
+    assert after.days[0].counts == expected(2, landed=0)
+    (said,) = report.sentences(after, NOON, firehose=False)
+    assert "older than 3 days (PINGFEED_RAW_DAYS) were removed as too old" in said
+    assert "missing" not in said
+
+
+def test_raw_events_that_are_kept_for_ever_are_missing_however_old(town: Town) -> None:
+    town.deliver(1)
+    found = reconcile(town.lake, town.spool_dir, [TODAY], NOON + 9_000 * DAY_MS, raw_days=0)
+    assert found.days[0].counts.missing == 1
 
 
 def test_spools_of_other_machines_count_by_what_they_published(town: Town) -> None:
@@ -301,7 +356,8 @@ def test_more_than_was_delivered_is_explained_and_a_silent_spool_is_named(town: 
     town.publish(Account(spool_id="b" * 16, service="feed", days={TODAY: Delivered(1, 1)}, spooled={TODAY: 7}))
     (said,) = report.sentences(town.reconcile(), NOON, firehose=False)
     assert "1 are there that no spool counts as delivered" in said
-    assert "The spool bbbbbbbbbbbbbbbb of feed was last heard of at 1970" in said
+    assert "7 events wait in the spool bbbbbbbbbbbbbbbb of feed, which is not on this machine" in said
+    assert "was last heard of at 1970-01-01T00:00:00.000Z. If that spool is gone, so are they" in said
 
 
 def test_a_damaged_account_is_named(town: Town) -> None:
@@ -316,6 +372,7 @@ Printed = Callable[..., tuple[int, str]]
 @pytest.fixture
 def printed(town: Town, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Printed:
     monkeypatch.setenv("PINGFEED_HOME", str(town.home))
+    monkeypatch.setenv("PINGFEED_RAW_DAYS", "0")
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*words: str) -> tuple[int, str]:
@@ -339,6 +396,16 @@ def test_the_command_prints_the_contract_and_fails_if_something_is_missing(town:
     assert (code, json.loads(text)["short"]) == (1, [PARTITION])
     code, text = printed("--day", TODAY, "--days", "2", "--json")
     assert (code, [one["missing"] for one in json.loads(text)]) == (1, [0, 1])
+
+
+def test_the_command_knows_how_long_raw_events_are_kept(
+    town: Town, printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town.deliver(1)
+    assert printed("--day", TODAY)[0] == 1
+    monkeypatch.setenv("PINGFEED_RAW_DAYS", "30")
+    code, text = printed("--day", TODAY)
+    assert (code, "older than 30 days (PINGFEED_RAW_DAYS)" in text) == (0, True)
 
 
 def test_the_command_tells_a_person(town: Town, printed: Printed) -> None:

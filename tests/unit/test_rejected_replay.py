@@ -16,12 +16,14 @@ from batch.accounting.door import TRIES, Door, Receipt
 from batch.accounting.refused import id_of, refused, remove
 from batch.accounting.repaired import Skipped, of_lake, uuid8
 from batch.accounting.replay import replay
+from ingest_api.permit import forbidden
 from ingest_api.rejected import RejectedLog, line_of
 from pingfeed import cli
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.clock import DAY_MS, to_iso, uuid7
 from pingfeed.errors import InvalidInput, PingfeedError, Unavailable
 from pingfeed.events import EventId, Refusal, encode_rows, to_rows
+from pingfeed.http.auth import Caller
 from pingfeed.local import appended
 from tests.unit.lakes import FIRST_DAY, event_id, row
 
@@ -173,7 +175,7 @@ def test_what_a_person_repaired_is_stored_once_with_its_own_time_and_leaves_the_
     assert counts(place.replayed(str(file), "--remove")[1]) == (0, 1, 0, 0, 0)
 
 
-EMPTY = {"accepted": 0, "duplicates": 0, "refused": 0, "skipped": 0, "removed": 0, "rejected": []}
+EMPTY = {"accepted": 0, "duplicates": 0, "refused": 0, "skipped": 0, "removed": 0, "kept": 0, "rejected": []}
 
 
 def test_what_would_be_refused_again_is_not_sent_and_stays(place: Place) -> None:
@@ -238,12 +240,38 @@ def test_standard_input_takes_lines_events_and_whole_requests(place: Place, monk
     assert (code, counts(answer)) == (0, (4, 0, 0, 2, 0))
 
 
+def test_what_was_forbidden_is_sent_only_from_a_file_and_if_the_operator_says_so(place: Place, tmp_path: Path) -> None:
+    others = {"event_type": "block", "user_id": "ada", "creator_id": "c1"}
+    place.keep([line_of(one, NOW) for one in forbidden(Caller("eve", False), [others]).values()])
+    assert counts(place.replayed()[1]) == (0, 0, 0, 1, 0)
+    assert counts(place.replayed("--code", "forbidden", "--remove")[1]) == (0, 0, 0, 1, 0)
+    (tmp_path / "f").write_text(place.run("list", "--json")[1])
+    assert counts(place.replayed(str(tmp_path / "f"))[1]) == (0, 0, 0, 1, 0)
+    assert "1 lines skipped: their senders were not allowed" in place.run("replay", str(tmp_path / "f"))[1]
+    assert place.ingest.requests == []
+    assert place.kept() == [others]
+    assert place.replayed(str(tmp_path / "f"), "--code", "forbidden")[1]["accepted"] == 1
+
+
+def test_equal_events_of_one_request_are_two_events_and_replayed_twice_are_stored_once_each(
+    place: Place, tmp_path: Path
+) -> None:
+    line = line_of(Refusal(0, None, "x", None, "", msgspec.json.encode(GOOD)), NOW)
+    place.keep([line, line])
+    (tmp_path / "f").write_text(place.run("list", "--json")[1])
+    assert counts(place.replayed()[1]) == (2, 0, 0, 0, 0)
+    assert counts(place.replayed(str(tmp_path / "f"), "--remove")[1]) == (0, 2, 0, 0, 2)
+    assert len(place.ingest.rows) == 2
+
+
 def test_a_row_that_the_sink_had_is_an_event_again(place: Place) -> None:
     """As the batch side keeps what it refuses of the raw zone."""
     odd = row("like", NOW, event_id=event_id(1), user_id="ada", ping_id="p1", sent_ms=NOW - 5, extra='{"ab_test":"x"}')
     line = {"received_ms": NOW, "code": "format", "field": "position", "message": "m", "source": "events/x"}
     place.keep([msgspec.json.encode({**line, "body": encode_rows([odd]).decode()}) + b"\n"], name="raw-abc")
-    assert place.replayed("--remove")[1]["accepted"] == 1
+    answer = place.replayed("--remove")[1]
+    assert (answer["accepted"], answer["removed"], answer["kept"]) == (1, 0, 1)
+    assert "0 lines removed from the lake, 1 kept: they show" in place.run("replay", "--remove")[1]
     (stored,) = place.ingest.rows.values()
     del odd["sent_ms"]
     assert stored == odd, "its time stamp was corrected when it came first"
@@ -296,6 +324,14 @@ def test_an_answer_that_no_second_try_changes_is_one_sentence(
     ingest.instead = [(status, {}, body)]
     with pytest.raises(PingfeedError, match=says):
         Door(ingest.url).send([GOOD])
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused_for_the_key_would_follow_it(ingest: Ingest, status: int) -> None:
+    ingest.instead = [(status, {"Location": f"{ingest.url}/track-events"}, b"")]
+    with pytest.raises(PingfeedError, match=f"answered {status}, a redirect"):
+        Door(ingest.url, "secret").send([GOOD])
+    assert ingest.requests == [1]
 
 
 def test_a_service_that_stays_away_is_unavailable() -> None:
