@@ -37,6 +37,8 @@ from pingfeed.clock import DAY_MS, day_of
 
 ACTIVE_DAYS: Final = 35
 """The longest that an event may be on its way: the week in which duplicates are known, and an outage of four weeks."""
+_END_MS: Final = 253_402_300_800_000
+"""The year 10000: no day of arrival is named by what claims a later moment."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -139,7 +141,7 @@ class _Night:
                     news.setdefault(stone.hash, set()).add(acceptance)
         for hashed, acceptances in news.items():
             stone = newest[hashed]
-            days = Counter(day_of(received_ms) for _, _, received_ms in acceptances)
+            days = Counter(day_of(received_ms) for _, _, received_ms in acceptances if 0 <= received_ms < _END_MS)
             stone.removed = dict(sorted((Counter(stone.removed) + days).items()))
             stone.counted = sorted({*stone.counted, *held})
             self._done.events += len(acceptances)
