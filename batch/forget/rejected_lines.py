@@ -1,17 +1,22 @@
 """Refused events that mention a forgotten user: lines of `rejected/day=YYYY-MM-DD/*.jsonl`.
 
-A refused event is no row, so whose it is has to be read out of what was sent: a line goes if an id in quotes, or one
-after `user_id`, is the user's, and it was refused by the moment of forgetting. A file of which nothing is left goes.
+A refused event is no row, so whose it is has to be read out of what was sent (`mentions.py`): a line goes if it may be
+the user's, and was refused by the moment of forgetting. A file of which nothing is left goes.
 """
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from batch.forget.forgotten import Forgotten
 from batch.rejected_files import keep_lines
 from pingfeed.ports import Lake
+
+
+class _Line(msgspec.Struct):
+    body: str
+    message: str = ""
+    received_ms: int = 0
 
 
 def remove(lake: Lake, folder: Path | None, path: str, forgotten: Forgotten) -> int:
@@ -21,9 +26,7 @@ def remove(lake: Lake, folder: Path | None, path: str, forgotten: Forgotten) -> 
 
 def _is_about(line: bytes, forgotten: Forgotten) -> bool:
     try:
-        values = msgspec.json.decode(line, type=dict[str, Any])
+        found = msgspec.json.decode(line, type=_Line)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return forgotten.mentioned(line.decode("utf-8", "backslashreplace"), 0)
-    received_ms = values.get("received_ms")
-    text = "\n".join(value for value in values.values() if isinstance(value, str))
-    return forgotten.mentioned(text, received_ms if isinstance(received_ms, int) else 0)
+        return bool(forgotten.mentioned(line.decode("utf-8", "backslashreplace"), 0))
+    return any(forgotten.mentioned(text, found.received_ms) for text in (found.body, found.message))
