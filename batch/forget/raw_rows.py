@@ -19,14 +19,13 @@ import pyarrow.parquet as pq
 
 from batch.accounting.landed import Key, key_of
 from batch.forget.forgotten import CONTENT, Forgotten, is_content
+from batch.forget.rejected_lines import Acceptance, acceptances_of
 from batch.raw_files import GZIP, PARQUET, as_events, day_ms, documents_of
 from pingfeed.arrow import EVENT_SCHEMA
 from pingfeed.conversion import documents_in, row_of
 from pingfeed.errors import FormatError
 from pingfeed.ports import Lake
 
-Acceptance = tuple[str, str, int]
-"""`user_id`, `event_id`, `received_ms`."""
 _KEYS: Final = pa.schema([EVENT_SCHEMA.field(n) for n in ("user_id", "event_id", "event_type", "received_ms")])
 _WHOSE: Final = pa.schema([EVENT_SCHEMA.field(name) for name in ("user_id", "received_ms")])
 _CLOCK: Final = "received_ms"
@@ -123,10 +122,13 @@ def _sift(document: bytes, at_ms: int, forgotten: Forgotten, found: Sifted) -> N
     try:
         row = row_of(document)
     except FormatError:
-        if forgotten.mentioned(document.decode("utf-8", "backslashreplace"), at_ms):
-            found.changed = True
-        else:
+        text = document.decode("utf-8", "backslashreplace")
+        whose = forgotten.mentioned(text, at_ms)
+        if not whose:
             found.kept.append(document)
+            return
+        found.changed = True
+        found.gone += acceptances_of(text, whose)
         return
     user_id: str = row.get("user_id") or ""
     until = forgotten.until(user_id)

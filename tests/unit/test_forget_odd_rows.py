@@ -1,5 +1,6 @@
 """A row that is no row is forgotten too; it is counted where reconcile would have counted it, and nowhere else."""
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -55,3 +56,32 @@ def test_a_row_of_a_time_that_no_day_has_goes_and_stops_no_night(town: Town) -> 
     forget_users(town.batch, ["ada"])
     _night(town, FIRST + DAY + 12)
     assert _removed(town) == {TODAY: 1}
+
+
+def _odd(number: int) -> bytes:
+    return msgspec.json.encode(like(number) | {"watch_time_ratio": "much"}) + b"\n"
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_document_that_is_no_row_is_counted_once_wherever_it_lies(town: Town, compacted: bool) -> None:
+    town.lake.write(f"{PARTITION}/fire-1", _odd(1) + encode_rows([like(2)]))
+    town.lake.write(f"{PARTITION}/fire-2", encode_rows([like(3)]))
+    town.deliver(3)
+    _night(town, FIRST + (DAY + 12 if compacted else 60))
+    assert town.counts().missing == 0
+    forget_users(town.batch, ["ada"])
+    _night(town, FIRST + DAY + 13)
+    assert _removed(town) == {TODAY: 3}
+    assert town.counts().missing == 0
+    assert town.lake.list("rejected") == []
+
+
+def test_refused_events_that_are_shipped_long_after_their_day_go_too(town: Town) -> None:
+    town.time.now_ms = (FIRST + 5 * DAY) * TICK_MS
+    forget_users(town.batch, ["ada"])
+    _night(town, FIRST + 5 * DAY + 12)
+    line = {"received_ms": FIRST * TICK_MS, "code": "c", "field": None, "message": "m", "body": '{"user_id":"ada"}'}
+    town.lake.write(f"rejected/day={TODAY}/w.jsonl", msgspec.json.encode(line) + b"\n")
+    _night(town, FIRST + 6 * DAY + 12)
+    assert _removed(town) == {}
+    assert town.lake.list("rejected") == []
