@@ -1,5 +1,8 @@
 """Old raw and refused events go: the lake's partitions of more than so many days ago (`raw_days`, `rejected_days`).
 
+What lies among the refused events and is of the raw zone (`raw-*`) is all that is left of an accepted event once its
+source is compacted: it is kept as long as raw events.
+
 A raw file goes only if a run has read it (what was learned of it stays), never one that waits to be read, however old.
 Compactions' manifests go with the last of their day's files. What the ledger knows it knows for good: a file that
 somebody puts back is not read again.
@@ -9,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from batch.accounting.refused import is_of_raw_zone
 from batch.ledger import Ledger, is_compacted
 from batch.ticks import day_name
 from batch.wiring import Batch
@@ -28,10 +32,17 @@ def expire(batch: Batch, today: int) -> Expired:
     """Remove what is too old on day `today`; a number of 0 days keeps it for ever."""
     chosen = batch.settings
     raw = _raw(batch, day_name(today - chosen.raw_days)) if chosen.raw_days else 0
-    rejected = _older(batch, "rejected", day_name(today - chosen.rejected_days)) if chosen.rejected_days else []
-    for path in rejected:
+    rejected = _rejected(batch, today, chosen.rejected_days) + _rejected(batch, today, chosen.raw_days, of_raw=True)
+    return Expired(raw, rejected)
+
+
+def _rejected(batch: Batch, today: int, days: int, *, of_raw: bool = False) -> int:
+    """Remove refused events, those of the raw zone or those that clients sent; how many files went."""
+    old = _older(batch, "rejected", day_name(today - days)) if days else []
+    old = [path for path in old if is_of_raw_zone(path) == of_raw]
+    for path in old:
         batch.tables.lake.delete(path)
-    return Expired(raw, len(rejected))
+    return len(old)
 
 
 def _raw(batch: Batch, first_kept: str) -> int:

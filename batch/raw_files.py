@@ -137,7 +137,7 @@ def _fetched(lake: Lake, paths: Iterable[str]) -> Iterator[tuple[str, "Future[by
 
 def _events_of(path: str, data: bytes) -> _Parsed:
     if data.startswith(PARQUET):
-        return _split(path, _as_events(pq.read_table(pa.BufferReader(data))))
+        return _split(path, as_events(pq.read_table(pa.BufferReader(data))))
     if not _is_json(data):
         raise FormatError("it is neither Parquet nor JSON")
     return _rows_of(path, [(document, day_ms(path), None) for document in documents_in(data)])
@@ -181,7 +181,7 @@ def _rows_of(path: str, documents: Iterable[_Document]) -> _Parsed:
     return table_of_rows(rows), refused
 
 
-def _as_events(table: pa.Table) -> pa.Table:
+def as_events(table: pa.Table) -> pa.Table:
     """A file's columns as those of the schema, in its order."""
     columns = [
         table.column(column.name).cast(column.type)
@@ -197,11 +197,14 @@ def _split(path: str, table: pa.Table) -> _Parsed:
     whole = reduce(pc.and_, (pc.is_valid(table[name]) for name in NEEDED))
     if pc.all(whole).as_py() is not False:
         return table, []
-    documents = [
-        (msgspec.json.encode({name: value for name, value in row.items() if value is not None}), day_ms(path), None)
-        for row in table.filter(pc.invert(whole)).to_pylist(maps_as_pydicts="lossy")
-    ]
-    return table.filter(whole), _rows_of(path, documents)[1]
+    documents = documents_of(table.filter(pc.invert(whole)))
+    return table.filter(whole), _rows_of(path, [(document, day_ms(path), None) for document in documents])[1]
+
+
+def documents_of(table: pa.Table) -> list[bytes]:
+    """Rows of the schema as JSON, nulls left out: what stands for a row that is none."""
+    rows = table.to_pylist(maps_as_pydicts="lossy")
+    return [msgspec.json.encode({name: value for name, value in row.items() if value is not None}) for row in rows]
 
 
 def partition_of(path: str) -> str:

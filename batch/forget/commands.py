@@ -12,6 +12,7 @@ import msgspec
 from batch.forget.tombstones import Tombstone, Tombstones, hash_of
 from batch.wiring import Batch, build
 from pingfeed import settings
+from pingfeed.delivery.landing import waiting_by_day
 from pingfeed.errors import InvalidInput
 from pingfeed.events import Id
 
@@ -28,6 +29,8 @@ class Forgotten(msgspec.Struct, frozen=True):
     users: int
     at_ms: int
     """Events received up to this moment are removed; who comes back later starts anew."""
+    waiting: int
+    """Events, of anybody, in the spools of this machine: a service that starts applies them to the signals again."""
 
 
 def forget(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +53,8 @@ def forget_users(batch: Batch, users: Sequence[str]) -> Forgotten:
         # A run of the tick may still read the event; one by hand in the same tick counts it from the next.
         notes.add(Tombstone(hash=hash_of(user_id), at_ms=at_ms, tick=batch.ticks.of(at_ms) + 1))
     asyncio.run(_remove(batch, users))
-    return Forgotten(len(users), at_ms)
+    spooled = waiting_by_day(batch.settings.spool_dir).values()
+    return Forgotten(len(users), at_ms, sum(sum(days.values()) for days in spooled))
 
 
 async def _remove(batch: Batch, users: Iterable[str]) -> None:
@@ -70,6 +74,11 @@ def _forget(options: argparse.Namespace) -> int:
     sentence = (
         f"{done.users:,} users: packets and signals are removed; the night, or `pingfeed etl` now, removes the rest"
     )
+    if done.waiting:
+        sentence += (
+            f"\n{done.waiting:,} events wait in spools, and a service that starts may bring signals back from them: "
+            "once they are delivered, run `pingfeed forget` again"
+        )
     sys.stdout.write((msgspec.json.encode(done).decode() if options.json else sentence) + "\n")
     return 0
 

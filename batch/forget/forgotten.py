@@ -4,7 +4,6 @@ What a user did goes. What a user made stays, for it is content: `ping_created` 
 lose the user's id (the ping itself is taken back by a `ping_deleted`, as ever).
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,11 +11,10 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batch.forget.mentions import ids_in
 from batch.forget.tombstones import Tombstone, hash_of
 
 CONTENT: Final = ("ping_created", "ping_deleted")
-_QUOTED: Final = re.compile(r"(?<=[\"'])[A-Za-z0-9._:@-]{1,128}(?=\\*[\"'])")
-_NAMED: Final = re.compile(r"user_?id[\"'\\]*\s*[:=]\s*[\"'\\]*([A-Za-z0-9._:@-]{1,128})", re.IGNORECASE)
 
 
 class Forgotten:
@@ -74,14 +72,9 @@ class Forgotten:
             gone = pc.and_(gone, pc.invert(content))
         return table.filter(pc.invert(gone))
 
-    def mentioned(self, text: str, at: int) -> bool:
-        """Whether a text that is no row, JSON perhaps, names somebody of whom the moment `at` is forgotten.
-
-        An id counts where it stands in quotes, or after `user_id`.
-        """
-        if not self._until:
-            return False
-        return bool(self.among({*_QUOTED.findall(text), *_NAMED.findall(text)}, at))
+    def mentioned(self, document: str, at: int) -> list[str]:
+        """Of whom a document that is no row, JSON perhaps, may be, and of whom the moment `at` is forgotten."""
+        return sorted(self.among(ids_in(document), at)) if self._until else []
 
     def _look(self, user_ids: Iterable[str]) -> None:
         for user_id in user_ids:

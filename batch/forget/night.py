@@ -5,7 +5,7 @@ clean events, users' buckets and states, and training rows. What was summed with
 stays as it is. Only a file that holds a forgotten user is written anew, under its own name, whole.
 
 Latecomers: for `ACTIVE_DAYS` more, nights look at the raw files that are not compacted yet and at those that were read
-since, and at refused events of the days around the wish. A file that no run has read is left to the next night; what
+since, and at refused events, which a service may ship late. A file that no run has read is left to the next night; what
 runs learn never holds the rows (`learn.py`).
 
 The night counts first: a note (`tombstones.py`) says which acceptances it is about to take out of which raw files, then
@@ -24,19 +24,20 @@ import pyarrow as pa
 
 from batch.forget import raw_rows, rejected_lines
 from batch.forget.forgotten import Forgotten, Pending
-from batch.forget.raw_rows import Acceptance
+from batch.forget.rejected_lines import Acceptance
 from batch.forget.tombstones import Tombstone, Tombstones, hash_of
 from batch.ledger import Ledger, Manifest, is_compacted
 from batch.raw_files import READERS, UNREADABLE
 from batch.rejected_files import folder_of
 from batch.tables import AGGREGATES, CLEAN, STATES, clock_of
-from batch.ticks import day_name
 from batch.training_set import CLOCK as TRAINING_CLOCK
 from batch.wiring import Batch
 from pingfeed.clock import DAY_MS, day_of
 
 ACTIVE_DAYS: Final = 35
 """The longest that an event may be on its way: the week in which duplicates are known, and an outage of four weeks."""
+_END_MS: Final = 253_402_300_800_000
+"""The year 10000: no day of arrival is named by what claims a later moment."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -87,11 +88,11 @@ class _Night:
     def run(self) -> None:
         with self._batch.progress.step(f"forgetting {self._done.users:,} users: raw files"):
             held = self._held(self._raw_paths())
-            self._count(held)
+            self._count(held | self._held_elsewhere())
             self._each(lambda path: raw_rows.remove(self._lake, path, self._forgotten.by_ms), held)
         with self._batch.progress.step("forgetting: refused events"):
             root = folder_of(self._batch.settings)
-            for path in self._rejected_paths():
+            for path in self._lake.list("rejected"):
                 self._done.refused += rejected_lines.remove(self._lake, root, path, self._forgotten.by_ms)
         if self._pending:
             with self._batch.progress.step("forgetting: tables"):
@@ -128,6 +129,11 @@ class _Night:
                     found[path] = gone
         return found
 
+    def _held_elsewhere(self) -> dict[str, list[Acceptance]]:
+        """The same of rows that are no rows, whose sources may be compacted."""
+        looks = ((p, rejected_lines.held(self._lake, p, self._forgotten.by_ms)) for p in self._lake.list("rejected"))
+        return {path: gone for path, gone in looks if gone}
+
     def _count(self, held: dict[str, list[Acceptance]]) -> None:
         """Note what is about to leave which files."""
         newest = {stone.hash: stone for stone in self._stones}
@@ -139,7 +145,7 @@ class _Night:
                     news.setdefault(stone.hash, set()).add(acceptance)
         for hashed, acceptances in news.items():
             stone = newest[hashed]
-            days = Counter(day_of(received_ms) for _, _, received_ms in acceptances)
+            days = Counter(day_of(received_ms) for _, _, received_ms in acceptances if 0 <= received_ms < _END_MS)
             stone.removed = dict(sorted((Counter(stone.removed) + days).items()))
             stone.counted = sorted({*stone.counted, *held})
             self._done.events += len(acceptances)
@@ -148,13 +154,6 @@ class _Night:
     def _is_news(self, stone: Tombstone, path: str) -> bool:
         """Whether what the file holds of the user was not counted yet."""
         return path not in stone.counted and (stone.done_ms is None or self._runs.get(path, -1) > (stone.run or 0))
-
-    def _rejected_paths(self) -> list[str]:
-        paths = self._lake.list("rejected")
-        if self._pending:
-            return paths
-        days = {day_name(stone.at_ms // DAY_MS - back) for stone in self._late for back in (0, 1)}
-        return [path for path in paths if any(path.startswith(f"rejected/day={day}/") for day in days)]
 
     def _tables(self) -> dict[str, str]:
         """The part of a path that names a table with users in it, with its clock."""

@@ -17,15 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batch.accounting.landed import Key, key_of
 from batch.forget.forgotten import CONTENT, Forgotten, is_content
-from batch.raw_files import GZIP, PARQUET, day_ms
+from batch.forget.rejected_lines import Acceptance, acceptances_of
+from batch.raw_files import GZIP, PARQUET, as_events, day_ms, documents_of
 from pingfeed.arrow import EVENT_SCHEMA
 from pingfeed.conversion import documents_in, row_of
 from pingfeed.errors import FormatError
 from pingfeed.ports import Lake
 
-Acceptance = tuple[str, str, int]
-"""`user_id`, `event_id`, `received_ms`."""
 _KEYS: Final = pa.schema([EVENT_SCHEMA.field(n) for n in ("user_id", "event_id", "event_type", "received_ms")])
 _WHOSE: Final = pa.schema([EVENT_SCHEMA.field(name) for name in ("user_id", "received_ms")])
 _CLOCK: Final = "received_ms"
@@ -52,7 +52,7 @@ def held(lake: Lake, path: str, forgotten: Forgotten) -> list[Acceptance] | None
             pass  # It may be something else by that name.
     data = _unpacked(lake.read(path))
     if data.startswith(PARQUET):
-        return _gone(pq.read_table(pa.BufferReader(data)), forgotten)
+        return _gone(as_events(pq.read_table(pa.BufferReader(data))), forgotten)
     sifted = _sifted(path, data, forgotten)
     return sifted.gone if sifted.changed else None
 
@@ -81,7 +81,10 @@ def without_rows(data: bytes, forgotten: Forgotten, clock: str) -> bytes:
 def _held_in_columns(lake: Lake, path: str, forgotten: Forgotten) -> list[Acceptance] | None:
     if forgotten.rows(lake.dataset([path], _WHOSE).to_table(), _CLOCK) is None:
         return None
-    return _gone(lake.dataset([path], _KEYS).to_table(), forgotten)
+    keys = lake.dataset([path], _KEYS).to_table()
+    if keys["event_id"].null_count:
+        keys = lake.dataset([path], EVENT_SCHEMA).to_table()  # What has no id is told apart by all that it says.
+    return _gone(keys, forgotten)
 
 
 def _gone(table: pa.Table, forgotten: Forgotten) -> list[Acceptance] | None:
@@ -90,8 +93,16 @@ def _gone(table: pa.Table, forgotten: Forgotten) -> list[Acceptance] | None:
         return None
     found = table.filter(rows)
     acts = found.filter(pc.invert(is_content(found))) if "event_type" in found.column_names else found
-    names = ("user_id", "event_id", "received_ms")
-    return list(zip(*(acts[name].to_pylist() for name in names), strict=True))
+    names = ("user_id", "event_id", _CLOCK)
+    keys = list(zip(*(acts[name].to_pylist() for name in names), strict=True))
+    if all(None not in key for key in keys):
+        return keys
+    return [(user_id, key[1], key[2]) for (user_id, *_), key in zip(keys, _keys_of(acts), strict=True) if key]
+
+
+def _keys_of(acts: pa.Table) -> list[Key | None]:
+    """What rows without an id or a time count as, if anything: they are no rows."""
+    return [key_of(document.decode()) for document in documents_of(acts)]
 
 
 def _unpacked(data: bytes) -> bytes:
@@ -111,10 +122,13 @@ def _sift(document: bytes, at_ms: int, forgotten: Forgotten, found: Sifted) -> N
     try:
         row = row_of(document)
     except FormatError:
-        if forgotten.mentioned(document.decode("utf-8", "backslashreplace"), at_ms):
-            found.changed = True
-        else:
+        text = document.decode("utf-8", "backslashreplace")
+        whose = forgotten.mentioned(text, at_ms)
+        if not whose:
             found.kept.append(document)
+            return
+        found.changed = True
+        found.gone += acceptances_of(text, whose)
         return
     user_id: str = row.get("user_id") or ""
     until = forgotten.until(user_id)

@@ -99,3 +99,16 @@ def test_what_cannot_be_removed_costs_the_night_nothing_else(
     monkeypatch.setattr(world.batch.tables.lake, "delete", refuse)
     _night(world, KEEP + 1)
     assert "old files were not removed" in caplog.text
+
+
+def test_an_accepted_row_that_lies_only_among_the_refused_is_kept_as_long_as_raw_events(tmp_path: Path) -> None:
+    world = _world(tmp_path)
+    odd = b'{"event_id":"e1","event_type":"view","received_ms":1728000000000,"watch_time_ratio":"much"}\n'
+    for number in range(2):
+        world.batch.tables.lake.write(f"events/year=2024/month=10/day=04/{number}", odd)
+    _night(world, KEEP)
+    (kept, twin) = _listed(world, "rejected")
+    assert "/raw-" in kept
+    assert "/raw-" in twin
+    _night(world, KEEP + 1)
+    assert _listed(world, "rejected") == []

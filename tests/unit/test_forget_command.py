@@ -1,5 +1,6 @@
 """`pingfeed forget`: what it takes, what it says, and that it does nothing by halves."""
 
+import asyncio
 import io
 import json
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from batch.forget.tombstones import Tombstones, hash_of
 from pingfeed.cli import main
+from pingfeed.delivery.spool import Spool
 from pingfeed.settings import load
 from pingfeed.wiring import open_lake
 
@@ -46,6 +48,22 @@ def test_one_bad_id_and_nobody_is_forgotten(home: Path, wrong: str, capsys: pyte
     assert main(["forget", "ada", wrong]) == 1
     assert "nobody was forgotten" in capsys.readouterr().err
     assert not (home / "lake").exists()
+
+
+async def _spool(home: Path, count: int) -> None:
+    spool = Spool(home / "spool" / "ingest")
+    await spool.append(b"{}\n" * count, count, 1_700_000_000_000)
+    await spool.close()
+
+
+def test_who_has_events_in_a_spool_is_told_to_forget_again(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["forget", "ada"]) == 0
+    assert "again" not in capsys.readouterr().out
+    asyncio.run(_spool(home, 3))
+    assert main(["forget", "ada"]) == 0
+    assert "3 events wait in spools" in capsys.readouterr().out
+    assert main(["forget", "ada", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["waiting"] == 3
 
 
 def test_the_help_says_what_stays(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
