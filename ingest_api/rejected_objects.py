@@ -18,7 +18,7 @@ from pingfeed.events import Refusal
 from pingfeed.ports import Artifacts
 
 MAX_OBJECTS_A_DAY: Final = 100
-WITHIN_S: Final = 2.0
+WITHIN_S: Final = 4.0
 _log = logging.getLogger(__name__)
 
 

@@ -33,9 +33,9 @@ ON_LAMBDA: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What may be chosen there: a function's disk is its own, and goes with it."""
 
-TIMEOUT_S: Final = 20
+TIMEOUT_S: Final = 22
 """The least time-out of a function. At the worst it imports and connects (6 s), waits for the keys of tokens (6 s), for
-the stream and the signals (`direct.WITHIN_S`, 5 s), and for what it refused to be kept (2 s)."""
+the stream and the signals (`direct.WITHIN_S`, 5 s), and for what it refused to be kept (4 s)."""
 FIREHOSE_CALL_S: Final = 2.0
 """How long a call of a function may take: one on a connection that died while it stood still is then made anew."""
 FIREHOSE_PATIENCE_S: Final = 3.0

@@ -23,7 +23,7 @@ from typing import Any
 
 from tests.servers import ROOT
 
-TIMEOUT_S = 20
+TIMEOUT_S = 22
 
 
 @dataclass(frozen=True)
