@@ -15,7 +15,8 @@ from typing import TypeVar
 from pingfeed.backoff import Backoff
 from pingfeed.delivery.counters import Counters
 from pingfeed.delivery.retry import report_end, until_done
-from pingfeed.delivery.spool import Segment, Spool
+from pingfeed.delivery.spool import Spool
+from pingfeed.delivery.spooled import Segment
 from pingfeed.errors import PingfeedError, Unavailable
 from pingfeed.ports import EventSink
 

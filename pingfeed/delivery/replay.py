@@ -17,7 +17,8 @@ from pingfeed.delivery.apply import Apply, OrGiveUp
 from pingfeed.delivery.counters import Counters
 from pingfeed.delivery.retry import report_end, until_done
 from pingfeed.delivery.segment import Record
-from pingfeed.delivery.spool import Segment, Spool
+from pingfeed.delivery.spool import Spool
+from pingfeed.delivery.spooled import Segment
 from pingfeed.errors import PingfeedError, Unavailable
 from pingfeed.events import Row, decode_rows
 

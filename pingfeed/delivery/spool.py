@@ -37,9 +37,8 @@ import asyncio
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -48,8 +47,9 @@ from pingfeed.clock import DAY_MS, Clock, day_of, system_clock
 from pingfeed.delivery.damage import DamageLog
 from pingfeed.delivery.group_commit import GroupCommit, LogFile
 from pingfeed.delivery.lock import take_lock
-from pingfeed.delivery.recovery import FoundSegment, recover
+from pingfeed.delivery.recovery import recover
 from pingfeed.delivery.segment import HEAD_BYTES, Damage, Record, encode_head, first_id_of, header, name_of, records
+from pingfeed.delivery.spooled import Append, Segment, SpooledBatch, as_segment
 from pingfeed.delivery.tally import FILE as TALLY
 from pingfeed.delivery.tally import Tally
 from pingfeed.errors import PingfeedError, Unavailable
@@ -63,39 +63,6 @@ _PROBE_BYTES: Final = 4096
 _REQUEST_BYTES: Final = 1 << 20
 """A request may be as large (`events.MAX_BODY_BYTES`): while there is less room the spool is not ready, though it takes
 what fits."""
-
-
-@dataclass(eq=False, slots=True)
-class Segment:
-    """What is known of one segment: the spool's own, and to others a token for `release` and `postpone`."""
-
-    first_id: int
-    day: int
-    file: LogFile
-    last_id: int = 0
-    events: int = 0
-    bytes: int = 0
-    """Of its records, heads included. Both count what is durable and what is being written."""
-    writing: int = 0
-    """Appends that are not durable yet."""
-    applying: int = 0
-    """Appends whose signals are being applied now."""
-    postponed: int = 0
-    """How many times signals of it were put off."""
-    caught_up_to: int = 0
-    """How many of those times have been made good."""
-    delivered: bool = False
-
-
-@dataclass(frozen=True)
-class SpooledBatch:
-    """A segment's records; satisfies `ports.Batch`."""
-
-    name: str
-    lines: Sequence[bytes]
-    received_ms: int
-    events: int
-    segment: Segment
 
 
 class Spool:
@@ -131,7 +98,7 @@ class Spool:
         self.on_appended: Callable[[], None] = _nothing
         self.on_postponed: Callable[[Segment], None] = lambda _segment: None
         self._commit = GroupCommit(self._disk)
-        self._segments = [_as_segment(one, found.tally.settled_to) for one in found.segments]
+        self._segments = [as_segment(one, found.tally.settled_to) for one in found.segments]
         self._undelivered = deque(one for one in self._segments if not one.delivered)
         self._open: Segment | None = None
         self._stored = sum(one.bytes for one in self._segments)
@@ -168,7 +135,7 @@ class Spool:
         segment = self._segment_for(size, count, received_ms // DAY_MS)
         self._next_id += 1
         waiter = asyncio.get_running_loop().create_future()
-        one = _Append(segment, self._next_id - 1, size, count, held, waiter)
+        one = Append(segment, self._next_id - 1, size, count, held, waiter)
         segment.bytes += size
         segment.events += count
         segment.writing += 1
@@ -336,7 +303,7 @@ class Spool:
         self._undelivered.append(self._open)
         return self._open
 
-    def _done(self, one: "_Append", error: OSError | None) -> None:
+    def _done(self, one: "Append", error: OSError | None) -> None:
         """An append is durable, or was not possible."""
         segment = one.segment
         segment.writing -= 1
@@ -384,26 +351,6 @@ class Spool:
         if handle >= 0:
             with suppress(OSError):  # It was synced; and the system has let it go, whatever it says.
                 self._disk.close(handle)
-
-
-@dataclass(eq=False, slots=True)
-class _Append:
-    """One call of `append` on its way to the disk."""
-
-    segment: Segment
-    id: int
-    size: int
-    count: int
-    held: bool
-    waiter: "asyncio.Future[None]"
-
-
-def _as_segment(found: FoundSegment, settled_to: int) -> Segment:
-    """A segment that an earlier process left."""
-    file = LogFile(found.path, b"", size=found.size, broken=True)
-    one = Segment(found.first_id, found.received_ms // DAY_MS, file, found.last_id, found.events, found.bytes)
-    one.delivered = found.first_id <= settled_to
-    return one
 
 
 def _refused(error: OSError) -> Unavailable:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pingfeed.clock import DAY_MS
 from pingfeed.delivery.segment import Record
-from pingfeed.delivery.spool import Segment, Spool, SpooledBatch
+from pingfeed.delivery.spool import Spool
+from pingfeed.delivery.spooled import Segment, SpooledBatch
 from pingfeed.delivery.tally import FILE, Tally
 from pingfeed.errors import PingfeedError
 from tests.conformance.samples import NOON_MS

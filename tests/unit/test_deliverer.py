@@ -20,7 +20,8 @@ from pingfeed.delivery.deliver import Deliverer
 from pingfeed.delivery.delivery import Delivery
 from pingfeed.delivery.retry import until_done
 from pingfeed.delivery.segment import Record
-from pingfeed.delivery.spool import Spool, SpooledBatch
+from pingfeed.delivery.spool import Spool
+from pingfeed.delivery.spooled import SpooledBatch
 from pingfeed.errors import FormatError, PingfeedError, Unavailable
 from pingfeed.events import Row, decode_rows
 from pingfeed.ports import Batch, SinkCounters
@@ -467,8 +468,7 @@ from pathlib import Path
 from pingfeed.adapters.event_sink_disk import DiskEventSink
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.delivery.delivery import Delivery
-from pingfeed.delivery.segment import Record
-from pingfeed.delivery.spool import Spool, SpooledBatch
+from pingfeed.delivery.spool import Spool
 from pingfeed.signals import acts_of
 from tests.conformance.samples import NOON_MS, like
 

@@ -20,7 +20,8 @@ from pingfeed.clock import DAY_MS
 from pingfeed.delivery.landing import wait_landed, waiting_by_day
 from pingfeed.delivery.lock import LOCK
 from pingfeed.delivery.segment import HEADER_BYTES, MAGIC, Head, Record, heads
-from pingfeed.delivery.spool import Segment, Spool, SpooledBatch
+from pingfeed.delivery.spool import Spool
+from pingfeed.delivery.spooled import Segment, SpooledBatch
 from pingfeed.delivery.tally import FILE as TALLY
 from pingfeed.delivery.tally import Tally
 from pingfeed.errors import Busy, Unavailable

@@ -10,7 +10,8 @@ import pytest
 
 from pingfeed.delivery.landing import wait_landed
 from pingfeed.delivery.segment import HEADER_BYTES, Damage, Record, encode_head, header, name_of, records
-from pingfeed.delivery.spool import Spool, SpooledBatch
+from pingfeed.delivery.spool import Spool
+from pingfeed.delivery.spooled import SpooledBatch
 from pingfeed.delivery.tally import FILE as TALLY
 from tests.conformance.samples import NOON_MS
 from tests.prove import figure, rounds
