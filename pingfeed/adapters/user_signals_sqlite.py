@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from pingfeed.clock import system_clock
 from pingfeed.deleted_pings import DeletedPings
 from pingfeed.local.acts_log import LOG_SCHEMA, decode_state, encode_row, replay, without
 from pingfeed.local.fold import Folder, sign
@@ -131,8 +130,7 @@ class SqliteUserSignals:
         self._applied += 1
         if self._applied % _SWEEP_EVERY == 0:
             # An act in the log may be what keeps a state alive: only what was over before the log's acts goes.
-            # And where a clock was ahead for a while, nothing goes before its time.
-            self._old_states.step(connection, min(folded_ms, system_clock()) - STATE_TTL_MS)
+            self._old_states.step(connection, folded_ms - STATE_TTL_MS)
             self._old_deletions.step(connection, self._now_ms - DELETED_TTL_MS)
 
 
