@@ -13,11 +13,12 @@ from functools import partial
 from typing import TypeVar
 
 from pingfeed.backoff import Backoff
+from pingfeed.delivery.background import Background
 from pingfeed.delivery.counters import Counters
-from pingfeed.delivery.retry import report_end, until_done
+from pingfeed.delivery.retry import until_done
 from pingfeed.delivery.spool import Spool
 from pingfeed.delivery.spooled import Segment
-from pingfeed.errors import PingfeedError, Unavailable
+from pingfeed.errors import PingfeedError
 from pingfeed.ports import EventSink
 
 _T = TypeVar("_T")
@@ -38,14 +39,13 @@ class Deliverer:
         self._due_at: float | None = None
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background("deliverer", self._run)
         spool.on_appended = self.notice
 
     def start(self) -> None:
         """Begin; what an earlier process left goes at once."""
         self._due_at = asyncio.get_running_loop().time()
-        self._task = asyncio.create_task(self._run(), name="deliverer")
-        self._task.add_done_callback(report_end)
+        self._background.start()
 
     def notice(self) -> None:
         """Say that the spool has something new (or something whose signals are applied now)."""
@@ -57,19 +57,13 @@ class Deliverer:
 
     def check(self) -> None:
         """Raise Unavailable if nobody delivers."""
-        if self._task is None or self._task.done():
-            raise Unavailable("delivery is not running")
+        self._background.check()
 
     async def close(self, timeout_s: float) -> None:
         """Deliver what is left, for at most `timeout_s`; the rest stays in the spool for the next start."""
         self._closing.set()
         self._wake.set()
-        if self._task is None:
-            return
-        await asyncio.wait([self._task], timeout=timeout_s)
-        if not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._background.ended(timeout_s)
 
     async def _run(self) -> None:
         while not self._closing.is_set():

@@ -14,12 +14,13 @@ from typing import Final
 
 from pingfeed.backoff import Backoff
 from pingfeed.delivery.apply import Apply, OrGiveUp
+from pingfeed.delivery.background import Background
 from pingfeed.delivery.counters import Counters
-from pingfeed.delivery.retry import report_end, until_done
+from pingfeed.delivery.retry import until_done
 from pingfeed.delivery.segment import Record
 from pingfeed.delivery.spool import Spool
 from pingfeed.delivery.spooled import Segment
-from pingfeed.errors import PingfeedError, Unavailable
+from pingfeed.errors import PingfeedError
 from pingfeed.events import Row, decode_rows
 
 PAGE: Final = 200
@@ -40,7 +41,7 @@ class Replay:
         """Records that failed alone, of segments of which all others are applied."""
         self._wanted = asyncio.Event()
         self._closing = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background("applier", self._run)
         spool.on_postponed = self._postponed
 
     async def run_all(self) -> None:
@@ -59,8 +60,7 @@ class Replay:
 
     def start(self) -> None:
         """Begin to apply in the background."""
-        self._task = asyncio.create_task(self._run(), name="applier")
-        self._task.add_done_callback(report_end)
+        self._background.start()
 
     def failed(self, error: PingfeedError) -> None:
         """Count and tell a failure."""
@@ -69,19 +69,13 @@ class Replay:
 
     def check(self) -> None:
         """Raise Unavailable if nobody applies."""
-        if self._task is None or self._task.done():
-            raise Unavailable("signals are not applied again")
+        self._background.check()
 
     async def close(self, timeout_s: float) -> None:
         """End, after one last round of at most `timeout_s`; what is unapplied then is applied by the next start."""
         self._closing.set()
         self._wanted.set()
-        if self._task is None:
-            return
-        await asyncio.wait([self._task], timeout=timeout_s)
-        if not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._background.ended(timeout_s)
 
     def _postponed(self, segment: Segment) -> None:
         self._stuck.pop(segment, None)

@@ -1,7 +1,6 @@
 """Trying again until it succeeds or the process closes."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
@@ -10,7 +9,6 @@ from pingfeed.backoff import Backoff
 from pingfeed.errors import PingfeedError
 
 _T = TypeVar("_T")
-_log = logging.getLogger(__name__)
 
 
 async def until_done(
@@ -32,9 +30,3 @@ async def until_done(
         failures += 1
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), backoff.pause_s(failures))
-
-
-def report_end(task: asyncio.Task[None]) -> None:
-    """A done-callback: a background task that dies of a bug must not die in silence."""
-    if not task.cancelled() and task.exception() is not None:
-        _log.error("the %s stopped", task.get_name(), exc_info=task.exception())

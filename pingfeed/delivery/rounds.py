@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from pingfeed.delivery.retry import report_end
+from pingfeed.delivery.background import Background
 from pingfeed.errors import PingfeedError
 
 EVERY_S: Final = 300.0
@@ -21,22 +21,18 @@ class Rounds:
     """
 
     def __init__(self, name: str, work: Callable[[], Awaitable[None]], *, failed: str, every_s: float) -> None:
-        self._name, self._work, self._failed, self._every_s = name, work, failed, every_s
+        self._work, self._failed, self._every_s = work, failed, every_s
         self._closing = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background(name, self._run)
 
     def start(self) -> None:
         """Begin, in a task of the running loop."""
-        self._task = asyncio.create_task(self._run(), name=self._name)
-        self._task.add_done_callback(report_end)
+        self._background.start()
 
     async def close(self, timeout_s: float) -> None:
         """Finish the round under way and do the last one, for at most `timeout_s`."""
         self._closing.set()
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=timeout_s)
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._background.ended(timeout_s)
 
     async def _run(self) -> None:
         while True:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pingfeed.clock import DAY_MS
-from pingfeed.errors import NotFound, Unavailable
+from pingfeed.errors import NotFound, PingfeedError, Unavailable
 from pingfeed.events import Row, decode_rows
 from pingfeed.ports import Batch, SinkCounters
 from pingfeed.signals import (
@@ -174,3 +174,17 @@ class MemoryArtifacts(Fake):
     async def delete(self, key: str) -> None:
         await self._called()
         self.data.pop(key, None)
+
+
+class RowSignals:
+    """Stands for the signals' stores: takes rows in, and refuses while `error` is set."""
+
+    def __init__(self) -> None:
+        self.applied: list[str] = []
+        self.error: PingfeedError | None = None
+
+    async def apply(self, rows: Sequence[Row]) -> None:
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        self.applied += [row["ping_id"] for row in rows]

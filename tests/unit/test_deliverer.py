@@ -27,6 +27,7 @@ from pingfeed.events import Row, decode_rows
 from pingfeed.ports import Batch, SinkCounters
 from pingfeed.signals import acts_of
 from tests.conformance.samples import NOON_MS, eventually, like
+from tests.unit.fakes import RowSignals
 
 SOON_S = 0.02
 NEVER_S = 3600.0
@@ -67,28 +68,14 @@ class MemorySink:
         return [row["ping_id"] for line in self.lines for row in decode_rows(line)]
 
 
-class Signals:
-    """Stands for the signals' stores: takes rows in, and refuses while `error` is set."""
-
-    def __init__(self) -> None:
-        self.applied: list[str] = []
-        self.error: PingfeedError | None = None
-
-    async def apply(self, rows: Sequence[Row]) -> None:
-        await asyncio.sleep(0)
-        if self.error is not None:
-            raise self.error
-        self.applied += [row["ping_id"] for row in rows]
-
-
 @pytest.fixture
 def sink() -> MemorySink:
     return MemorySink()
 
 
 @pytest.fixture
-def signals() -> Signals:
-    return Signals()
+def signals() -> RowSignals:
+    return RowSignals()
 
 
 @pytest.fixture
@@ -106,7 +93,7 @@ async def _delivering(spool: Spool, sink: MemorySink, flush_seconds: float) -> A
     await deliverer.close(5)
 
 
-def _delivery(spool: Spool, sink: MemorySink, signals: Signals, flush_seconds: float = SOON_S) -> Delivery:
+def _delivery(spool: Spool, sink: MemorySink, signals: RowSignals, flush_seconds: float = SOON_S) -> Delivery:
     return Delivery(spool, sink, apply=signals.apply, flush_seconds=flush_seconds, backoff=QUICK)
 
 
@@ -271,7 +258,7 @@ async def test_a_deliverer_that_died_of_a_bug_says_so(
 
 
 async def test_an_accepted_request_is_spooled_applied_and_delivered(
-    spool: Spool, sink: MemorySink, signals: Signals
+    spool: Spool, sink: MemorySink, signals: RowSignals
 ) -> None:
     delivery = _delivery(spool, sink, signals)
     await delivery.start()
@@ -285,7 +272,7 @@ async def test_an_accepted_request_is_spooled_applied_and_delivered(
     assert sink.closed
 
 
-async def test_no_rows_are_no_record(spool: Spool, sink: MemorySink, signals: Signals) -> None:
+async def test_no_rows_are_no_record(spool: Spool, sink: MemorySink, signals: RowSignals) -> None:
     delivery = _delivery(spool, sink, signals)
     await delivery.start()
     await delivery.accept([])
@@ -294,7 +281,7 @@ async def test_no_rows_are_no_record(spool: Spool, sink: MemorySink, signals: Si
 
 
 async def test_a_refused_request_is_neither_counted_nor_applied(
-    tmp_path: Path, sink: MemorySink, signals: Signals
+    tmp_path: Path, sink: MemorySink, signals: RowSignals
 ) -> None:
     delivery = _delivery(Spool(tmp_path, max_bytes=10), sink, signals)
     await delivery.start()
@@ -306,7 +293,7 @@ async def test_a_refused_request_is_neither_counted_nor_applied(
 
 
 async def test_rows_stay_accepted_when_applying_fails_and_are_applied_later(
-    spool: Spool, sink: MemorySink, signals: Signals
+    spool: Spool, sink: MemorySink, signals: RowSignals
 ) -> None:
     delivery = _delivery(spool, sink, signals)
     await delivery.start()
@@ -365,7 +352,7 @@ async def test_a_record_that_can_never_be_applied_keeps_no_other_waiting(spool: 
 
 
 async def test_signals_that_were_never_applied_are_applied_at_the_next_start(
-    spool: Spool, sink: MemorySink, signals: Signals
+    spool: Spool, sink: MemorySink, signals: RowSignals
 ) -> None:
     """Even of records that were delivered, as after a kill between delivering and applying."""
     signals.error = Unavailable("down")
@@ -384,7 +371,7 @@ async def test_signals_that_were_never_applied_are_applied_at_the_next_start(
 
 
 async def test_a_start_while_the_signals_are_down_holds_what_it_found(
-    spool: Spool, sink: MemorySink, signals: Signals
+    spool: Spool, sink: MemorySink, signals: RowSignals
 ) -> None:
     for number in range(250):
         await spool.append(b'{"ping_id":"ping-%d"}\n' % number, 1, NOON_MS)
@@ -400,7 +387,7 @@ async def test_a_start_while_the_signals_are_down_holds_what_it_found(
 
 
 async def test_signals_that_no_second_try_can_apply_are_given_up_alone(
-    spool: Spool, sink: MemorySink, signals: Signals
+    spool: Spool, sink: MemorySink, signals: RowSignals
 ) -> None:
     """A state that this version cannot read, say: neither the spool nor anybody else's hide waits for it."""
 
@@ -420,7 +407,7 @@ async def test_signals_that_no_second_try_can_apply_are_given_up_alone(
 
 
 async def test_a_caller_that_goes_away_leaves_nothing_half_done(
-    spool: Spool, sink: MemorySink, signals: Signals
+    spool: Spool, sink: MemorySink, signals: RowSignals
 ) -> None:
     delivery = _delivery(spool, sink, signals)
     await delivery.start()
@@ -433,7 +420,7 @@ async def test_a_caller_that_goes_away_leaves_nothing_half_done(
     assert signals.applied == sink.pings == ["ping-1"]
 
 
-async def test_concurrent_requests_all_arrive_once(spool: Spool, sink: MemorySink, signals: Signals) -> None:
+async def test_concurrent_requests_all_arrive_once(spool: Spool, sink: MemorySink, signals: RowSignals) -> None:
     delivery = _delivery(spool, sink, signals)
     await delivery.start()
     await asyncio.gather(*(delivery.accept([like(n)]) for n in range(300)))
@@ -445,7 +432,7 @@ async def test_concurrent_requests_all_arrive_once(spool: Spool, sink: MemorySin
 
 
 async def test_a_delivery_is_ready_once_started_and_refuses_once_the_spool_is_full(
-    tmp_path: Path, sink: MemorySink, signals: Signals
+    tmp_path: Path, sink: MemorySink, signals: RowSignals
 ) -> None:
     delivery = _delivery(Spool(tmp_path, max_bytes=400), sink, signals, NEVER_S)
     with pytest.raises(Unavailable):

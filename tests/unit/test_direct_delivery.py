@@ -1,28 +1,13 @@
 """Where nothing runs after the answer: the request waits for the sink, and says 503 where that does not take it."""
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
 from pingfeed.delivery.direct import DirectDelivery
-from pingfeed.errors import FormatError, PingfeedError, Unavailable
-from pingfeed.events import Row
+from pingfeed.errors import FormatError, Unavailable
 from tests.conformance.samples import NOON_MS, like
-from tests.unit.fakes import MemorySink
-
-
-class Signals:
-    """Stands for the signals' stores: takes rows in, and refuses while `error` is set."""
-
-    def __init__(self) -> None:
-        self.applied: list[str] = []
-        self.error: PingfeedError | None = None
-
-    async def apply(self, rows: Sequence[Row]) -> None:
-        if self.error is not None:
-            raise self.error
-        self.applied += [row["ping_id"] for row in rows]
+from tests.unit.fakes import MemorySink, RowSignals
 
 
 @pytest.fixture
@@ -31,15 +16,15 @@ def sink() -> MemorySink:
 
 
 @pytest.fixture
-def signals() -> Signals:
-    return Signals()
+def signals() -> RowSignals:
+    return RowSignals()
 
 
-def direct(sink: MemorySink, signals: Signals, within_s: float = 5) -> DirectDelivery:
+def direct(sink: MemorySink, signals: RowSignals, within_s: float = 5) -> DirectDelivery:
     return DirectDelivery(sink, apply=signals.apply, within_s=within_s)
 
 
-async def test_what_is_accepted_is_at_the_sink_and_applied(sink: MemorySink, signals: Signals) -> None:
+async def test_what_is_accepted_is_at_the_sink_and_applied(sink: MemorySink, signals: RowSignals) -> None:
     delivery = direct(sink, signals)
     await delivery.start()
     await delivery.accept([like(1), like(2)])
@@ -49,14 +34,14 @@ async def test_what_is_accepted_is_at_the_sink_and_applied(sink: MemorySink, sig
     assert sink.closed
 
 
-async def test_nothing_is_running_once_the_answer_is_out(sink: MemorySink, signals: Signals) -> None:
+async def test_nothing_is_running_once_the_answer_is_out(sink: MemorySink, signals: RowSignals) -> None:
     delivery = direct(sink, signals)
     await delivery.start()
     await delivery.accept([like(1)])
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_sink_that_refuses_refuses_the_request(sink: MemorySink, signals: Signals) -> None:
+async def test_a_sink_that_refuses_refuses_the_request(sink: MemorySink, signals: RowSignals) -> None:
     delivery = direct(sink, signals)
     sink.down = "throttled"
     with pytest.raises(Unavailable, match="throttled") as refused:
@@ -68,7 +53,7 @@ async def test_a_sink_that_refuses_refuses_the_request(sink: MemorySink, signals
     assert len(sink.rows) == 1
 
 
-async def test_a_sink_that_is_too_slow_refuses_the_request_and_is_let_go(sink: MemorySink, signals: Signals) -> None:
+async def test_a_sink_that_is_too_slow_refuses_the_request_and_is_let_go(sink: MemorySink, signals: RowSignals) -> None:
     sink.hangs = True
     with pytest.raises(Unavailable, match="in time"):
         await direct(sink, signals, within_s=0.02).accept([like(1)])
@@ -76,7 +61,7 @@ async def test_a_sink_that_is_too_slow_refuses_the_request_and_is_let_go(sink: M
 
 
 async def test_signals_that_are_down_refuse_the_request_for_nobody_would_apply_them_later(
-    sink: MemorySink, signals: Signals
+    sink: MemorySink, signals: RowSignals
 ) -> None:
     delivery = direct(sink, signals)
     signals.error = Unavailable("down")
@@ -85,14 +70,14 @@ async def test_signals_that_are_down_refuse_the_request_for_nobody_would_apply_t
     assert (delivery.counters.accepted, delivery.counters.apply_failures) == (0, 1)
 
 
-async def test_signals_that_can_never_be_applied_are_given_up(sink: MemorySink, signals: Signals) -> None:
+async def test_signals_that_can_never_be_applied_are_given_up(sink: MemorySink, signals: RowSignals) -> None:
     delivery = direct(sink, signals)
     signals.error = FormatError("a state of another version")
     await delivery.accept([like(1)])
     assert (delivery.counters.accepted, delivery.counters.apply_given_up) == (1, 1)
 
 
-async def test_its_batches_have_names_of_their_own_and_the_rows_day(sink: MemorySink, signals: Signals) -> None:
+async def test_its_batches_have_names_of_their_own_and_the_rows_day(sink: MemorySink, signals: RowSignals) -> None:
     names: set[str] = set()
 
     class Naming(MemorySink):
