@@ -69,16 +69,15 @@ class Delivery:
         self._replay.start()
         self._deliverer.start()
 
-    async def accept(self, rows: Sequence[Row], lines: bytes | None = None) -> None:
+    async def accept(self, rows: Sequence[Row]) -> None:
         """Make rows of one UTC day of arrival durable and apply their signals; Unavailable: none of them was taken.
 
-        `lines` are the rows encoded, where the caller has them. Cancelling the caller (a client that hangs up, a
-        deadline) undoes nothing: what is durable is applied in the background.
+        Cancelling the caller (a client that hangs up, a deadline) undoes nothing: what is durable is applied in the
+        background.
         """
         if not rows:
             return
-        encoded = encode_rows(rows) if lines is None else lines
-        segment = await self._spool.append(encoded, len(rows), rows[0]["received_ms"], held=True)
+        segment = await self._spool.append(encode_rows(rows), len(rows), rows[0]["received_ms"], held=True)
         try:
             await self._apply(rows)
         except PingfeedError as error:

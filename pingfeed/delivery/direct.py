@@ -51,13 +51,12 @@ class DirectDelivery:
     async def start(self) -> None:
         """Nothing runs in the background."""
 
-    async def accept(self, rows: Sequence[Row], lines: bytes | None = None) -> None:
+    async def accept(self, rows: Sequence[Row]) -> None:
         """Return once the sink has the rows and their signals are applied; Unavailable: send them again."""
         if not rows:
             return
         received_ms = rows[0]["received_ms"]
-        encoded = encode_rows(rows) if lines is None else lines
-        batch = DirectBatch(self._make_id(received_ms), [encoded], received_ms)
+        batch = DirectBatch(self._make_id(received_ms), [encode_rows(rows)], received_ms)
         try:
             await self._in_time(self._sink.write(batch), self._applied(rows))
         except PingfeedError as error:
