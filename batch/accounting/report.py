@@ -24,6 +24,7 @@ def table(report: Report) -> Table:
     """A row a day."""
     names = ("day", "accepted", "spooled", "delivered", "landed", "removed", "missing", "duplicates")
     found = Table(*names, title="Accepted = spooled + delivered; delivered = landed + removed + missing")
+    found.columns[0].no_wrap = True  # Where it is narrow, the others' heads may be cut, not the day.
     for column in found.columns[1:]:
         column.justify = "right"
     for day in report.days:
