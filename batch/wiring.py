@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batch.engine import Engine
+from batch.ops import tombstones
 from batch.progress import Progress
 from batch.tables import Tables
 from batch.ticks import Ticks
@@ -38,7 +39,7 @@ def build(settings: Settings, *, clock: Clock = system_clock, quiet: bool = Fals
     """The batch side that the settings describe."""
     return Batch(
         settings=settings,
-        tables=Tables(wiring.open_lake(settings)),
+        tables=Tables(wiring.open_lake(settings), tombstones.pending),
         engine=Engine(),
         ticks=Ticks(settings.tick_ms),
         features=settings.features,

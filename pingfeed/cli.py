@@ -44,10 +44,14 @@ COMMANDS: Final = (
         "evaluate", "measure served feeds against true tastes, the model on real lists", "pingfeed.evaluate:evaluate"
     ),
     Command("skew", "recompute logged vectors offline; none may differ", "batch.commands:skew"),
-    Command("reconcile", "what was accepted, and where all of it is", "batch.accounting.commands:reconcile"),
-    Command("rejected", "list refused events, or send repaired ones again", "batch.accounting.commands:rejected"),
+    Command("reconcile", "compare accepted events with those in the lake", "batch.ops.commands:configure_reconcile"),
+    Command("rejected", "list rejected events, or print them to send again", "batch.ops.commands:configure_rejected"),
     Command("model", "list, promote or roll back models", "batch.commands:model"),
-    Command("forget", "remove users: packet and signals now, the rest at night", "batch.forget.commands:forget"),
+    Command(
+        "forget",
+        "delete users: packet and signals now, the rest in the nightly job",
+        "batch.ops.commands:configure_forget",
+    ),
     Command("provision", "make the bucket, tables and stream that the settings name", "deploy.commands:provision"),
     Command("doctor", "what is configured, reachable and missing", "pingfeed.commands:doctor"),
 )

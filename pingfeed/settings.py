@@ -161,7 +161,7 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "sink_flush_seconds": _number(float, 0.05, 900),
     "spool_max_mb": _number(int, 1, 1_000_000),
     "raw_days": _number(int, 0, 36_500),
-    "rejected_days": _number(int, 0, 36_500),
+    "rejected_days": _number(int, 1, 30),
     "log_matrix_share": _number(float, 0, 1),
     "explore_share": _number(float, 0, 1),
     "facets": _names,

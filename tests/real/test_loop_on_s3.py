@@ -12,8 +12,8 @@ import pytest
 
 from batch import tick
 from batch.etl import etl
-from batch.forget.commands import forget_users
 from batch.ledger import is_compacted
+from batch.ops.forget import forget_users
 from batch.train import train
 from batch.wiring import Batch, build
 from feed_api.loader import Loader
@@ -111,12 +111,11 @@ def test_history_becomes_a_model_and_a_snapshot_that_a_feed_takes(loop: Loop) ->
     assert asyncio.run(_taken(loop)).live.snapshot.tick == NIGHT
 
 
-def test_who_is_forgotten_is_in_no_object_after_the_next_night(loop: Loop) -> None:
+def test_a_deleted_user_is_in_no_object_after_the_nightly_job(loop: Loop) -> None:
     loop.land("a", [like(END, "ping-00001"), row("like", END * TICK_MS - 1, user_id="user-0002", ping_id="ping-00001")])
     loop.land("b", [like(END, "ping-00002")])
-    wiring.open_lake(loop.settings).write(
-        "rejected/day=2024-10-04/w.jsonl", b'{"received_ms":1,"body":"\\"user-0001\\""}\n'
-    )
+    odd = b'{"event_type":"like","received_ms":1,"user_id":"user-0001"}'
+    wiring.open_lake(loop.settings).write("events/year=2024/month=10/day=04/odd", odd)
     etl(loop.batch(END + 96), END + 96)
     assert {path.partition("/")[0] for path in holding(loop, "user-0001")} == {
         "events",

@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from batch.accounting.commands import API_KEY
 from pingfeed.cli import COMMANDS
 from pingfeed.features import PING, USER
 from pingfeed.settings import PREFIX, SCHEMES, Settings, load
@@ -142,7 +141,7 @@ def test_the_settings_table_is_that_of_the_code() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_page_names_a_setting_that_is_none(page: str) -> None:
-    known = {field.name.upper() for field in fields(Settings)} | {API_KEY.removeprefix(PREFIX)}
+    known = {field.name.upper() for field in fields(Settings)}
     assert set(re.findall(rf"\b{PREFIX}([A-Z_]+)\b", text_of(page))) <= known
 
 

@@ -1,0 +1,181 @@
+"""`pingfeed reconcile`, `pingfeed rejected list` and `pingfeed forget`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from batch.ops import reconcile as reconciling
+from batch.ops import rejected as rejecting
+from batch.ops.forget import Forgetting, forget_users
+from batch.wiring import build
+from pingfeed import settings, wiring
+from pingfeed.clock import day_of, system_clock, to_iso
+from pingfeed.errors import InvalidInput
+from pingfeed.events import Id
+from pingfeed.urls import scheme_of
+
+_MAX_DAYS: Final = 400
+_EXAMPLE_CHARACTERS: Final = 60
+_FORGET: Final = (
+    "Removes packets and signals of these users at once. The next nightly job (or `pingfeed etl` now) removes their "
+    "events, aggregates and training rows from the lake. Rejected events are not searched: they expire within "
+    "PINGFEED_REJECTED_DAYS. Totals of pings and creators stay, and so do pings that a user published: delete those "
+    "with `ping_deleted` events."
+)
+
+
+def reconcile(day: str | None = None, days: int | None = None, *, json: bool = False) -> int:
+    """Compare accepted with landed events for a UTC day of arrival (default: today), or for the N days up to it."""
+    chosen, now_ms = settings.load(os.environ), system_clock()
+    lake = wiring.open_lake(chosen)
+    names = _days(day, 1 if days is None else days)
+    found = reconciling.reconcile(lake, chosen.spool_dir, names, now_ms, raw_days=chosen.raw_days)
+    if json:
+        counts = [one.counts for one in found.days]
+        _print_json(counts[0] if days is None else counts)
+    else:
+        console = Console()
+        console.print(_counts_table(found))
+        console.print(_spools_table(found.days[-1]))
+        for sentence in reconciling.sentences(found, now_ms, firehose=scheme_of(chosen.events_url) == "firehose"):
+            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    return int(any(one.counts.missing for one in found.days))
+
+
+def list_rejected(
+    day: str | None = None, days: int | None = None, code: str | None = None, *, json: bool = False
+) -> int:
+    """List rejected events by day and reason; with `json`, print request bodies that send them again."""
+    chosen = settings.load(os.environ)
+    lake = wiring.open_lake(chosen)
+    if days is None:
+        days = 1 if day else chosen.rejected_days
+    names = _days(day, days)
+    if json:
+        skipped = rejecting.Skipped()
+        for body in rejecting.bodies(lake, names, code, skipped):
+            sys.stdout.write(body.decode() + "\n")
+        for reason, count in vars(skipped).items():
+            if count:
+                sys.stderr.write(f"skipped, {reason.replace('_', ' ')}: {count:,}\n")
+        return 0
+    Console().print(_rejected_table(rejecting.summary(lake, names, code)))
+    return 0
+
+
+def forget(users: Sequence[str], *, json: bool = False) -> int:
+    """Forget users; `-` reads ids from standard input."""
+    ids = _ids(users)
+    done = forget_users(build(settings.load(os.environ), quiet=True), ids)
+    if json:
+        _print_json(done)
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in _outcome(done)))
+    return 0
+
+
+def configure_reconcile(parser: argparse.ArgumentParser) -> None:
+    """`pingfeed reconcile`."""
+    _day_range(parser, "today")
+    parser.add_argument("--json", action="store_true", help="print JSON; a list with --days")
+    parser.set_defaults(run=lambda given: reconcile(given.day, given.days, json=given.json))
+
+
+def configure_rejected(parser: argparse.ArgumentParser) -> None:
+    """`pingfeed rejected`."""
+    listing = parser.add_subparsers(metavar="list", required=True).add_parser("list", help="rejected events by reason")
+    _day_range(listing, "all that are kept")
+    listing.add_argument(
+        "--code", help="only this reason, such as out_of_range; --json prints forbidden events only so"
+    )
+    listing.add_argument("--json", action="store_true", help="print request bodies that send them again, one a line")
+    listing.set_defaults(run=lambda given: list_rejected(given.day, given.days, given.code, json=given.json))
+
+
+def configure_forget(parser: argparse.ArgumentParser) -> None:
+    """`pingfeed forget`."""
+    parser.description = _FORGET
+    parser.add_argument("users", nargs="+", metavar="USER", help="user ids; - reads them from standard input")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=lambda given: forget(given.users, json=given.json))
+
+
+def _day_range(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--day", metavar="YYYY-MM-DD", help=f"UTC day of arrival (default: {default})")
+    parser.add_argument("--days", type=int, metavar="N", help="the N days up to that day")
+
+
+def _days(day: str | None, count: int) -> list[str]:
+    if not 1 <= count <= _MAX_DAYS:
+        raise InvalidInput(f"--days must be 1 to {_MAX_DAYS}", field="days")
+    try:
+        last = day_of(system_clock()) if day is None else date.fromisoformat(day).isoformat()
+    except ValueError as error:
+        raise InvalidInput(f"--day {day!r} is not a day such as 2026-11-22", field="day") from error
+    return reconciling.days_until(last, count)
+
+
+def _ids(given: Iterable[str]) -> list[str]:
+    """The ids, each once; InvalidInput before anything is done if one is not an id."""
+    words = (word for name in given for word in (sys.stdin.read().split() if name == "-" else [name]))
+    users = list(dict.fromkeys(words))
+    for user_id in users:
+        try:
+            msgspec.convert(user_id, Id)
+        except msgspec.ValidationError as error:
+            sentence = f"{user_id!r} is not a user id (1 to 128 bytes of [A-Za-z0-9._:@-]); no user was forgotten"
+            raise InvalidInput(sentence, field="user_id") from error
+    return users
+
+
+def _outcome(done: Forgetting) -> Iterable[str]:
+    yield f"deletion requests: {done.users:,}; removed packets: {done.packets:,}, signals: {done.signals:,}"
+    yield "the next nightly job (or `pingfeed etl` now) removes what the lake holds of them"
+    if done.waiting:
+        yield (
+            f"events waiting in spools: {done.waiting:,}; a service that starts may restore signals from them: once "
+            "they are delivered, run `pingfeed forget` again"
+        )
+
+
+def _counts_table(report: reconciling.Report) -> Table:
+    names = ("day", "accepted", "spooled", "delivered", "landed", "removed", "missing", "duplicates")
+    table = Table(*names, title="accepted = spooled + delivered; delivered = landed + removed + missing")
+    table.columns[0].no_wrap = True
+    for found in report.days:
+        c = found.counts
+        numbers = (c.accepted, c.spooled, c.delivered, c.landed, found.removed, c.missing, c.duplicates)
+        table.add_row(c.day, *(f"{number:,}" for number in numbers), style="red" if c.missing else None)
+    return table
+
+
+def _spools_table(found: reconciling.Reconciled) -> Table:
+    """Each spool's own numbers. One that is not heard of any more may be lost: what waits in it is not missing."""
+    day = found.counts.day
+    table = Table("service", "spool", "delivered", "spooled", "as of", title=f"Spools on {day}")
+    for stats in found.spools:
+        delivered = stats.days[day].delivered if day in stats.days else 0
+        numbers = (f"{delivered:,}", f"{stats.spooled.get(day, 0):,}")
+        table.add_row(stats.service, stats.spool_id, *numbers, to_iso(stats.published_ms))
+    return table
+
+
+def _rejected_table(summary: dict[tuple[str, str], tuple[int, rejecting.Line]]) -> Table:
+    total = sum(count for count, _ in summary.values())
+    table = Table("day", "code", "events", "first message", "first body", title=f"Rejected events: {total:,}")
+    for (day, code), (count, first) in summary.items():
+        cut = first.body[:_EXAMPLE_CHARACTERS] + "..." * (len(first.body) > _EXAMPLE_CHARACTERS)
+        table.add_row(day, escape(code), f"{count:,}", escape(first.message), escape(cut))
+    return table
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
