@@ -7,15 +7,15 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ingest_api.accept import MANY, ONE, Door, Result, Shape
 from ingest_api.permit import check_result
-from pingfeed.events import MAX_EVENTS, ClientEvent
-from pingfeed.http import openapi
-from pingfeed.http.auth import authenticate
-from pingfeed.http.body import read_body
-from pingfeed.http.direct import Handler
-from pingfeed.http.errors import ErrorBody
-from pingfeed.http.responses import json_response
+from ingest_api.receiver import MANY, ONE, Door, Result, Shape
+from pingfeed.core.events import MAX_EVENTS, ClientEvent
+from pingfeed.web import openapi
+from pingfeed.web.auth import authenticate
+from pingfeed.web.body import read_body
+from pingfeed.web.direct import Handler
+from pingfeed.web.errors import ErrorBody
+from pingfeed.web.responses import json_response
 
 
 class TrackEvents(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from pingfeed.errors import InvalidInput, PingfeedError, Unavailable
+from pingfeed.core.errors import InvalidInput, PingfeedError, Unavailable
 from pingfeed.settings_auth import is_loopback
 
 TRIES: Final = 5

@@ -8,15 +8,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from batch import catalogue, day_state
-from batch.catalogue import Catalogue
-from batch.learn import Learner
-from batch.ledger import Manifest
-from batch.point_in_time import PointInTime
+from batch.features import catalogue, day_state
+from batch.features.catalogue import Catalogue
+from batch.features.point_in_time import PointInTime
+from batch.jobs.load_events import Learner
+from batch.lake.ledger import Manifest
 from batch.wiring import Batch, build
-from pingfeed.arrow import table_of_rows
-from pingfeed.clock import day_of
-from pingfeed.events import Row
+from pingfeed.core.arrow import table_of_rows
+from pingfeed.core.clock import day_of
+from pingfeed.core.events import Row
 from pingfeed.settings import load
 
 TICK_MS = 900_000

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from batch.candidates import collaborative, engaged_creator, evergreen, followed, fresh, merge, topic, trending
-from batch.candidates.pool import Pool, Taste, interleaved
-from pingfeed.features import FACET_WIDTH, NO_VALUE, PING, SOURCES, PingBlock
+from batch.serving.candidates import collaborative, engaged_creator, evergreen, followed, fresh, merge, topic, trending
+from batch.serving.candidates.pool import Pool, Taste, interleaved
+from pingfeed.core.features import FACET_WIDTH, NO_VALUE, PING, SOURCES, PingBlock
 
 N = 12
 

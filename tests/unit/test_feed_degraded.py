@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pingfeed.errors import FormatError
-from pingfeed.features import Float32
-from pingfeed.model import DefaultRanker, Float64
+from pingfeed.core.errors import FormatError
+from pingfeed.core.features import Float32
+from pingfeed.core.ranker import DefaultRanker, Float64
 from tests.unit.fakes import Fake
 from tests.unit.feed_world import World, catalogue, feed_world, packet_bytes, ping_ids, shuffled, until
 
@@ -174,7 +174,7 @@ async def test_features_that_fail_mean_packet_order(tmp_path: Path, monkeypatch:
     def fail(*_: object) -> Float32:
         raise ValueError("could not broadcast input array")
 
-    monkeypatch.setattr("feed_api.features.assemble", fail)
+    monkeypatch.setattr("feed_api.stages.featurize.assemble", fail)
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         order = shuffled(100)
         world.give("u", packet_bytes(order))

@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from batch import collaborative, day_state
-from batch.catalogue import ids_of
-from batch.digest import sql_digest
-from batch.etl import etl
-from batch.learn import Learner
-from batch.ledger import Ledger
+from batch.features import day_state
+from batch.features.catalogue import ids_of
+from batch.features.digest import sql_digest
+from batch.jobs.load_events import Learner
+from batch.jobs.nightly import etl
+from batch.lake.ledger import Ledger
 from batch.progress import Progress
+from batch.serving import collaborative
 from batch.ticks import day_name
-from pingfeed.features import SQL_DIGEST
+from pingfeed.core.features import SQL_DIGEST
 from tests.unit.dying_lake import deaths
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 

@@ -3,9 +3,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from pingfeed.errors import FormatError
-from pingfeed.features import FeatureSet, Float32
-from pingfeed.model import DefaultRanker, Manifest, load, model_key, pointer_key, snapshot_key
+from pingfeed.core.errors import FormatError
+from pingfeed.core.features import FeatureSet, Float32
+from pingfeed.core.ranker import DefaultRanker, Manifest, load, model_key, pointer_key, snapshot_key
 from tests.unit.small_model import FEATURES, manifest, train
 
 WIDTH = len(FEATURES.all)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from pingfeed.errors import TooManyRequests
-from pingfeed.http.auth import Doorkeeper
-from pingfeed.http.limits import RateLimit
-from pingfeed.http.metrics import Metrics
+from pingfeed.core.errors import TooManyRequests
 from pingfeed.settings import load
+from pingfeed.web.auth import Doorkeeper
+from pingfeed.web.limits import RateLimit
+from pingfeed.web.metrics import Metrics
 from tests.unit import issuer
 from tests.unit.http_shell import client_of, shell
 from tests.unit.ingest_world import NOW_MS

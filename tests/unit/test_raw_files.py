@@ -12,17 +12,17 @@ import pyarrow as pa
 import pytest
 from botocore.exceptions import ClientError
 
-from batch.landing import wait_for_landing
-from batch.learn import Learner
-from batch.ledger import Manifest
+from batch.jobs.landing import wait_for_landing
+from batch.jobs.load_events import Learner
+from batch.lake.ledger import Manifest
+from batch.lake.raw_files import Read, read_errors, read_events
 from batch.progress import Progress
-from batch.raw_files import Read, read_errors, read_events
 from pingfeed.adapters.event_sink_disk import parquet_of
 from pingfeed.adapters.lake_file import FileLake
-from pingfeed.arrow import EVENT_SCHEMA, table_of_rows
 from pingfeed.aws import translated
-from pingfeed.clock import DAY_MS
-from pingfeed.events import Row, encode_rows
+from pingfeed.core.arrow import EVENT_SCHEMA, table_of_rows
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.events import Row, encode_rows
 from tests.conformance.samples import like
 from tests.unit.dying_lake import deaths
 from tests.unit.lakes import FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
@@ -305,7 +305,7 @@ def test_only_a_sink_that_lands_at_once_is_waited_for(
         waited.append(timeout_s)
         return 3
 
-    monkeypatch.setattr("batch.landing.wait_landed", wait)
+    monkeypatch.setattr("batch.jobs.landing.wait_landed", wait)
     assert wait_for_landing(world.batch, FIRST) == 3
     assert waited == [patience_s]
 

@@ -20,11 +20,12 @@ from ingest_api.permit import forbidden
 from ingest_api.rejected import RejectedLog, line_of
 from pingfeed import cli
 from pingfeed.adapters.lake_file import FileLake
-from pingfeed.clock import DAY_MS, to_iso, uuid7
-from pingfeed.errors import InvalidInput, PingfeedError, Unavailable
-from pingfeed.events import EventId, Refusal, encode_rows, to_rows
-from pingfeed.http.auth import Caller
+from pingfeed.core.clock import DAY_MS, to_iso
+from pingfeed.core.errors import InvalidInput, PingfeedError, Unavailable
+from pingfeed.core.events import EventId, Refusal, encode_rows, to_rows
+from pingfeed.core.ids import uuid7
 from pingfeed.local import appended
+from pingfeed.web.auth import Caller
 from tests.unit.lakes import FIRST_DAY, event_id, row
 
 NOW = FIRST_DAY * DAY_MS + DAY_MS // 2
