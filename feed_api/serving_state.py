@@ -8,7 +8,7 @@ import numpy as np
 from feed_api.offer import FRESH, offer
 from feed_api.pool import Pool
 from pingfeed.core.features import FACET_WIDTH, FeatureSet, PingBlock
-from pingfeed.core.ranker import DefaultRanker, Ranker
+from pingfeed.core.ranker import FallbackRanker, Ranker
 from pingfeed.core.snapshot import Snapshot, SnapshotContent, write
 
 FEW_IMPRESSIONS: Final = 50
@@ -41,7 +41,7 @@ class Live:
 
 def nothing_live(features: FeatureSet) -> Live:
     """Before anything was published: the default ranker, and a snapshot without pings."""
-    return _live(DefaultRanker(features), _empty(features), has_model=False, has_snapshot=False)
+    return _live(FallbackRanker(features), _empty(features), has_model=False, has_snapshot=False)
 
 
 def _live(ranker: Ranker, snapshot: Snapshot, *, has_model: bool, has_snapshot: bool) -> Live:

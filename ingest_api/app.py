@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from ingest_api.counters import Counters, watch
-from ingest_api.receiver import Door
+from ingest_api.receiver import EventReceiver
 from ingest_api.routes import TYPES, create_router, handlers
 from ingest_api.wiring import Services
 from pingfeed.settings import Settings
@@ -45,7 +45,7 @@ def create_app(services: Services, settings: Settings, metrics: Metrics | None =
 
     metrics = metrics or Metrics()
     watch(metrics, services)
-    door = Door(
+    door = EventReceiver(
         delivery=services.delivery,
         rejected=services.rejected,
         counters=Counters(metrics),

@@ -63,7 +63,7 @@ ONE: Final = Shape(one_row, one_event)
 MANY: Final = Shape(many_rows, many_events)
 
 
-class Door:
+class EventReceiver:
     """Lets events in."""
 
     def __init__(

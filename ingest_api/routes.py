@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ingest_api.permit import check_result
-from ingest_api.receiver import MANY, ONE, Door, Result, Shape
+from ingest_api.receiver import MANY, ONE, EventReceiver, Result, Shape
 from pingfeed.core.events import MAX_EVENTS, ClientEvent
 from pingfeed.web import openapi
 from pingfeed.web.auth import authenticate
@@ -76,7 +76,7 @@ def _answers() -> dict[int | str, dict[str, Any]]:
     return {202: taken, 422: nothing, **openapi.refusals(400, 401, 403, 413, 429, 503)}
 
 
-def handlers(door: Door) -> dict[tuple[str, str], Handler]:
+def handlers(door: EventReceiver) -> dict[tuple[str, str], Handler]:
     """What answers, by method and path."""
 
     async def track_event(request: Request) -> Response:
@@ -109,7 +109,7 @@ def create_router(answering: Mapping[tuple[str, str], Handler]) -> APIRouter:
     return router
 
 
-async def _track(request: Request, door: Door, shape: Shape) -> Response:
+async def _track(request: Request, door: EventReceiver, shape: Shape) -> Response:
     caller = await authenticate(request)
     result = await door.accept(await read_body(request), shape, caller)
     check_result(result)

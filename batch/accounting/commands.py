@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from batch.accounting import report
-from batch.accounting.door import Door
+from batch.accounting.door import EventReceiver
 from batch.accounting.reconcile import days_until
 from batch.accounting.reconcile import reconcile as reconcile_days
 from batch.accounting.refused import refused, remove, shown, summarised
@@ -102,7 +102,7 @@ def _list(options: Options) -> int:
 def _replay(options: Options) -> int:
     chosen = _settings()
     lake = registry.open_lake(chosen)
-    door = Door(options.to, _key(options))
+    door = EventReceiver(options.to, _key(options))
     skipped = Skipped()
     if options.file is None:
         repaired = of_lake(refused(lake, day_given(options.day), options.code), skipped)

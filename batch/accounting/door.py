@@ -39,7 +39,7 @@ class Receipt(msgspec.Struct):
     rejected: list[Rejection]
 
 
-class Door:
+class EventReceiver:
     """`POST /track-events` of the service at `url`, with `key` where it asks for one. InvalidInput for no http URL."""
 
     def __init__(self, url: str, key: str = "", *, pause: Callable[[float], None] = time.sleep) -> None:

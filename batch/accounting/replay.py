@@ -21,7 +21,7 @@ EXAMPLES: Final = 100
 
 
 class Sends(Protocol):
-    """What `door.Door` is."""
+    """What `door.EventReceiver` is."""
 
     def send(self, events: list[Any], /) -> Receipt:
         """Hand events in. Raises PingfeedError."""

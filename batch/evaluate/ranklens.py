@@ -24,7 +24,7 @@ from batch.importers.metarank_lines import Names
 from batch.importers.metarank_log import MetarankFormat
 from batch.importers.run import Importer, Placing, Watch
 from batch.importers.source import Source
-from batch.jobs.load_events import Learner
+from batch.jobs.load_events import EventLoader
 from batch.training import ndcg, training_set
 from batch.training.train import SEED, Part, fit
 from batch.training.training_set import TrainingSet
@@ -98,7 +98,11 @@ def _vectors(batch: Batch, file: Path, watch: Watch, clicked: ClickedLists) -> t
     until = batch.ticks.of(log.last_ms) + 2
     first = batch.ticks.of(log.first_ms)
     cutoff = until + training_set.label_ticks(batch)
-    run = Learner(batch.tables, batch.engine, batch.ticks, batch.progress).run(cutoff, log.end_ms, everything=True).run
+    run = (
+        EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress)
+        .run(cutoff, log.end_ms, everything=True)
+        .run
+    )
     day_state.ensure(batch.tables, batch.engine, batch.ticks, cutoff, run)
     with batch.progress.step("features of each list's own tick"):
         own = _aligned(training_set.build(batch, first, until, cutoff), clicked)

@@ -28,7 +28,7 @@ _DEDUPE_DAYS = 7
 _KEYS = ["user_id", "event_id", "known_tick", "received_ms"]
 
 
-class Learner:
+class EventLoader:
     """One run's reading of the raw zone."""
 
     def __init__(self, tables: Tables, engine: Engine, ticks: Ticks, progress: Progress) -> None:

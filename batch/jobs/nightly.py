@@ -12,7 +12,7 @@ from batch.features.point_in_time import PointInTime
 from batch.features.servable import servable
 from batch.forget import night as forgetting
 from batch.jobs.landing import wait_for_landing
-from batch.jobs.load_events import Learner
+from batch.jobs.load_events import EventLoader
 from batch.lake.compaction import RawCompaction
 from batch.lake.ledger import Ledger, Manifest
 from batch.serving import collaborative
@@ -26,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 def etl(batch: Batch, tick: int) -> Manifest:
     """Run the night as of `tick`. Running it again changes nothing."""
     wait_for_landing(batch, tick)
-    learner = Learner(batch.tables, batch.engine, batch.ticks, batch.progress)
+    learner = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress)
     manifest = learner.run(tick, batch.clock(), everything=True)
     forgotten = _forget(batch, manifest)
     with batch.progress.step("states at the beginning of each day"):

@@ -9,7 +9,7 @@ import msgspec
 from batch.features import catalogue, day_state
 from batch.features.point_in_time import PointInTime
 from batch.jobs.landing import wait_for_landing
-from batch.jobs.load_events import Learner
+from batch.jobs.load_events import EventLoader
 from batch.serving import packets, snapshot
 from batch.wiring import Batch
 from pingfeed.adapters._dynamodb.items import packet_write_units
@@ -47,7 +47,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
     A tick of the past (`--at`) makes its snapshot, and leaves the pointer and the packets, which are newer, alone.
     """
     waiting = wait_for_landing(batch, tick)
-    manifest = Learner(batch.tables, batch.engine, batch.ticks, batch.progress).run(tick, batch.clock())
+    manifest = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress).run(tick, batch.clock())
     day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
     known = catalogue.load(batch.tables, batch.engine, batch.ticks)
     with batch.progress.step("features and snapshot"):
@@ -60,7 +60,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
     )
     sizes: list[int] = []
     units: Counter[int] = Counter()
-    with batch.progress.step(f"packets of {len(users):,} users"), packets.Shelf(batch) as shelf:
+    with batch.progress.step(f"packets of {len(users):,} users"), packets.PacketWriter(batch) as shelf:
         for made in packets.make(batch, content, source, users):
             shelf.put(made)
             sizes += [len(packet) for packet in made.values()]

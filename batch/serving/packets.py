@@ -14,7 +14,7 @@ from batch.features.point_in_time import PointInTime
 from batch.serving import collaborative, user_profile
 from batch.serving.candidates import engaged_creator, evergreen, followed, fresh, merge, topic, trending
 from batch.serving.candidates.collaborative import Factors
-from batch.serving.candidates.pool import Pool, Rows, Taste
+from batch.serving.candidates.pool import Pool, Rows, UserProfile
 from batch.serving.user_parts import user_part
 from batch.ticks import hour_of
 from batch.training.models import live_ranker
@@ -78,10 +78,10 @@ def make(
         }
 
 
-class Shelf:
+class PacketWriter:
     """Where the feed reads packets: the candidate store, opened once for all of a tick's, so that it can pace itself.
 
-    with Shelf(batch) as shelf:
+    with PacketWriter(batch) as shelf:
         shelf.put(packets)
     """
 
@@ -89,7 +89,7 @@ class Shelf:
         self._batch = batch
         self._runner = asyncio.Runner()
 
-    def __enter__(self) -> "Shelf":
+    def __enter__(self) -> "PacketWriter":
         self._store = self._batch.open_candidates()
         return self
 
@@ -117,7 +117,7 @@ def _pool(content: SnapshotContent) -> Pool:
     )
 
 
-def _candidates(pool: Pool, one: Taste, factors: Factors) -> Candidates:
+def _candidates(pool: Pool, one: UserProfile, factors: Factors) -> Candidates:
     """What all sources offer one user, merged; the collaborative score goes with every ping that has one."""
     scores = _collaborative_scores(pool, one, factors)
     offers = {name: offer(pool, one) for name, offer in _SOURCES.items()}
@@ -127,7 +127,7 @@ def _candidates(pool: Pool, one: Taste, factors: Factors) -> Candidates:
     return Candidates(rows, sources, scores[rows], keep)
 
 
-def _collaborative_scores(pool: Pool, one: Taste, factors: Factors) -> Float32:
+def _collaborative_scores(pool: Pool, one: UserProfile, factors: Factors) -> Float32:
     """(n,) for the pool's rows, NaN where the ping or the user is unknown to the factors."""
     out = np.full(len(pool.numbers), np.nan, np.float32)
     liked = np.flatnonzero(np.isin(factors.pings, pool.numbers[one.liked]))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from batch.features import day_state
 from batch.serving.candidates.collaborative import ENGAGED_POINTS
-from batch.serving.candidates.pool import Pool, Rows, Taste
+from batch.serving.candidates.pool import Pool, Rows, UserProfile
 from batch.serving.user_parts import user_part
 from batch.wiring import Batch
 from pingfeed.core.features import UserBlock, place_name
@@ -55,10 +55,10 @@ def _by_user(table: pa.Table, column: str) -> dict[str, Int64]:
     return {user: np.array(sorted(numbers), np.int64) for user, numbers in found.items()}
 
 
-def taste_of(user_id: str, at: int, users: UserBlock, history: History, pool: Pool) -> Taste:
+def taste_of(user_id: str, at: int, users: UserBlock, history: History, pool: Pool) -> UserProfile:
     """One user's taste; `at` is their row in the block."""
     part = user_part(users, at)
-    return Taste(
+    return UserProfile(
         country=place_name(part.country),
         creators=part.creators,
         creator_affinity=part.creator_affinity,

@@ -7,7 +7,7 @@ import msgspec
 
 from batch.wiring import Batch
 from pingfeed.core.errors import InvalidInput, NotFound
-from pingfeed.core.ranker import DefaultRanker, Manifest, Pointer, Ranker, load, model_key, pointer_key
+from pingfeed.core.ranker import FallbackRanker, Manifest, Pointer, Ranker, load, model_key, pointer_key
 from pingfeed.ports import Artifacts
 
 _INDEX: Final = "models/index.json"
@@ -27,7 +27,7 @@ async def live_ranker(batch: Batch) -> Ranker:
     try:
         pointer = await live_pointer(artifacts, batch.features.digest)
         if pointer is None:
-            return DefaultRanker(batch.features)
+            return FallbackRanker(batch.features)
         manifest = await artifacts.get(model_key(pointer.current, "manifest.json"))
         return load(manifest, await artifacts.get(model_key(pointer.current, "model.txt")), batch.features)
     finally:

@@ -16,7 +16,7 @@ class Filtered:
 
 
 @dataclass(frozen=True)
-class Barrier:
+class Exclusions:
     """What one user must not get: ping ids by reason, and creators."""
 
     user_id: str
@@ -41,11 +41,11 @@ class Barrier:
         return "served" if ping_id in self.served else None
 
 
-def barrier(state: FeedState) -> Barrier:
+def barrier(state: FeedState) -> Exclusions:
     """What the signals say; where they are missing, only the user's own pings are left out."""
     recent = state.recent
     deleted = state.signals.deleted if state.signals else frozenset[str]()
-    return Barrier(state.request.user_id, deleted, recent.hides, recent.blocks, recent.seen, _served(state))
+    return Exclusions(state.request.user_id, deleted, recent.hides, recent.blocks, recent.seen, _served(state))
 
 
 def _served(state: FeedState) -> frozenset[str]:
@@ -56,7 +56,7 @@ def _served(state: FeedState) -> frozenset[str]:
     return frozenset().union(*pages)
 
 
-def filtered(pool: Pool, barred: Barrier) -> Filtered:
+def filtered(pool: Pool, barred: Exclusions) -> Filtered:
     """The pool without what is barred."""
     reasons = list(map(barred.reason, pool.ping_ids, pool.creator_ids))
     if not any(reasons):

@@ -1,7 +1,7 @@
 """The ranker: its manifest, its loading, its scores.
 
 The feed scores with LightGBM's shared library through ctypes: importing the `lightgbm` package costs up to two seconds
-and brings scipy, its library alone loads in 40 ms. Where no model is live, `DefaultRanker` serves (docs/flow.md).
+and brings scipy, its library alone loads in 40 ms. Where no model is live, `FallbackRanker` serves (docs/flow.md).
 """
 
 import ctypes
@@ -53,7 +53,7 @@ class Ranker(Protocol):
         """Scores (n,) of rows (n, F)."""
 
 
-class DefaultRanker:
+class FallbackRanker:
     """Serves until a model passes the gate: popularity, plus what is known of the user's affinities.
 
     `ping_points_7d + 0.5 * user_creator_affinity + 0.5 * user_topics_affinity_mean - 0.002 * ping_age_hours`

@@ -13,7 +13,7 @@ from pingfeed.core.clock import Clock, system_clock
 from pingfeed.core.ids import IdMaker, uuid7
 from pingfeed.settings import Settings
 from pingfeed.web import cors, docs, errors, health, openapi
-from pingfeed.web.auth import Doorkeeper
+from pingfeed.web.auth import Authenticator
 from pingfeed.web.health import HealthBody, ReadyBody, ReadyCheck
 from pingfeed.web.metrics import Metrics
 from pingfeed.web.middleware import OutermostLayer
@@ -50,7 +50,7 @@ def create_shell(
         # It would look for a tracer at every request; what is counted here is Prometheus's.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.doorkeeper = Doorkeeper(settings, metrics=metrics, clock=clock, monotonic=monotonic)
+    app.state.doorkeeper = Authenticator(settings, metrics=metrics, clock=clock, monotonic=monotonic)
     errors.install(app)
     health.install(app, ready, metrics)
     docs.install(app)

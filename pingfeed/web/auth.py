@@ -1,4 +1,4 @@
-"""Who is calling. `authenticate` is the one door; what it goes by is prepared once an app (`Doorkeeper`).
+"""Who is calling. `authenticate` is the one door; what it goes by is prepared once an app (`Authenticator`).
 
 A key comes as `Authorization: Bearer <key>` or `X-API-Key: <key>`, never in the URL, which ends up in logs. Only
 SHA-256 digests of keys are in the settings, and a key is compared with all of them in constant time. A key has enough
@@ -67,12 +67,12 @@ async def require_operator(request: Request, what: str) -> None:
     await doorkeeper_of(request).require_operator(request.scope, what)
 
 
-def doorkeeper_of(request: Request) -> "Doorkeeper":
+def doorkeeper_of(request: Request) -> "Authenticator":
     """The one that the app was created with."""
-    return cast(Doorkeeper, request.app.state.doorkeeper)
+    return cast(Authenticator, request.app.state.doorkeeper)
 
 
-class Doorkeeper:
+class Authenticator:
     """Knows callers by one app's settings."""
 
     def __init__(

@@ -32,7 +32,7 @@ PINGS = [
 ]
 NAMES = {"topics": {"7": "music", "9": "news"}}
 GALLERY = people.Gallery(
-    [people.Person("ada", "DE", "de", 4.5, [people.Taste("music", 1.5)], [people.Taste("film", -2.0)])],
+    [people.Person("ada", "DE", "de", 4.5, [people.UserProfile("music", 1.5)], [people.UserProfile("film", -2.0)])],
     {"music": ["Four chords"], "news": ["The week"]},
 )
 

@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from batch.jobs.landing import wait_for_landing
-from batch.jobs.load_events import Learner
+from batch.jobs.load_events import EventLoader
 from batch.lake.ledger import Manifest
 from batch.lake.raw_files import Read, read_errors, read_events
 from batch.progress import Progress
@@ -270,7 +270,9 @@ def test_a_night_that_died_at_any_write_loses_and_doubles_nothing(tmp_path: Path
         _fill(world)
         batch = world.batch
         with attempt.in_lake(batch.tables):
-            Learner(batch.tables, batch.engine, batch.ticks, Progress(quiet=True)).run(FIRST + 1, 0, everything=True)
+            EventLoader(batch.tables, batch.engine, batch.ticks, Progress(quiet=True)).run(
+                FIRST + 1, 0, everything=True
+            )
         if attempt.died:
             _night(world, FIRST + 2)  # a later tick's run: another number, the same rejected files
             assert (_everything(world), _rejected(world)) == expected, f"died at change {attempt.changes}"

@@ -225,7 +225,7 @@ def test_a_tick_that_died_before_its_packets_is_made_up_for_by_the_next(tmp_path
     _tick(world, FIRST)
     world.land([row("like", (FIRST + 1) * TICK_MS - 1, user_id="ada", ping_id="p1")])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("batch.serving.packets.Shelf.put", _die)
+        patch.setattr("batch.serving.packets.PacketWriter.put", _die)
         with pytest.raises(_Died):
             _tick(world, FIRST + 1)
     assert _tick(world, FIRST + 2).packets == 1

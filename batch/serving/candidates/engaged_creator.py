@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from batch.serving.candidates.pool import Pool, Rows, Taste, interleaved
+from batch.serving.candidates.pool import Pool, Rows, UserProfile, interleaved
 
 
-def offer(pool: Pool, taste: Taste) -> Rows:
+def offer(pool: Pool, taste: UserProfile) -> Rows:
     """Rows, a round over the creators by falling affinity, newest of each first."""
     order = np.argsort(-taste.creator_affinity, kind="stable")
     liked = [int(taste.creators[i]) for i in order if taste.creator_affinity[i] > 0]

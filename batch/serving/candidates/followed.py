@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from batch.serving.candidates.pool import Pool, Rows, Taste, interleaved
+from batch.serving.candidates.pool import Pool, Rows, UserProfile, interleaved
 
 
-def offer(pool: Pool, taste: Taste) -> Rows:
+def offer(pool: Pool, taste: UserProfile) -> Rows:
     """Rows, newest of each followed creator first."""
     groups = [pool.by_creator[creator] for creator in taste.followed if creator in pool.by_creator]
     rows = interleaved(groups)

@@ -51,7 +51,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Taste:
+class UserProfile:
     """One user as the sources see them; `excluded` marks rows that must not be offered (seen, hidden, blocked, own)."""
 
     country: str | None

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from batch.serving.candidates.pool import Pool, Rows, Taste, interleaved
+from batch.serving.candidates.pool import Pool, Rows, UserProfile, interleaved
 
 
-def offer(pool: Pool, taste: Taste) -> Rows:
+def offer(pool: Pool, taste: UserProfile) -> Rows:
     """Rows, a round over the values by falling affinity, best of each first."""
     order = np.argsort(-taste.value_affinity, kind="stable")
     liked = [int(taste.values[i]) for i in order if taste.value_affinity[i] > 0]
