@@ -63,7 +63,7 @@ lock: ## resolve the locks anew from pyproject.toml (needs uv)
 	  $(COMPILE) --extra $$name $$(case $$name in ingest|batch) echo --extra aws --extra redis;; esac) \
 	    $$(case $$name in batch) echo --extra simulator;; esac) pyproject.toml -o locks/$$name.txt; \
 	done
-	@# The feed's image carries LightGBM for its shared library only (pingfeed/model.py), so it can do without SciPy.
+	@# The feed's image carries LightGBM for its shared library only (pingfeed/core/ranker.py), so it can do without SciPy.
 	@$(COMPILE) --extra feed --extra aws --extra redis --no-emit-package scipy pyproject.toml -o locks/feed.txt
 	@echo 'setuptools>=77' | $(COMPILE) - -o locks/build.txt
 	@echo 'ministack[full]>=1.5' | $(COMPILE) - -o locks/ministack.txt
@@ -72,7 +72,7 @@ openapi: $(VENV)/.dev ## write docs/openapi/ anew from the code
 	@$(BIN)/python -m tests.openapi_documents
 
 digest: $(VENV)/.dev ## after a change in batch/sql/: give features and SQL their new fingerprint
-	@$(BIN)/python -m batch.digest pingfeed/features.py
+	@$(BIN)/python -m batch.features.digest pingfeed/core/features.py
 
 clean: ## remove the environments and the demo's state
 	rm -rf $(VENV) $(MINISTACK) var build *.egg-info

@@ -10,14 +10,14 @@ from typing import Final
 
 import msgspec
 
-from pingfeed import wiring
-from pingfeed.clock import DAY_MS, HOUR_MS, Clock, system_clock
-from pingfeed.delivery.landing import wait_landed
-from pingfeed.errors import NotFound, PingfeedError, SettingsError
-from pingfeed.model import Manifest, Pointer, model_key, pointer_key, snapshot_key
+from pingfeed.adapters import registry
+from pingfeed.core.clock import DAY_MS, HOUR_MS, Clock, system_clock
+from pingfeed.core.errors import NotFound, PingfeedError, SettingsError
+from pingfeed.core.ranker import Manifest, Pointer, model_key, pointer_key, snapshot_key
+from pingfeed.core.urls import masked
 from pingfeed.ports import Artifacts
 from pingfeed.settings import FEED_PORT, INGEST_PORT, Settings, load
-from pingfeed.urls import masked
+from pingfeed.spool.landing import wait_landed
 
 _SERVICE: Final = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "uvicorn", "uvloop")
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -53,7 +53,7 @@ def examine(environ: Mapping[str, str], clock: Clock = system_clock) -> list[Che
         Check("settings", True, f"valid; everything lives under {settings.home}"),
         *_packages(),
         _lake(settings),
-        *(_port(name, settings) for name in wiring.ASYNC_PORTS),
+        *(_port(name, settings) for name in registry.ASYNC_PORTS),
         *_cache(settings),
         *_spools(settings, clock()),
         *_live(settings, clock()),
@@ -71,14 +71,14 @@ def _packages() -> Iterator[Check]:
 
 def _lake(settings: Settings) -> Check:
     def look() -> str:
-        return f"{masked(settings.lake_url)}: {len(wiring.open_lake(settings).list('events'))} files of events"
+        return f"{masked(settings.lake_url)}: {len(registry.open_lake(settings).list('events'))} files of events"
 
     return _tried("lake", look)
 
 
 def _port(name: str, settings: Settings) -> Check:
     async def look() -> str:
-        port = wiring.ASYNC_PORTS[name](settings)
+        port = registry.ASYNC_PORTS[name](settings)
         try:
             await port.check()
         finally:
@@ -94,7 +94,7 @@ def _cache(settings: Settings) -> Iterator[Check]:
         return
 
     async def look() -> str:
-        cache = wiring.open_cache(settings)
+        cache = registry.open_cache(settings)
         try:
             await cache.check()
         finally:
@@ -130,7 +130,7 @@ def _live(settings: Settings, now_ms: int) -> list[Check]:
     """What the pointers of this installation's feature digest name. Neither need be there for a feed to be served."""
 
     async def look() -> list[Check]:
-        artifacts = wiring.open_artifacts(settings)
+        artifacts = registry.open_artifacts(settings)
         try:
             return [
                 await _pointed("model", _model(artifacts, settings, now_ms), "none is live: the default ranker serves"),

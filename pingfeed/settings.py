@@ -12,10 +12,10 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pingfeed import settings_auth
-from pingfeed.errors import SettingsError
-from pingfeed.features import MAX_ATTRIBUTES, FeatureSet
+from pingfeed.core.errors import SettingsError
+from pingfeed.core.features import MAX_ATTRIBUTES, FeatureSet
+from pingfeed.core.urls import flaw, masked, scheme_of
 from pingfeed.settings_auth import is_loopback
-from pingfeed.urls import flaw, masked, scheme_of
 
 PREFIX: Final = "PINGFEED_"
 INGEST_PORT: Final = 8000

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from pingfeed.errors import SettingsError
-from pingfeed.urls import scheme_of
+from pingfeed.core.errors import SettingsError
+from pingfeed.core.urls import scheme_of
 
 WITH_KEYS: Final = tuple(f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in (256, 384, 512))
 WITH_SECRET: Final[Mapping[str, int]] = {"HS256": 32, "HS384": 48, "HS512": 64}

@@ -21,12 +21,12 @@ from typing import Any, Final
 
 import msgspec
 
-from pingfeed import wiring
-from pingfeed.errors import PingfeedError, SettingsError, Unavailable
-from pingfeed.http.key_source import source_of
+from pingfeed.adapters import registry
+from pingfeed.core.errors import PingfeedError, SettingsError, Unavailable
+from pingfeed.core.urls import masked
 from pingfeed.ports import Lake
 from pingfeed.settings import PREFIX, Settings
-from pingfeed.urls import masked
+from pingfeed.web.key_source import source_of
 
 WITHIN_S: Final = 8.0
 """Long enough for parts that come up together, and for AWS's library to find that nobody gave it credentials."""
@@ -123,12 +123,12 @@ async def _failure(
 def _opened(settings: Settings, name: str) -> Any:
     """Something with `check` and `close`."""
     if name == "lake_url":
-        return _LakeProbe(wiring.open_lake(settings))
+        return _LakeProbe(registry.open_lake(settings))
     if name == "cache_url":  # Of the two that it opens, the candidate store answers for itself.
-        return wiring.open_cache(settings)
+        return registry.open_cache(settings)
     if name == "jwt_jwks":
         return _KeysProbe(settings)
-    return wiring.ASYNC_PORTS[name](settings)
+    return registry.ASYNC_PORTS[name](settings)
 
 
 async def _once(port: Any) -> PingfeedError | None:
@@ -160,7 +160,7 @@ class _KeysProbe:
         self._algorithms = settings.jwt_algorithms
 
     async def check(self) -> None:
-        from pingfeed.http.jwks import parse  # brings a library of cryptography
+        from pingfeed.web.jwks import parse  # brings a library of cryptography
 
         parse(await asyncio.to_thread(self._read), self._algorithms)
 

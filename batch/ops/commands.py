@@ -16,11 +16,12 @@ from batch.ops import reconcile as reconciling
 from batch.ops import rejected as rejecting
 from batch.ops.forget import Forgetting, forget_users
 from batch.wiring import build
-from pingfeed import settings, wiring
-from pingfeed.clock import day_of, system_clock, to_iso
-from pingfeed.errors import InvalidInput
-from pingfeed.events import Id
-from pingfeed.urls import scheme_of
+from pingfeed import settings
+from pingfeed.adapters import registry
+from pingfeed.core.clock import day_of, system_clock, to_iso
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import Id
+from pingfeed.core.urls import scheme_of
 
 _MAX_DAYS: Final = 400
 _EXAMPLE_CHARACTERS: Final = 60
@@ -35,7 +36,7 @@ _FORGET: Final = (
 def reconcile(day: str | None = None, days: int | None = None, *, json: bool = False) -> int:
     """Compare accepted with landed events for a UTC day of arrival (default: today), or for the N days up to it."""
     chosen, now_ms = settings.load(os.environ), system_clock()
-    lake = wiring.open_lake(chosen)
+    lake = registry.open_lake(chosen)
     names = _days(day, 1 if days is None else days)
     found = reconciling.reconcile(lake, chosen.spool_dir, names, now_ms, raw_days=chosen.raw_days)
     if json:
@@ -55,7 +56,7 @@ def list_rejected(
 ) -> int:
     """List rejected events by day and reason; with `json`, print request bodies that send them again."""
     chosen = settings.load(os.environ)
-    lake = wiring.open_lake(chosen)
+    lake = registry.open_lake(chosen)
     if days is None:
         days = 1 if day else chosen.rejected_days
     names = _days(day, days)

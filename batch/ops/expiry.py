@@ -9,14 +9,14 @@ import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from batch.ledger import Ledger, is_compacted
+from batch.lake.ledger import Ledger, is_compacted
 from batch.ops.rejected import is_raw
 from batch.ticks import day_name
 from batch.wiring import Batch
-from pingfeed.clock import DAY_MS
-from pingfeed.delivery.damage import FOLDER as QUARANTINE
-from pingfeed.local.files import writing
+from pingfeed.core.clock import DAY_MS
+from pingfeed.files import writing
 from pingfeed.ports import Lake
+from pingfeed.spool.damage import FOLDER as QUARANTINE
 
 _DAY: Final = re.compile(r"/(?:year=(\d{4})/month=(\d{2})/)?day=(?:(\d{4}-\d{2})-)?(\d{2})/")
 

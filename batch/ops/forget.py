@@ -21,18 +21,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batch.ledger import Ledger, is_compacted
+from batch.lake.ledger import Ledger, is_compacted
+from batch.lake.raw_files import PARQUET, READERS, Read, documents_of, read_errors, read_events
+from batch.lake.tables import AGGREGATES, CLEAN, STATES, clock_of, parquet_of
 from batch.ops.reconcile import keys_of, put_removed
 from batch.ops.rejected import is_raw, line_of
 from batch.ops.tombstones import DeletionRequest, DeletionRequests, Forgotten, hash_of, is_content
-from batch.raw_files import PARQUET, READERS, Read, documents_of, read_errors, read_events
-from batch.tables import AGGREGATES, CLEAN, STATES, clock_of, parquet_of
-from batch.training_set import CLOCK as TRAINING_CLOCK
+from batch.training.training_set import CLOCK as TRAINING_CLOCK
 from batch.wiring import Batch
-from pingfeed.clock import DAY_MS
-from pingfeed.delivery.landing import waiting_by_day
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.signals import UserState
 from pingfeed.ports import Lake
-from pingfeed.signals import UserState
+from pingfeed.spool.landing import waiting_by_day
 
 ACTIVE_DAYS: Final = 35
 """The longest that an event may be on its way: the 7 days of de-duplication, and an outage of four weeks."""

@@ -23,15 +23,15 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batch.lake.raw_files import Read, each_errors, each_events, partition_of
+from batch.lake.tables import parquet_of
 from batch.ops.rejected import is_raw, lines_in
-from batch.raw_files import Read, each_errors, each_events, partition_of
-from batch.tables import parquet_of
 from batch.ticks import day_name, day_number
-from pingfeed.clock import DAY_MS, to_iso
-from pingfeed.delivery.publish import Account, account_of
-from pingfeed.delivery.tally import FILE, KEPT_DAYS
-from pingfeed.errors import NotFound
+from pingfeed.core.clock import DAY_MS, to_iso
+from pingfeed.core.errors import NotFound
 from pingfeed.ports import Lake
+from pingfeed.spool.checkpoint import FILE, KEPT_DAYS
+from pingfeed.spool.stats import Account, account_of
 
 _TRIES: Final = 3
 FIREHOSE_BUFFER_MS: Final = 15 * 60_000

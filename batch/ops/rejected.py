@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from pingfeed.clock import day_of, to_iso
-from pingfeed.errors import Forbidden
-from pingfeed.events import MAX_BODY_BYTES, MAX_EVENTS
+from pingfeed.core.clock import day_of, to_iso
+from pingfeed.core.errors import Forbidden
+from pingfeed.core.events import MAX_BODY_BYTES, MAX_EVENTS
 from pingfeed.ports import Lake
 
 _NAMESPACE: Final = uuid.UUID("9d5d7a0e-7c1c-5b0e-8f43-0a6f0d1c2b3e")

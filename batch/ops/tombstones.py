@@ -18,8 +18,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch.tables import FORGOTTEN
-from pingfeed.events import CLIENT_TYPES, COLUMNS, SYSTEM_TYPES
+from batch.lake.tables import FORGOTTEN
+from pingfeed.core.events import CLIENT_TYPES, COLUMNS, SYSTEM_TYPES
 from pingfeed.ports import Lake
 
 CONTENT: Final = ("ping_created", "ping_deleted")

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from pingfeed import cli, doctor
-from pingfeed.model import Manifest, Pointer, model_key, pointer_key, snapshot_key
+from pingfeed.core.ranker import Manifest, Pointer, model_key, pointer_key, snapshot_key
 from pingfeed.settings import FEED_PORT, INGEST_PORT, load
 
 NOW_MS = 1_795_348_800_000

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from batch.etl import etl
-from batch.raw_compaction import RawCompaction
+from batch.jobs.nightly import etl
+from batch.lake.compaction import RawCompaction
 from batch.ticks import day_name
-from pingfeed.errors import PingfeedError, Unavailable
-from pingfeed.events import Row
+from pingfeed.core.errors import PingfeedError, Unavailable
+from pingfeed.core.events import Row
 from pingfeed.settings import load
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, row
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from batch.ops.tombstones import DeletionRequests, hash_of
+from pingfeed.adapters.registry import open_candidates, open_lake, open_signals
 from pingfeed.cli import main
-from pingfeed.clock import system_clock
-from pingfeed.delivery.spool import Spool
+from pingfeed.core.clock import system_clock
+from pingfeed.core.signals import Act
 from pingfeed.settings import load
-from pingfeed.signals import Act
-from pingfeed.wiring import open_candidates, open_lake, open_signals
+from pingfeed.spool.spool import Spool
 
 Output = pytest.CaptureFixture[str]
 

@@ -12,21 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch.etl import etl
-from batch.ledger import is_compacted
+from batch.jobs.nightly import etl
+from batch.lake.ledger import is_compacted
+from batch.lake.raw_files import each_errors, each_events
 from batch.ops import reconcile as reconciling
 from batch.ops.forget import forget_users
 from batch.ops.reconcile import Counts, Report, days_until, keys_of, reconcile, sentences
-from batch.raw_files import each_errors, each_events
 from pingfeed import cli
-from pingfeed.arrow import table_of_rows
-from pingfeed.clock import DAY_MS, day_of, system_clock
-from pingfeed.delivery import publish
-from pingfeed.delivery.publish import Account
-from pingfeed.delivery.tally import FILE, Delivered, Tally
-from pingfeed.errors import FormatError, NotFound
-from pingfeed.events import Row, encode_rows
-from pingfeed.packing import pieces
+from pingfeed.adapters._firehose import pieces
+from pingfeed.core.arrow import table_of_rows
+from pingfeed.core.clock import DAY_MS, day_of, system_clock
+from pingfeed.core.errors import FormatError, NotFound
+from pingfeed.core.events import Row, encode_rows
+from pingfeed.spool import stats
+from pingfeed.spool.checkpoint import FILE, Delivered, Tally
+from pingfeed.spool.stats import Account
 from tests.unit.forget_world import places_of
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 
@@ -82,7 +82,7 @@ class Town(LakeWorld):
 def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Town:
     found = Town(tmp_path)
     found.waiting = {}
-    monkeypatch.setattr(publish, "waiting_by_day", lambda _folder: found.waiting)
+    monkeypatch.setattr(stats, "waiting_by_day", lambda _folder: found.waiting)
     return found
 
 

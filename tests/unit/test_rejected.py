@@ -12,9 +12,10 @@ from ingest_api.permit import forbidden
 from ingest_api.rejected import line_of
 from pingfeed import cli
 from pingfeed.adapters.lake_file import FileLake
-from pingfeed.clock import DAY_MS, day_of, system_clock, to_iso, uuid7
-from pingfeed.events import MAX_BODY_BYTES, EventId, Refusal, to_rows
-from pingfeed.http.auth import Caller
+from pingfeed.core.clock import DAY_MS, day_of, system_clock, to_iso
+from pingfeed.core.events import MAX_BODY_BYTES, EventId, Refusal, to_rows
+from pingfeed.core.ids import uuid7
+from pingfeed.web.auth import Caller
 
 NOW = system_clock() // DAY_MS * DAY_MS
 TODAY, YESTERDAY = day_of(NOW), day_of(NOW - DAY_MS)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pingfeed import wiring
-from pingfeed.errors import SettingsError
+from pingfeed.adapters import registry
+from pingfeed.core.errors import SettingsError
 from pingfeed.settings import SCHEMES, check_open, load, shown, url_path
 from pingfeed.settings_auth import is_loopback
 
@@ -107,4 +107,4 @@ def test_an_open_door_to_others_is_refused(host: str) -> None:
 
 
 def test_every_scheme_that_settings_accept_has_an_adapter() -> None:
-    assert {name: tuple(schemes) for name, schemes in wiring.ADAPTERS.items()} == dict(SCHEMES)
+    assert {name: tuple(schemes) for name, schemes in registry.ADAPTERS.items()} == dict(SCHEMES)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pingfeed.errors import SettingsError
+from pingfeed.core.errors import SettingsError
 from pingfeed.settings import load, shown
 
 SECRET = "0123456789abcdef" * 4

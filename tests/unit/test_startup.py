@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pingfeed import startup, wiring
-from pingfeed.errors import SettingsError, Unavailable
+from pingfeed import startup
+from pingfeed.adapters import registry
+from pingfeed.core.errors import SettingsError, Unavailable
 from pingfeed.settings import Settings, load
 
 NEEDS = ("signals_url", "trending_url")
@@ -46,7 +47,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 
     def put(signals: Part, trending: Part) -> None:
         opened = {"signals_url": lambda _: signals, "trending_url": lambda _: trending}
-        monkeypatch.setattr(wiring, "ASYNC_PORTS", opened)
+        monkeypatch.setattr(registry, "ASYNC_PORTS", opened)
 
     return put
 

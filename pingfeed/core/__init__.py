@@ -1,0 +1,1 @@
+"""The shared language without I/O: events, signals, features, formats."""
