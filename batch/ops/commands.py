@@ -45,7 +45,8 @@ def reconcile(day: str | None = None, days: int | None = None, *, json: bool = F
     else:
         console = Console()
         console.print(_counts_table(found))
-        console.print(_spools_table(found.days[-1]))
+        if found.days[-1].spools:
+            console.print(_spools_table(found.days[-1]))
         for sentence in reconciling.sentences(found, now_ms, firehose=scheme_of(chosen.events_url) == "firehose"):
             console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     return int(any(one.counts.missing for one in found.days))
@@ -139,7 +140,7 @@ def _ids(given: Iterable[str]) -> list[str]:
 
 def _outcome(done: Forgetting) -> Iterable[str]:
     yield f"deletion requests: {done.users:,}; removed packets: {done.packets:,}, signals: {done.signals:,}"
-    yield "the next nightly job (or `pingfeed etl` now) removes what the lake holds of them"
+    yield "the next nightly job (or `pingfeed etl` now) removes these users from the lake"
     if done.waiting:
         yield (
             f"events waiting in spools: {done.waiting:,}; a service that starts may restore signals from them: once "
