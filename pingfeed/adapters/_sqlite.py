@@ -1,4 +1,4 @@
-"""What the SQLite adapters share: opening a file, inline reads, a writer thread, sweeping, coalescing, a cache.
+"""What the SQLite adapters share: opening a file, inline reads, a writer thread, sweeping, coalescing.
 
 Each store has a reading connection for the event loop (a point read takes microseconds) and a writing connection that
 only its own thread uses. Every write is one immediate transaction. Files are in WAL mode, so readers and writers in
@@ -11,7 +11,6 @@ take the last moments; killing the process loses nothing.
 import asyncio
 import mmap
 import sqlite3
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -290,34 +289,3 @@ class Coalescer(Generic[_T]):
             taken += 1
         group, self._waiting = self._waiting[:taken], self._waiting[taken:]
         return group
-
-
-class Cache(Generic[_T]):
-    """The most recently used values whose sizes add up to `limit` bytes. For several threads."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._size = limit, 0
-        self._held: dict[str, tuple[int, _T]] = {}
-        self._lock = threading.Lock()
-
-    def get(self, key: str) -> _T | None:
-        """The value, now the most recently used; None if it is not held."""
-        with self._lock:
-            found = self._held.pop(key, None)
-            if found is None:
-                return None
-            self._held[key] = found
-            return found[1]
-
-    def put(self, key: str, value: _T, size: int) -> None:
-        """Hold the value; the least recently used ones make room."""
-        with self._lock:
-            self._size += size - self._held.pop(key, (0, None))[0]
-            self._held[key] = size, value
-            while self._size > self._limit:
-                self._size -= self._held.pop(next(iter(self._held)))[0]
-
-    def drop(self, key: str) -> None:
-        """Forget the value, if held."""
-        with self._lock:
-            self._size -= self._held.pop(key, (0, None))[0]

@@ -31,7 +31,8 @@ from typing import Any, Final
 
 import msgspec
 
-from pingfeed.adapters._sqlite import Cache, Coalescer, Database, Sweep
+from pingfeed.adapters._cache import Cache
+from pingfeed.adapters._sqlite import Coalescer, Database, Sweep
 from pingfeed.adapters._sqlite_formats import old_acts, old_states
 from pingfeed.deleted_pings import DeletedPings
 from pingfeed.settings import url_path

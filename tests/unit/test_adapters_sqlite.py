@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from pingfeed.adapters import _sqlite
-from pingfeed.adapters._sqlite import MAX_ITEMS, Cache, Coalescer, Database, Sweep
+from pingfeed.adapters._cache import Cache
+from pingfeed.adapters._sqlite import MAX_ITEMS, Coalescer, Database, Sweep
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
 from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
