@@ -6,7 +6,7 @@ events are not searched; they expire (`expiry.py`). Totals of pings, creators an
 
 What leaves the raw files is first listed under `removed/` (`reconcile.py`). Every step can be repeated, so the next
 nightly job finishes what a killed one began. For `ACTIVE_DAYS` after a request, nightly jobs also look for late events
-in raw files that are not compacted yet; a run never learns from them (`Learner`).
+in raw files that are not compacted yet; a run never learns from them (`EventLoader`).
 """
 
 import asyncio
