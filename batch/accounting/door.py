@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pingfeed.errors import InvalidInput, PingfeedError, Unavailable
-from pingfeed.settings_auth import is_loopback
+from pingfeed.urls import is_loopback
 
 TRIES: Final = 5
 _TIMEOUT_S: Final = 60

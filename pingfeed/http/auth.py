@@ -25,7 +25,7 @@ from pingfeed.errors import Forbidden, Unauthenticated
 from pingfeed.http.limits import RateLimit
 from pingfeed.http.metrics import Metrics
 from pingfeed.settings import Settings
-from pingfeed.settings_auth import is_loopback
+from pingfeed.urls import is_loopback
 
 if TYPE_CHECKING:
     from pingfeed.http.tokens import Tokens

@@ -78,13 +78,14 @@ def test_refused_events_go_by_their_own_number_of_days(tmp_path: Path) -> None:
     assert _listed(world, "rejected") == ["rejected/day=2024-10-05/w.jsonl"]
 
 
-def test_nothing_goes_where_the_number_is_0_and_nothing_of_today_ever(tmp_path: Path) -> None:
-    for days in (0, 1):
-        world = _world(tmp_path / str(days), days, days)
+def test_raw_events_stay_for_ever_at_0_days_and_nothing_of_today_goes(tmp_path: Path) -> None:
+    for raw_days, today in ((0, 500), (1, 0)):
+        world = _world(tmp_path / str(raw_days), raw_days, 1)
         world.land([_like(FIRST + 1)])
         world.batch.tables.lake.write("rejected/day=2024-10-04/w.jsonl", b"{}\n")
-        _night(world, 500 if days == 0 else 0)
-        assert len(_listed(world, "events")) == len(_listed(world, "rejected")) == 1
+        _night(world, today)
+        assert len(_listed(world, "events")) == 1
+        assert len(_listed(world, "rejected")) == int(today == 0)
 
 
 def test_what_cannot_be_removed_costs_the_night_nothing_else(

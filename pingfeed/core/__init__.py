@@ -1,0 +1,1 @@
+"""The shared language without I/O: imports nothing above it."""
