@@ -23,7 +23,7 @@ from batch.schedule import Schedule
 from batch.train import DAYS
 from batch.train import train as run_train
 from batch.wiring import NEEDS, Batch, build
-from pingfeed import settings, startup
+from pingfeed import checks, settings
 from pingfeed.clock import system_clock, to_iso, to_ms
 from pingfeed.errors import InvalidInput
 from pingfeed.telemetry import configure_logs
@@ -148,7 +148,7 @@ def _schedule(options: Options) -> int:
     chosen = settings.load(os.environ)
     configure_logs()
     _LOG.info("settings that apply", extra={"settings": settings.shown(chosen)})
-    startup.check(chosen, "batch", NEEDS)
+    checks.wait_for_parts(chosen, "batch", NEEDS)
     plan = Schedule(build(chosen, quiet=True))
     if options.once:
         plan.run_once(night=options.night or None)

@@ -15,7 +15,7 @@ from pingfeed.ports import Artifacts, CandidateStore, Trending, UserSignals
 from pingfeed.settings import Settings
 
 NEEDS: Final = ("events_url", "artifacts_url", "candidates_url", "cache_url", "signals_url", "trending_url", "jwt_jwks")
-"""The parts that have to answer before it starts (`pingfeed/startup.py`)."""
+"""The parts that have to answer before it starts (`pingfeed/checks.py`)."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from ingest_api.accept import Door
 from ingest_api.counters import Counters, watch
 from ingest_api.routes import TYPES, create_router, handlers
 from ingest_api.wiring import Services
+from pingfeed import checks
 from pingfeed.http import direct
 from pingfeed.http.app import create_shell
-from pingfeed.http.health import Readiness, ReadyCheck, look
+from pingfeed.http.health import Readiness, ReadyCheck
 from pingfeed.http.metrics import Metrics
 from pingfeed.settings import Settings
 
@@ -72,13 +73,11 @@ def create_app(services: Services, settings: Settings, metrics: Metrics | None =
 def _ready(services: Services) -> ReadyCheck:
     async def ready() -> Readiness:
         """Ready while events can be made durable; what comes after that is caught up with."""
-        problems: dict[str, str] = {}
-        await look(
-            problems,
-            spool=services.delivery.check(),
-            events=services.sink.check(),
-            signals=services.signals.check(),
-            trending=services.trending.check(),
+        problems = await checks.problems(
+            spool=services.delivery.check,
+            events=services.sink.check,
+            signals=services.signals.check,
+            trending=services.trending.check,
         )
         return Readiness("spool" not in problems, sorted(problems), problems)
 

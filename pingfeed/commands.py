@@ -13,8 +13,7 @@ from typing import Final
 
 import msgspec
 
-from pingfeed import doctor as examination
-from pingfeed import startup
+from pingfeed import checks as examination
 from pingfeed.errors import NotFound
 from pingfeed.settings import FEED_PORT, INGEST_PORT, Settings, check_open, load, shown
 from pingfeed.telemetry import configure_logs
@@ -59,7 +58,7 @@ def _serve_one(service: str, settings: Settings, host: str, port: int) -> None:
         app = importlib.import_module(f"{service}_api.app")
     except ModuleNotFoundError as error:
         raise NotFound(f"{error.name} is not installed; install pingfeed[{service}]") from error
-    startup.check(settings, service, wiring.NEEDS)
+    examination.wait_for_parts(settings, service, wiring.NEEDS)
     server.run(lambda: app.create_app(wiring.build(settings), settings), host, port)
 
 
