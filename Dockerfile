@@ -69,18 +69,18 @@ FROM runtime AS ingest
 COPY --from=ingest-builder /venv /venv
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=5s --timeout=5s --start-period=90s --retries=3 CMD ["python", "-m", "pingfeed.http.probe", "8000"]
+HEALTHCHECK --interval=5s --timeout=5s --start-period=90s --retries=3 CMD ["python", "-m", "pingfeed.web.healthcheck", "8000"]
 CMD ["serve", "ingest", "--host", "0.0.0.0"]
 
 FROM runtime-lightgbm AS feed
 COPY --from=feed-builder /venv /venv
 USER 10001:10001
 EXPOSE 8001
-HEALTHCHECK --interval=5s --timeout=5s --start-period=90s --retries=3 CMD ["python", "-m", "pingfeed.http.probe", "8001"]
+HEALTHCHECK --interval=5s --timeout=5s --start-period=90s --retries=3 CMD ["python", "-m", "pingfeed.web.healthcheck", "8001"]
 CMD ["serve", "feed", "--host", "0.0.0.0"]
 
 FROM runtime-lightgbm AS batch
 COPY --from=batch-builder /venv /venv
 USER 10001:10001
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=2 CMD ["python", "-m", "batch.heartbeat"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=2 CMD ["python", "-m", "batch.jobs.healthcheck"]
 CMD ["schedule"]

@@ -63,7 +63,7 @@ lock: ## resolve the locks anew from pyproject.toml (needs uv)
 	  $(COMPILE) --extra $$name $$(case $$name in ingest|batch) echo --extra aws --extra redis;; esac) \
 	    $$(case $$name in batch) echo --extra simulator;; esac) pyproject.toml -o locks/$$name.txt; \
 	done
-	@# The feed's image carries LightGBM for its shared library only (pingfeed/model.py), so it can do without SciPy.
+	@# The feed's image carries LightGBM for its shared library only (pingfeed/core/ranker.py), so it can do without SciPy.
 	@$(COMPILE) --extra feed --extra aws --extra redis --no-emit-package scipy pyproject.toml -o locks/feed.txt
 	@echo 'setuptools>=77' | $(COMPILE) - -o locks/build.txt
 	@echo 'ministack[full]>=1.5' | $(COMPILE) - -o locks/ministack.txt
@@ -75,7 +75,7 @@ settings-docs: $(VENV)/.dev ## write the tables of docs/settings.md anew from th
 	@$(BIN)/python -m tests.settings_document
 
 digest: $(VENV)/.dev ## after a change in batch/sql/: give features and SQL their new fingerprint
-	@$(BIN)/python -m batch.digest pingfeed/core/feature_set.py
+	@$(BIN)/python -m batch.features.digest pingfeed/core/feature_set.py
 
 clean: ## remove the environments and the demo's state
 	rm -rf $(VENV) $(MINISTACK) var build *.egg-info

@@ -13,19 +13,19 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from batch import models
-from batch import skew as skewing
-from batch import tick as ticking
-from batch.etl import etl as run_etl
-from batch.lease import lease
-from batch.ledger import in_words
-from batch.schedule import Schedule
-from batch.train import DAYS
-from batch.train import train as run_train
+from batch.jobs import tick as ticking
+from batch.jobs.lease import lease
+from batch.jobs.nightly import etl as run_etl
+from batch.jobs.schedule import Schedule
+from batch.lake.ledger import in_words
+from batch.training import models
+from batch.training import skew as skewing
+from batch.training.train import DAYS
+from batch.training.train import train as run_train
 from batch.wiring import NEEDS, Batch, build
 from pingfeed import checks, settings
-from pingfeed.clock import system_clock, to_iso, to_ms
-from pingfeed.errors import InvalidInput
+from pingfeed.core.clock import system_clock, to_iso, to_ms
+from pingfeed.core.errors import InvalidInput
 from pingfeed.telemetry import configure_logs
 
 Options = argparse.Namespace

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batch.accounting.refused import is_of_raw_zone
-from batch.ledger import Ledger, is_compacted
+from batch.lake.ledger import Ledger, is_compacted
 from batch.ticks import day_name
 from batch.wiring import Batch
 

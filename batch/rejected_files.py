@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from pingfeed.core.urls import scheme_of
+from pingfeed.files import below, writing
 from pingfeed.local.appended import rewrite
-from pingfeed.local.files import below, writing
 from pingfeed.ports import Lake
 from pingfeed.settings import Settings, url_path
-from pingfeed.urls import scheme_of
 
 
 def folder_of(settings: Settings) -> Path | None:

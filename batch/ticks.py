@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from pingfeed.clock import DAY_MS, HOUR_MS
-from pingfeed.packet import TOP_CREATORS, TOP_FACET_VALUES
+from pingfeed.core.clock import DAY_MS, HOUR_MS
+from pingfeed.core.packet import TOP_CREATORS, TOP_FACET_VALUES
 
 assert TOP_CREATORS == TOP_FACET_VALUES, "one parameter, top_affinities, serves both"
 _EPOCH = date(1970, 1, 1)

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from batch.engine import Engine
+from batch.features.engine import Engine
+from batch.lake.tables import Tables
 from batch.progress import Progress
-from batch.tables import Tables
 from batch.ticks import Ticks
-from pingfeed import wiring
-from pingfeed.clock import Clock, system_clock
-from pingfeed.features import FeatureSet
+from pingfeed.adapters import registry
+from pingfeed.core.clock import Clock, system_clock
+from pingfeed.core.features import FeatureSet
 from pingfeed.ports import Artifacts, CandidateStore, UserSignals
 from pingfeed.settings import Settings
 
@@ -38,13 +38,13 @@ def build(settings: Settings, *, clock: Clock = system_clock, quiet: bool = Fals
     """The batch side that the settings describe."""
     return Batch(
         settings=settings,
-        tables=Tables(wiring.open_lake(settings)),
+        tables=Tables(registry.open_lake(settings)),
         engine=Engine(),
         ticks=Ticks(settings.tick_ms),
         features=settings.features,
         clock=clock,
         progress=Progress(quiet=quiet),
-        open_artifacts=lambda: wiring.open_artifacts(settings),
-        open_candidates=lambda: wiring.open_candidates(settings),
-        open_signals=lambda: wiring.open_signals(settings),
+        open_artifacts=lambda: registry.open_artifacts(settings),
+        open_candidates=lambda: registry.open_candidates(settings),
+        open_signals=lambda: registry.open_signals(settings),
     )

@@ -24,13 +24,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from ingest_api.apply import SignalWriter
+from ingest_api.signal_writer import SignalWriter
 from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
-from pingfeed.clock import DAY_MS, system_clock
-from pingfeed.events import Row
+from pingfeed.core.clock import DAY_MS, system_clock
+from pingfeed.core.events import Row
+from pingfeed.core.signals import MAX_SEEN, Act, acts_of, engagements_of
 from pingfeed.local.sqlite import Database
-from pingfeed.signals import MAX_SEEN, Act, acts_of, engagements_of
 
 USERS: Final = 1000
 PINGS: Final = 1000

@@ -37,8 +37,8 @@ from rich.table import Table
 from benchmarks import load
 from benchmarks.ingest_apps import APPS
 from benchmarks.serving import cpu_s, free_port
-from pingfeed.delivery.segment import encode_head
-from pingfeed.local.disk import SystemDisk
+from pingfeed.spool.disk import SystemDisk
+from pingfeed.spool.segment import encode_head
 
 SERVICE_CORE, LOAD_CORE = 0, 1
 USERS: Final = 1000

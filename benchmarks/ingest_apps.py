@@ -16,17 +16,17 @@ from starlette.types import Receive, Scope, Send
 
 from ingest_api import wiring
 from ingest_api.app import create_app
-from pingfeed.delivery.counters import Counters
-from pingfeed.delivery.delivery import Delivery
-from pingfeed.delivery.spool import Spool
-from pingfeed.events import Row
-from pingfeed.http import server
-from pingfeed.http.app import create_shell
-from pingfeed.http.health import Readiness
-from pingfeed.http.metrics import Metrics
+from pingfeed.core.events import Row
 from pingfeed.ports import SinkCounters
 from pingfeed.settings import Settings, load
+from pingfeed.spool.counters import Counters
+from pingfeed.spool.delivery import Delivery
+from pingfeed.spool.spool import Spool
 from pingfeed.telemetry import configure_logs
+from pingfeed.web import server
+from pingfeed.web.app import create_shell
+from pingfeed.web.health import Readiness
+from pingfeed.web.metrics import Metrics
 
 ANSWER: Final = b'{"accepted":1,"duplicates":0,"rejected":[]}'
 

@@ -25,9 +25,9 @@ from pingfeed.adapters.candidates_redis import RedisCandidateStore
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
 from pingfeed.adapters.trending_redis import RedisTrending
 from pingfeed.adapters.user_signals_redis import RedisUserSignals
-from pingfeed.clock import system_clock
-from pingfeed.packet import TTL_S
-from pingfeed.signals import Act, Engagement
+from pingfeed.core.clock import system_clock
+from pingfeed.core.packet import TTL_S
+from pingfeed.core.signals import Act, Engagement
 from tests.servers import redis_server, running
 
 Call = Callable[[int], Awaitable[Any]]

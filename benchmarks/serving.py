@@ -24,11 +24,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from batch import tick
-from batch.etl import etl
-from batch.train import train
+from batch.jobs import tick
+from batch.jobs.nightly import etl
+from batch.training.train import train
 from batch.wiring import build
-from pingfeed.clock import system_clock, uuid7
+from pingfeed.core.clock import system_clock
+from pingfeed.core.ids import uuid7
 from pingfeed.settings import load
 from simulator.lake import write_history
 from simulator.world import Spec, World, user_id

@@ -1,6 +1,6 @@
 """Two ways to keep what was accepted, and the floor below both: python -m benchmarks.spool
 
-    segments     the spool (`pingfeed/delivery/spool.py`): segment files, group commit
+    segments     the spool (`pingfeed/spool/spool.py`): segment files, group commit
     sqlite       a row an append in a WAL database, synchronous=FULL, the same group commit (`pingfeed/local/sqlite.py`)
     write+fsync  one file, one sync an append, nobody waits together
 
@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ingest import body_maker
-from pingfeed.clock import uuid7
-from pingfeed.delivery.spool import Spool
-from pingfeed.events import encode_rows, to_rows
-from pingfeed.local.disk import SystemDisk
+from pingfeed.core.events import encode_rows, to_rows
+from pingfeed.core.ids import uuid7
 from pingfeed.local.sqlite import Database
+from pingfeed.spool.disk import SystemDisk
+from pingfeed.spool.spool import Spool
 
 Append = Callable[[bytes, int], Awaitable[object]]
 CALLERS: Final = {1: (1, 200), 50: (1, 32), 500: (1, 8)}

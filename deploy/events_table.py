@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from deploy.answers import unless
 from pingfeed.aws import translated
-from pingfeed.events import COLUMNS
+from pingfeed.core.events import COLUMNS
 
 TABLE: Final = "events"
 PARTITIONS: Final = ("year", "month", "day")

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from pingfeed.errors import InvalidInput, SettingsError, Unavailable
+from pingfeed.core.errors import InvalidInput, SettingsError, Unavailable
+from pingfeed.core.urls import masked, scheme_of
 from pingfeed.settings import PREFIX, SCHEMES, Settings
-from pingfeed.urls import masked, scheme_of
 
 MAKERS: Final[Mapping[str, str]] = {
     "s3": "deploy.bucket:ensure",

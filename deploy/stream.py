@@ -21,7 +21,7 @@ from deploy import clients
 from deploy.answers import unless
 from deploy.events_table import TABLE, ensure_table
 from pingfeed.aws import translated
-from pingfeed.errors import SettingsError, Unavailable
+from pingfeed.core.errors import SettingsError, Unavailable
 from pingfeed.settings import stream_of
 
 BUFFER_MB: Final = 64

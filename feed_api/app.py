@@ -6,23 +6,23 @@ from typing import Final
 
 from fastapi import FastAPI
 
+from feed_api.artifact_loader import Loader
 from feed_api.background import Repeated
 from feed_api.cursor import Cursors
 from feed_api.demo_page import routes as demo_page
-from feed_api.effects import Effects
-from feed_api.loader import Loader
 from feed_api.metrics import FeedMetrics
 from feed_api.pipeline import Pipeline
 from feed_api.routes import TYPES, create_router, handlers
-from feed_api.trending import TrendingBoard
+from feed_api.stages.log_served import Effects
+from feed_api.trending_cache import TrendingBoard
 from feed_api.wiring import Services
 from pingfeed import checks
-from pingfeed.http import direct
-from pingfeed.http.app import create_shell
-from pingfeed.http.health import Readiness, ReadyCheck
-from pingfeed.http.metrics import Metrics
 from pingfeed.ports import PacketCache
 from pingfeed.settings import Settings
+from pingfeed.web import direct
+from pingfeed.web.app import create_shell
+from pingfeed.web.health import Readiness, ReadyCheck
+from pingfeed.web.metrics import Metrics
 
 _DESCRIPTION: Final = (
     "Ranks a page of pings for a user: by what the batch side prepared for them, by the live model, and by what they "

@@ -20,7 +20,7 @@ import struct
 from typing import Final
 
 from feed_api.state import Chain
-from pingfeed.errors import InvalidInput
+from pingfeed.core.errors import InvalidInput
 from pingfeed.settings import Settings
 
 _BODY: Final = struct.Struct(">BQI")

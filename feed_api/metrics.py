@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 import prometheus_client
 
-from pingfeed.delivery.delivery import Delivery
-from pingfeed.http.metrics import Metrics
 from pingfeed.ports import PacketCache
+from pingfeed.spool.delivery import Delivery
+from pingfeed.web.metrics import Metrics
 
 
 class FeedMetrics:

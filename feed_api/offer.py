@@ -6,8 +6,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pingfeed.features import Float32, source_bits
-from pingfeed.snapshot import Rows
+from pingfeed.core.features import Float32, source_bits
+from pingfeed.core.snapshot import Rows
 
 Bits = NDArray[np.uint8]
 

@@ -6,26 +6,26 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from feed_api.answer import Feed
-from feed_api.boost import boost
+from feed_api.artifact_loader import Loader
 from feed_api.cursor import Cursors
-from feed_api.diversify import diversify
-from feed_api.effects import Effects
-from feed_api.explore import dice_of, nominate, place
-from feed_api.features import describe
-from feed_api.fetch import fetch
-from feed_api.filter import drop
-from feed_api.hydrate import hydrate
-from feed_api.lead import lead
-from feed_api.loader import Loader
 from feed_api.metrics import FeedMetrics
-from feed_api.page import page
-from feed_api.refill import refill
-from feed_api.score import score
+from feed_api.schema import Feed
+from feed_api.stages.boost import boost
+from feed_api.stages.diversify import diversify
+from feed_api.stages.explore import dice_of, nominate, place
+from feed_api.stages.featurize import describe
+from feed_api.stages.fetch import fetch
+from feed_api.stages.filter import drop
+from feed_api.stages.hydrate import hydrate
+from feed_api.stages.log_served import Effects
+from feed_api.stages.pin_followed import lead
+from feed_api.stages.refill import refill
+from feed_api.stages.respond import page
+from feed_api.stages.score import score
 from feed_api.state import Deadline, FeedRequest, FeedState
-from feed_api.trending import TrendingBoard
-from pingfeed.features import FeatureSet, place_name
-from pingfeed.packet import UserPart, unknown_user
+from feed_api.trending_cache import TrendingBoard
+from pingfeed.core.features import FeatureSet, place_name
+from pingfeed.core.packet import UserPart, unknown_user
 from pingfeed.ports import CandidateStore, UserSignals
 from pingfeed.settings import Settings
 

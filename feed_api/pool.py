@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from feed_api.offer import Bits, Offer
-from pingfeed.features import Float32
-from pingfeed.snapshot import Rows, Snapshot
+from pingfeed.core.features import Float32
+from pingfeed.core.snapshot import Rows, Snapshot
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,18 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from feed_api.answer import Feed
 from feed_api.cursor import LENGTH as CURSOR_LENGTH
 from feed_api.cursor import Cursors
-from feed_api.identify import DEFAULT_LIMIT, MAX_LIMIT, identify
 from feed_api.pipeline import Pipeline
-from pingfeed.clock import Clock, IdMaker
-from pingfeed.events import Id
-from pingfeed.http import openapi
-from pingfeed.http.auth import authenticate
-from pingfeed.http.direct import Handler
-from pingfeed.http.responses import json_response
+from feed_api.request import DEFAULT_LIMIT, MAX_LIMIT, identify
+from feed_api.schema import Feed
+from pingfeed.core.clock import Clock
+from pingfeed.core.events import Id
+from pingfeed.core.ids import IdMaker
+from pingfeed.web import openapi
+from pingfeed.web.auth import authenticate
+from pingfeed.web.direct import Handler
+from pingfeed.web.responses import json_response
 
 TYPES: Final = (Feed,)
 """What the route's OpenAPI refers to."""

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from feed_api.live import Live
 from feed_api.offer import nothing
 from feed_api.pool import Pool
-from feed_api.trending import Hot
-from pingfeed.features import REALTIME, FeatureSet, Float32
-from pingfeed.model import Float64
-from pingfeed.packet import Packet, UserPart
-from pingfeed.signals import Signals, UserState
-from pingfeed.snapshot import Snapshot
+from feed_api.serving_state import Live
+from feed_api.trending_cache import Hot
+from pingfeed.core.features import REALTIME, FeatureSet, Float32
+from pingfeed.core.packet import Packet, UserPart
+from pingfeed.core.ranker import Float64
+from pingfeed.core.signals import Signals, UserState
+from pingfeed.core.snapshot import Snapshot
 
 Part = Literal["signals", "candidates", "snapshot", "model", "deadline"]
 PARTS: Final[tuple[Part, ...]] = ("signals", "candidates", "snapshot", "model", "deadline")

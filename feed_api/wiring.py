@@ -5,14 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from feed_api.effects import ServedActs
-from pingfeed import wiring
-from pingfeed.clock import Clock, IdMaker, system_clock, uuid7
-from pingfeed.delivery.delivery import Delivery
-from pingfeed.delivery.publish import Publisher
-from pingfeed.delivery.spool import Spool
+from feed_api.stages.log_served import ServedActs
+from pingfeed.adapters import registry
+from pingfeed.core.clock import Clock, system_clock
+from pingfeed.core.ids import IdMaker, uuid7
 from pingfeed.ports import Artifacts, CandidateStore, Trending, UserSignals
 from pingfeed.settings import Settings
+from pingfeed.spool.delivery import Delivery
+from pingfeed.spool.spool import Spool
+from pingfeed.spool.stats import Publisher
 
 NEEDS: Final = ("events_url", "artifacts_url", "candidates_url", "cache_url", "signals_url", "trending_url", "jwt_jwks")
 """The parts that have to answer before it starts (`pingfeed/checks.py`)."""
@@ -43,15 +44,15 @@ class Services:
 def build(settings: Settings) -> Services:
     """Open everything; Busy if another process has the spool, Unavailable if a store cannot be opened."""
     spool = Spool(settings.spool_dir / "feed", max_bytes=settings.spool_max_mb << 20)
-    sink = wiring.open_event_sink(settings)
-    signals = wiring.open_signals(settings)
+    sink = registry.open_event_sink(settings)
+    signals = registry.open_signals(settings)
     acts = ServedActs(signals)
     return Services(
-        candidates=wiring.open_candidates(settings),
+        candidates=registry.open_candidates(settings),
         signals=signals,
-        trending=wiring.open_trending(settings),
-        artifacts=wiring.open_artifacts(settings),
+        trending=registry.open_trending(settings),
+        artifacts=registry.open_artifacts(settings),
         delivery=Delivery(spool, sink, apply=acts.apply, flush_seconds=settings.sink_flush_seconds),
         acts=acts,
-        publisher=Publisher(spool.directory, wiring.open_lake_objects(settings)),
+        publisher=Publisher(spool.directory, registry.open_lake_objects(settings)),
     )

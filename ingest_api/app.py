@@ -6,16 +6,16 @@ from typing import Final
 
 from fastapi import FastAPI
 
-from ingest_api.accept import Door
 from ingest_api.counters import Counters, watch
+from ingest_api.receiver import EventReceiver
 from ingest_api.routes import TYPES, create_router, handlers
 from ingest_api.wiring import Services
 from pingfeed import checks
-from pingfeed.http import direct
-from pingfeed.http.app import create_shell
-from pingfeed.http.health import Readiness, ReadyCheck
-from pingfeed.http.metrics import Metrics
 from pingfeed.settings import Settings
+from pingfeed.web import direct
+from pingfeed.web.app import create_shell
+from pingfeed.web.health import Readiness, ReadyCheck
+from pingfeed.web.metrics import Metrics
 
 _DESCRIPTION: Final = (
     "Takes what users do and what creators publish. **202 means durable and applied**: the next feed knows of it, and "
@@ -46,7 +46,7 @@ def create_app(services: Services, settings: Settings, metrics: Metrics | None =
 
     metrics = metrics or Metrics()
     watch(metrics, services)
-    door = Door(
+    door = EventReceiver(
         delivery=services.delivery,
         rejected=services.rejected,
         counters=Counters(metrics),

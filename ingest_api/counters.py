@@ -1,7 +1,7 @@
 """What the ingest service counts, by name (all `pingfeed_*`)."""
 
 from ingest_api.wiring import Services
-from pingfeed.http.metrics import Metrics
+from pingfeed.web.metrics import Metrics
 
 
 class Counters:

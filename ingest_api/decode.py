@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from pingfeed.errors import InvalidInput, MalformedBody, TooLarge
-from pingfeed.events import MAX_EVENTS
+from pingfeed.core.errors import InvalidInput, MalformedBody, TooLarge
+from pingfeed.core.events import MAX_EVENTS
 
 
 @dataclass(frozen=True)

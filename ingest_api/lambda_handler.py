@@ -7,9 +7,9 @@ connection nor anything that must be unique.
 
 Between two invocations the environment stands still. So nothing runs after an answer: what a request began without
 waiting for it (a set of keys that is read anew, a call that was given up) is waited for here, and then called off. What
-died while it stood still is tried again by whoever uses it (`pingfeed/delivery/direct.py`).
+died while it stood still is tried again by whoever uses it (`pingfeed/spool/inline.py`).
 
-What was counted goes into the log at the end of an invocation (`pingfeed/http/emf.py`).
+What was counted goes into the log at the end of an invocation (`pingfeed/web/emf.py`).
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from starlette.types import Receive, Scope, Send
 
 from ingest_api.app import create_app
 from ingest_api.wiring import TIMEOUT_S, Services, build_for_lambda
-from pingfeed.errors import PingfeedError, SettingsError
-from pingfeed.http.emf import MetricLines
-from pingfeed.http.errors import error_response
-from pingfeed.http.metrics import Metrics
-from pingfeed.http.outermost import OutermostLayer
+from pingfeed.core.errors import PingfeedError, SettingsError
 from pingfeed.settings import Settings, check_open, load, shown
 from pingfeed.telemetry import configure_logs
+from pingfeed.web.emf import MetricLines
+from pingfeed.web.errors import error_response
+from pingfeed.web.metrics import Metrics
+from pingfeed.web.middleware import OutermostLayer
 
 COUNTED: Final = (
     "events_accepted",

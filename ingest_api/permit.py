@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pingfeed.errors import Forbidden
-from pingfeed.events import Refusal
-from pingfeed.http.auth import Caller
+from pingfeed.core.errors import Forbidden
+from pingfeed.core.events import Refusal
+from pingfeed.web.auth import Caller
 
 if TYPE_CHECKING:
-    from ingest_api.accept import Result
+    from ingest_api.receiver import Result
 
 CODE: Final = Forbidden.code
 

@@ -19,9 +19,10 @@ from typing import Any, Final, get_type_hints
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from pingfeed.clock import IdMaker, to_ms
-from pingfeed.errors import InvalidInput
-from pingfeed.events import CLIENT_TYPES, MAX_EVENTS, Country, EventId, Id, Language, Row, happened_ms
+from pingfeed.core.clock import to_ms
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import CLIENT_TYPES, MAX_EVENTS, Country, EventId, Id, Language, Row, happened_ms
+from pingfeed.core.ids import IdMaker
 
 _PATTERNED: Final = (Id, EventId, Country, Language)
 """Matched by `_fit`: their fields are plain strings here."""

@@ -26,10 +26,10 @@ from typing import Final, Protocol
 
 import msgspec
 
-from pingfeed.clock import day_of
-from pingfeed.events import Refusal
+from pingfeed.core.clock import day_of
+from pingfeed.core.events import Refusal
+from pingfeed.files import write_whole
 from pingfeed.local.appended import append
-from pingfeed.local.files import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from ingest_api.rejected import line_of
-from pingfeed.clock import day_of
-from pingfeed.errors import PingfeedError
-from pingfeed.events import Refusal
+from pingfeed.core.clock import day_of
+from pingfeed.core.errors import PingfeedError
+from pingfeed.core.events import Refusal
 from pingfeed.ports import Artifacts
 
 MAX_OBJECTS_A_DAY: Final = 100

@@ -7,15 +7,15 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ingest_api.accept import MANY, ONE, Door, Result, Shape
 from ingest_api.permit import check_result
-from pingfeed.events import MAX_EVENTS, ClientEvent
-from pingfeed.http import openapi
-from pingfeed.http.auth import authenticate
-from pingfeed.http.body import read_body
-from pingfeed.http.direct import Handler
-from pingfeed.http.errors import ErrorBody
-from pingfeed.http.responses import json_response
+from ingest_api.receiver import MANY, ONE, EventReceiver, Result, Shape
+from pingfeed.core.events import MAX_EVENTS, ClientEvent
+from pingfeed.web import openapi
+from pingfeed.web.auth import authenticate
+from pingfeed.web.body import read_body
+from pingfeed.web.direct import Handler
+from pingfeed.web.errors import ErrorBody
+from pingfeed.web.responses import json_response
 
 
 class TrackEvents(msgspec.Struct, frozen=True):
@@ -76,7 +76,7 @@ def _answers() -> dict[int | str, dict[str, Any]]:
     return {202: taken, 422: nothing, **openapi.refusals(400, 401, 403, 413, 429, 503)}
 
 
-def handlers(door: Door) -> dict[tuple[str, str], Handler]:
+def handlers(door: EventReceiver) -> dict[tuple[str, str], Handler]:
     """What answers, by method and path."""
 
     async def track_event(request: Request) -> Response:
@@ -109,7 +109,7 @@ def create_router(answering: Mapping[tuple[str, str], Handler]) -> APIRouter:
     return router
 
 
-async def _track(request: Request, door: Door, shape: Shape) -> Response:
+async def _track(request: Request, door: EventReceiver, shape: Shape) -> Response:
     caller = await authenticate(request)
     result = await door.accept(await read_body(request), shape, caller)
     check_result(result)

@@ -8,9 +8,9 @@ twice is the same object, so a kill at any moment loses no line that was on the 
 import asyncio
 
 from ingest_api.rejected import RejectedLog
-from pingfeed.clock import Clock, system_clock
-from pingfeed.delivery.rounds import CLOSE_S, EVERY_S, Rounds
+from pingfeed.core.clock import Clock, system_clock
 from pingfeed.ports import Artifacts
+from pingfeed.spool.rounds import CLOSE_S, EVERY_S, Rounds
 
 
 class Shipper:

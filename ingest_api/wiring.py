@@ -4,20 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ingest_api.apply import SignalWriter
 from ingest_api.rejected import RejectedEvents, RejectedLog
 from ingest_api.rejected_objects import RejectedObjects
 from ingest_api.ship import Shipper
-from pingfeed import wiring
-from pingfeed.clock import Clock, IdMaker, system_clock, uuid7
-from pingfeed.delivery.delivery import Delivery
-from pingfeed.delivery.direct import DirectDelivery
-from pingfeed.delivery.publish import Publisher
-from pingfeed.delivery.spool import Spool
-from pingfeed.errors import SettingsError
+from ingest_api.signal_writer import SignalWriter
+from pingfeed.adapters import registry
+from pingfeed.core.clock import Clock, system_clock
+from pingfeed.core.errors import SettingsError
+from pingfeed.core.ids import IdMaker, uuid7
+from pingfeed.core.urls import scheme_of
 from pingfeed.ports import EventSink, Trending, UserSignals
 from pingfeed.settings import PREFIX, Settings, url_path
-from pingfeed.urls import scheme_of
+from pingfeed.spool.delivery import Delivery
+from pingfeed.spool.inline import DirectDelivery
+from pingfeed.spool.spool import Spool
+from pingfeed.spool.stats import Publisher
 
 NEEDS: Final = ("events_url", "signals_url", "trending_url", "jwt_jwks")
 """The parts that have to answer before it starts (`pingfeed/checks.py`)."""
@@ -63,8 +64,8 @@ class Services:
 def build(settings: Settings) -> Services:
     """Open everything; Busy if another process has the spool, Unavailable if a store cannot be opened."""
     spool = Spool(settings.spool_dir / "ingest", max_bytes=settings.spool_max_mb << 20)
-    sink = wiring.open_event_sink(settings)
-    signals, trending = wiring.open_signals(settings), wiring.open_trending(settings)
+    sink = registry.open_event_sink(settings)
+    signals, trending = registry.open_signals(settings), registry.open_trending(settings)
     writer = SignalWriter(signals, trending)
     rejected, shipper = _rejected(settings)
     return Services(
@@ -75,7 +76,7 @@ def build(settings: Settings) -> Services:
         writer=writer,
         rejected=rejected,
         shipper=shipper,
-        publisher=Publisher(spool.directory, wiring.open_lake_objects(settings)),
+        publisher=Publisher(spool.directory, registry.open_lake_objects(settings)),
     )
 
 
@@ -86,8 +87,8 @@ def build_for_lambda(settings: Settings) -> Services:
     """
     _check_places(settings)
     limits = {"read_s": FIREHOSE_CALL_S, "patience_s": FIREHOSE_PATIENCE_S}
-    sink = wiring.open_event_sink(settings, **limits)
-    signals, trending = wiring.open_signals(settings), wiring.open_trending(settings)
+    sink = registry.open_event_sink(settings, **limits)
+    signals, trending = registry.open_signals(settings), registry.open_trending(settings)
     writer = SignalWriter(signals, trending)
     return Services(
         delivery=DirectDelivery(sink, apply=writer),
@@ -95,7 +96,7 @@ def build_for_lambda(settings: Settings) -> Services:
         signals=signals,
         trending=trending,
         writer=writer,
-        rejected=RejectedObjects(wiring.open_lake_objects(settings), writer=uuid7(system_clock())),
+        rejected=RejectedObjects(registry.open_lake_objects(settings), writer=uuid7(system_clock())),
     )
 
 
@@ -115,4 +116,4 @@ def _rejected(settings: Settings) -> tuple[RejectedLog, Shipper | None]:
         return RejectedLog(url_path(settings.lake_url) / "rejected", writer=writer), None
     # In the spool's own folder, which no other process works in.
     log = RejectedLog(settings.spool_dir / "ingest" / "rejected", writer=writer, max_bytes=MAX_BYTES_BESIDE_SPOOL)
-    return log, Shipper(log, wiring.open_lake_objects(settings))
+    return log, Shipper(log, registry.open_lake_objects(settings))

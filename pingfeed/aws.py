@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Final
 
-from pingfeed.errors import FormatError, NotFound, PingfeedError, SettingsError, Unavailable
+from pingfeed.core.errors import FormatError, NotFound, PingfeedError, SettingsError, Unavailable
 
 CONNECT_S: Final = 2.0
 READ_S: Final = 10.0

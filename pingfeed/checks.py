@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import msgspec
 
-from pingfeed import wiring
-from pingfeed.clock import DAY_MS, HOUR_MS, Clock, system_clock
-from pingfeed.delivery.landing import wait_landed
-from pingfeed.errors import NotFound, PingfeedError, SettingsError, Unavailable
+from pingfeed.adapters import registry
+from pingfeed.core.clock import DAY_MS, HOUR_MS, Clock, system_clock
+from pingfeed.core.errors import NotFound, PingfeedError, SettingsError, Unavailable
+from pingfeed.core.urls import masked
 from pingfeed.settings import FEED_PORT, INGEST_PORT, PREFIX, Settings, load
-from pingfeed.urls import masked
+from pingfeed.spool.landing import wait_landed
 
 START_S: Final = 8.0
 """How long a start waits: parts may come up together, and AWS's library takes seconds to find no credentials."""
@@ -58,21 +58,21 @@ class _Blocking:
 
 
 def _open_keys(settings: Settings) -> _Blocking:
-    from pingfeed.http.jwks import parse  # imports a cryptography library
-    from pingfeed.http.key_source import source_of
+    from pingfeed.web.jwks import parse  # imports a cryptography library
+    from pingfeed.web.key_source import source_of
 
     read = source_of(settings.jwt_jwks)
     return _Blocking(lambda: parse(read(), settings.jwt_algorithms))
 
 
 PARTS: Final[Mapping[str, Callable[[Settings], Any]]] = {
-    "lake_url": lambda settings: _Blocking(partial(wiring.open_lake(settings).list, "checks")),  # an absent folder
-    "events_url": wiring.open_event_sink,
-    "artifacts_url": wiring.open_artifacts,
-    "candidates_url": wiring.open_candidates,
-    "cache_url": wiring.open_cache,  # a candidate store that has one answers without it
-    "signals_url": wiring.open_signals,
-    "trending_url": wiring.open_trending,
+    "lake_url": lambda settings: _Blocking(partial(registry.open_lake(settings).list, "checks")),  # an absent folder
+    "events_url": registry.open_event_sink,
+    "artifacts_url": registry.open_artifacts,
+    "candidates_url": registry.open_candidates,
+    "cache_url": registry.open_cache,  # a candidate store that has one answers without it
+    "signals_url": registry.open_signals,
+    "trending_url": registry.open_trending,
     "jwt_jwks": _open_keys,
 }
 """How the part that a setting names is opened; each has `check`, which raises a PingfeedError, and `close`."""
@@ -221,7 +221,7 @@ def _spools(settings: Settings, now_ms: int) -> Iterator[Check]:
 
 def _live(settings: Settings, now_ms: int) -> Iterator[Check]:
     """The model and the snapshot that are live. A feed is served without either."""
-    from pingfeed.model import model_key, snapshot_key  # imports numpy
+    from pingfeed.core.ranker import model_key, snapshot_key  # imports numpy
 
     snapshot = "tick {tick}, {rows:,} pings, made {age} ago"
     for what, key, text, absent in (
@@ -238,9 +238,9 @@ def _live(settings: Settings, now_ms: int) -> Iterator[Check]:
 
 
 async def _manifest(settings: Settings, what: str, key: Callable[[str, str], str]) -> dict[str, Any]:
-    from pingfeed.model import Pointer, pointer_key
+    from pingfeed.core.ranker import Pointer, pointer_key
 
-    artifacts = wiring.open_artifacts(settings)
+    artifacts = registry.open_artifacts(settings)
     try:
         found = await artifacts.get(pointer_key(settings.features.digest, what))
         current = msgspec.json.decode(found, type=Pointer).current

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pingfeed.errors import PingfeedError
+from pingfeed.core.errors import PingfeedError
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from pingfeed import checks as examination
-from pingfeed.errors import NotFound
+from pingfeed.core.errors import NotFound
 from pingfeed.settings import FEED_PORT, INGEST_PORT, Settings, check_open, load, shown
 from pingfeed.telemetry import configure_logs
 
@@ -53,7 +53,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _serve_one(service: str, settings: Settings, host: str, port: int) -> None:
     """Serve in this process; the deployable is addressed by its name, for this package knows none."""
     try:
-        server = importlib.import_module("pingfeed.http.server")
+        server = importlib.import_module("pingfeed.web.server")
         wiring = importlib.import_module(f"{service}_api.wiring")
         app = importlib.import_module(f"{service}_api.app")
     except ModuleNotFoundError as error:

@@ -1,8 +1,8 @@
 """The ports: what the services and the batch side need of the world, each with its contract.
 
 A URL in the settings picks the adapter (`pingfeed/adapters/<port>_<backend>.py`). Adapters raise only errors of
-`pingfeed.errors`, chained to the vendor's: `Unavailable` where trying again can help. Every adapter of a port passes
-the same suite in `tests/conformance/`.
+`pingfeed.core.errors`, chained to the vendor's: `Unavailable` where trying again can help. Every adapter of a port
+passes the same suite in `tests/conformance/`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from pingfeed.signals import Act, Engagement, Signals
+from pingfeed.core.signals import Act, Engagement, Signals
 
 
 @dataclass

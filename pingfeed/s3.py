@@ -13,8 +13,8 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pingfeed.aws import region
-from pingfeed.errors import InvalidInput, NotFound, PingfeedError, Unavailable
-from pingfeed.keys import is_hidden, parts_of
+from pingfeed.core.errors import InvalidInput, NotFound, PingfeedError, Unavailable
+from pingfeed.core.urls import is_hidden, parts_of
 
 _CONNECT_S: Final = 2.0
 _READ_S: Final = 20.0

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from pingfeed.core.errors import SettingsError
 from pingfeed.core.feature_set import MAX_ATTRIBUTES, FeatureSet
-from pingfeed.errors import SettingsError
-from pingfeed.urls import flaw, is_loopback, masked, scheme_of
+from pingfeed.core.urls import flaw, is_loopback, masked, scheme_of
 
 PREFIX: Final = "PINGFEED_"
 INGEST_PORT: Final = 8000
@@ -32,7 +32,7 @@ SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "trending_url": ("sqlite", "redis", "rediss", "snapshot"),
     "cache_url": ("redis", "rediss"),
 }
-"""The adapters of each port: the URL's scheme picks one (`pingfeed/wiring.py` opens it)."""
+"""The adapters of each port: the URL's scheme picks one (`pingfeed/adapters/registry.py` opens it)."""
 
 KEY_ALGORITHMS: Final = tuple(f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in (256, 384, 512))
 SECRET_BYTES: Final[Mapping[str, int]] = {"HS256": 32, "HS384": 48, "HS512": 64}

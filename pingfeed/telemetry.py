@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from pingfeed.clock import system_clock, to_iso
+from pingfeed.core.clock import system_clock, to_iso
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {

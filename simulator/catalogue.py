@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pingfeed.clock import DAY_MS, HOUR_MS
+from pingfeed.core.clock import DAY_MS, HOUR_MS
 from simulator.people import STYLES, TOPICS, Creators, Floats, Ints
 from simulator.places import rhythm
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pingfeed.arrow import EVENT_SCHEMA, table_of_rows
-from pingfeed.events import Row
+from pingfeed.core.arrow import EVENT_SCHEMA, table_of_rows
+from pingfeed.core.events import Row
 from simulator.behave import KINDS
 from simulator.history import Acts, Served
 from simulator.people import DEVICES, Ints

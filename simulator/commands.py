@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
-from pingfeed.clock import system_clock, to_iso, to_ms, uuid7
-from pingfeed.errors import InvalidInput
+from pingfeed.core.clock import system_clock, to_iso, to_ms
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.ids import uuid7
 from simulator.world import FILE, TICK_MS, Spec, World, load
 
 INGEST: Final = "http://127.0.0.1:8000"

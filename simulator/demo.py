@@ -16,10 +16,10 @@ import httpx
 import msgspec
 from rich.console import Console
 
-from pingfeed.clock import Clock, to_iso
-from pingfeed.errors import Busy, InvalidInput, NotFound, Unavailable
-from simulator import portraits, welcome
-from simulator.children import COMMAND, Children, ended_by_signal, undisturbed
+from pingfeed.core.clock import Clock, to_iso
+from pingfeed.core.errors import Busy, InvalidInput, NotFound, Unavailable
+from simulator import banner, personas
+from simulator.processes import COMMAND, Children, ended_by_signal, undisturbed
 from simulator.world import FILE, TICK_MS, Spec, World, load
 
 HOST: Final = "127.0.0.1"
@@ -213,8 +213,8 @@ def _finish(said: str, name: str, console: Console, children: Children) -> None:
 
 def _serve(demo: Demo, console: Console, children: Children) -> None:
     """Start both services and wait until they say that they are ready."""
-    if not (demo.home / portraits.FILE).exists():
-        portraits.save(World.build(load(demo.home)), demo.home)
+    if not (demo.home / personas.FILE).exists():
+        personas.save(World.build(load(demo.home)), demo.home)
     began = time.monotonic()
     for name, port in (("ingest", demo.ingest_port), ("feed", demo.feed_port)):
         children.start(name, ["serve", name, "--host", HOST, "--port", str(port)])
@@ -267,7 +267,7 @@ def _live(demo: Demo) -> list[str]:
 
 def _show(demo: Demo, console: Console, now_ms: int) -> None:
     world = World.build(load(demo.home))
-    for line in [*welcome.lines(world, demo.ingest, demo.feed, now_ms), f"State and logs: {demo.home}"]:
+    for line in [*banner.lines(world, demo.ingest, demo.feed, now_ms), f"State and logs: {demo.home}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -9,11 +9,11 @@ from typing import Final
 
 import numpy as np
 
-from pingfeed.clock import HOUR_MS
+from pingfeed.core.clock import HOUR_MS
 from simulator.behave import KINDS, Reactions, react
+from simulator.click_model import Past, choose
 from simulator.people import Floats, Ints
 from simulator.places import rhythm
-from simulator.policy import Past, choose
 from simulator.world import SLOTS, World
 
 _FOLLOW: Final = KINDS.index("follow")

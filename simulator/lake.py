@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pingfeed.clock import DAY_MS, day_of
-from pingfeed.errors import InvalidInput
-from simulator import portraits
+from pingfeed.core.clock import DAY_MS, day_of
+from pingfeed.core.errors import InvalidInput
+from simulator import personas
 from simulator.columns import Columns
 from simulator.history import Hour, play
 from simulator.store import Store
@@ -34,7 +34,7 @@ def write_history(world: World, lake: str | Path, progress: Progress = lambda _s
     store = Store(lake)
     _check_unmixed(world, store)
     store.write_beside(FILE, encoded(world.spec))
-    store.write_beside(portraits.FILE, portraits.encoded(world))
+    store.write_beside(personas.FILE, personas.encoded(world))
     rows = 0
     for day, table in _days(world, progress):
         store.write(f"events/{_partition(day)}/{_PREFIX}{day}.parquet", _parquet(table))
@@ -45,7 +45,7 @@ def write_history(world: World, lake: str | Path, progress: Progress = lambda _s
 def keep_in(world: World, home: Path) -> None:
     """Keep the world's parameters and people in a folder too, for a lake that is not of this machine."""
     save(world.spec, home)
-    portraits.save(world, home)
+    personas.save(world, home)
 
 
 def world_beside(lake: str | Path) -> Spec:

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from pingfeed.clock import Clock, IdMaker, to_iso
-from pingfeed.errors import PingfeedError
+from pingfeed.core.clock import Clock, to_iso
+from pingfeed.core.errors import PingfeedError
+from pingfeed.core.ids import IdMaker
 from simulator.behave import KINDS, events_of, numbers_of, react
 from simulator.people import Ints
 from simulator.places import rhythm

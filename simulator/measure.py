@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow.compute as pc
 
-from pingfeed.arrow import EVENT_SCHEMA
-from pingfeed.clock import DAY_MS
-from pingfeed.errors import NotFound
+from pingfeed.core.arrow import EVENT_SCHEMA
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import NotFound
 from simulator.behave import NOBODY, numbers_of
 from simulator.people import Floats, Ints
 from simulator.remote import Services

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pingfeed.clock import HOUR_MS
+from pingfeed.core.clock import HOUR_MS
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from pingfeed.errors import InvalidInput, PingfeedError, Unavailable
+from pingfeed.core.errors import InvalidInput, PingfeedError, Unavailable
 
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 5

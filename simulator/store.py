@@ -10,7 +10,7 @@ from typing import Any, Final
 import pyarrow.dataset as ds
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
-from pingfeed.errors import InvalidInput, Unavailable
+from pingfeed.core.errors import InvalidInput, Unavailable
 from pingfeed.s3 import Location, arrow_translated, file_system
 
 _S3: Final = "s3://"

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pingfeed.clock import DAY_MS
-from pingfeed.errors import FormatError, InvalidInput, NotFound
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import FormatError, InvalidInput, NotFound
 from simulator.catalogue import FORMATS, LIVE_EVERY_MS, TAGS, Pings, draw_history, draw_live
 from simulator.people import Creators, Floats, Ints, Users, draw_creators, draw_users
 from simulator.places import LANGUAGES, PLACES

@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 
 from batch.ticks import day_number
-from pingfeed.clock import DAY_MS
-from pingfeed.delivery.publish import Account, account_of
-from pingfeed.delivery.tally import FILE
-from pingfeed.errors import FormatError
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import FormatError
 from pingfeed.ports import Lake
+from pingfeed.spool.checkpoint import FILE
+from pingfeed.spool.stats import Account, account_of
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,20 @@ import msgspec
 from rich.console import Console
 
 from batch.accounting import report
-from batch.accounting.door import Door
+from batch.accounting.door import EventReceiver
 from batch.accounting.reconcile import days_until
 from batch.accounting.reconcile import reconcile as reconcile_days
 from batch.accounting.refused import refused, remove, shown, summarised
 from batch.accounting.repaired import Skipped, of_file, of_lake
 from batch.accounting.replay import replay
 from batch.rejected_files import folder_of
-from pingfeed import settings, wiring
-from pingfeed.clock import day_of, system_clock
-from pingfeed.errors import InvalidInput
-from pingfeed.local.files import reading
+from pingfeed import settings
+from pingfeed.adapters import registry
+from pingfeed.core.clock import day_of, system_clock
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.urls import scheme_of
+from pingfeed.files import reading
 from pingfeed.settings import INGEST_PORT
-from pingfeed.urls import scheme_of
 
 Options = argparse.Namespace
 API_KEY: Final = f"{settings.PREFIX}API_KEY"
@@ -50,7 +51,7 @@ def _reconcile(options: Options) -> int:
     if options.days is not None and not 1 <= options.days <= _MAX_DAYS:
         raise InvalidInput(f"--days must be 1 to {_MAX_DAYS}", field="days")
     days = days_until(day_given(options.day) or day_of(now_ms), options.days or 1)
-    found = reconcile_days(wiring.open_lake(chosen), chosen.spool_dir, days, now_ms, raw_days=chosen.raw_days)
+    found = reconcile_days(registry.open_lake(chosen), chosen.spool_dir, days, now_ms, raw_days=chosen.raw_days)
     if options.json:
         counts = [day.counts for day in found.days]
         sys.stdout.write(msgspec.json.encode(counts[0] if options.days is None else counts).decode() + "\n")
@@ -87,7 +88,7 @@ def _which(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(options: Options) -> int:
-    found = refused(wiring.open_lake(_settings()), day_given(options.day), options.code)
+    found = refused(registry.open_lake(_settings()), day_given(options.day), options.code)
     if options.json:
         sys.stdout.writelines(shown(one).decode() for one in found)
         return 0
@@ -100,8 +101,8 @@ def _list(options: Options) -> int:
 
 def _replay(options: Options) -> int:
     chosen = _settings()
-    lake = wiring.open_lake(chosen)
-    door = Door(options.to, _key(options))
+    lake = registry.open_lake(chosen)
+    door = EventReceiver(options.to, _key(options))
     skipped = Skipped()
     if options.file is None:
         repaired = of_lake(refused(lake, day_given(options.day), options.code), skipped)

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from pingfeed.errors import InvalidInput, PingfeedError, Unavailable
-from pingfeed.urls import is_loopback
+from pingfeed.core.errors import InvalidInput, PingfeedError, Unavailable
+from pingfeed.core.urls import is_loopback
 
 TRIES: Final = 5
 _TIMEOUT_S: Final = 60
@@ -39,7 +39,7 @@ class Receipt(msgspec.Struct):
     rejected: list[Rejection]
 
 
-class Door:
+class EventReceiver:
     """`POST /track-events` of the service at `url`, with `key` where it asks for one. InvalidInput for no http URL."""
 
     def __init__(self, url: str, key: str = "", *, pause: Callable[[float], None] = time.sleep) -> None:

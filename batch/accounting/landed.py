@@ -22,9 +22,9 @@ import msgspec
 import pyarrow as pa
 
 from batch.accounting.refused import is_of_raw_zone
-from batch.raw_files import Read, Refused, each_errors, each_events, partition_of
+from batch.lake.raw_files import Read, Refused, each_errors, each_events, partition_of
 from batch.ticks import day_name
-from pingfeed.clock import DAY_MS
+from pingfeed.core.clock import DAY_MS
 from pingfeed.ports import Lake
 
 _CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {"threads": 2, "memory_limit": "512MB"}

@@ -18,10 +18,10 @@ import msgspec
 from batch.accounting.accounts import Promised, accounts, last_partition, promised, removed
 from batch.accounting.landed import Landed, RawZone, partition_folder
 from batch.ticks import day_name, day_number
-from pingfeed.clock import DAY_MS
-from pingfeed.delivery.publish import Account
-from pingfeed.errors import NotFound
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import NotFound
 from pingfeed.ports import Lake
+from pingfeed.spool.stats import Account
 
 _TRIES: Final = 3
 

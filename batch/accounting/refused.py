@@ -1,8 +1,8 @@
 """The refused events in the lake, as they lie under `rejected/day=YYYY-MM-DD/<file>.jsonl`, a line each.
 
 The ingest service wrote them (`ingest_api/rejected.py`), or a run of the batch side did for a document of the raw zone
-that is no row (`raw-*.jsonl`, `batch/raw_files.py`); the body of the second kind is a row, not an event. A line that
-cannot be read, as a kill leaves the last one, is passed over.
+that is no row (`raw-*.jsonl`, `batch/lake/raw_files.py`); the body of the second kind is a row, not an event. A line
+that cannot be read, as a kill leaves the last one, is passed over.
 
 For a person and for `replay` each is one JSON object a line, with the body as it was sent, so that it can be edited:
 
@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 
 from batch.rejected_files import keep_lines
-from pingfeed.clock import day_of
+from pingfeed.core.clock import day_of
 from pingfeed.ports import Lake
 
 _ROOT: Final = "rejected"

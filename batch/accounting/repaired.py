@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from batch.accounting.refused import Refused, id_of, is_of_import, is_of_raw_zone
-from pingfeed.clock import day_of, to_iso
-from pingfeed.errors import Forbidden, InvalidInput
-from pingfeed.events import Row, happened_ms
+from pingfeed.core.clock import day_of, to_iso
+from pingfeed.core.errors import Forbidden, InvalidInput
+from pingfeed.core.events import Row, happened_ms
 
 _FAILURES: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 

@@ -12,16 +12,16 @@ import msgspec
 
 from batch.accounting.door import Receipt, Rejection
 from batch.accounting.repaired import Repaired
-from pingfeed.clock import uuid7
-from pingfeed.errors import PingfeedError, TooLarge
-from pingfeed.events import MAX_BODY_BYTES, MAX_EVENTS, to_rows
+from pingfeed.core.errors import PingfeedError, TooLarge
+from pingfeed.core.events import MAX_BODY_BYTES, MAX_EVENTS, to_rows
+from pingfeed.core.ids import uuid7
 
 _ENVELOPE: Final = 64
 EXAMPLES: Final = 100
 
 
 class Sends(Protocol):
-    """What `door.Door` is."""
+    """What `door.EventReceiver` is."""
 
     def send(self, events: list[Any], /) -> Receipt:
         """Hand events in. Raises PingfeedError."""

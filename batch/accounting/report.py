@@ -10,9 +10,9 @@ from batch.accounting.reconcile import Reconciled, Report
 from batch.accounting.refused import Refused, is_of_raw_zone
 from batch.accounting.repaired import Skipped
 from batch.accounting.replay import Outcome
-from pingfeed.clock import to_iso
-from pingfeed.delivery.publish import Account
-from pingfeed.delivery.tally import KEPT_DAYS
+from pingfeed.core.clock import to_iso
+from pingfeed.spool.checkpoint import KEPT_DAYS
+from pingfeed.spool.stats import Account
 
 FIREHOSE_HOLDS_MS: Final = 15 * 60_000
 """The longest that a stream can be told to buffer."""

@@ -15,23 +15,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from batch import day_state, ndcg, training_set
 from batch.evaluate import baselines, metarank50
 from batch.evaluate.clicked import ClickedLists, clicked_lists
 from batch.evaluate.report import report
+from batch.features import day_state
 from batch.importers.metarank import MetarankLog, read_metarank
 from batch.importers.metarank_lines import Names
 from batch.importers.metarank_log import MetarankFormat
 from batch.importers.run import Importer, Placing, Watch
 from batch.importers.source import Source
-from batch.learn import Learner
-from batch.train import SEED, Part, fit
-from batch.training_set import TrainingSet
+from batch.jobs.load_events import EventLoader
+from batch.training import ndcg, training_set
+from batch.training.train import SEED, Part, fit
+from batch.training.training_set import TrainingSet
 from batch.wiring import Batch, build
 from pingfeed import settings
-from pingfeed.clock import DAY_MS, Clock, system_clock
-from pingfeed.errors import InvalidInput
-from pingfeed.features import Float32
+from pingfeed.core.clock import DAY_MS, Clock, system_clock
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.features import Float32
 
 STRETCH_DAYS: Final = 14
 FACETS: Final = "topics,tags,actors,writer"
@@ -97,7 +98,11 @@ def _vectors(batch: Batch, file: Path, watch: Watch, clicked: ClickedLists) -> t
     until = batch.ticks.of(log.last_ms) + 2
     first = batch.ticks.of(log.first_ms)
     cutoff = until + training_set.label_ticks(batch)
-    run = Learner(batch.tables, batch.engine, batch.ticks, batch.progress).run(cutoff, log.end_ms, everything=True).run
+    run = (
+        EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress)
+        .run(cutoff, log.end_ms, everything=True)
+        .run
+    )
     day_state.ensure(batch.tables, batch.engine, batch.ticks, cutoff, run)
     with batch.progress.step("features of each list's own tick"):
         own = _aligned(training_set.build(batch, first, until, cutoff), clicked)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from batch import ndcg
+from batch.training import ndcg
 
 Float64 = NDArray[np.float64]
 

@@ -12,9 +12,9 @@ import msgspec
 from batch.forget.tombstones import Tombstone, Tombstones, hash_of
 from batch.wiring import Batch, build
 from pingfeed import settings
-from pingfeed.delivery.landing import waiting_by_day
-from pingfeed.errors import InvalidInput
-from pingfeed.events import Id
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import Id
+from pingfeed.spool.landing import waiting_by_day
 
 _WHAT: Final = (
     "Removes packet and signals of these users at once. The next night (or `pingfeed etl` now) removes what they did "

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pingfeed.events import CLIENT_TYPES, COLUMNS, SYSTEM_TYPES
+from pingfeed.core.events import CLIENT_TYPES, COLUMNS, SYSTEM_TYPES
 
 _QUOTED: Final = re.compile(r"(?<=[\"'])[A-Za-z0-9._:@-]{1,128}(?=\\*[\"'])")
 _NAMED: Final = re.compile(r"user_?id[\"'\\]*\s*[:=]\s*[\"'\\]*([A-Za-z0-9._:@-]{1,128})", re.IGNORECASE)

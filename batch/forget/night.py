@@ -26,13 +26,13 @@ from batch.forget import raw_rows, rejected_lines
 from batch.forget.forgotten import Forgotten, Pending
 from batch.forget.rejected_lines import Acceptance
 from batch.forget.tombstones import Tombstone, Tombstones, hash_of
-from batch.ledger import Ledger, Manifest, is_compacted
-from batch.raw_files import READERS, UNREADABLE
+from batch.lake.ledger import Ledger, Manifest, is_compacted
+from batch.lake.raw_files import READERS, UNREADABLE
+from batch.lake.tables import AGGREGATES, CLEAN, STATES, clock_of
 from batch.rejected_files import folder_of
-from batch.tables import AGGREGATES, CLEAN, STATES, clock_of
-from batch.training_set import CLOCK as TRAINING_CLOCK
+from batch.training.training_set import CLOCK as TRAINING_CLOCK
 from batch.wiring import Batch
-from pingfeed.clock import DAY_MS, day_of
+from pingfeed.core.clock import DAY_MS, day_of
 
 ACTIVE_DAYS: Final = 35
 """The longest that an event may be on its way: the week in which duplicates are known, and an outage of four weeks."""

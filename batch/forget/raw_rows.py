@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from batch.accounting.landed import Key, key_of
 from batch.forget.forgotten import CONTENT, Forgotten, is_content
 from batch.forget.rejected_lines import Acceptance, acceptances_of
-from batch.raw_files import GZIP, PARQUET, as_events, day_ms, documents_of
-from pingfeed.arrow import EVENT_SCHEMA
-from pingfeed.conversion import documents_in, row_of
-from pingfeed.errors import FormatError
+from batch.lake.raw_files import GZIP, PARQUET, as_events, day_ms, documents_of
+from pingfeed.core.arrow import EVENT_SCHEMA
+from pingfeed.core.errors import FormatError
+from pingfeed.core.glue_rows import documents_in, row_of
 from pingfeed.ports import Lake
 
 _KEYS: Final = pa.schema([EVENT_SCHEMA.field(n) for n in ("user_id", "event_id", "event_type", "received_ms")])

@@ -22,11 +22,11 @@ from batch.importers.run import Importer, Placing, Watch
 from batch.importers.show import as_json, show
 from batch.importers.source import OnRead, Source
 from batch.importers.times import length_ms
-from batch.lease import lease
+from batch.jobs.lease import lease
 from batch.wiring import build
 from pingfeed import settings
-from pingfeed.clock import system_clock, to_ms
-from pingfeed.errors import InvalidInput
+from pingfeed.core.clock import system_clock, to_ms
+from pingfeed.core.errors import InvalidInput
 
 Options = argparse.Namespace
 _DELIMITERS: Final = {"tab": "\t", "space": " "}

@@ -19,9 +19,9 @@ from batch.importers.mapping import LEFT_OUT, FieldMap
 from batch.importers.refused import refused
 from batch.importers.rules import HAS, NEEDS, RULES, TYPES, Bools, checked
 from batch.importers.times import read_column, read_ms
-from pingfeed.clock import to_iso
-from pingfeed.errors import InvalidInput
-from pingfeed.events import MAX_AHEAD_MS, to_row
+from pingfeed.core.clock import to_iso
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import MAX_AHEAD_MS, to_row
 
 _IDS: Final = ("user_id", "ping_id", "creator_id", "request_id")
 _CODES: Final = pa.array(TYPES)

@@ -10,8 +10,8 @@ from batch.importers.formats import Piece, Times
 from batch.importers.mapping import FieldMap
 from batch.importers.source import OnRead, Source
 from batch.importers.times import read_column
-from pingfeed.errors import InvalidInput
-from pingfeed.events import MAX_AHEAD_MS
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import MAX_AHEAD_MS
 
 
 @dataclass(frozen=True)

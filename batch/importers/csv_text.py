@@ -18,7 +18,7 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from batch.importers.source import Block, Source
-from pingfeed.errors import InvalidInput
+from pingfeed.core.errors import InvalidInput
 
 _QUOTE: Final = b'"'
 Broken = tuple[int, bytes, InvalidInput]

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pingfeed.arrow import EVENT_SCHEMA
-from pingfeed.clock import DAY_MS, day_of
+from pingfeed.core.arrow import EVENT_SCHEMA
+from pingfeed.core.clock import DAY_MS, day_of
 from pingfeed.ports import Lake
 
 PREFIX: Final = "history-"

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from pingfeed.errors import InvalidInput
+from pingfeed.core.errors import InvalidInput
 
 ID: Final = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 _FREE: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-")

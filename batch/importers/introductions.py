@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from batch.importers.ids import event_id
 from batch.importers.rules import labels
-from batch.ledger import Ledger
-from batch.raw_files import read_events
-from batch.tables import Tables
+from batch.lake.ledger import Ledger
+from batch.lake.raw_files import read_events
+from batch.lake.tables import Tables
 
 UNKNOWN: Final = "unknown"
 """The creator of a ping of which the log does not say who made it."""

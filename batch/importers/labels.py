@@ -3,7 +3,7 @@
 import re
 from typing import Any, Final
 
-from pingfeed.events import MAX_LIST
+from pingfeed.core.events import MAX_LIST
 
 MAX_LABEL: Final = 128
 _MAX_NAME: Final = 32

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from batch.importers.rules import RULES
-from pingfeed.errors import InvalidInput
-from pingfeed.events import CLIENT_TYPES
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import CLIENT_TYPES
 
 SKIP: Final = "skip"
 """Said in place of an event type: lines of that word are left out, and are no mistake."""

@@ -10,7 +10,7 @@ from hashlib import blake2b
 import msgspec
 
 from batch.importers.times import Timeline
-from pingfeed.errors import InvalidInput, NotFound
+from pingfeed.core.errors import InvalidInput, NotFound
 from pingfeed.ports import Lake
 
 

@@ -24,8 +24,8 @@ from batch.importers.metarank_lines import Entry, Interaction, Item, Names, Rank
 from batch.importers.refused import RefusedLines
 from batch.importers.source import Source
 from batch.importers.times import Timeline
-from pingfeed.errors import InvalidInput
-from pingfeed.events import Row
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import Row
 
 __all__ = ["Interaction", "Item", "MetarankLog", "Names", "Ranking", "read_metarank", "rows_of", "to_rows"]
 

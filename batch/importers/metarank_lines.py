@@ -18,8 +18,8 @@ from batch.importers.mapping import LEFT_OUT
 from batch.importers.refused import RefusedLines, refused
 from batch.importers.source import Block
 from batch.importers.times import LATEST_MS, read_ms
-from pingfeed.errors import InvalidInput
-from pingfeed.events import MAX_AHEAD_MS
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import MAX_AHEAD_MS
 
 REACTIONS: Final = ("impression", "like", "comment", "share", "hide", "report")
 """What an interaction can become. Not a view: Metarank does not say how much was watched."""

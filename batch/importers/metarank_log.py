@@ -11,9 +11,9 @@ from batch.importers.formats import Piece, Times
 from batch.importers.metarank import rows_of
 from batch.importers.metarank_lines import Item, Names, Reader
 from batch.importers.source import OnRead, Source
-from pingfeed.arrow import table_of_rows
-from pingfeed.errors import InvalidInput
-from pingfeed.events import Row
+from pingfeed.core.arrow import table_of_rows
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import Row
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Final
 
 import msgspec
 
-from pingfeed.clock import day_of
-from pingfeed.errors import InvalidInput
+from pingfeed.core.clock import day_of
+from pingfeed.core.errors import InvalidInput
 
 MAX_KEPT: Final = 10_000
 """Refused lines of one import that are explained and kept; the others are only counted."""

@@ -1,4 +1,4 @@
-"""The rules of `pingfeed.events` over columns: the same patterns and bounds, read from the same structs.
+"""The rules of `pingfeed.core.events` over columns: the same patterns and bounds, read from the same structs.
 
 Whatever these checks let through, `events.to_row` lets through too, and the other way round; only what they stop is
 looked at line by line, to say why.
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batch.importers.labels import MAX_LABEL
-from pingfeed.events import CLIENT_TYPES, MAX_LIST
+from pingfeed.core.events import CLIENT_TYPES, MAX_LIST
 
 Bools = NDArray[np.bool_]
 _INTEGER: Final = r"^-?\d{1,18}$"

@@ -18,11 +18,11 @@ from batch.importers.introductions import Introductions, known_pings
 from batch.importers.refused import RefusedLines, rejected_path
 from batch.importers.source import OnRead, Source
 from batch.importers.times import EARLIEST_MS, Timeline
-from batch.ledger import Ledger
+from batch.lake.ledger import Ledger
 from batch.wiring import Batch
-from pingfeed.clock import DAY_MS
-from pingfeed.errors import InvalidInput
-from pingfeed.events import Row
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import Row
 
 SAMPLE: Final = 3
 """Events of each type that a dry run shows."""

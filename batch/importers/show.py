@@ -8,8 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from batch.importers.run import Outcome
-from pingfeed.clock import DAY_MS, to_iso
-from pingfeed.events import Row
+from pingfeed.core.clock import DAY_MS, to_iso
+from pingfeed.core.events import Row
 
 _SHOWN: Final = 20
 """Refused lines that a person is shown."""

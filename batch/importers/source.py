@@ -9,8 +9,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Final
 
-from pingfeed.errors import InvalidInput
-from pingfeed.local.files import reading
+from pingfeed.core.errors import InvalidInput
+from pingfeed.files import reading
 
 BLOCK_BYTES: Final = 4 << 20
 MAX_LINE_BYTES: Final = 1 << 20

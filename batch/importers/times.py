@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pingfeed.clock import DAY_MS, to_iso, to_ms
-from pingfeed.errors import InvalidInput
+from pingfeed.core.clock import DAY_MS, to_iso, to_ms
+from pingfeed.core.errors import InvalidInput
 
 EARLIEST_MS: Final = 946_684_800_000  # 2000-01-01
 LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01

@@ -7,13 +7,13 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from feed_api.artifact_loader import Loader
 from feed_api.demo_page.people import GalleryFile
-from feed_api.loader import Loader
-from pingfeed.errors import NotFound, PingfeedError
-from pingfeed.features import NO_VALUE, FeatureSet, place_name
-from pingfeed.model import snapshot_key
+from pingfeed.core.errors import NotFound, PingfeedError
+from pingfeed.core.features import NO_VALUE, FeatureSet, place_name
+from pingfeed.core.ranker import snapshot_key
+from pingfeed.core.snapshot import Snapshot
 from pingfeed.ports import Artifacts
-from pingfeed.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 

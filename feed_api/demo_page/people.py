@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 FILE: Final = "people.json"
 
 
-class Taste(msgspec.Struct, frozen=True):
+class UserProfile(msgspec.Struct, frozen=True):
     """How much one topic appeals to a person, in standard deviations over all people."""
 
     topic: str
@@ -33,8 +33,8 @@ class Person(msgspec.Struct, frozen=True):
     country: str
     language: str
     feeds_per_day: float
-    likes: list[Taste]
-    dislikes: list[Taste]
+    likes: list[UserProfile]
+    dislikes: list[UserProfile]
 
 
 class Gallery(msgspec.Struct, frozen=True):

@@ -7,18 +7,18 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from feed_api.artifact_loader import Loader
 from feed_api.demo_page.cards import Cards
 from feed_api.demo_page.document import document, ingest_url
 from feed_api.demo_page.people import GalleryFile, Person
 from feed_api.demo_page.system import overview
-from feed_api.loader import Loader
 from feed_api.wiring import Services
-from pingfeed.errors import Forbidden, InvalidInput
-from pingfeed.events import Country, Id
-from pingfeed.features import CONTEXT, REALTIME, RETRIEVAL, Feature, FeatureSet
-from pingfeed.http.auth import authenticate
-from pingfeed.http.responses import json_response
+from pingfeed.core.errors import Forbidden, InvalidInput
+from pingfeed.core.events import Country, Id
+from pingfeed.core.features import CONTEXT, REALTIME, RETRIEVAL, Feature, FeatureSet
 from pingfeed.settings import Settings
+from pingfeed.web.auth import authenticate
+from pingfeed.web.responses import json_response
 
 MAX_CARDS: Final = 200
 

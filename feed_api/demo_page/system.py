@@ -7,11 +7,11 @@ import msgspec
 import numpy as np
 
 from feed_api.demo_page.cards import Card, Cards
-from feed_api.live import Live
+from feed_api.serving_state import Live
 from feed_api.wiring import Services
-from pingfeed.errors import PingfeedError
-from pingfeed.features import place_name
-from pingfeed.model import TreeRanker
+from pingfeed.core.errors import PingfeedError
+from pingfeed.core.features import place_name
+from pingfeed.core.ranker import TreeRanker
 from pingfeed.ports import Trending
 from pingfeed.settings import Settings
 

@@ -4,8 +4,8 @@ import asyncio
 import os
 from pathlib import Path
 
-from pingfeed.errors import NotFound, Unavailable
-from pingfeed.local.files import below, make_folder, reading, remove, write_whole, writing
+from pingfeed.core.errors import NotFound, Unavailable
+from pingfeed.files import below, make_folder, reading, remove, write_whole, writing
 from pingfeed.settings import url_path
 
 

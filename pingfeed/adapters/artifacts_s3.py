@@ -21,8 +21,8 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from pingfeed.aws import AwsClient, translated
-from pingfeed.errors import NotFound, Unavailable
-from pingfeed.local.files import write_whole, writing
+from pingfeed.core.errors import NotFound, Unavailable
+from pingfeed.files import write_whole, writing
 from pingfeed.s3 import Location
 
 KEPT: Final = 4

@@ -1,4 +1,4 @@
-"""Packets in a DynamoDB table, one item a user (`pingfeed/dynamodb/items.py` describes it).
+"""Packets in a DynamoDB table, one item a user (`pingfeed/adapters/_dynamodb/items.py` describes it).
 
 Reads are eventually consistent, at half the price: a packet that the batch side has just replaced may still be read for
 some milliseconds, up to a second, as it was before. Nobody notices: a packet is up to a tick old anyway, and the
@@ -15,12 +15,20 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Final
 
-from pingfeed.backoff import Backoff
-from pingfeed.dynamodb.answers import is_passing
-from pingfeed.dynamodb.connection import SharedConnection, TableUrl
-from pingfeed.dynamodb.items import MAX_ITEM_BYTES, Item, item_bytes, packet_item, packet_key, packet_of, write_units
-from pingfeed.dynamodb.pace import Pace
-from pingfeed.errors import FormatError, InvalidInput, PingfeedError, Unavailable
+from pingfeed.adapters._dynamodb.answers import is_passing
+from pingfeed.adapters._dynamodb.connection import SharedConnection, TableUrl
+from pingfeed.adapters._dynamodb.items import (
+    MAX_ITEM_BYTES,
+    Item,
+    item_bytes,
+    packet_item,
+    packet_key,
+    packet_of,
+    write_units,
+)
+from pingfeed.adapters._dynamodb.pace import Pace
+from pingfeed.core.errors import FormatError, InvalidInput, PingfeedError, Unavailable
+from pingfeed.core.retry import Backoff
 
 WRITES_PER_SECOND: Final = 3000.0
 """Write units: three quarters of what a new on-demand table takes, the rest is for whoever else writes to it."""

@@ -26,11 +26,11 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
-from pingfeed.clock import HOUR_MS
-from pingfeed.errors import PingfeedError, Unavailable
-from pingfeed.packet import TTL_S
+from pingfeed.adapters._redis import Command, RedisClient, Script, chunks
+from pingfeed.core.clock import HOUR_MS
+from pingfeed.core.errors import PingfeedError, Unavailable
+from pingfeed.core.packet import TTL_S
 from pingfeed.ports import CandidateStore
-from pingfeed.redis_client import Command, RedisClient, Script, chunks
 
 MAX_CACHED: Final = 10_000
 CACHED_MS: Final = HOUR_MS

@@ -11,9 +11,9 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
+from pingfeed.core.packet import TTL_S
 from pingfeed.local.sqlite import Database
 from pingfeed.local.sweep import Sweep
-from pingfeed.packet import TTL_S
 from pingfeed.settings import url_path
 
 _SCHEMA: Final = (

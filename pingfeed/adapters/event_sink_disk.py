@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pingfeed.arrow import table_of_lines
-from pingfeed.clock import day_of
-from pingfeed.errors import Unavailable
-from pingfeed.local.files import make_folder, write_whole, writing
+from pingfeed.core.arrow import table_of_lines
+from pingfeed.core.clock import day_of
+from pingfeed.core.errors import Unavailable
+from pingfeed.files import make_folder, write_whole, writing
 from pingfeed.ports import Batch, SinkCounters
 from pingfeed.settings import url_path
 

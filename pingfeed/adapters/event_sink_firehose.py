@@ -1,13 +1,14 @@
 """The events' way into Amazon Data Firehose, which writes them to the lake as Parquet by the Glue table.
 
-A record is newline-delimited JSON (`pingfeed/packing.py`), every document checked against the table before
-(`pingfeed/conversion.py`). A batch is several calls, a few of them in flight; of a call that failed in part only the
-failed records are sent again, in their order. A write gives up when nothing of it has been taken for a while; the same
-batch again then sends all of it, and so does an answer that never came: duplicates are normal, `event_id` removes them.
+A record is newline-delimited JSON (`pingfeed/adapters/_firehose.py`), every document checked against the table before
+(`pingfeed/core/glue_rows.py`). A batch is several calls, a few of them in flight; of a call that failed in part only
+the failed records are sent again, in their order. A write gives up when nothing of it has been taken for a while; the
+same batch again then sends all of it, and so does an answer that never came: duplicates are normal, and `event_id`
+removes them.
 
 A row that is not of the table's types does not hold its batch up for ever, and takes no neighbour with it: it goes in a
 record of its own. What of it Firehose refuses comes to lie under the lake's error prefix, from where the night moves it
-to `rejected/` (`batch/raw_files.py`). A row that no record can hold goes in pieces, and comes to lie there in pieces.
+to `rejected/` (`batch/lake/raw_files.py`). A row that no record can hold goes in pieces, and lies there in pieces.
 """
 
 import asyncio
@@ -17,11 +18,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
+from pingfeed.adapters._firehose import MAX_RECORD_BYTES, billed_bytes, calls, pack, pieces
 from pingfeed.aws import AwsClient, translated
-from pingfeed.backoff import Backoff
-from pingfeed.conversion import converted
-from pingfeed.errors import FormatError, Unavailable
-from pingfeed.packing import MAX_RECORD_BYTES, billed_bytes, calls, pack, pieces
+from pingfeed.core.errors import FormatError, Unavailable
+from pingfeed.core.glue_rows import converted
+from pingfeed.core.retry import Backoff
 from pingfeed.ports import Batch, SinkCounters
 from pingfeed.settings import stream_of
 

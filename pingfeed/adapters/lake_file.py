@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from pingfeed.errors import NotFound
-from pingfeed.keys import is_hidden
-from pingfeed.local.files import below, reading, remove, write_whole, writing
+from pingfeed.core.errors import NotFound
+from pingfeed.core.urls import is_hidden
+from pingfeed.files import below, reading, remove, write_whole, writing
 from pingfeed.settings import url_path
 
 

@@ -6,8 +6,8 @@ ticks is not seen, and the feature `trending_now` is unknown.
 
 from collections.abc import Sequence
 
-from pingfeed.errors import InvalidInput
-from pingfeed.signals import Engagement
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.signals import Engagement
 
 
 class SnapshotTrending:

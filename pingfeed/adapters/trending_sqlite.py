@@ -27,12 +27,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from pingfeed.clock import DAY_MS
-from pingfeed.errors import PingfeedError, Unavailable
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import PingfeedError, Unavailable
+from pingfeed.core.signals import MAX_LANDMARK_AGE_MS, Engagement, decay_between, forward_weight
 from pingfeed.local.counted import COUNTED_SCHEMA, CountedKeys, keys_of
 from pingfeed.local.sqlite import Database
 from pingfeed.settings import url_path
-from pingfeed.signals import MAX_LANDMARK_AGE_MS, Engagement, decay_between, forward_weight
 
 FLUSH_S: Final = 0.4
 MAX_WAITING: Final = 20_000

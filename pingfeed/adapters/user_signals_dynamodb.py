@@ -4,7 +4,7 @@
                    `v` (binary) 8 random bytes, new with every write
                    `t` (number) seconds, for TTL: `STATE_TTL_MS` after the latest act; readers go by `s`
 
-The pings deleted lately are beside them (`pingfeed/dynamodb/deleted.py`).
+The pings deleted lately are beside them (`pingfeed/adapters/_dynamodb/deleted.py`).
 
 A state is read, changed and written if its `v` is still the one that was read; if not, somebody else wrote in between,
 and it is read and changed again. So no process undoes another's acts, and a forgotten user does not come back. One
@@ -28,14 +28,14 @@ from typing import Any, Final
 
 import msgspec
 
-from pingfeed.backoff import Backoff
-from pingfeed.dynamodb.answers import is_throttled
-from pingfeed.dynamodb.connection import SharedConnection, TableUrl
-from pingfeed.dynamodb.deleted import DeletedPings
-from pingfeed.dynamodb.items import KEY, TTL, Item, ttl
-from pingfeed.dynamodb.sealed import seal, unseal
-from pingfeed.errors import FormatError, PingfeedError, Unavailable
-from pingfeed.signals import STATE_TTL_MS, Act, Signals, UserState
+from pingfeed.adapters._dynamodb.answers import is_throttled
+from pingfeed.adapters._dynamodb.connection import SharedConnection, TableUrl
+from pingfeed.adapters._dynamodb.deleted import DeletedPings
+from pingfeed.adapters._dynamodb.items import KEY, TTL, Item, ttl
+from pingfeed.adapters._dynamodb.sealed import seal, unseal
+from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
+from pingfeed.core.retry import Backoff
+from pingfeed.core.signals import STATE_TTL_MS, Act, Signals, UserState
 from pingfeed.telemetry import nameless
 
 USERS_AT_ONCE: Final = 32

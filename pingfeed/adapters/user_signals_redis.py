@@ -11,9 +11,9 @@ other, none waits for another, and with every round one of them gets through. Al
 
 A read is one pipeline: the state, and what the log has after the entry that this process saw last.
 
-Bounded: a state by its parts (`pingfeed/signals.py`), log and index by `MAX_DELETED`. A state expires `STATE_TTL_MS`
-after it was last written; log and index `DELETED_TTL_MS` after the last deletion. How much survives a restart of the
-server is the server's affair (its `appendonly`).
+Bounded: a state by its parts (`pingfeed/core/signals.py`), log and index by `MAX_DELETED`. A state expires
+`STATE_TTL_MS` after it was last written; log and index `DELETED_TTL_MS` after the last deletion. How much survives a
+restart of the server is the server's affair (its `appendonly`).
 """
 
 import logging
@@ -24,10 +24,10 @@ from typing import Any, Final
 
 import msgspec
 
-from pingfeed.deleted_pings import DeletedPings
-from pingfeed.errors import Unavailable
-from pingfeed.redis_client import Command, RedisClient, Script, chunks
-from pingfeed.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, Signals, UserState
+from pingfeed.adapters._redis import Command, RedisClient, Script, chunks
+from pingfeed.core.deleted_pings import DeletedPings
+from pingfeed.core.errors import Unavailable
+from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, Signals, UserState
 from pingfeed.telemetry import nameless
 
 _HEAD: Final = struct.Struct(">8sq")

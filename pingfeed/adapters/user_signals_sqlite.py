@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from pingfeed.deleted_pings import DeletedPings
+from pingfeed.core.deleted_pings import DeletedPings
+from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, Signals, UserState
 from pingfeed.local.acts_log import LOG_SCHEMA, decode_state, encode_row, replay, without
 from pingfeed.local.fold import Folder, sign
 from pingfeed.local.gather import Gathered
@@ -30,7 +31,6 @@ from pingfeed.local.sqlite import Database
 from pingfeed.local.sweep import Sweep
 from pingfeed.local.waiting import Waiting
 from pingfeed.settings import url_path
-from pingfeed.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, Signals, UserState
 
 _FORMAT: Final = 2
 _SCHEMA: Final = (

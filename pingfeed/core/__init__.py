@@ -1,1 +1,1 @@
-"""The shared language without I/O: imports nothing above it."""
+"""The shared language without I/O: events, signals, features, formats."""

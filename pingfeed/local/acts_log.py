@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pingfeed.signals import STATE_TTL_MS, Act, ActKind, UserState
+from pingfeed.core.signals import STATE_TTL_MS, Act, ActKind, UserState
 from pingfeed.telemetry import nameless
 
 LOG_SCHEMA: Final = (

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from pingfeed.local.files import remove, write_whole
+from pingfeed.files import remove, write_whole
 
 
 def append(path: Path, data: bytes) -> None:

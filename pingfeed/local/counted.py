@@ -19,8 +19,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pingfeed.clock import DAY_MS
-from pingfeed.signals import TRENDING_WEIGHTS, Engagement
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.signals import TRENDING_WEIGHTS, Engagement
 
 COUNTED_SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS counted_keys (seq INTEGER PRIMARY KEY AUTOINCREMENT, day INTEGER NOT NULL, "

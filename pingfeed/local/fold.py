@@ -21,7 +21,7 @@ from typing import Final
 
 import numpy as np
 
-from pingfeed.clock import DAY_MS
+from pingfeed.core.clock import DAY_MS
 from pingfeed.local.acts_log import Entry, decode_state, replay
 from pingfeed.local.waiting import Waiting
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from pingfeed.errors import FormatError, Unavailable
-from pingfeed.local.files import make_folder
+from pingfeed.core.errors import FormatError, Unavailable
+from pingfeed.files import make_folder
 
 _T = TypeVar("_T")
 _READ_WAIT_MS: Final = 100

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pingfeed.clock import system_clock
+from pingfeed.core.clock import system_clock
 from simulator.world import user_id
 from tests.browser.town import DemoTown
 from tests.browser.visit import PHONE, WIDE, Scheme, Visit

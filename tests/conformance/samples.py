@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pingfeed.clock import to_ms
-from pingfeed.events import Row, encode_rows
+from pingfeed.core.clock import to_ms
+from pingfeed.core.events import Row, encode_rows
 
 NOON_MS = to_ms(datetime(2026, 11, 22, 12, tzinfo=UTC))
 

@@ -7,7 +7,7 @@ import pytest
 
 from pingfeed.adapters.artifacts_file import FileArtifacts
 from pingfeed.adapters.artifacts_s3 import S3Artifacts
-from pingfeed.errors import InvalidInput, NotFound
+from pingfeed.core.errors import InvalidInput, NotFound
 from pingfeed.ports import Artifacts
 from tests.conformance.place import Place, cases
 

@@ -8,7 +8,7 @@ import pytest
 from pingfeed.adapters.candidates_dynamodb import DynamodbCandidateStore
 from pingfeed.adapters.candidates_redis import RedisCandidateStore
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
-from pingfeed.packet import TTL_S
+from pingfeed.core.packet import TTL_S
 from pingfeed.ports import CandidateStore
 from tests.conformance.place import Place, cases
 from tests.conformance.samples import NOON_MS

@@ -7,8 +7,8 @@ import boto3
 import pytest
 
 from deploy.tables import ensure
-from pingfeed.dynamodb.items import packet_item, write_units
-from pingfeed.errors import InvalidInput, SettingsError, Unavailable
+from pingfeed.adapters._dynamodb.items import packet_item, write_units
+from pingfeed.core.errors import InvalidInput, SettingsError, Unavailable
 from tests.conformance.place import Place
 from tests.conformance.samples import NOON_MS
 from tests.servers import free_port

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pytest
 
-from batch.ledger import partition_day
-from batch.raw_files import read_events
+from batch.lake.ledger import partition_day
+from batch.lake.raw_files import read_events
 from deploy.stream import ensure as ensure_stream
 from pingfeed.adapters.event_sink_disk import DiskEventSink
 from pingfeed.adapters.event_sink_firehose import FirehoseEventSink
 from pingfeed.adapters.lake_file import FileLake
-from pingfeed.clock import DAY_MS, day_of, system_clock, uuid7
-from pingfeed.events import Row, to_row
+from pingfeed.core.clock import DAY_MS, day_of, system_clock
+from pingfeed.core.events import Row, to_row
+from pingfeed.core.ids import uuid7
 from pingfeed.ports import EventSink, Lake
 from tests.buckets import bucket_of, mirrored
 from tests.conformance.place import Place, cases

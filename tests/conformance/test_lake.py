@@ -8,7 +8,7 @@ import pytest
 
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.adapters.lake_s3 import S3Lake
-from pingfeed.errors import InvalidInput, NotFound
+from pingfeed.core.errors import InvalidInput, NotFound
 from pingfeed.ports import Lake
 from tests.conformance.place import Place, cases
 

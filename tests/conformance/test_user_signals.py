@@ -8,8 +8,8 @@ import pytest
 from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
 from pingfeed.adapters.user_signals_redis import RedisUserSignals
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
+from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, UserState
 from pingfeed.ports import UserSignals
-from pingfeed.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, UserState
 from tests.conformance.place import Place, cases
 from tests.conformance.samples import NOON_MS
 

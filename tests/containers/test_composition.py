@@ -2,8 +2,8 @@
 
 import re
 
-from pingfeed.clock import to_iso
-from pingfeed.wiring import open_lake
+from pingfeed.adapters.registry import open_lake
+from pingfeed.core.clock import to_iso
 from simulator.world import user_id
 from tests.containers.engine import Composition
 from tests.containers.town import TICK_MS, Town

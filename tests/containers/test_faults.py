@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 
-from pingfeed.clock import system_clock, to_iso, uuid7
+from pingfeed.core.clock import system_clock, to_iso
+from pingfeed.core.ids import uuid7
 from simulator.world import user_id
 from tests.containers.engine import Composition
 from tests.containers.town import Town

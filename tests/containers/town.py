@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pingfeed.clock import system_clock, to_iso, uuid7
-from pingfeed.features import SOURCES
-from pingfeed.model import snapshot_key
-from pingfeed.packet import decode
+from pingfeed.adapters.registry import open_artifacts, open_candidates, open_lake
+from pingfeed.core.clock import system_clock, to_iso
+from pingfeed.core.features import SOURCES
+from pingfeed.core.ids import uuid7
+from pingfeed.core.packet import decode
+from pingfeed.core.ranker import snapshot_key
+from pingfeed.core.snapshot import Snapshot
 from pingfeed.settings import Settings
-from pingfeed.snapshot import Snapshot
-from pingfeed.wiring import open_artifacts, open_candidates, open_lake
 from simulator.world import user_id
 from tests.containers.engine import Composition
 from tests.journeys.conftest import wait_for

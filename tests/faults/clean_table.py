@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from batch.etl import etl
+from batch.jobs.nightly import etl
 from batch.wiring import build
-from pingfeed.clock import DAY_MS, system_clock
+from pingfeed.core.clock import DAY_MS, system_clock
 from pingfeed.settings import load
 from tests.faults.load import Answers
 from tests.journeys.conftest import Services

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from pingfeed.adapters.event_sink_disk import partition_of
-from pingfeed.clock import system_clock
-from pingfeed.local.files import write_whole
+from pingfeed.core.clock import system_clock
+from pingfeed.files import write_whole
 from tests.servers import AWS_ENVIRONMENT
 
 Behaviour = Literal["take", "refuse", "hang", "half", "cut", "throttle"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pingfeed.clock import DAY_MS, day_of, system_clock
+from pingfeed.core.clock import DAY_MS, day_of, system_clock
 from tests.journeys.conftest import COMMAND, Services
 
 

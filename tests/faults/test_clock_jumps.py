@@ -9,19 +9,19 @@ import httpx
 import pyarrow.parquet as pq
 
 from ingest_api.app import create_app
-from ingest_api.apply import SignalWriter
 from ingest_api.rejected import RejectedLog
+from ingest_api.signal_writer import SignalWriter
 from ingest_api.wiring import Services as Wired
 from pingfeed.adapters.event_sink_disk import DiskEventSink, partition_of
 from pingfeed.adapters.lake_file import FileLake
-from pingfeed.clock import DAY_MS, day_of
-from pingfeed.delivery.delivery import Delivery
-from pingfeed.delivery.landing import wait_landed
-from pingfeed.delivery.spool import Spool
-from pingfeed.delivery.tally import FILE, Tally
-from pingfeed.errors import Unavailable
+from pingfeed.core.clock import DAY_MS, day_of
+from pingfeed.core.errors import Unavailable
 from pingfeed.ports import Batch
 from pingfeed.settings import load
+from pingfeed.spool.checkpoint import FILE, Tally
+from pingfeed.spool.delivery import Delivery
+from pingfeed.spool.landing import wait_landed
+from pingfeed.spool.spool import Spool
 from tests.conformance.samples import NOON_MS
 from tests.faults.reconciled import reconcile
 from tests.journeys.conftest import Services

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pingfeed import wiring
-from pingfeed.clock import day_of, system_clock
+from pingfeed.adapters import registry
+from pingfeed.core.clock import day_of, system_clock
 from pingfeed.settings import url_path
 from tests.conformance.samples import eventually
 from tests.faults.clean_table import check_each_once
@@ -56,7 +56,7 @@ async def test_through_kills_at_any_moment_each_acknowledged_event_is_in_the_cle
 
 def _lose_a_file(services: Services) -> None:
     """A file that somebody deletes is missed, and its partition named. The night has compacted nothing of today."""
-    lake = wiring.open_lake(services.settings)
+    lake = registry.open_lake(services.settings)
     path = lake.list("events")[0]
     Path(url_path(services.settings.lake_url), path).unlink()
     day = "-".join(part.partition("=")[2] for part in path.split("/")[1:4])

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pingfeed.clock import system_clock
+from pingfeed.core.clock import system_clock
 from tests.faults.load import Answers, Client
 from tests.faults.processes import rss_mb
 from tests.faults.reconciled import check_all_landed

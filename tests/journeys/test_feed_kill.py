@@ -8,13 +8,13 @@ from typing import Any, Final
 import httpx
 import pyarrow.parquet as pq
 
-from batch import tick
-from batch.etl import etl
+from batch.jobs import tick
+from batch.jobs.nightly import etl
 from batch.wiring import build
-from pingfeed import wiring
-from pingfeed.delivery.spool import Spool
-from pingfeed.events import decode_rows
+from pingfeed.adapters import registry
+from pingfeed.core.events import decode_rows
 from pingfeed.settings import url_path
+from pingfeed.spool.spool import Spool
 from simulator.lake import write_history
 from simulator.world import Spec, World, user_id
 from tests.conformance.samples import eventually
@@ -51,7 +51,7 @@ async def ask_until_dead(feed: Running, hidden: dict[str, str], answered: Counte
 
 def logged(services: Services) -> Counter[str]:
     """How often each response is in the lake."""
-    lake = wiring.open_lake(services.settings)
+    lake = registry.open_lake(services.settings)
     found: Counter[str] = Counter()
     for path in lake.list("events"):
         if "/part-" in path:

@@ -14,16 +14,17 @@ import httpx
 import numpy as np
 import pytest
 
-from batch import tick
-from batch.etl import etl
-from batch.train import train
+from batch.jobs import tick
+from batch.jobs.nightly import etl
+from batch.training.train import train
 from batch.wiring import build
-from pingfeed.clock import system_clock, to_iso, uuid7
-from pingfeed.features import SOURCES
-from pingfeed.packet import decode
+from pingfeed.adapters.registry import open_candidates
+from pingfeed.core.clock import system_clock, to_iso
+from pingfeed.core.features import SOURCES
+from pingfeed.core.ids import uuid7
+from pingfeed.core.packet import decode
+from pingfeed.core.snapshot import Snapshot
 from pingfeed.settings import load
-from pingfeed.snapshot import Snapshot
-from pingfeed.wiring import open_candidates
 from simulator.lake import write_history
 from simulator.world import Spec, World, creator_id, user_id
 from tests.journeys.conftest import Running, Services, wait_for

@@ -12,8 +12,8 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from pingfeed import wiring
-from pingfeed.clock import system_clock
+from pingfeed.adapters import registry
+from pingfeed.core.clock import system_clock
 from pingfeed.settings import Settings, url_path
 from tests.conformance.samples import eventually
 from tests.journeys.conftest import Running, Services, wait_for
@@ -56,7 +56,7 @@ async def one_round(ingest: Running, acknowledged: dict[str, list[str]], name: s
 
 def landed(settings: Settings) -> Iterator[str]:
     """The event ids in every Parquet file that a reader of the lake sees."""
-    lake = wiring.open_lake(settings)
+    lake = registry.open_lake(settings)
     for path in lake.list("events"):
         yield from pq.read_table(url_path(settings.lake_url) / path, columns=["event_id"])["event_id"].to_pylist()
 
@@ -75,7 +75,7 @@ async def test_acked_event_survives_kill(services: Services) -> None:
 
 async def follows_are_known(settings: Settings, acknowledged: dict[str, list[str]]) -> None:
     """202 means applied, too."""
-    signals = wiring.open_signals(settings)
+    signals = registry.open_signals(settings)
     try:
         for user in acknowledged:
             state = (await signals.read(user, system_clock())).state

@@ -8,13 +8,13 @@ from pathlib import Path
 import boto3
 import pytest
 
-from batch.etl import etl
-from batch.ledger import Manifest
+from batch.jobs.nightly import etl
+from batch.lake.ledger import Manifest
 from deploy.stream import ensure
 from pingfeed.adapters.event_sink_firehose import FirehoseEventSink
 from pingfeed.adapters.lake_file import FileLake
-from pingfeed.clock import DAY_MS, day_of, system_clock
-from pingfeed.events import Row, encode_rows
+from pingfeed.core.clock import DAY_MS, day_of, system_clock
+from pingfeed.core.events import Row, encode_rows
 from tests.buckets import mirror
 from tests.conformance.samples import SampleBatch, eventually, like
 from tests.servers import AWS_ENVIRONMENT, ministack, running

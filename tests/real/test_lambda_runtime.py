@@ -15,7 +15,8 @@ import pytest
 
 from deploy.stream import ensure
 from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
-from pingfeed.clock import system_clock, uuid7
+from pingfeed.core.clock import system_clock
+from pingfeed.core.ids import uuid7
 from tests.buckets import bucket_of, mirrored
 from tests.conformance.place import Place
 from tests.conformance.samples import eventually

@@ -10,20 +10,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch import tick
-from batch.etl import etl
 from batch.forget.commands import forget_users
-from batch.ledger import is_compacted
-from batch.train import train
+from batch.jobs import tick
+from batch.jobs.nightly import etl
+from batch.lake.ledger import is_compacted
+from batch.training.train import train
 from batch.wiring import Batch, build
-from feed_api.loader import Loader
+from feed_api.artifact_loader import Loader
 from feed_api.metrics import FeedMetrics
-from pingfeed import wiring
-from pingfeed.arrow import table_of_rows
-from pingfeed.clock import day_of
-from pingfeed.events import Row
-from pingfeed.http.metrics import Metrics
+from pingfeed.adapters import registry
+from pingfeed.core.arrow import table_of_rows
+from pingfeed.core.clock import day_of
+from pingfeed.core.events import Row
 from pingfeed.settings import Settings, load
+from pingfeed.web.metrics import Metrics
 from simulator.lake import world_beside, write_history
 from simulator.measure import newest, open_events
 from simulator.world import Spec, World
@@ -56,10 +56,10 @@ class Loop:
         sink = pa.BufferOutputStream()
         pq.write_table(table_of_rows(rows), sink)
         path = f"events/year={year}/month={month}/day={day}/{name}.parquet"
-        wiring.open_lake(self.settings).write(path, sink.getvalue().to_pybytes())
+        registry.open_lake(self.settings).write(path, sink.getvalue().to_pybytes())
 
     def raw(self) -> list[str]:
-        return [path for path in wiring.open_lake(self.settings).list("events") if "history-" not in path]
+        return [path for path in registry.open_lake(self.settings).list("events") if "history-" not in path]
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def like(tick_number: int, ping: str) -> Row:
 
 async def _taken(loop: Loop) -> Loader:
     """What a feed of this installation would serve from."""
-    artifacts = wiring.open_artifacts(loop.settings)
+    artifacts = registry.open_artifacts(loop.settings)
     loader = Loader(artifacts, loop.settings.features, FeedMetrics(Metrics()))
     await loader.refresh()
     await artifacts.close()
@@ -114,7 +114,7 @@ def test_history_becomes_a_model_and_a_snapshot_that_a_feed_takes(loop: Loop) ->
 def test_who_is_forgotten_is_in_no_object_after_the_next_night(loop: Loop) -> None:
     loop.land("a", [like(END, "ping-00001"), row("like", END * TICK_MS - 1, user_id="user-0002", ping_id="ping-00001")])
     loop.land("b", [like(END, "ping-00002")])
-    wiring.open_lake(loop.settings).write(
+    registry.open_lake(loop.settings).write(
         "rejected/day=2024-10-04/w.jsonl", b'{"received_ms":1,"body":"\\"user-0001\\""}\n'
     )
     etl(loop.batch(END + 96), END + 96)
@@ -133,7 +133,7 @@ def test_who_is_forgotten_is_in_no_object_after_the_next_night(loop: Loop) -> No
 
 def holding(loop: Loop, user: str) -> list[str]:
     """The objects of the lake in which an id stands."""
-    lake = wiring.open_lake(loop.settings)
+    lake = registry.open_lake(loop.settings)
     return [path for path in lake.list("") if user in path or user in text_of(path, lake.read(path))]
 
 

@@ -11,12 +11,12 @@ import pytest
 from redis.asyncio import Redis
 
 from pingfeed.adapters import trending_redis
+from pingfeed.adapters._redis import TIMEOUT_S
 from pingfeed.adapters.trending_redis import RedisTrending
 from pingfeed.adapters.user_signals_redis import RedisUserSignals
-from pingfeed.errors import Unavailable
+from pingfeed.core.errors import Unavailable
+from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, Engagement, UserState
 from pingfeed.ports import Trending, UserSignals
-from pingfeed.redis_client import TIMEOUT_S
-from pingfeed.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, Engagement, UserState
 from tests.conformance.samples import NOON_MS
 from tests.servers import Server, redis_cluster, redis_server, running
 

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from pingfeed import wiring
-from pingfeed.adapters import candidates_redis
+from pingfeed.adapters import candidates_redis, registry
 from pingfeed.adapters.candidates_redis import CACHED_MS, HOLD_MS, LEASE_MS, RedisCandidateStore
-from pingfeed.errors import Unavailable
-from pingfeed.packet import TTL_S
+from pingfeed.core.errors import Unavailable
+from pingfeed.core.packet import TTL_S
 from pingfeed.settings import load
 from tests.conformance.samples import NOON_MS
 from tests.servers import Server, redis_server, running
@@ -305,11 +304,11 @@ async def _seconds(call: Callable[[], Any]) -> float:
 
 async def test_the_settings_put_a_cache_before_the_store(tmp_path: Path, url: str, raw: Any) -> None:
     settings = load({"PINGFEED_HOME": str(tmp_path), "PINGFEED_CACHE_URL": url})
-    opened = wiring.open_candidates(settings)
+    opened = registry.open_candidates(settings)
     assert isinstance(opened, RedisCandidateStore)
     await opened.put_many({"ann": b"x"}, EXPIRES_MS)
     assert await packets_in(raw, opened) == {"ann": b"x"}
     await opened.close()
-    behind = wiring.open_candidates(load({"PINGFEED_HOME": str(tmp_path)}))
+    behind = registry.open_candidates(load({"PINGFEED_HOME": str(tmp_path)}))
     assert await behind.get("ann", NOON_MS) == b"x"
     await behind.close()

@@ -17,7 +17,7 @@ import pytest
 from deploy.bucket import ensure
 from pingfeed.adapters.artifacts_s3 import KEPT, S3Artifacts
 from pingfeed.adapters.lake_s3 import WHOLE_BYTES, S3Lake
-from pingfeed.errors import NotFound, Unavailable
+from pingfeed.core.errors import NotFound, Unavailable
 from simulator.store import Store
 from tests.conformance.place import Place
 

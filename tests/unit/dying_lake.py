@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from batch.tables import Tables
+from batch.lake.tables import Tables
 
 
 class _Killed(Exception):

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pingfeed.clock import DAY_MS
-from pingfeed.errors import NotFound, PingfeedError, Unavailable
-from pingfeed.events import Row, decode_rows
-from pingfeed.ports import Batch, SinkCounters
-from pingfeed.signals import (
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import NotFound, PingfeedError, Unavailable
+from pingfeed.core.events import Row, decode_rows
+from pingfeed.core.signals import (
     DECAY_RATE,
     DELETED_TTL_MS,
     MAX_DELETED,
@@ -21,6 +20,7 @@ from pingfeed.signals import (
     Signals,
     UserState,
 )
+from pingfeed.ports import Batch, SinkCounters
 
 
 @dataclass

@@ -14,26 +14,18 @@ import numpy as np
 from fastapi import FastAPI
 
 from feed_api.app import create_app
-from feed_api.effects import ServedActs
+from feed_api.stages.log_served import ServedActs
 from feed_api.wiring import Services
-from pingfeed.clock import uuid7
-from pingfeed.delivery.delivery import Delivery
-from pingfeed.delivery.spool import Spool
-from pingfeed.events import Row, decode_rows
-from pingfeed.features import (
-    FACET_WIDTH,
-    NO_VALUE,
-    FeatureSet,
-    PingBlock,
-    language_code,
-    place_code,
-    source_bits,
-)
-from pingfeed.model import Pointer, pointer_key, snapshot_key
-from pingfeed.packet import Packet, UserPart, encode
+from pingfeed.core.events import Row, decode_rows
+from pingfeed.core.features import FACET_WIDTH, NO_VALUE, FeatureSet, PingBlock, language_code, place_code, source_bits
+from pingfeed.core.ids import uuid7
+from pingfeed.core.packet import Packet, UserPart, encode
+from pingfeed.core.ranker import Pointer, pointer_key, snapshot_key
+from pingfeed.core.signals import Act, ActKind, Engagement
+from pingfeed.core.snapshot import SnapshotContent, write
 from pingfeed.settings import load
-from pingfeed.signals import Act, ActKind, Engagement
-from pingfeed.snapshot import SnapshotContent, write
+from pingfeed.spool.delivery import Delivery
+from pingfeed.spool.spool import Spool
 from tests.unit.fakes import MemoryArtifacts, MemoryCandidates, MemorySignals, MemorySink, MemoryTrending
 
 NOW_MS: Final = 1_795_348_800_000

@@ -17,14 +17,14 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 
-from batch import tick as ticking
-from batch import training_set
-from batch.etl import etl
 from batch.forget.commands import forget_users
-from pingfeed import wiring
-from pingfeed.clock import day_of
-from pingfeed.events import Row, encode_rows
-from pingfeed.signals import Act, Engagement
+from batch.jobs import tick as ticking
+from batch.jobs.nightly import etl
+from batch.training import training_set
+from pingfeed.adapters import registry
+from pingfeed.core.clock import day_of
+from pingfeed.core.events import Row, encode_rows
+from pingfeed.core.signals import Act, Engagement
 from tests.unit.lakes import DAY, FIRST, TICK_MS, LakeWorld, row
 
 ZOE = "zoe.Unmistakable:1@example"
@@ -131,8 +131,8 @@ def _refuse(world: LakeWorld, tick: int) -> None:
 
 async def _told(world: LakeWorld) -> None:
     """What the ingest service tells the stores."""
-    signals = wiring.open_signals(world.batch.settings)
-    trending = wiring.open_trending(world.batch.settings)
+    signals = registry.open_signals(world.batch.settings)
+    trending = registry.open_trending(world.batch.settings)
     now_ms = world.batch.clock()
     for user in USERS:
         await signals.apply([Act(user, "follow", "c1", now_ms), Act(user, "hide", "p4", now_ms)])

@@ -8,14 +8,14 @@ import httpx
 from fastapi import FastAPI, Query, Request
 from starlette.responses import Response
 
-from pingfeed import errors
-from pingfeed.http.app import create_shell
-from pingfeed.http.auth import authenticate
-from pingfeed.http.body import read_body
-from pingfeed.http.health import Readiness
-from pingfeed.http.metrics import Metrics
-from pingfeed.http.responses import json_response
+from pingfeed.core import errors
 from pingfeed.settings import load
+from pingfeed.web.app import create_shell
+from pingfeed.web.auth import authenticate
+from pingfeed.web.body import read_body
+from pingfeed.web.health import Readiness
+from pingfeed.web.metrics import Metrics
+from pingfeed.web.responses import json_response
 
 RAISED: dict[str, Exception] = {
     "invalid": errors.InvalidInput("limit must be 1 to 50", field="limit", code="out_of_range"),

@@ -11,7 +11,7 @@ from batch.importers.mapping import event_types, field_map
 from batch.importers.run import Importer, Outcome, Placing
 from batch.importers.source import OnRead, Source
 from batch.ticks import day_number
-from pingfeed.arrow import EVENT_SCHEMA
+from pingfeed.core.arrow import EVENT_SCHEMA
 from tests.unit.lakes import LakeWorld
 
 BASIC = "user_id=user,ping_id=item,event_type=action,timestamp=at"

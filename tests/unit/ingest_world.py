@@ -12,18 +12,18 @@ import msgspec
 from fastapi import FastAPI
 
 from ingest_api.app import create_app
-from ingest_api.apply import SignalWriter
 from ingest_api.rejected import RejectedLog
+from ingest_api.signal_writer import SignalWriter
 from ingest_api.wiring import Services
-from pingfeed.clock import uuid7
-from pingfeed.delivery.delivery import Delivery
-from pingfeed.delivery.spool import Spool
-from pingfeed.errors import Unavailable
-from pingfeed.events import Row, decode_rows
-from pingfeed.local.disk import Disk
+from pingfeed.core.errors import Unavailable
+from pingfeed.core.events import Row, decode_rows
+from pingfeed.core.ids import uuid7
+from pingfeed.core.signals import Act, Engagement, Signals, UserState
 from pingfeed.ports import Batch, SinkCounters
 from pingfeed.settings import load
-from pingfeed.signals import Act, Engagement, Signals, UserState
+from pingfeed.spool.delivery import Delivery
+from pingfeed.spool.disk import Disk
+from pingfeed.spool.spool import Spool
 
 NOW_MS = 1_795_348_800_000
 """2026-11-22T12:00:00Z."""

@@ -8,15 +8,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from batch import catalogue, day_state
-from batch.catalogue import Catalogue
-from batch.learn import Learner
-from batch.ledger import Manifest
-from batch.point_in_time import PointInTime
+from batch.features import catalogue, day_state
+from batch.features.catalogue import Catalogue
+from batch.features.point_in_time import PointInTime
+from batch.jobs.load_events import EventLoader
+from batch.lake.ledger import Manifest
 from batch.wiring import Batch, build
-from pingfeed.arrow import table_of_rows
-from pingfeed.clock import day_of
-from pingfeed.events import Row
+from pingfeed.core.arrow import table_of_rows
+from pingfeed.core.clock import day_of
+from pingfeed.core.events import Row
 from pingfeed.settings import load
 
 TICK_MS = 900_000
@@ -65,7 +65,7 @@ class LakeWorld:
         """Run the learning part of a tick."""
         self.time.now_ms = tick * TICK_MS + 2_000
         batch = self.batch
-        manifest = Learner(batch.tables, batch.engine, batch.ticks, batch.progress).run(
+        manifest = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress).run(
             tick, self.time.now_ms, everything=everything
         )
         day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ingest_api.apply import SignalWriter
 from ingest_api.lambda_handler import Function
 from ingest_api.rejected_objects import RejectedObjects
+from ingest_api.signal_writer import SignalWriter
 from ingest_api.wiring import Services
 from pingfeed.adapters.event_sink_firehose import FirehoseEventSink
-from pingfeed.backoff import Backoff
-from pingfeed.delivery.direct import DirectDelivery
-from pingfeed.events import Row, decode_rows
+from pingfeed.core.events import Row, decode_rows
+from pingfeed.core.retry import Backoff
 from pingfeed.settings import Settings
+from pingfeed.spool.inline import DirectDelivery
 from tests.unit.fake_firehose import FakeFirehose
 from tests.unit.fakes import MemoryArtifacts, MemorySignals, MemoryTrending
 from tests.unit.ingest_world import NOW_MS

@@ -65,7 +65,7 @@ class _File:
 
 
 class PowerCutDisk:
-    """Satisfies `pingfeed.local.disk.Disk`. Calls may come from any thread, one at a time."""
+    """Satisfies `pingfeed.spool.disk.Disk`. Calls may come from any thread, one at a time."""
 
     def __init__(self, seed: int = 0) -> None:
         self._chance = random.Random(seed)

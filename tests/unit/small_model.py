@@ -6,8 +6,8 @@ import lightgbm
 import msgspec
 import numpy as np
 
-from pingfeed.features import FeatureSet
-from pingfeed.model import Manifest
+from pingfeed.core.features import FeatureSet
+from pingfeed.core.ranker import Manifest
 
 FEATURES: Final = FeatureSet()
 

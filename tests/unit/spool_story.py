@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pingfeed.clock import DAY_MS
-from pingfeed.delivery.segment import Record
-from pingfeed.delivery.spool import Spool
-from pingfeed.delivery.spooled import Segment, SpooledBatch
-from pingfeed.delivery.tally import FILE, Tally
-from pingfeed.errors import PingfeedError
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import PingfeedError
+from pingfeed.spool.checkpoint import FILE, Tally
+from pingfeed.spool.segment import Record
+from pingfeed.spool.spool import Spool
+from pingfeed.spool.spooled import Segment, SpooledBatch
 from tests.conformance.samples import NOON_MS
 from tests.unit.power_cut import PowerCutDisk
 

@@ -16,9 +16,9 @@ import pytest
 from pingfeed.adapters.artifacts_file import FileArtifacts
 from pingfeed.adapters.event_sink_disk import DiskEventSink
 from pingfeed.adapters.lake_file import FileLake
-from pingfeed.clock import DAY_MS
-from pingfeed.errors import FormatError, NotFound, Unavailable
-from pingfeed.local.files import below, make_folder, write_whole
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import FormatError, NotFound, Unavailable
+from pingfeed.files import below, make_folder, write_whole
 from tests.conformance.samples import NOON_MS, SampleBatch, batch, like
 
 ROOT = Path(__file__).parents[2]

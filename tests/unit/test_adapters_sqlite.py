@@ -15,13 +15,13 @@ import pytest
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
 from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
-from pingfeed.errors import FormatError, Unavailable
+from pingfeed.core.errors import FormatError, Unavailable
+from pingfeed.core.packet import TTL_S
+from pingfeed.core.signals import STATE_TTL_MS, Act, UserState
 from pingfeed.local import fold
 from pingfeed.local import sqlite as local_sqlite
 from pingfeed.local.sqlite import Database
 from pingfeed.local.sweep import Sweep
-from pingfeed.packet import TTL_S
-from pingfeed.signals import STATE_TTL_MS, Act, UserState
 from tests.conformance.samples import NOON_MS
 
 SCHEMA = ("CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text)",)

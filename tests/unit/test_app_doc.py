@@ -24,9 +24,9 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from feed_api.answer import Feed, Item
-from ingest_api.accept import Result
-from pingfeed.events import CLIENT_TYPES
+from feed_api.schema import Feed, Item
+from ingest_api.receiver import Result
+from pingfeed.core.events import CLIENT_TYPES
 from tests.journeys.conftest import Services, wait_for
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "app.md"

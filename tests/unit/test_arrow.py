@@ -6,9 +6,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pingfeed.arrow import EVENT_SCHEMA, table_of_lines, table_of_rows
-from pingfeed.errors import FormatError
-from pingfeed.events import COLUMNS, encode_rows
+from pingfeed.core.arrow import EVENT_SCHEMA, table_of_lines, table_of_rows
+from pingfeed.core.errors import FormatError
+from pingfeed.core.events import COLUMNS, encode_rows
 from tests.conformance.samples import like
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pingfeed.events import Row
-from pingfeed.features import PING, USER
+from pingfeed.core.events import Row
+from pingfeed.core.features import PING, USER
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 
 PINGS = {"p1": ("c1", ["cats"]), "p2": ("c1", ["dogs", "cats"]), "p3": ("c2", [])}

@@ -9,7 +9,7 @@ from deploy import clients
 from pingfeed.adapters.event_sink_firehose import FirehoseEventSink
 from pingfeed.adapters.lake_s3 import S3Lake
 from pingfeed.aws import AwsClient, region, translated
-from pingfeed.errors import SettingsError
+from pingfeed.core.errors import SettingsError
 from pingfeed.s3 import file_system
 from tests.servers import AWS_ENVIRONMENT
 

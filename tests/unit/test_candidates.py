@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from batch.candidates import collaborative, engaged_creator, evergreen, followed, fresh, merge, topic, trending
-from batch.candidates.pool import Pool, Taste, interleaved
-from pingfeed.features import FACET_WIDTH, NO_VALUE, PING, SOURCES, PingBlock
+from batch.serving.candidates import collaborative, engaged_creator, evergreen, followed, fresh, merge, topic, trending
+from batch.serving.candidates.pool import Pool, UserProfile, interleaved
+from pingfeed.core.features import FACET_WIDTH, NO_VALUE, PING, SOURCES, PingBlock
 
 N = 12
 
@@ -30,10 +30,10 @@ def _pool() -> Pool:
     )
 
 
-def _taste() -> Taste:
+def _taste() -> UserProfile:
     creators = np.array([0, 1, 2], np.uint32), np.array([0.1, -0.5, 0.9], np.float32)
     values = np.array([100, 101], np.uint32), np.array([-0.2, 0.3], np.float32)
-    return Taste("US", *creators, *values, followed=[0], liked=np.array([3]), excluded=np.zeros(N, bool))
+    return UserProfile("US", *creators, *values, followed=[0], liked=np.array([3]), excluded=np.zeros(N, bool))
 
 
 def test_followed_offers_the_newest_of_followed_creators() -> None:

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from pingfeed.adapters._dynamodb.items import MAX_ITEM_BYTES, item_bytes, packet_item, packet_write_units, write_units
+from pingfeed.adapters._dynamodb.pace import BURST_S, Pace
 from pingfeed.adapters.candidates_dynamodb import CALLS_AT_ONCE, STUCK, DynamodbCandidateStore
-from pingfeed.backoff import Backoff
-from pingfeed.dynamodb.items import MAX_ITEM_BYTES, item_bytes, packet_item, packet_write_units, write_units
-from pingfeed.dynamodb.pace import BURST_S, Pace
-from pingfeed.errors import FormatError, InvalidInput, Unavailable
-from pingfeed.packet import MAX_BYTES
+from pingfeed.core.errors import FormatError, InvalidInput, Unavailable
+from pingfeed.core.packet import MAX_BYTES
+from pingfeed.core.retry import Backoff
 from tests.conformance.samples import NOON_MS
 from tests.unit.fake_dynamodb import FakeDynamodb, Fault, dynamodb, lost, partial, refused, silent
 

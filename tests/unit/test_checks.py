@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from pingfeed import checks
-from pingfeed.errors import SettingsError, Unavailable
-from pingfeed.model import Manifest, Pointer, model_key, pointer_key, snapshot_key
+from pingfeed.core.errors import SettingsError, Unavailable
+from pingfeed.core.ranker import Manifest, Pointer, model_key, pointer_key, snapshot_key
 from pingfeed.settings import Settings, load
 
 NEEDS = ("signals_url", "trending_url")

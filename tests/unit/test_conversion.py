@@ -5,9 +5,9 @@ from typing import Any, get_args
 
 import pytest
 
-from pingfeed.conversion import converted, documents_in, row_of
-from pingfeed.errors import FormatError
-from pingfeed.events import COLUMNS, Name, encode_rows
+from pingfeed.core.errors import FormatError
+from pingfeed.core.events import COLUMNS, Name, encode_rows
+from pingfeed.core.glue_rows import converted, documents_in, row_of
 from tests.conformance.samples import like
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from pingfeed.adapters._dynamodb.deleted import HEAD, PART
 from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
-from pingfeed.backoff import Backoff
-from pingfeed.dynamodb.deleted import HEAD, PART
-from pingfeed.errors import Unavailable
-from pingfeed.signals import Act
+from pingfeed.core.errors import Unavailable
+from pingfeed.core.retry import Backoff
+from pingfeed.core.signals import Act
 from tests.conformance.samples import NOON_MS
 from tests.unit.fake_dynamodb import FakeDynamodb, Hanging, Work, done, dynamodb, partial, silent
 

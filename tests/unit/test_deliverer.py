@@ -14,18 +14,17 @@ import pytest
 from pingfeed.adapters.event_sink_disk import DiskEventSink
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
-from pingfeed.backoff import Backoff
-from pingfeed.delivery.counters import Counters
-from pingfeed.delivery.deliver import Deliverer
-from pingfeed.delivery.delivery import Delivery
-from pingfeed.delivery.retry import until_done
-from pingfeed.delivery.segment import Record
-from pingfeed.delivery.spool import Spool
-from pingfeed.delivery.spooled import SpooledBatch
-from pingfeed.errors import FormatError, PingfeedError, Unavailable
-from pingfeed.events import Row, decode_rows
+from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
+from pingfeed.core.events import Row, decode_rows
+from pingfeed.core.retry import Backoff, until_done
+from pingfeed.core.signals import acts_of
 from pingfeed.ports import Batch, SinkCounters
-from pingfeed.signals import acts_of
+from pingfeed.spool.counters import Counters
+from pingfeed.spool.deliverer import Deliverer
+from pingfeed.spool.delivery import Delivery
+from pingfeed.spool.segment import Record
+from pingfeed.spool.spool import Spool
+from pingfeed.spool.spooled import SpooledBatch
 from tests.conformance.samples import NOON_MS, eventually, like
 from tests.unit.fakes import RowSignals
 
@@ -454,9 +453,9 @@ import asyncio, os, sys
 from pathlib import Path
 from pingfeed.adapters.event_sink_disk import DiskEventSink
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
-from pingfeed.delivery.delivery import Delivery
-from pingfeed.delivery.spool import Spool
-from pingfeed.signals import acts_of
+from pingfeed.spool.delivery import Delivery
+from pingfeed.spool.spool import Spool
+from pingfeed.core.signals import acts_of
 from tests.conformance.samples import NOON_MS, like
 
 async def one(delivery, user, worker):

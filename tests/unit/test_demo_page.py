@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from feed_api.demo_page import people
-from pingfeed.features import FeatureSet
-from pingfeed.model import snapshot_key
-from pingfeed.signals import Engagement
-from simulator import portraits
+from pingfeed.core.features import FeatureSet
+from pingfeed.core.ranker import snapshot_key
+from pingfeed.core.signals import Engagement
+from simulator import personas
 from simulator.people import TOPICS
 from simulator.titles import SUBJECTS
 from simulator.world import Spec, World, user_id
@@ -32,7 +32,7 @@ PINGS = [
 ]
 NAMES = {"topics": {"7": "music", "9": "news"}}
 GALLERY = people.Gallery(
-    [people.Person("ada", "DE", "de", 4.5, [people.Taste("music", 1.5)], [people.Taste("film", -2.0)])],
+    [people.Person("ada", "DE", "de", 4.5, [people.UserProfile("music", 1.5)], [people.UserProfile("film", -2.0)])],
     {"music": ["Four chords"], "news": ["The week"]},
 )
 
@@ -236,7 +236,7 @@ async def test_behind_keys_the_page_opens_and_its_data_does_not(tmp_path: Path) 
 
 def test_the_simulation_writes_the_gallery_that_the_page_reads(tmp_path: Path) -> None:
     world = World.build(Spec(seed=3, users=20, pings=40, days=1, until_ms=NOW_MS))
-    portraits.save(world, tmp_path)
+    personas.save(world, tmp_path)
     found = people.GalleryFile(tmp_path).read()
     assert [person.user_id for person in found.people] == [user_id(number) for number in range(20)]
     person, interest = found.people[4], world.users.interest[4]
@@ -247,7 +247,7 @@ def test_the_simulation_writes_the_gallery_that_the_page_reads(tmp_path: Path) -
 
 def test_every_topic_of_the_world_has_titles(tmp_path: Path) -> None:
     assert set(SUBJECTS) == set(TOPICS)
-    gallery = people.Gallery([], portraits.gallery(World.build(Spec(users=1, pings=30, until_ms=NOW_MS))).titles)
+    gallery = people.Gallery([], personas.gallery(World.build(Spec(users=1, pings=30, until_ms=NOW_MS))).titles)
     titles = {gallery.title(f"ping-{number:05d}", ["travel", "music"]) for number in range(300)}
     assert titles <= set(gallery.titles["travel"])
     assert len(titles) > 25

@@ -9,8 +9,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from deploy.stream import ensure
-from pingfeed.errors import SettingsError, Unavailable
-from pingfeed.events import COLUMNS
+from pingfeed.core.errors import SettingsError, Unavailable
+from pingfeed.core.events import COLUMNS
 
 STREAM, LAKE = "firehose://Pingfeed-events", "s3://bucket/deep/lake/"
 

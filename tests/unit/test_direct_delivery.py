@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from pingfeed.delivery.direct import DirectDelivery
-from pingfeed.errors import FormatError, Unavailable
+from pingfeed.core.errors import FormatError, Unavailable
+from pingfeed.spool.inline import DirectDelivery
 from tests.conformance.samples import NOON_MS, like
 from tests.unit.fakes import MemorySink, RowSignals
 

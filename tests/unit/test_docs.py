@@ -13,10 +13,10 @@ from xml.etree import ElementTree
 import pytest
 
 from batch.accounting.commands import API_KEY
+from pingfeed.adapters.registry import ADAPTERS
 from pingfeed.cli import COMMANDS
-from pingfeed.features import PING, USER
+from pingfeed.core.features import PING, USER
 from pingfeed.settings import PREFIX, SCHEMES, Settings
-from pingfeed.wiring import ADAPTERS
 from tests import settings_document
 from tests.unit import test_as_of
 from tests.unit.lakes import FIRST
@@ -98,7 +98,7 @@ def test_every_path_is_a_file_or_folder(page: str) -> None:
 def test_paths_are_found_in_pages() -> None:
     """The test above would be silent if it found none."""
     found = {path for page in PAGES for path, _ in paths_in(page)}
-    assert {"pingfeed/features.py", "batch/sql/ping_features.sql", "pyproject.toml", "tests/conformance/"} <= found
+    assert {"pingfeed/core/features.py", "batch/sql/ping_features.sql", "pyproject.toml", "tests/conformance/"} <= found
     assert {"docs/flow.md", "docs/flow.md#the-gate", "docs/images/flow.svg"} <= set(links_of("README.md"))
     assert any(test for page in PAGES for _, test in paths_in(page))
 

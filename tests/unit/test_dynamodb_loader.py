@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from feed_api.fetch import fetch
-from feed_api.live import nothing_live
+from feed_api.serving_state import nothing_live
+from feed_api.stages.fetch import fetch
 from feed_api.state import Deadline, FeedRequest, FeedState
+from pingfeed.adapters._dynamodb.connection import Connection, SharedConnection
+from pingfeed.adapters._dynamodb.loader import TRIES
 from pingfeed.adapters.candidates_dynamodb import DynamodbCandidateStore
 from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
-from pingfeed.dynamodb.connection import Connection, SharedConnection
-from pingfeed.dynamodb.loader import TRIES
-from pingfeed.errors import Unavailable
-from pingfeed.packet import unknown_user
-from pingfeed.signals import Act
+from pingfeed.core.errors import Unavailable
+from pingfeed.core.packet import unknown_user
+from pingfeed.core.signals import Act
 from tests.conformance.samples import eventually
 from tests.unit.fake_dynamodb import FakeDynamodb, Hanging, dynamodb, partial, refused, silent
 from tests.unit.feed_world import FAR_MS, FEATURES, NOW_MS, packet_bytes
@@ -155,7 +155,7 @@ async def test_no_answer_is_an_error_at_once(fake: FakeDynamodb, connection: Con
 async def test_a_call_that_nobody_waits_for_ends_after_a_grace(
     fake: FakeDynamodb, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pingfeed.dynamodb.loader.GRACE_S", 0.05)
+    monkeypatch.setattr("pingfeed.adapters._dynamodb.loader.GRACE_S", 0.05)
     hanging = Hanging()
     fake.then("batch_get_item", hanging)
     first, second = connection.get("packets", "p/1"), connection.get("packets", "p/2")

@@ -15,7 +15,7 @@ from batch.evaluate.clicked import clicked_lists
 from batch.evaluate.ranklens import Evaluation
 from batch.importers.metarank import read_metarank
 from pingfeed.cli import main
-from pingfeed.errors import InvalidInput
+from pingfeed.core.errors import InvalidInput
 from tests.unit.import_world import watch, write_json
 
 START_MS = 1_636_993_834_000

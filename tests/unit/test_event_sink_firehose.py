@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import pytest
 from botocore.exceptions import NoCredentialsError
 
+from pingfeed.adapters._firehose import BILLED_UNIT, MAX_RECORD_BYTES, RECORD_BYTES
 from pingfeed.adapters.event_sink_firehose import CHECKED_S, IN_FLIGHT, FirehoseEventSink
-from pingfeed.backoff import Backoff
-from pingfeed.errors import SettingsError, Unavailable
-from pingfeed.events import Row, encode_rows
-from pingfeed.packing import BILLED_UNIT, MAX_RECORD_BYTES, RECORD_BYTES
+from pingfeed.core.errors import SettingsError, Unavailable
+from pingfeed.core.events import Row, encode_rows
+from pingfeed.core.retry import Backoff
 from pingfeed.settings import stream_of
 from tests.conformance.samples import NOON_MS, SampleBatch, like
 from tests.servers import AWS_ENVIRONMENT, free_port

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pingfeed.arrow import table_of_rows
-from pingfeed.clock import DAY_MS, to_iso
-from pingfeed.errors import InvalidInput
-from pingfeed.events import CLIENT_TYPES, COLUMNS, MAX_AHEAD_MS, FeedServed, decode_rows, encode_rows, served_row
-from pingfeed.events import to_row as make_row
-from pingfeed.events import to_rows as make_rows
+from pingfeed.core.arrow import table_of_rows
+from pingfeed.core.clock import DAY_MS, to_iso
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import CLIENT_TYPES, COLUMNS, MAX_AHEAD_MS, FeedServed, decode_rows, encode_rows, served_row
+from pingfeed.core.events import to_row as make_row
+from pingfeed.core.events import to_rows as make_rows
 
 NOW_MS = 1_795_348_800_000
 EVENT_ID = "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3d"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from batch.etl import etl
-from batch.raw_compaction import RawCompaction
-from pingfeed.errors import Unavailable
-from pingfeed.events import Row
+from batch.jobs.nightly import etl
+from batch.lake.compaction import RawCompaction
+from pingfeed.core.errors import Unavailable
+from pingfeed.core.events import Row
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, row
 
 KEEP = 10

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from batch import tick
-from pingfeed.features import NO_VALUE
-from pingfeed.snapshot import Snapshot
+from batch.jobs import tick
+from pingfeed.core.features import NO_VALUE
+from pingfeed.core.snapshot import Snapshot
 from tests.unit.lakes import FIRST, TICK_MS, LakeWorld, row
 
 AT_MS = FIRST * TICK_MS + 5_000

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pingfeed.features import (
+from pingfeed.core.features import (
     CONTEXT,
     FACET_WIDTH,
     NO_VALUE,

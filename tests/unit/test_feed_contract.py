@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed_api.cursor import Cursors
-from feed_api.page import MAX_POSITION
+from feed_api.stages.respond import MAX_POSITION
 from feed_api.state import Chain
-from pingfeed.errors import InvalidInput
+from pingfeed.core.errors import InvalidInput
 from pingfeed.settings import load
 from tests.unit.feed_world import NOW_MS, catalogue, feed_world, packet_bytes, snapshot_bytes, until
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pingfeed.errors import FormatError
-from pingfeed.features import Float32
-from pingfeed.model import DefaultRanker, Float64
+from pingfeed.core.errors import FormatError
+from pingfeed.core.features import Float32
+from pingfeed.core.ranker import FallbackRanker, Float64
 from tests.unit.fakes import Fake
 from tests.unit.feed_world import World, catalogue, feed_world, packet_bytes, ping_ids, shuffled, until
 
@@ -155,12 +155,12 @@ async def test_time_that_is_over_still_keeps_what_is_hidden_out(tmp_path: Path) 
 async def test_a_ranker_that_fails_means_packet_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: float | None
 ) -> None:
-    def fail(_self: DefaultRanker, rows: Float32) -> Float64:
+    def fail(_self: FallbackRanker, rows: Float32) -> Float64:
         if scores is None:
             raise FormatError("the model is broken")
         return np.full(len(rows), scores)
 
-    monkeypatch.setattr(DefaultRanker, "predict", fail)
+    monkeypatch.setattr(FallbackRanker, "predict", fail)
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         order = shuffled(100)
         world.give("u", packet_bytes(order))
@@ -174,7 +174,7 @@ async def test_features_that_fail_mean_packet_order(tmp_path: Path, monkeypatch:
     def fail(*_: object) -> Float32:
         raise ValueError("could not broadcast input array")
 
-    monkeypatch.setattr("feed_api.features.assemble", fail)
+    monkeypatch.setattr("feed_api.stages.featurize.assemble", fail)
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         order = shuffled(100)
         world.give("u", packet_bytes(order))
@@ -186,10 +186,10 @@ async def test_features_that_fail_mean_packet_order(tmp_path: Path, monkeypatch:
 async def test_without_packet_and_ranker_trending_comes_first_then_evergreen_then_fresh(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_self: DefaultRanker, _rows: Float32) -> Float64:
+    def fail(_self: FallbackRanker, _rows: Float32) -> Float64:
         raise FormatError("the model is broken")
 
-    monkeypatch.setattr(DefaultRanker, "predict", fail)
+    monkeypatch.setattr(FallbackRanker, "predict", fail)
     lists = {"trending": range(60, 65), "evergreen": range(100, 103), "fresh": range(140, 180)}
     async with feed_world(tmp_path, catalogue(200), lists) as world:
         assert ping_ids(await world.feed()) == [f"p{i:03d}" for i in (*range(60, 65), *range(100, 103), 140, 141)]

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feed_api.features import hour_of
-from pingfeed.delivery.delivery import Delivery
-from pingfeed.events import COLUMNS, FeedServed, Row
-from pingfeed.features import REALTIME, SOURCES, Float32, assemble
-from pingfeed.model import model_key
-from pingfeed.packet import decode, unknown_user, user_block
-from pingfeed.snapshot import Snapshot
+from feed_api.stages.featurize import hour_of
+from pingfeed.core.events import COLUMNS, FeedServed, Row
+from pingfeed.core.features import REALTIME, SOURCES, Float32, assemble
+from pingfeed.core.packet import decode, unknown_user, user_block
+from pingfeed.core.ranker import model_key
+from pingfeed.core.snapshot import Snapshot
+from pingfeed.spool.delivery import Delivery
 from tests.unit.fakes import MemorySink
 from tests.unit.feed_world import (
     FEATURES,

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from feed_api.loader import RETRY_REFUSED_S, Loader
+from feed_api.artifact_loader import RETRY_REFUSED_S, Loader
 from feed_api.metrics import FeedMetrics
-from pingfeed.http.metrics import Metrics
-from pingfeed.model import model_key, pointer_key, snapshot_key
+from pingfeed.core.ranker import model_key, pointer_key, snapshot_key
+from pingfeed.web.metrics import Metrics
 from tests.unit.fakes import MemoryArtifacts
 from tests.unit.feed_world import (
     FEATURES,

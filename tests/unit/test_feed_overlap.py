@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed_api.overlap import overlap
-from pingfeed.features import NO_VALUE, UInt32
+from feed_api.stages.overlap import overlap
+from pingfeed.core.features import NO_VALUE, UInt32
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 300), st.integers(0, 2**32 - 1))

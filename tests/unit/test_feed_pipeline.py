@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pingfeed.clock import HOUR_MS
-from pingfeed.signals import MAX_SERVED, SERVED_MS
+from pingfeed.core.clock import HOUR_MS
+from pingfeed.core.signals import MAX_SERVED, SERVED_MS
 from tests.unit.feed_world import (
     FEATURES,
     NOW_MS,

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from feed_api.metrics import FeedMetrics
-from feed_api.trending import FULL_HEAT, MIN_WEIGHT, TrendingBoard, in_rows
+from feed_api.trending_cache import FULL_HEAT, MIN_WEIGHT, TrendingBoard, in_rows
 from pingfeed.adapters.trending_snapshot import SnapshotTrending
-from pingfeed.clock import HOUR_MS
-from pingfeed.http.metrics import Metrics
-from pingfeed.model import model_key
-from pingfeed.signals import Engagement
-from pingfeed.snapshot import Snapshot
+from pingfeed.core.clock import HOUR_MS
+from pingfeed.core.ranker import model_key
+from pingfeed.core.signals import Engagement
+from pingfeed.core.snapshot import Snapshot
+from pingfeed.web.metrics import Metrics
 from tests.unit.fakes import MemoryTrending
 from tests.unit.feed_world import (
     NOW_MS,

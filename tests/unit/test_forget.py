@@ -9,16 +9,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from batch import packets, training_set
-from batch import tick as ticking
 from batch.forget import night as forgetting
 from batch.forget.commands import forget_users
 from batch.forget.tombstones import Tombstone, Tombstones
-from batch.ledger import is_compacted
-from batch.raw_files import read_errors, read_events
-from batch.tables import AGGREGATES
+from batch.jobs import tick as ticking
+from batch.lake.ledger import is_compacted
+from batch.lake.raw_files import read_errors, read_events
+from batch.lake.tables import AGGREGATES
+from batch.serving import packets
+from batch.training import training_set
 from batch.wiring import build as build_batch
-from pingfeed.clock import day_of
+from pingfeed.core.clock import day_of
 from tests.unit.dying_lake import deaths
 from tests.unit.forget_world import NIGHT, NOON, ZOE, at, build, forget, json_rows, land_bytes, night, opened, places_of
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from batch.forget.tombstones import Tombstones, hash_of
+from pingfeed.adapters.registry import open_lake
 from pingfeed.cli import main
-from pingfeed.delivery.spool import Spool
 from pingfeed.settings import load
-from pingfeed.wiring import open_lake
+from pingfeed.spool.spool import Spool
 
 
 @pytest.fixture

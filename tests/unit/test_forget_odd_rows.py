@@ -5,11 +5,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch.etl import etl
 from batch.forget.commands import forget_users
 from batch.forget.tombstones import Tombstones
-from pingfeed.arrow import table_of_rows
-from pingfeed.events import encode_rows
+from batch.jobs.nightly import etl
+from pingfeed.core.arrow import table_of_rows
+from pingfeed.core.events import encode_rows
 from tests.unit.forget_world import places_of
 from tests.unit.lakes import DAY, FIRST, TICK_MS
 from tests.unit.test_reconcile import PARTITION, TODAY, Town, like, town

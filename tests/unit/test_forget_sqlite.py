@@ -7,7 +7,7 @@ import pytest
 
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
-from pingfeed.signals import Act
+from pingfeed.core.signals import Act
 from tests.unit.forget_world import ZOE
 
 NOW_MS = 1_795_348_800_000

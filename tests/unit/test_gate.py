@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from batch import gate, ndcg
+from batch.training import gate, ndcg
 
 
 def _lists(requests: int = 200, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pingfeed.errors import Unavailable
+from pingfeed.core.errors import Unavailable
 from pingfeed.local.gather import MAX_ITEMS, Gathered
 
 

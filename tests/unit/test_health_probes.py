@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from batch.heartbeat import beat, silent
-from pingfeed.http.probe import unready
+from batch.jobs.healthcheck import beat, silent
+from pingfeed.web.healthcheck import unready
 from tests.servers import free_port
 
 

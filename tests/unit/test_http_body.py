@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pingfeed.events import MAX_BODY_BYTES
+from pingfeed.core.events import MAX_BODY_BYTES
 from tests.unit.http_shell import client_of, shell
 
 GZIP = {"Content-Encoding": "gzip"}

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from pingfeed.errors import SettingsError
+from pingfeed.core.errors import SettingsError
 from pingfeed.settings import load
 from tests.unit.http_shell import client_of, shell
 

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from pingfeed.errors import TooLarge
-from pingfeed.http.errors import parameter_error, status_of
+from pingfeed.core.errors import TooLarge
+from pingfeed.web.errors import parameter_error, status_of
 from tests.unit.http_shell import RAISED, client_of, shell
 
 STATUSES = {

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pingfeed.events import CLIENT_TYPES
+from pingfeed.core.events import CLIENT_TYPES
 from tests import openapi_documents
 
 

@@ -10,9 +10,9 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from pingfeed import telemetry
-from pingfeed.http.health import Readiness
-from pingfeed.http.metrics import Metrics
-from pingfeed.http.outermost import OutermostLayer
+from pingfeed.web.health import Readiness
+from pingfeed.web.metrics import Metrics
+from pingfeed.web.middleware import OutermostLayer
 from tests.unit.http_shell import client_of, shell
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

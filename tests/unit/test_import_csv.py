@@ -13,7 +13,7 @@ from batch.importers import csv_text
 from batch.importers.csv_text import CsvText
 from batch.importers.mapping import event_types, field_map
 from batch.importers.source import Block
-from pingfeed.errors import InvalidInput
+from pingfeed.core.errors import InvalidInput
 from tests.servers import ROOT
 from tests.unit.import_world import BASIC, END_MS, NOW_MS, ImportWorld, csv_log, write
 

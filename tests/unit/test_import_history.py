@@ -10,8 +10,8 @@ import pytest
 from batch.importers import history
 from batch.importers.history import HistoryFiles
 from pingfeed.adapters.lake_file import FileLake
-from pingfeed.arrow import EVENT_SCHEMA
-from pingfeed.clock import DAY_MS
+from pingfeed.core.arrow import EVENT_SCHEMA
+from pingfeed.core.clock import DAY_MS
 
 DAY = 20_000
 

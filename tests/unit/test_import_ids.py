@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.importers.ids import ID, as_id, event_id, event_ids
-from pingfeed.errors import InvalidInput
-from pingfeed.events import EventId, Id
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import EventId, Id
 
 
 def undone(made: str) -> str:

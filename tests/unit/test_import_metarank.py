@@ -8,9 +8,9 @@ import pytest
 from batch.importers.metarank import Names, read_metarank, to_rows
 from batch.importers.metarank_lines import TYPES
 from batch.importers.metarank_log import MetarankFormat
-from pingfeed.clock import DAY_MS
-from pingfeed.errors import InvalidInput, NotFound
-from pingfeed.events import Row, to_row
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import InvalidInput, NotFound
+from pingfeed.core.events import Row, to_row
 from tests.unit.import_world import END_MS, NOW_MS, ImportWorld, write_json
 
 T0 = 1_636_993_834_000

@@ -1,4 +1,4 @@
-"""The checks over columns are the rules of `pingfeed.events`: what one lets through, the other does too."""
+"""The checks over columns are the rules of `pingfeed.core.events`: what one lets through, the other does too."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from batch.importers.formats import Piece, Times
 from batch.importers.mapping import FieldMap
 from batch.importers.rules import HAS, NEEDS, RULES, TYPES, labels
 from batch.importers.times import Timeline
-from pingfeed.errors import InvalidInput
-from pingfeed.events import CLIENT_TYPES, to_row
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import CLIENT_TYPES, to_row
 from tests.unit.import_world import END_MS, NOW_MS
 
 TIMES = Times(Timeline(0, 0, 0, 0), END_MS, NOW_MS, 900_000)

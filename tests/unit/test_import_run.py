@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from batch.importers import refused
-from batch.lease import lease
+from batch.jobs.lease import lease
 from pingfeed import cli
-from pingfeed.clock import DAY_MS
-from pingfeed.errors import InvalidInput, Unavailable
-from pingfeed.events import encode_rows
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import InvalidInput, Unavailable
+from pingfeed.core.events import encode_rows
 from tests.unit.import_world import BASIC, END_MS, NOW_MS, ImportWorld, csv_log, write
 from tests.unit.lakes import row
 

@@ -8,7 +8,7 @@ import pytest
 
 from batch.importers import source as sources
 from batch.importers.source import Source
-from pingfeed.errors import InvalidInput, NotFound
+from pingfeed.core.errors import InvalidInput, NotFound
 
 
 def lines_of(path: Path) -> list[tuple[int, bytes]]:

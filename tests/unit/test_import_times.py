@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batch.importers.times import EARLIEST_MS, LATEST_MS, Timeline, length_ms, read_column, read_ms
-from pingfeed.clock import DAY_MS
-from pingfeed.errors import InvalidInput
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import InvalidInput
 
 
 def between(first: str, last: str) -> st.SearchStrategy[datetime]:

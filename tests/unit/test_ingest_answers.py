@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from pingfeed.clock import DAY_MS, to_iso
-from pingfeed.errors import TooLarge
-from pingfeed.events import MAX_BODY_BYTES, MAX_EVENTS
+from pingfeed.core.clock import DAY_MS, to_iso
+from pingfeed.core.errors import TooLarge
+from pingfeed.core.events import MAX_BODY_BYTES, MAX_EVENTS
 from tests.unit.ingest_world import NOW_MS, World, ingest_world
 
 LIKE = {"event_type": "like", "user_id": "u1", "ping_id": "p1"}

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ingest_api.decode import many_events, one_event
-from pingfeed.clock import uuid7
-from pingfeed.errors import InvalidInput, MalformedBody, TooLarge
-from pingfeed.events import CLIENT_TYPES, encode_rows, to_rows
+from pingfeed.core.errors import InvalidInput, MalformedBody, TooLarge
+from pingfeed.core.events import CLIENT_TYPES, encode_rows, to_rows
+from pingfeed.core.ids import uuid7
 from tests.prove import figure, rounds
 from tests.unit.ingest_world import NOW_MS, World, ingest_world
 

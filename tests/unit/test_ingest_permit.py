@@ -8,7 +8,7 @@ import pytest
 
 from ingest_api.decode import Undecodable
 from ingest_api.permit import forbidden
-from pingfeed.http.auth import Caller
+from pingfeed.web.auth import Caller
 from tests.unit import issuer
 from tests.unit.ingest_world import World, ingest_world
 from tests.unit.issuer import bearer, token

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from ingest_api.decode import many_events, one_event
 from ingest_api.plain import many_rows, one_row
-from pingfeed.clock import to_iso
-from pingfeed.errors import PingfeedError
-from pingfeed.events import CLIENT_TYPES, MAX_AHEAD_MS, MAX_EVENTS, Row, to_rows
+from pingfeed.core.clock import to_iso
+from pingfeed.core.errors import PingfeedError
+from pingfeed.core.events import CLIENT_TYPES, MAX_AHEAD_MS, MAX_EVENTS, Row, to_rows
 
 NOW_MS = 1_795_348_800_000
 ID = "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3d"

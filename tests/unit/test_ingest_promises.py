@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ingest_api.recent import RecentEvents, key_of
-from pingfeed.errors import Unavailable
-from pingfeed.events import Row
+from ingest_api.dedupe import RecentEvents, key_of
+from pingfeed.core.errors import Unavailable
+from pingfeed.core.events import Row
 from tests.unit.ingest_world import NOW_MS, World, ingest_world
 
 LIKE = {"event_type": "like", "user_id": "u1", "ping_id": "p1", "country": "DE"}

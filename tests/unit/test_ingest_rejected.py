@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 
 from ingest_api.rejected import RejectedLog, line_of
-from pingfeed.clock import DAY_MS
-from pingfeed.events import Refusal
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.events import Refusal
 
 NOW_MS = 1_795_348_800_000
 

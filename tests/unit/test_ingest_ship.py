@@ -7,8 +7,8 @@ import msgspec
 from ingest_api.rejected import RejectedLog, line_of
 from ingest_api.ship import Shipper
 from ingest_api.wiring import build
-from pingfeed.clock import DAY_MS
-from pingfeed.events import Refusal
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.events import Refusal
 from pingfeed.settings import load
 from tests.unit.fakes import MemoryArtifacts
 from tests.unit.feed_world import until

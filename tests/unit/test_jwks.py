@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pingfeed.errors import FormatError, SettingsError, Unauthenticated, Unavailable
-from pingfeed.http import jwks, key_source
-from pingfeed.http.metrics import Metrics
-from pingfeed.http.tokens import REMEMBERED_MS, Tokens
+from pingfeed.core.errors import FormatError, SettingsError, Unauthenticated, Unavailable
 from pingfeed.settings import load
+from pingfeed.web import jwks, key_source
+from pingfeed.web.jwt import REMEMBERED_MS, Tokens
+from pingfeed.web.metrics import Metrics
 from tests.unit import issuer
 from tests.unit.feed_world import until
 from tests.unit.ingest_world import NOW_MS
@@ -273,7 +273,7 @@ async def test_a_token_is_checked_again_after_a_minute(tmp_path: Path) -> None:
 
 
 async def test_few_tokens_are_remembered_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pingfeed.http.tokens.MAX_REMEMBERED", 10)
+    monkeypatch.setattr("pingfeed.web.jwt.MAX_REMEMBERED", 10)
     checked = tokens(Now(), **issuer.SHARED)
     for i in range(50):
         assert await subject(checked, issuer.shared(f"u{i}")) == f"u{i}"

@@ -11,9 +11,9 @@ import pytest
 
 from ingest_api.lambda_handler import COUNTED, handler
 from ingest_api.wiring import ON_LAMBDA, build_for_lambda
-from pingfeed.delivery.direct import DirectDelivery
-from pingfeed.errors import SettingsError
+from pingfeed.core.errors import SettingsError
 from pingfeed.settings import load
+from pingfeed.spool.inline import DirectDelivery
 from tests.http_api import body_of, events, request
 from tests.unit.lambda_world import BAD, ENVIRON, FOLLOW, LIKE, Context, LambdaWorld, lambda_world
 

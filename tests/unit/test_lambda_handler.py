@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pingfeed.errors import Unavailable
+from pingfeed.core.errors import Unavailable
 from tests.http_api import body_of, events, request
 from tests.unit.fake_firehose import refuse, take_none, take_some, time_out
 from tests.unit.lambda_world import BAD, ENVIRON, FOLLOW, LIKE, LambdaWorld, lambda_world

@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from batch import collaborative, day_state
-from batch.catalogue import ids_of
-from batch.digest import sql_digest
-from batch.etl import etl
-from batch.learn import Learner
-from batch.ledger import Ledger
+from batch.features import day_state
+from batch.features.catalogue import ids_of
+from batch.features.digest import sql_digest
+from batch.jobs.load_events import EventLoader
+from batch.jobs.nightly import etl
+from batch.lake.ledger import Ledger
 from batch.progress import Progress
+from batch.serving import collaborative
 from batch.ticks import day_name
-from pingfeed.features import SQL_DIGEST
+from pingfeed.core.features import SQL_DIGEST
 from tests.unit.dying_lake import deaths
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 
@@ -97,7 +98,7 @@ def test_a_run_that_died_at_any_write_leaves_nothing_behind_for_the_next(tmp_pat
     for attempt in deaths(least=10, most=60):
         world = LakeWorld(tmp_path / f"died-{attempt.changes}")
         _fill(world)
-        learner = Learner(world.batch.tables, world.batch.engine, world.batch.ticks, Progress(quiet=True))
+        learner = EventLoader(world.batch.tables, world.batch.engine, world.batch.ticks, Progress(quiet=True))
         with attempt.in_lake(world.batch.tables):
             learner.run(FIRST + 1, 0)
         if attempt.died:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from batch.ledger import FOLD_DAYS, Ledger
-from pingfeed.events import Row
+from batch.lake.ledger import FOLD_DAYS, Ledger
+from pingfeed.core.events import Row
 from tests.unit.dying_lake import deaths
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, row
 

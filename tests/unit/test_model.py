@@ -3,9 +3,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from pingfeed.errors import FormatError
-from pingfeed.features import FeatureSet, Float32
-from pingfeed.model import DefaultRanker, Manifest, load, model_key, pointer_key, snapshot_key
+from pingfeed.core.errors import FormatError
+from pingfeed.core.features import FeatureSet, Float32
+from pingfeed.core.ranker import FallbackRanker, Manifest, load, model_key, pointer_key, snapshot_key
 from tests.unit.small_model import FEATURES, manifest, train
 
 WIDTH = len(FEATURES.all)
@@ -82,7 +82,7 @@ def test_the_manifest_survives_json() -> None:
 
 def test_the_default_ranker_counts_an_unknown_as_zero() -> None:
     unknown = np.full((1, WIDTH), np.nan, np.float32)
-    assert DefaultRanker(FEATURES).predict(unknown).tolist() == [0.0]
+    assert FallbackRanker(FEATURES).predict(unknown).tolist() == [0.0]
 
 
 def test_the_default_ranker_prefers_popular_liked_and_young_pings() -> None:
@@ -92,13 +92,13 @@ def test_the_default_ranker_prefers_popular_liked_and_young_pings() -> None:
     matrix[2, names.index("user_creator_affinity")] = 1
     matrix[3, names.index("user_topics_affinity_mean")] = 1
     matrix[4, names.index("ping_age_hours")] = 1
-    none, points, creator, topic, age = DefaultRanker(FEATURES).predict(matrix).tolist()
+    none, points, creator, topic, age = FallbackRanker(FEATURES).predict(matrix).tolist()
     assert points > creator == topic > none > age
 
 
 def test_the_default_ranker_needs_no_facet() -> None:
     features = FeatureSet(facets=())
-    assert DefaultRanker(features).predict(np.zeros((2, len(features.all)), np.float32)).tolist() == [0.0, 0.0]
+    assert FallbackRanker(features).predict(np.zeros((2, len(features.all)), np.float32)).tolist() == [0.0, 0.0]
 
 
 def test_where_artifacts_lie() -> None:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pingfeed.errors import FormatError
-from pingfeed.features import FeatureSet, affinity_keys, language_code, place_code, source_bits
-from pingfeed.packet import (
+from pingfeed.core.errors import FormatError
+from pingfeed.core.features import FeatureSet, affinity_keys, language_code, place_code, source_bits
+from pingfeed.core.packet import (
     MAX_CANDIDATES,
     TOP_CREATORS,
     TOP_FACET_VALUES,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pingfeed.packing import (
+from pingfeed.adapters._firehose import (
     BILLED_UNIT,
     CALL_BYTES,
     MAX_CALL_BYTES,

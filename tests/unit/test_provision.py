@@ -6,7 +6,7 @@ import pytest
 
 from deploy import provision as providing
 from pingfeed import cli
-from pingfeed.errors import InvalidInput, SettingsError, Unavailable
+from pingfeed.core.errors import InvalidInput, SettingsError, Unavailable
 from pingfeed.settings import Settings, load
 
 CALLS: list[tuple[str, ...]] = []

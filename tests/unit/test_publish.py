@@ -9,11 +9,11 @@ import pytest
 
 from feed_api.wiring import build as build_feed
 from ingest_api.wiring import build as build_ingest
-from pingfeed.delivery import publish
-from pingfeed.delivery.publish import Account, Publisher, account_of
-from pingfeed.delivery.tally import FILE, Delivered, Tally
-from pingfeed.errors import FormatError
+from pingfeed.core.errors import FormatError
 from pingfeed.settings import load
+from pingfeed.spool import stats
+from pingfeed.spool.checkpoint import FILE, Delivered, Tally
+from pingfeed.spool.stats import Account, Publisher, account_of
 from tests.unit.fakes import MemoryArtifacts
 from tests.unit.feed_world import until
 
@@ -28,7 +28,7 @@ TALLY = Tally(spool_id=SPOOL, service="ingest").settled(7, {DAY: 5}, NOW_MS - 10
 def waiting(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, int]]:
     """What waits in the spools, by spool and day; a test changes it."""
     found: dict[str, dict[str, int]] = {SPOOL: {DAY: 3}, "another": {DAY: 100}}
-    monkeypatch.setattr(publish, "waiting_by_day", lambda _folder: {spool: dict(days) for spool, days in found.items()})
+    monkeypatch.setattr(stats, "waiting_by_day", lambda _folder: {spool: dict(days) for spool, days in found.items()})
     return found
 
 
@@ -126,7 +126,7 @@ def test_what_is_delivered_during_the_look_counts_on_one_side(folder: Path, monk
         return {}
 
     looked: list[int] = []
-    monkeypatch.setattr(publish, "waiting_by_day", deliver_after_the_first_look)
+    monkeypatch.setattr(stats, "waiting_by_day", deliver_after_the_first_look)
     account = account_of(folder, NOW_MS)
     assert account is not None
     assert (account.days[DAY].delivered, account.spooled) == (8, {})

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from pingfeed.errors import TooManyRequests
-from pingfeed.http.auth import Doorkeeper
-from pingfeed.http.limits import RateLimit
-from pingfeed.http.metrics import Metrics
+from pingfeed.core.errors import TooManyRequests
 from pingfeed.settings import load
+from pingfeed.web.auth import Authenticator
+from pingfeed.web.limits import RateLimit
+from pingfeed.web.metrics import Metrics
 from tests.unit import issuer
 from tests.unit.http_shell import client_of, shell
 from tests.unit.ingest_world import NOW_MS
@@ -104,7 +104,7 @@ async def test_a_users_tokens_share_one_bucket() -> None:
     now = Now()
     settings = load({f"PINGFEED_{k}": v for k, v in (issuer.SHARED | {"RATE_LIMIT": "1", "RATE_BURST": "3"}).items()})
     metrics = Metrics()
-    door = Doorkeeper(settings, metrics=metrics, clock=lambda: NOW_MS, monotonic=lambda: now.s)
+    door = Authenticator(settings, metrics=metrics, clock=lambda: NOW_MS, monotonic=lambda: now.s)
 
     async def admit(sub: str, name: str) -> str | None:
         headers = [(b"authorization", f"Bearer {issuer.shared(sub, jti=name)}".encode())]

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from batch import raw_compaction
-from batch.etl import etl
-from batch.ledger import Ledger, is_compacted
-from batch.raw_compaction import RawCompaction
-from batch.tables import CLEAN
-from pingfeed.errors import Unavailable
-from pingfeed.events import Row
+from batch.jobs.nightly import etl
+from batch.lake import compaction
+from batch.lake.compaction import RawCompaction
+from batch.lake.ledger import Ledger, is_compacted
+from batch.lake.tables import CLEAN
+from pingfeed.core.errors import Unavailable
+from pingfeed.core.events import Row
 from tests.unit.dying_lake import deaths
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 
@@ -99,7 +99,7 @@ def test_partitions_whose_files_may_have_moved_to_the_archive_are_left_alone(tmp
     world = LakeWorld(tmp_path)
     _fill(world)
     before = _raw(world)
-    _compact(world, FIRST_DAY + raw_compaction.DAYS + 1)
+    _compact(world, FIRST_DAY + compaction.DAYS + 1)
     assert _raw(world) == before
 
 
@@ -125,7 +125,7 @@ def test_compacting_again_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_file_holds_no_more_rows_than_memory_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raw_compaction, "MAX_ROWS", 4)
+    monkeypatch.setattr(compaction, "MAX_ROWS", 4)
     world = LakeWorld(tmp_path)
     _fill(world, files=5)
     _compact(world)

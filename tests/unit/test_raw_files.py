@@ -12,17 +12,17 @@ import pyarrow as pa
 import pytest
 from botocore.exceptions import ClientError
 
-from batch.landing import wait_for_landing
-from batch.learn import Learner
-from batch.ledger import Manifest
+from batch.jobs.landing import wait_for_landing
+from batch.jobs.load_events import EventLoader
+from batch.lake.ledger import Manifest
+from batch.lake.raw_files import Read, read_errors, read_events
 from batch.progress import Progress
-from batch.raw_files import Read, read_errors, read_events
 from pingfeed.adapters.event_sink_disk import parquet_of
 from pingfeed.adapters.lake_file import FileLake
-from pingfeed.arrow import EVENT_SCHEMA, table_of_rows
 from pingfeed.aws import translated
-from pingfeed.clock import DAY_MS
-from pingfeed.events import Row, encode_rows
+from pingfeed.core.arrow import EVENT_SCHEMA, table_of_rows
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.events import Row, encode_rows
 from tests.conformance.samples import like
 from tests.unit.dying_lake import deaths
 from tests.unit.lakes import FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
@@ -270,7 +270,9 @@ def test_a_night_that_died_at_any_write_loses_and_doubles_nothing(tmp_path: Path
         _fill(world)
         batch = world.batch
         with attempt.in_lake(batch.tables):
-            Learner(batch.tables, batch.engine, batch.ticks, Progress(quiet=True)).run(FIRST + 1, 0, everything=True)
+            EventLoader(batch.tables, batch.engine, batch.ticks, Progress(quiet=True)).run(
+                FIRST + 1, 0, everything=True
+            )
         if attempt.died:
             _night(world, FIRST + 2)  # a later tick's run: another number, the same rejected files
             assert (_everything(world), _rejected(world)) == expected, f"died at change {attempt.changes}"
@@ -305,7 +307,7 @@ def test_only_a_sink_that_lands_at_once_is_waited_for(
         waited.append(timeout_s)
         return 3
 
-    monkeypatch.setattr("batch.landing.wait_landed", wait)
+    monkeypatch.setattr("batch.jobs.landing.wait_landed", wait)
     assert wait_for_landing(world.batch, FIRST) == 3
     assert waited == [patience_s]
 

@@ -16,18 +16,18 @@ from batch.accounting import report
 from batch.accounting.landed import RawZone, key_of
 from batch.accounting.reconcile import Counts, Report, days_until, reconcile
 from batch.accounting.refused import refused, remove
-from batch.etl import etl
 from batch.forget.commands import forget_users
-from batch.ledger import is_compacted
-from batch.raw_files import each_events
+from batch.jobs.nightly import etl
+from batch.lake.ledger import is_compacted
+from batch.lake.raw_files import each_events
 from pingfeed import cli
-from pingfeed.clock import DAY_MS, day_of, system_clock
-from pingfeed.delivery import publish
-from pingfeed.delivery.publish import Account
-from pingfeed.delivery.tally import FILE, Delivered, Tally
-from pingfeed.errors import FormatError, NotFound
-from pingfeed.events import Row, encode_rows
-from pingfeed.packing import pieces
+from pingfeed.adapters._firehose import pieces
+from pingfeed.core.clock import DAY_MS, day_of, system_clock
+from pingfeed.core.errors import FormatError, NotFound
+from pingfeed.core.events import Row, encode_rows
+from pingfeed.spool import stats
+from pingfeed.spool.checkpoint import FILE, Delivered, Tally
+from pingfeed.spool.stats import Account
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 
 NOON = FIRST_DAY * DAY_MS + DAY_MS // 2
@@ -79,7 +79,7 @@ class Town(LakeWorld):
 def town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Town:
     found = Town(tmp_path)
     found.waiting = {}
-    monkeypatch.setattr(publish, "waiting_by_day", lambda _folder: found.waiting)
+    monkeypatch.setattr(stats, "waiting_by_day", lambda _folder: found.waiting)
     return found
 
 

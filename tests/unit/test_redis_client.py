@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pingfeed import wiring
+from pingfeed.adapters import registry
+from pingfeed.adapters._redis import RedisClient, Script, address_of, chunks
 from pingfeed.adapters.user_signals_redis import RedisUserSignals
-from pingfeed.errors import SettingsError, Unavailable
-from pingfeed.redis_client import RedisClient, Script, address_of, chunks
+from pingfeed.core.errors import SettingsError, Unavailable
+from pingfeed.core.signals import Act
+from pingfeed.core.urls import masked
 from pingfeed.settings import load, shown
-from pingfeed.signals import Act
-from pingfeed.urls import masked
 from tests.conformance.samples import NOON_MS
 
 SECRET = "s3cr3t"
@@ -47,7 +47,9 @@ def test_what_a_url_leaves_out_has_a_default() -> None:
 def test_a_wrong_url_is_refused_by_the_variables_name_and_without_its_password(
     variable: str, url: str, said: str
 ) -> None:
-    open_port = {"PINGFEED_SIGNALS_URL": wiring.open_signals, "PINGFEED_TRENDING_URL": wiring.open_trending}[variable]
+    open_port = {"PINGFEED_SIGNALS_URL": registry.open_signals, "PINGFEED_TRENDING_URL": registry.open_trending}[
+        variable
+    ]
     with pytest.raises(SettingsError, match=said) as refused:
         open_port(load({variable: url}))
     assert refused.value.field == variable

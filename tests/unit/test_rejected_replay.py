@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from batch.accounting import replay as replaying
-from batch.accounting.door import TRIES, Door, Receipt
+from batch.accounting.door import TRIES, EventReceiver, Receipt
 from batch.accounting.refused import id_of, refused, remove
 from batch.accounting.repaired import Skipped, of_lake, uuid8
 from batch.accounting.replay import replay
@@ -20,11 +20,12 @@ from ingest_api.permit import forbidden
 from ingest_api.rejected import RejectedLog, line_of
 from pingfeed import cli
 from pingfeed.adapters.lake_file import FileLake
-from pingfeed.clock import DAY_MS, to_iso, uuid7
-from pingfeed.errors import InvalidInput, PingfeedError, Unavailable
-from pingfeed.events import EventId, Refusal, encode_rows, to_rows
-from pingfeed.http.auth import Caller
+from pingfeed.core.clock import DAY_MS, to_iso
+from pingfeed.core.errors import InvalidInput, PingfeedError, Unavailable
+from pingfeed.core.events import EventId, Refusal, encode_rows, to_rows
+from pingfeed.core.ids import uuid7
 from pingfeed.local import appended
+from pingfeed.web.auth import Caller
 from tests.unit.lakes import FIRST_DAY, event_id, row
 
 NOW = FIRST_DAY * DAY_MS + DAY_MS // 2
@@ -305,7 +306,7 @@ def test_a_key_is_sent_and_is_no_setting(place: Place, tmp_path: Path, monkeypat
 def test_a_service_that_is_away_for_a_moment_is_asked_again_when_it_says(ingest: Ingest) -> None:
     pauses: list[float] = []
     ingest.instead = [(503, {"Retry-After": "7"}, b"{}"), (429, {}, b"")]
-    assert Door(ingest.url, pause=pauses.append).send([{**GOOD, "event_id": event_id(1)}]).accepted == 1
+    assert EventReceiver(ingest.url, pause=pauses.append).send([{**GOOD, "event_id": event_id(1)}]).accepted == 1
     assert pauses == [7, 2]
 
 
@@ -323,24 +324,24 @@ def test_an_answer_that_no_second_try_changes_is_one_sentence(
 ) -> None:
     ingest.instead = [(status, {}, body)]
     with pytest.raises(PingfeedError, match=says):
-        Door(ingest.url).send([GOOD])
+        EventReceiver(ingest.url).send([GOOD])
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_refused_for_the_key_would_follow_it(ingest: Ingest, status: int) -> None:
     ingest.instead = [(status, {"Location": f"{ingest.url}/track-events"}, b"")]
     with pytest.raises(PingfeedError, match=f"answered {status}, a redirect"):
-        Door(ingest.url, "secret").send([GOOD])
+        EventReceiver(ingest.url, "secret").send([GOOD])
     assert ingest.requests == [1]
 
 
 def test_a_service_that_stays_away_is_unavailable() -> None:
     pauses: list[float] = []
     with pytest.raises(Unavailable, match="does not answer"):
-        Door("http://127.0.0.1:1", pause=pauses.append).send([GOOD])
+        EventReceiver("http://127.0.0.1:1", pause=pauses.append).send([GOOD])
     assert len(pauses) == TRIES - 1
     with pytest.raises(InvalidInput):
-        Door("127.0.0.1:8000")
+        EventReceiver("127.0.0.1:8000")
 
 
 def test_what_ends_it_early_is_said_after_what_was_done_and_nothing_unsent_leaves_the_lake(

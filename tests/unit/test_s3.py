@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pingfeed import wiring
+from pingfeed.adapters import registry
 from pingfeed.adapters.artifacts_s3 import S3Artifacts
 from pingfeed.adapters.lake_s3 import S3Lake
-from pingfeed.errors import InvalidInput, SettingsError, Unavailable
+from pingfeed.core.errors import InvalidInput, SettingsError, Unavailable
 from pingfeed.s3 import Location, arrow_translated, file_system
 from pingfeed.settings import load
 from simulator.store import Store
@@ -39,7 +39,10 @@ def test_a_bucket_may_be_a_place_without_a_prefix() -> None:
     "url", ["s3:///lake", "s3://", "s3://key:secret@bucket/lake", "s3://b/../up", "s3://b/.x", "s3://b/l?cahce=/tmp"]
 )
 def test_a_url_that_is_no_place_stops_the_start_and_names_its_variable_and_no_secret(url: str, tmp_path: Path) -> None:
-    for opens, variable in ((wiring.open_lake, "PINGFEED_LAKE_URL"), (wiring.open_artifacts, "PINGFEED_ARTIFACTS_URL")):
+    for opens, variable in (
+        (registry.open_lake, "PINGFEED_LAKE_URL"),
+        (registry.open_artifacts, "PINGFEED_ARTIFACTS_URL"),
+    ):
         with pytest.raises(SettingsError, match=f"^{variable} ") as caught:
             opens(load({variable: url}, cwd=tmp_path))
         assert "secret" not in caught.value.message

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from pingfeed import wiring
-from pingfeed.errors import SettingsError
+from pingfeed.adapters import registry
+from pingfeed.core.errors import SettingsError
 from pingfeed.settings import SCHEMES, load
 
-ADDRESSES = sorted({address for chosen in wiring.ADAPTERS.values() for address in chosen.values()})
+ADDRESSES = sorted({address for chosen in registry.ADAPTERS.values() for address in chosen.values()})
 
 
 def test_every_scheme_has_its_adapter_and_no_adapter_is_out_of_reach() -> None:
-    assert {name: tuple(chosen) for name, chosen in wiring.ADAPTERS.items()} == dict(SCHEMES)
+    assert {name: tuple(chosen) for name, chosen in registry.ADAPTERS.items()} == dict(SCHEMES)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
@@ -32,9 +32,9 @@ def test_every_address_is_a_class(address: str) -> None:
 )
 def test_an_adapter_that_refuses_its_url_names_the_variable(variable: str, value: str) -> None:
     opens = {
-        "PINGFEED_CANDIDATES_URL": wiring.open_candidates,
-        "PINGFEED_SIGNALS_URL": wiring.open_signals,
-        "PINGFEED_TRENDING_URL": wiring.open_trending,
+        "PINGFEED_CANDIDATES_URL": registry.open_candidates,
+        "PINGFEED_SIGNALS_URL": registry.open_signals,
+        "PINGFEED_TRENDING_URL": registry.open_trending,
     }
     with pytest.raises(SettingsError) as refused:
         opens[variable](load({variable: value}))
@@ -44,13 +44,13 @@ def test_an_adapter_that_refuses_its_url_names_the_variable(variable: str, value
 
 async def test_the_embedded_defaults_open_and_answer(tmp_path: Path) -> None:
     settings = load({}, cwd=tmp_path)
-    assert wiring.open_lake(settings).list("") == []
+    assert registry.open_lake(settings).list("") == []
     for opened in (
-        wiring.open_artifacts(settings),
-        wiring.open_event_sink(settings),
-        wiring.open_candidates(settings),
-        wiring.open_signals(settings),
-        wiring.open_trending(settings),
+        registry.open_artifacts(settings),
+        registry.open_event_sink(settings),
+        registry.open_candidates(settings),
+        registry.open_signals(settings),
+        registry.open_trending(settings),
     ):
         await opened.check()
         await opened.close()

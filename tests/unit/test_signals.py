@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pingfeed.clock import HOUR_MS
-from pingfeed.events import Row
-from pingfeed.signals import (
+from pingfeed.core.clock import HOUR_MS
+from pingfeed.core.events import Row
+from pingfeed.core.signals import (
     MAX_BLOCKS,
     MAX_ENGAGED,
     MAX_FOLLOWS,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pingfeed.events import to_rows
+from pingfeed.core.events import to_rows
 from simulator.behave import KINDS, NOBODY, Reactions, events_of, numbers_of, react
 from simulator.world import TICK_MS, Spec, World, ping_id
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pingfeed.clock import to_iso
-from pingfeed.errors import Busy, InvalidInput
-from simulator.children import ChildFailed, Children
+from pingfeed.core.clock import to_iso
+from pingfeed.core.errors import Busy, InvalidInput
 from simulator.demo import Demo, run
+from simulator.processes import ChildFailed, Children
 from simulator.world import TICK_MS, Spec, load, save
 
 NOW_MS = 1_800_000_000_000
@@ -177,7 +177,7 @@ def test_a_stop_ends_every_child_and_says_so(
 
 
 def test_a_child_that_ignores_the_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulator.children._STOP_S", 0.2)
+    monkeypatch.setattr("simulator.processes._STOP_S", 0.2)
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
     )

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pingfeed.arrow import EVENT_SCHEMA
-from pingfeed.clock import DAY_MS, day_of, to_iso
-from pingfeed.errors import InvalidInput
-from pingfeed.events import CLIENT_TYPES
+from pingfeed.core.arrow import EVENT_SCHEMA
+from pingfeed.core.clock import DAY_MS, day_of, to_iso
+from pingfeed.core.errors import InvalidInput
+from pingfeed.core.events import CLIENT_TYPES
+from simulator.click_model import Past, choose
 from simulator.columns import ACT, PING, ping_event_id, uuids
 from simulator.lake import write_history
-from simulator.policy import Past, choose
 from simulator.world import TICK_MS, Spec, World
 
 UNTIL_MS = 1_800_000_000_000 // TICK_MS * TICK_MS

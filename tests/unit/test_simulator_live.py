@@ -9,9 +9,9 @@ import httpx
 import numpy as np
 import pytest
 
-from pingfeed.clock import uuid7
-from pingfeed.errors import InvalidInput, PingfeedError, Unavailable
-from pingfeed.events import Row, to_rows
+from pingfeed.core.errors import InvalidInput, PingfeedError, Unavailable
+from pingfeed.core.events import Row, to_rows
+from pingfeed.core.ids import uuid7
 from simulator.catalogue import LIVE_EVERY_MS
 from simulator.columns import ping_event_id
 from simulator.live import Live, Pace

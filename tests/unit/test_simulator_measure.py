@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pingfeed.arrow import table_of_rows
-from pingfeed.clock import DAY_MS
-from pingfeed.errors import NotFound
-from pingfeed.events import Row
+from pingfeed.core.arrow import table_of_rows
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import NotFound
+from pingfeed.core.events import Row
 from simulator.lake import write_history
 from simulator.measure import (
     Affinities,

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pingfeed.clock import DAY_MS, HOUR_MS
-from pingfeed.errors import FormatError, InvalidInput, NotFound
+from pingfeed.core.clock import DAY_MS, HOUR_MS
+from pingfeed.core.errors import FormatError, InvalidInput, NotFound
 from simulator.catalogue import LIVE_EVERY_MS
 from simulator.people import TOPICS
 from simulator.places import PLACES, rhythm

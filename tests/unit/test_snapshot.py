@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pingfeed.errors import FormatError
-from pingfeed.features import FACET_WIDTH, NO_VALUE, PingBlock, language_code, place_code
-from pingfeed.snapshot import MAGIC, Snapshot, SnapshotContent, write
+from pingfeed.core.errors import FormatError
+from pingfeed.core.features import FACET_WIDTH, NO_VALUE, PingBlock, language_code, place_code
+from pingfeed.core.snapshot import MAGIC, Snapshot, SnapshotContent, write
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "snapshot_v1.bin"
 DIGEST = "00112233445566ff"
@@ -87,7 +87,7 @@ def test_many_ids_are_found_as_each_one_is(snapshot: Snapshot) -> None:
 
 
 def test_ids_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pingfeed.snapshot._digest", lambda _value: b"the same")
+    monkeypatch.setattr("pingfeed.core.snapshot._digest", lambda _value: b"the same")
     read = Snapshot(write(content()))
     assert read.rows_of_pings([*content().ping_ids, "nobody"]).tolist() == [0, 1, 2, 3, -1]
 

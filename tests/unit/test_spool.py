@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from pingfeed.clock import DAY_MS
-from pingfeed.delivery.landing import wait_landed, waiting_by_day
-from pingfeed.delivery.lock import LOCK
-from pingfeed.delivery.segment import HEADER_BYTES, MAGIC, Head, Record, heads
-from pingfeed.delivery.spool import Spool
-from pingfeed.delivery.spooled import Segment, SpooledBatch
-from pingfeed.delivery.tally import FILE as TALLY
-from pingfeed.delivery.tally import Tally
-from pingfeed.errors import Busy, Unavailable
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import Busy, Unavailable
+from pingfeed.spool.checkpoint import FILE as TALLY
+from pingfeed.spool.checkpoint import Tally
+from pingfeed.spool.landing import wait_landed, waiting_by_day
+from pingfeed.spool.lock import LOCK
+from pingfeed.spool.segment import HEADER_BYTES, MAGIC, Head, Record, heads
+from pingfeed.spool.spool import Spool
+from pingfeed.spool.spooled import Segment, SpooledBatch
 from tests.conformance.samples import NOON_MS
 
 NOW_MS = NOON_MS
@@ -32,7 +32,7 @@ NOW_MS = NOON_MS
 APPENDER = """
 import asyncio, os, sys
 from pathlib import Path
-from pingfeed.delivery.spool import Spool
+from pingfeed.spool.spool import Spool
 
 async def one(spool, worker):
     number = 0
@@ -52,7 +52,7 @@ asyncio.run(main())
 HOLDER = """
 import asyncio, os, sys
 from pathlib import Path
-from pingfeed.delivery.spool import Spool
+from pingfeed.spool.spool import Spool
 
 async def main():
     spool = Spool(Path(sys.argv[1]))

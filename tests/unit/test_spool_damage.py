@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pingfeed.delivery.landing import wait_landed
-from pingfeed.delivery.segment import HEADER_BYTES, Damage, Record, encode_head, header, name_of, records
-from pingfeed.delivery.spool import Spool
-from pingfeed.delivery.spooled import SpooledBatch
-from pingfeed.delivery.tally import FILE as TALLY
+from pingfeed.spool.checkpoint import FILE as TALLY
+from pingfeed.spool.landing import wait_landed
+from pingfeed.spool.segment import HEADER_BYTES, Damage, Record, encode_head, header, name_of, records
+from pingfeed.spool.spool import Spool
+from pingfeed.spool.spooled import SpooledBatch
 from tests.conformance.samples import NOON_MS
 from tests.prove import figure, rounds
 

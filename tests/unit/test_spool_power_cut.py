@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from pingfeed.delivery.spool import Spool
-from pingfeed.errors import Unavailable
+from pingfeed.core.errors import Unavailable
+from pingfeed.spool.spool import Spool
 from tests.conformance.samples import NOON_MS, eventually
 from tests.prove import figure, rounds
 from tests.unit.ingest_world import ingest_world

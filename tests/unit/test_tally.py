@@ -4,9 +4,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pingfeed.clock import DAY_MS
-from pingfeed.delivery.tally import FILE, KEPT_DAYS, Delivered, Tally
-from pingfeed.errors import FormatError, Unavailable
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import FormatError, Unavailable
+from pingfeed.spool.checkpoint import FILE, KEPT_DAYS, Delivered, Tally
 
 NOW = 1_795_348_800_000  # 2026-11-22
 NEW = Tally(spool_id="9f3c0a51d2e84b76", service="ingest")

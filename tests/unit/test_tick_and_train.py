@@ -10,22 +10,24 @@ import msgspec
 import numpy as np
 import pytest
 
-from batch import models, snapshot, tick
-from batch.etl import etl
-from batch.lease import lease
-from batch.ledger import in_words
-from batch.models import live_ranker
-from batch.packets import users_to_refresh
-from batch.schedule import Schedule
-from batch.train import MIN_ENGAGED_REQUESTS, last_trained, train
+from batch.jobs import tick
+from batch.jobs.lease import lease
+from batch.jobs.nightly import etl
+from batch.jobs.schedule import Schedule
+from batch.lake.ledger import in_words
+from batch.serving import snapshot
+from batch.serving.packets import users_to_refresh
+from batch.training import models
+from batch.training.models import live_ranker
+from batch.training.train import MIN_ENGAGED_REQUESTS, last_trained, train
 from batch.wiring import Batch, build
 from pingfeed.cli import main
-from pingfeed.clock import to_iso
-from pingfeed.errors import Busy, FormatError, InvalidInput, NotFound, Unavailable
-from pingfeed.model import Pointer, pointer_key, snapshot_key
-from pingfeed.packet import MAX_CANDIDATES, decode
+from pingfeed.core.clock import to_iso
+from pingfeed.core.errors import Busy, FormatError, InvalidInput, NotFound, Unavailable
+from pingfeed.core.packet import MAX_CANDIDATES, decode
+from pingfeed.core.ranker import Pointer, pointer_key, snapshot_key
+from pingfeed.core.snapshot import Snapshot
 from pingfeed.settings import load
-from pingfeed.snapshot import Snapshot
 from simulator.lake import write_history
 from simulator.world import Spec, World, user_id
 from tests.unit.lakes import FIRST, TICK_MS, LakeWorld, row
@@ -223,7 +225,7 @@ def test_a_tick_that_died_before_its_packets_is_made_up_for_by_the_next(tmp_path
     _tick(world, FIRST)
     world.land([row("like", (FIRST + 1) * TICK_MS - 1, user_id="ada", ping_id="p1")])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("batch.packets.Shelf.put", _die)
+        patch.setattr("batch.serving.packets.PacketWriter.put", _die)
         with pytest.raises(_Died):
             _tick(world, FIRST + 1)
     assert _tick(world, FIRST + 2).packets == 1
@@ -289,7 +291,7 @@ def test_a_night_that_fails_does_not_stop_the_ticks_and_is_tried_again_in_an_hou
 
     now = [(FIRST + 20) * TICK_MS + 60_000]
     plan = _plan(tmp_path, now)
-    monkeypatch.setattr("batch.schedule.train", refuse)
+    monkeypatch.setattr("batch.jobs.schedule.train", refuse)
     assert plan.run_once() == FIRST + 20
     assert snapshot.live_tick(plan.batch) == FIRST + 20
     assert [plan.night_is_due(FIRST + at) for at in (21, 23, 24)] == [False, False, True]

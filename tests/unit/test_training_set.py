@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batch import training_set
-from batch.skew import measure
-from pingfeed.features import PING, REALTIME, RETRIEVAL
+from batch.training import training_set
+from batch.training.skew import measure
+from pingfeed.core.features import PING, REALTIME, RETRIEVAL
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, row
 
 WINDOW = 24  # label window of 6 hours in ticks

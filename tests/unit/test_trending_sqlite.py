@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from pingfeed.adapters import trending_sqlite
 from pingfeed.adapters.trending_sqlite import SqliteTrending
-from pingfeed.clock import DAY_MS, HOUR_MS
-from pingfeed.errors import Unavailable
+from pingfeed.core.clock import DAY_MS, HOUR_MS
+from pingfeed.core.errors import Unavailable
+from pingfeed.core.signals import Engagement
 from pingfeed.local import counted
 from pingfeed.local import sqlite as local_sqlite
 from pingfeed.local.counted import CountedKeys, keys_of
-from pingfeed.signals import Engagement
 from tests.conformance.samples import NOON_MS
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pingfeed.urls import flaw, masked, scheme_of
+from pingfeed.core.urls import flaw, masked, scheme_of
 
 
 @pytest.mark.parametrize(

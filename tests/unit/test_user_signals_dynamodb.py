@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from pingfeed.adapters._dynamodb.deleted import HEAD, PART
+from pingfeed.adapters._dynamodb.items import MAX_ITEM_BYTES, item_bytes
 from pingfeed.adapters.user_signals_dynamodb import TRIES, USERS_AT_ONCE, DynamodbUserSignals
-from pingfeed.backoff import Backoff
-from pingfeed.dynamodb.deleted import HEAD, PART
-from pingfeed.dynamodb.items import MAX_ITEM_BYTES, item_bytes
-from pingfeed.errors import FormatError, Unavailable
-from pingfeed.signals import (
+from pingfeed.core.errors import FormatError, Unavailable
+from pingfeed.core.retry import Backoff
+from pingfeed.core.signals import (
     DELETED_TTL_MS,
     MAX_BLOCKS,
     MAX_DELETED,

@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
-from pingfeed.clock import DAY_MS
-from pingfeed.errors import Unavailable
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import Unavailable
+from pingfeed.core.signals import STATE_TTL_MS, Act, ActKind, UserState
 from pingfeed.local import fold
 from pingfeed.local.acts_log import encode_row, replay
 from pingfeed.local.waiting import Waiting
-from pingfeed.signals import STATE_TTL_MS, Act, ActKind, UserState
 from tests.conformance.samples import NOON_MS
 
 KINDS: list[ActKind] = ["follow", "unfollow", "block", "hide", "seen", "engaged", "served"]

@@ -1,8 +1,0 @@
-"""New pings, so that what nobody has seen yet gets its chance."""
-
-from batch.candidates.pool import Pool, Rows, Taste
-
-
-def offer(pool: Pool, taste: Taste) -> Rows:  # noqa: ARG001 - every source has one signature
-    """Rows, newest first; the same for everyone."""
-    return pool.lists["fresh"]

@@ -1,0 +1,101 @@
+"""Ticks on the quarter-hour, the night at its hour: one process, one thing at a time.
+
+Only the latest tick that was missed is caught up: it learns all that landed meanwhile. The night runs etl, train and a
+tick for everyone, at the first tick at or after the configured hour (UTC) of a day on which nobody has trained since
+that hour: a restart neither repeats a night nor loses one.
+"""
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from batch.jobs import tick as ticking
+from batch.jobs.healthcheck import beat
+from batch.jobs.lease import lease
+from batch.jobs.nightly import etl
+from batch.training.train import last_trained, train
+from batch.wiring import Batch
+from pingfeed.core.clock import DAY_MS, HOUR_MS
+from pingfeed.core.errors import Busy, PingfeedError
+from pingfeed.core.retry import Backoff
+
+_LOG = logging.getLogger(__name__)
+_GRACE_MS = 2_000
+_LOOK_S = 0.5
+_BACKOFF = Backoff(first_s=1.0, longest_s=60.0)
+
+
+@dataclass
+class Schedule:
+    """What ran last, and what is due."""
+
+    batch: Batch
+    last_tick: int | None = None
+    night_not_before: int = 0
+
+    def due(self) -> int | None:
+        """The tick that is running now if it was not run yet; None otherwise.
+
+        A tick is due a moment after it begins, so that what was accepted just before it has a chance to land.
+        """
+        now_ms = self.batch.clock()
+        tick = self.batch.ticks.of(now_ms - _GRACE_MS)
+        return tick if self.last_tick is None or tick > self.last_tick else None
+
+    def night_is_due(self, tick: int) -> bool:
+        """Whether the night belongs to this tick: its hour has come, and nobody has trained since."""
+        ticks = self.batch.ticks
+        hour_began = ticks.of(ticks.day(tick) * DAY_MS + self.batch.settings.night_hour * HOUR_MS)
+        trained = last_trained(self.batch)
+        return tick >= max(hour_began, self.night_not_before) and (trained is None or trained < hour_began)
+
+    def run_once(self, *, night: bool | None = None) -> int | None:
+        """Run what is due; the tick that was run. Raises what a step raises."""
+        tick = self.due()
+        if tick is None:
+            return None
+        self.batch.tables.refresh()  # Somebody may have trained by hand since the last tick.
+        nightly = self.night_is_due(tick) if night is None else night
+        with lease(self.batch.settings.home):
+            if nightly:
+                self._night(tick)
+            done = ticking.run(self.batch, tick, everyone=nightly)
+        self.last_tick = tick
+        beat(self.batch.settings.home)
+        _LOG.info("tick", extra=vars(done))
+        return tick
+
+    def _night(self, tick: int) -> None:
+        """Etl and training. A night that fails is logged and tried again in an hour; the ticks go on."""
+        try:
+            etl(self.batch, tick)
+            beat(self.batch.settings.home)
+            _LOG.info("trained", extra={"outcome": train(self.batch, tick).sentence})
+        except PingfeedError as error:
+            self.night_not_before = tick + max(1, self.batch.ticks.day_ticks // 24)
+            _LOG.error("the night failed; it is tried again in an hour", extra={"error": error.message})
+
+    def run_forever(self, stop: threading.Event) -> None:
+        """Run until `stop` is set; looks twice a second whether a tick has begun."""
+        beat(self.batch.settings.home)
+        failures = 0
+        while not stop.is_set():
+            pause_s = _LOOK_S
+            try:
+                self.run_once()
+                failures = 0
+            except PingfeedError as error:
+                failures += 1
+                pause_s = self._failed(error, failures)
+            stop.wait(pause_s)
+
+    def _failed(self, error: PingfeedError, failures: int) -> float:
+        """How long to wait after the n-th failure in a row. What no second try can mend is left to the next tick."""
+        if isinstance(error, Busy):  # Somebody trains by hand, say.
+            return _LOOK_S
+        if not error.retryable:
+            self.last_tick = self.due() or self.last_tick
+            _LOG.error("a tick failed; the next one takes over", extra={"error": error.message})
+            return _LOOK_S
+        _LOG.error("a tick failed and is tried again", extra={"error": error.message, "failures": failures})
+        return _BACKOFF.pause_s(failures)

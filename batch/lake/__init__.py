@@ -1,0 +1,1 @@
+"""What the batch side keeps in the lake: raw files, ledger, tables."""

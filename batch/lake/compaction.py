@@ -1,0 +1,170 @@
+"""Raw events in files worth keeping: of the small ones that runs have read, each day that is over gets large ones.
+
+    events/year=2026/month=11/day=22/compact-<digest>.parquet    the rows of its sources, and `known_tick`
+    compactions/day=2026-11-22/<digest>.json                     which sources those were
+
+A sink writes a file every few seconds or minutes; S3 bills each, and none under 128 KB ever moves to Glacier. The
+digest is of the sources' names. `known_tick` is the tick from which a live event counts, as the manifest of the run
+that read its source says, so that the past can be rebuilt without the source. Files of written history stay as they are
+(they are large, and an importer looks for them by name), and so does what no run has read.
+
+Nothing is counted twice: the ledger never takes a compacted file for news, and knows the sources by their manifests for
+good. The file is written, then its manifest, then the sources are removed. A file without a manifest is what a crash
+left before any source was removed: it goes, if the sources that it names in its own metadata are still there; else it
+is the only copy, and stays. A source that still lies beside a finished compaction goes too; a sink that sends it once
+more, after a restart, writes the same rows.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch.lake.ledger import Ledger, is_compacted, partition_day
+from batch.lake.raw_files import read_events
+from batch.lake.tables import CLEAN, Tables
+from batch.ticks import day_name
+
+MAX_ROWS: Final = 400_000
+"""A file is closed when it has so many rows: memory holds that and one source."""
+DAYS: Final = 60
+"""Older partitions are left alone: their files may have moved to where reading costs (`deploy/bucket.py`)."""
+
+
+_SOURCES: Final = b"sources"
+_LOG = logging.getLogger(__name__)
+
+
+class Compaction(msgspec.Struct, frozen=True, kw_only=True):
+    """The manifest of one compacted file."""
+
+    file: str
+    sources: list[str]
+    rows: int
+
+
+class RawCompaction:
+    """Compacts the raw partitions of one lake. Only what holds the lease may use it."""
+
+    def __init__(self, tables: Tables, ledger: Ledger) -> None:
+        self._tables = tables
+        self._lake = tables.lake
+        self._ledger = ledger
+
+    def run(self, today: int) -> None:
+        """Compact every partition of the last `DAYS` days that is over; `today` is a day's number."""
+        first, last = day_name(today - DAYS), day_name(today - 1)
+        known: dict[str, int] | None = None
+        for day, paths in groupby(self._lake.list("events"), key=partition_day):
+            if not first <= day <= last:
+                continue
+            loose, compacted = self._tidied(day, list(paths))
+            if loose:
+                known = self._ledger.known_ticks(today - DAYS) if known is None else known
+                self._compact(day, [path for path in loose if path in known], compacted, known)
+
+    def _tidied(self, day: str, paths: list[str]) -> tuple[list[str], list[Compaction]]:
+        """A partition's loose files, and its compacted ones; what a crash left is removed."""
+        loose = [path for path in paths if not is_compacted(path) and not _is_history(path)]
+        named = {_file(path) for path in self._lake.list(f"compactions/day={day}")}
+        there = {path for path in paths if is_compacted(path)}
+        unnamed = {path for path in there if _digest(path) not in named}
+        self._remove(path for path in unnamed if self._is_spare(path, paths))
+        there -= unnamed
+        if not there or not (loose or len(there) > 1):
+            return loose, []
+        finished = [self._load(day, name) for name in sorted(named)]
+        spent = {source for one in finished for source in one.sources}
+        self._remove(path for path in (*loose, *there) if path in spent)
+        return [path for path in loose if path not in spent], [
+            one for one in finished if one.file in there and one.file not in spent
+        ]
+
+    def _is_spare(self, path: str, paths: list[str]) -> bool:
+        """Whether all that a file without a manifest was made of is still there. If not, it is the only copy."""
+        sources = msgspec.json.decode(pq.read_metadata(pa.BufferReader(self._lake.read(path))).metadata[_SOURCES])
+        spare = set(sources) <= set(paths)
+        if not spare:
+            _LOG.error("a compacted file has lost its manifest and is left alone", extra={"path": path})
+        return spare
+
+    def _compact(self, day: str, loose: list[str], compacted: list[Compaction], known: dict[str, int]) -> None:
+        """Make files of the loose ones, the smallest that is there included, so that latecomers join it."""
+        smallest = min(compacted, key=lambda one: one.rows, default=None)
+        joined = [smallest.file] if loose and smallest is not None and smallest.rows < MAX_ROWS else []
+        paths = [*joined, *loose]
+        for sources, rows in self._groups(paths if len(paths) > 1 else [], known):
+            if len(sources) > 1:
+                self._write(day, sources, rows)
+
+    def _groups(self, paths: list[str], known: dict[str, int]) -> Iterator[tuple[list[str], pa.Table]]:
+        """Sources with their rows, each group as large as a file may be."""
+        sources: list[str] = []
+        tables: list[pa.Table] = []
+        for path in paths:
+            rows = self._read(path, known)
+            if rows is None:
+                continue
+            sources.append(path)
+            tables.append(rows)
+            if sum(table.num_rows for table in tables) >= MAX_ROWS:
+                yield sources, pa.concat_tables(tables)
+                sources, tables = [], []
+        if sources:
+            yield sources, pa.concat_tables(tables)
+
+    def _read(self, path: str, known: dict[str, int]) -> pa.Table | None:
+        """A file's rows with their known tick; None for one that was read once and cannot be now: it stays."""
+        if is_compacted(path):
+            return self._lake.dataset([path], CLEAN).to_table()
+        found = read_events(self._lake, [path])
+        if found.left_out:
+            return None
+        rows = found.rows
+        return rows.append_column("known_tick", pa.array([known[path]] * rows.num_rows, pa.int64()))
+
+    def _write(self, day: str, sources: list[str], rows: pa.Table) -> None:
+        name = hashlib.blake2b("\n".join(sources).encode(), digest_size=8).hexdigest()
+        done = Compaction(file=_beside(sources[0], name), sources=sources, rows=rows.num_rows)
+        buffer = pa.BufferOutputStream()
+        pq.write_table(
+            rows.replace_schema_metadata({_SOURCES: msgspec.json.encode(sources)}), buffer, compression="zstd"
+        )
+        self._lake.write(done.file, buffer.getvalue().to_pybytes())
+        self._lake.write(_path(day, name), msgspec.json.format(msgspec.json.encode(done)))
+        self._remove(sources)
+
+    def _remove(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self._lake.delete(path)
+
+    def _load(self, day: str, name: str) -> Compaction:
+        return msgspec.json.decode(self._lake.read(_path(day, name)), type=Compaction)
+
+
+def _is_history(path: str) -> bool:
+    return path.rpartition("/")[2].startswith("history-")
+
+
+def _file(manifest: str) -> str:
+    """The digest that names a manifest."""
+    return manifest.rpartition("/")[2].removesuffix(".json")
+
+
+def _digest(path: str) -> str:
+    """The digest that names a compacted file."""
+    return path.rpartition("/compact-")[2].removesuffix(".parquet")
+
+
+def _path(day: str, name: str) -> str:
+    return f"compactions/day={day}/{name}.json"
+
+
+def _beside(path: str, name: str) -> str:
+    """The compacted file of that digest in the partition of a raw file."""
+    return f"{path.rpartition('/')[0]}/compact-{name}.parquet"

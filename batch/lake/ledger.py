@@ -1,0 +1,206 @@
+"""The ledger: which files each tick's run has read. `ticks/<b>/manifest.json` is written last, and makes a run count.
+
+A run reads every raw file that has landed and stands in no manifest, and stamps its events with its own tick: the
+system's clock is when it learned a thing. Files of written history (`history-*.parquet`) were known earlier: each of
+their events gets the tick after the one in which it was received.
+
+A tick is run once. What is read again under a finished tick (history imported just now, `etl` by hand) is an amendment:
+`manifest-1.json` and on. Features as of that tick may have been published, so an amendment's new events count from the
+next tick. The run's number, `tick * 100 + amendment`, names its files.
+
+    ticks/1994832/manifest.json                       a run's
+    ticks/day=2026-10-01/manifests-199489600.json     all of a day's, its last run's number in the name
+
+A day has 96 manifests, and every night asks for all of them: those of days that are over `FOLD_DAYS` ago are folded
+into one. It is written before they are removed, so a crash leaves some of them twice, which says the same.
+"""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+import msgspec
+
+from batch.lake.tables import Tables
+from batch.ticks import Ticks, day_name, day_number
+
+_PARTITION: Final = re.compile(r"^events/year=(\d{4})/month=(\d{2})/day=(\d{2})/")
+_MANIFEST: Final = re.compile(r"^ticks/(\d+)/manifest(?:-(\d+))?\.json$")
+_COMPACTED: Final = re.compile(r"/compact-[0-9a-f]{16}\.parquet$")
+_FOLDED: Final = re.compile(r"^ticks/day=(\d{4}-\d{2}-\d{2})/manifests-(\d+)\.json$")
+FOLD_DAYS: Final = 35
+_RECENT_DAYS: Final = 2
+_RUNS_A_TICK: Final = 100
+_READ_AT_ONCE: Final = 16
+
+
+class Manifest(msgspec.Struct, kw_only=True):
+    """What a run read and made of it."""
+
+    run: int
+    tick: int
+    at_ms: int
+    files: list[str]
+    read: int = 0
+    """Rows in those files."""
+    kept: int = 0
+    """Rows that were no duplicates."""
+    refused: int = 0
+    """Documents in those files that were no rows: they lie under `rejected/`."""
+    left_out: int = 0
+    """Files that could not be read; they are in no manifest and looked at again."""
+    oldest_day: int | None = None
+    """The earliest day that got events: before the tick's own day where history was written."""
+
+
+def in_words(*, read: int, kept: int, refused: int, left_out: int) -> str:
+    """What a manifest says of the rows that its run read."""
+    said = f"{read:,} events read, {kept:,} of them new, {read - kept:,} duplicates"
+    if refused:
+        said += f", {refused:,} documents refused"
+    return said + (f", {left_out:,} files unreadable" if left_out else "")
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Raw files that no run has read."""
+
+    live: list[str]
+    history: list[str]
+    errors: list[str]
+    """What Firehose could not convert; only `everything` looks at it."""
+
+
+class Ledger:
+    """Reads and writes the manifests of one lake."""
+
+    def __init__(self, tables: Tables, ticks: Ticks) -> None:
+        self._tables = tables
+        self._lake = tables.lake
+        self._ticks = ticks
+
+    def finished(self) -> list[int]:
+        """Numbers of the runs that have finished, ascending; of a folded day the last alone."""
+        return sorted({*self._single(), *self._folded().values()})
+
+    def next_run(self, tick: int) -> int:
+        """The number of the tick's run, or of its next amendment."""
+        return max((run + 1 for run in self.finished() if tick_of_run(run) == tick), default=tick * _RUNS_A_TICK)
+
+    def last_manifest(self, tick: int) -> Manifest | None:
+        """The manifest of the tick's latest run, None if it has not run."""
+        runs = [run for run in self.finished() if tick_of_run(run) == tick]
+        return self._load(runs[-1]) if runs else None
+
+    def remove_unfinished(self) -> None:
+        """Remove what a crashed run left behind, as the lake is now: a run begins with this."""
+        self._tables.refresh()
+        single, days = set(self._single()), set(self._folded())
+        # Of a folded day nothing is unfinished: the night that folded it had begun with this.
+        self._tables.keep_runs(lambda run: run in single or self._ticks.day(tick_of_run(run)) in days)
+
+    def unread(self, tick: int, *, everything: bool) -> Unread:
+        """Raw files that have landed and were never read.
+
+        A tick looks at the partitions of its last two days and at their manifests; `everything` (the night, a first
+        run) looks at all, and so finds files that landed in an old partition.
+        """
+        first_day = 0 if everything else self._ticks.day(tick) - _RECENT_DAYS + 1
+        read = self.known_ticks(first_day)
+        landed = [
+            path
+            for path in self._lake.list("events")
+            if path not in read and not is_compacted(path) and _partition(path) >= day_name(first_day)
+        ]
+        history = [path for path in landed if path.rsplit("/", 1)[1].startswith("history-")]
+        errors = [path for path in self._lake.list("errors") if path not in read] if everything else []
+        return Unread(live=[path for path in landed if path not in set(history)], history=history, errors=errors)
+
+    def known_ticks(self, first_day: int = 0) -> dict[str, int]:
+        """Every raw file that the runs since a day have read, with the tick from which its events count.
+
+        Of a file of written history it is the run's tick: its events count from earlier ones.
+        """
+        return {path: tick_of_run(run) + is_amendment(run) for path, run in self.known_runs(first_day).items()}
+
+    def known_runs(self, first_day: int = 0) -> dict[str, int]:
+        """Every raw file that the runs since a day have read, with the run."""
+        paths = [_folded_path(*key) for key in self._folded().items() if key[0] >= first_day]
+        runs = [run for run in self._single() if self._ticks.day(tick_of_run(run)) >= first_day]
+        with ThreadPoolExecutor(_READ_AT_ONCE, "ledger") as pool:
+            together = [one for several in pool.map(self._load_folded, paths) for one in several]
+            return {path: one.run for one in [*together, *pool.map(self._load, runs)] for path in one.files}
+
+    def fold(self, today: int) -> None:
+        """Keep the manifests of each day that is over `FOLD_DAYS` ago in one file."""
+        folded = self._folded()
+        for day, runs in groupby(self._single(), key=lambda run: self._ticks.day(tick_of_run(run))):
+            if day < today - FOLD_DAYS:
+                self._fold(day, list(runs), folded.get(day))
+
+    def _fold(self, day: int, runs: list[int], before: int | None) -> None:
+        there = [] if before is None else self._load_folded(_folded_path(day, before))
+        with ThreadPoolExecutor(_READ_AT_ONCE, "ledger") as pool:
+            found = {one.run: one for one in [*there, *pool.map(self._load, runs)]}
+        path = _folded_path(day, max(found))
+        self._lake.write(path, msgspec.json.Encoder().encode([found[run] for run in sorted(found)]))
+        for run in runs:
+            self._lake.delete(_path(run))
+        if before is not None and _folded_path(day, before) != path:
+            self._lake.delete(_folded_path(day, before))
+
+    def _single(self) -> list[int]:
+        """Runs whose manifests have a file of their own, ascending."""
+        found = (_MANIFEST.match(path) for path in self._lake.list("ticks"))
+        return sorted(int(match[1]) * _RUNS_A_TICK + int(match[2] or 0) for match in found if match)
+
+    def _folded(self) -> dict[int, int]:
+        """Folded days with their last runs."""
+        found = (_FOLDED.match(path) for path in self._lake.list("ticks"))
+        return {day_number(match[1]): int(match[2]) for match in found if match}
+
+    def finish(self, manifest: Manifest) -> None:
+        """Make the run count."""
+        self._lake.write(_path(manifest.run), msgspec.json.format(msgspec.json.encode(manifest)))
+
+    def _load_folded(self, path: str) -> list[Manifest]:
+        return msgspec.json.decode(self._lake.read(path), type=list[Manifest])
+
+    def _load(self, run: int) -> Manifest:
+        return msgspec.json.decode(self._lake.read(_path(run)), type=Manifest)
+
+
+def tick_of_run(run: int) -> int:
+    """The tick that a run's number belongs to."""
+    return run // _RUNS_A_TICK
+
+
+def is_amendment(run: int) -> bool:
+    """Whether the run came after its tick's first."""
+    return run % _RUNS_A_TICK > 0
+
+
+def is_compacted(path: str) -> bool:
+    """Whether a raw file was made of files that had been read (`raw_compaction.py`): it is never read as new."""
+    return bool(_COMPACTED.search(path))
+
+
+def partition_day(path: str) -> str:
+    """The UTC day of arrival that a raw file's partition names."""
+    return _partition(path)
+
+
+def _partition(path: str) -> str:
+    found = _PARTITION.match(path)
+    return "-".join(found.groups()) if found else ""
+
+
+def _folded_path(day: int, last: int) -> str:
+    return f"ticks/day={day_name(day)}/manifests-{last}.json"
+
+
+def _path(run: int) -> str:
+    suffix = f"-{run % _RUNS_A_TICK}" if is_amendment(run) else ""
+    return f"ticks/{tick_of_run(run)}/manifest{suffix}.json"

@@ -1,0 +1,219 @@
+"""The raw zone as rows: what the sinks left under `events/`, and what Firehose could not convert, under `errors/`.
+
+    events/year=/month=/day=/<any name>    Parquet (the disk sink, Firehose with format conversion, written history),
+                                           or JSON documents, a line each or one behind the other (Firehose without)
+    errors/<kind>/year=/month=/day=/<any name>    JSON lines: `rawData` (a record, base64), `arrivalTimestamp`, and
+                                           `lastErrorCode`, `errorCode` or `ErrorCode` with the `...Message`
+
+Either may be gzip; JSON of which all was forgotten is a line feed. A file's content says what it is, for Firehose names
+objects as it likes; each file is read once, whole, for on S3 a file is paid by the request. Columns that a file lacks
+are null, those that the schema lacks are left out, those of another type are cast. A file that cannot be read is left
+out as a whole. A document that is no row is refused alone, as a `Refused`; its neighbours are kept.
+"""
+
+import base64
+import gzip
+import hashlib
+import re
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from batch.ticks import day_number
+from pingfeed.core.arrow import EVENT_SCHEMA, table_of_rows
+from pingfeed.core.clock import DAY_MS, day_of
+from pingfeed.core.errors import FormatError
+from pingfeed.core.events import Row
+from pingfeed.core.glue_rows import NEEDED, documents_in, row_of
+from pingfeed.ports import Lake
+
+READERS: Final = 8
+"""Files that are fetched at once."""
+_DAY: Final = re.compile(r"/year=(\d{4})/month=(\d{2})/day=(\d{2})/")
+PARQUET, GZIP = b"PAR1", b"\x1f\x8b"
+UNREADABLE: Final = (pa.ArrowException, OSError, EOFError, zlib.error, KeyError, ValueError, FormatError)
+"""What reading a raw file raises if it is damaged or archived."""
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A document that is no row: a line below `rejected/`, as the ingest service writes them, with its source.
+
+    `received_ms` is when it arrived, the beginning of that day where no more is known.
+    """
+
+    received_ms: int
+    code: str
+    field: str | None
+    message: str
+    body: str
+    source: str
+
+
+@dataclass
+class Read:
+    """What came of some raw files."""
+
+    rows: pa.Table
+    files: list[str] = field(default_factory=list)
+    """Those that were read."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Those that cannot be, with the reason."""
+    refused: list[Refused] = field(default_factory=list)
+
+
+_Parsed = tuple[pa.Table, list[Refused]]
+_Document = tuple[bytes, int, str | None]
+"""A document, when it arrived, and what Firehose said about it."""
+
+
+def read_events(lake: Lake, paths: Iterable[str]) -> Read:
+    """The rows of raw files, in the order of the files. Raises Unavailable."""
+    return _read(lake, paths, _events_of)
+
+
+def each_events(lake: Lake, paths: Iterable[str]) -> Iterator[Read]:
+    """As `read_events`, a file at a time: memory holds one, and the bytes of those that are fetched ahead."""
+    return _each(lake, paths, _events_of)
+
+
+def each_errors(lake: Lake, paths: Iterable[str]) -> Iterator[Read]:
+    """As `read_errors`, a file at a time."""
+    return _each(lake, paths, _errors_of)
+
+
+def read_errors(lake: Lake, paths: Iterable[str]) -> Read:
+    """The rows that Firehose put under the error prefix beside a bad one; the bad ones are refused."""
+    return _read(lake, paths, _errors_of)
+
+
+def rejected_path(source: str, refused: list[Refused]) -> str:
+    """Where the refused documents of a raw file are kept. A run that died writes the same file again."""
+    day = partition_of(source) or day_of(refused[0].received_ms)
+    return f"rejected/day={day}/raw-{hashlib.blake2b(source.encode(), digest_size=12).hexdigest()}.jsonl"
+
+
+def _read(lake: Lake, paths: Iterable[str], parse: Callable[[str, bytes], _Parsed]) -> Read:
+    found = Read(EVENT_SCHEMA.empty_table())
+    tables: list[pa.Table] = []
+    for one in _each(lake, paths, parse):
+        tables.append(one.rows)
+        found.files += one.files
+        found.left_out |= one.left_out
+        found.refused += one.refused
+    found.rows = pa.concat_tables([found.rows, *tables])
+    return found
+
+
+def _each(lake: Lake, paths: Iterable[str], parse: Callable[[str, bytes], _Parsed]) -> Iterator[Read]:
+    for path, fetched in _fetched(lake, paths):
+        try:
+            data = fetched.result()
+            rows, refused = parse(path, gzip.decompress(data) if data.startswith(GZIP) else data)
+        except UNREADABLE as error:
+            yield Read(EVENT_SCHEMA.empty_table(), left_out={path: str(error)})
+        else:
+            yield Read(rows, files=[path], refused=refused)
+
+
+def _fetched(lake: Lake, paths: Iterable[str]) -> Iterator[tuple[str, "Future[bytes]"]]:
+    """Each file's bytes, in order; a few are fetched ahead."""
+    ahead: deque[tuple[str, Future[bytes]]] = deque()
+    with ThreadPoolExecutor(READERS) as pool:
+        for path in paths:
+            ahead.append((path, pool.submit(lake.read, path)))
+            if len(ahead) > READERS:
+                yield ahead.popleft()
+        yield from ahead
+
+
+def _events_of(path: str, data: bytes) -> _Parsed:
+    if data.startswith(PARQUET):
+        return _split(path, as_events(pq.read_table(pa.BufferReader(data))))
+    if not _is_json(data):
+        raise FormatError("it is neither Parquet nor JSON")
+    return _rows_of(path, [(document, day_ms(path), None) for document in documents_in(data)])
+
+
+def _errors_of(path: str, data: bytes) -> _Parsed:
+    if not _is_json(data):
+        raise FormatError("it is no list of JSON documents")
+    return _rows_of(path, [found for line in documents_in(data) for found in _documents_of(path, line)])
+
+
+def _is_json(data: bytes) -> bool:
+    """Whether it looks like documents. A line feed alone is none; a file of no bytes was broken off."""
+    return data.lstrip().startswith(b"{") or (bool(data) and not data.strip())
+
+
+def _documents_of(path: str, line: bytes) -> Iterator[_Document]:
+    """The documents of the record that an error's line is about; a line that is about none is one itself."""
+    try:
+        error = {name.lower(): value for name, value in msgspec.json.decode(line, type=dict[str, Any]).items()}
+        record = base64.b64decode(error["rawdata"], validate=True)
+        arrived_ms = int(error.get("arrivaltimestamp") or day_ms(path))
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+        yield line, day_ms(path), None
+        return
+    said = [str(error.get(f"last{name}") or error.get(name) or "") for name in ("errorcode", "errormessage")]
+    for document in documents_in(record):
+        yield document, arrived_ms, ": ".join(filter(None, said))
+
+
+def _rows_of(path: str, documents: Iterable[_Document]) -> _Parsed:
+    rows: list[Row] = []
+    refused: list[Refused] = []
+    for document, arrived_ms, said in documents:
+        try:
+            rows.append(row_of(document))
+        except FormatError as error:
+            message = f"{error.message} (Firehose: {said})" if said else error.message
+            body = document.decode("utf-8", "backslashreplace")
+            refused.append(Refused(arrived_ms, error.code, error.field, message, body, path))
+    return table_of_rows(rows), refused
+
+
+def as_events(table: pa.Table) -> pa.Table:
+    """A file's columns as those of the schema, in its order."""
+    columns = [
+        table.column(column.name).cast(column.type)
+        if column.name in table.column_names
+        else pa.nulls(table.num_rows, column.type)
+        for column in EVENT_SCHEMA
+    ]
+    return pa.Table.from_arrays(columns, schema=EVENT_SCHEMA)
+
+
+def _split(path: str, table: pa.Table) -> _Parsed:
+    """The rows that are events, and those without an id, a type or a time."""
+    whole = reduce(pc.and_, (pc.is_valid(table[name]) for name in NEEDED))
+    if pc.all(whole).as_py() is not False:
+        return table, []
+    documents = documents_of(table.filter(pc.invert(whole)))
+    return table.filter(whole), _rows_of(path, [(document, day_ms(path), None) for document in documents])[1]
+
+
+def documents_of(table: pa.Table) -> list[bytes]:
+    """Rows of the schema as JSON, nulls left out: what stands for a row that is none."""
+    rows = table.to_pylist(maps_as_pydicts="lossy")
+    return [msgspec.json.encode({name: value for name, value in row.items() if value is not None}) for row in rows]
+
+
+def partition_of(path: str) -> str:
+    """The UTC day that a raw file's partition names, `events/` or `errors/`; "" where it names none."""
+    found = _DAY.search(path)
+    return "-".join(found.groups()) if found else ""
+
+
+def day_ms(path: str) -> int:
+    """When the day of arrival began that a file's partition names; 0 where it names none."""
+    day = partition_of(path)
+    return day_number(day) * DAY_MS if day else 0

@@ -1,0 +1,259 @@
+"""The batch side's own tables in the lake: one folder a table, or a table and day; one file a run.
+
+    clean/day=2026-11-22/run-<b>.parquet                 events, de-duplicated, with the tick that learned of them
+    aggregates/day=2026-11-22/<table>/run-<b>.parquet    measures for each (entity, known tick); states at day start
+    catalogue/<table>/run-<b>.parquet                    pings' versions, numbers
+
+`run-<b>` is what run b added (a run's number is its tick's, times 100, plus its amendment). `whole-<b>` is
+everything up to and with that run: a compaction, or a state that is always written whole. A reader takes the newest
+whole file and the run files after it, so a compaction needs no lock and a crash between its write and its clean-up
+counts nothing twice. Files of a run without a manifest (it crashed) are removed by the next run (`ledger.py`).
+
+What users did who are forgotten and wait for the night that removes them (`forget/night.py`) is in no table read here.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from batch.forget.forgotten import Forgotten, Pending
+from batch.forget.tombstones import FOLDER as FORGOTTEN
+from batch.forget.tombstones import Tombstones
+from batch.lake.list_cache import ListedLake
+from batch.ticks import day_name, day_number
+from pingfeed.core.arrow import EVENT_SCHEMA
+from pingfeed.ports import Lake
+
+_FILE: Final = re.compile(r"/(run|whole)-(\d+)\.parquet$")
+_DAY: Final = re.compile(r"/day=(\d{4}-\d{2}-\d{2})/")
+_FILES_AT_ONCE: Final = 16
+"""Where a file is large and far away, reading it is waiting for it."""
+_LONG, _TEXT = pa.int64(), pa.string()
+
+
+def _schema(keys: dict[str, pa.DataType], *measures: str) -> pa.Schema:
+    return pa.schema([*keys.items(), *((name, _LONG) for name in measures)])
+
+
+_REWARD: Final = ("impressions", "points")
+_FULL: Final = ("impressions", "views", "watch_bp", "likes", "shares", "hides", "follows", "points")
+CLEAN: Final = EVENT_SCHEMA.append(pa.field("known_tick", _LONG))
+AGGREGATES: Final[dict[str, pa.Schema]] = {
+    "ping_buckets": _schema({"ping": _LONG, "tick": _LONG}, *_FULL),
+    "creator_buckets": _schema({"creator": _LONG, "tick": _LONG}, *_FULL),
+    "facet_value_buckets": _schema({"value": _LONG, "tick": _LONG}, *_REWARD),
+    "user_buckets": _schema(
+        {"user_id": _TEXT, "tick": _LONG},
+        *("impressions", "views", "watch_bp", "likes", "hides", "points", "country_at", "language_at"),
+    ),
+    "user_creator_buckets": _schema({"user_id": _TEXT, "creator": _LONG, "tick": _LONG}, *_REWARD),
+    "user_facet_buckets": _schema({"user_id": _TEXT, "value": _LONG, "tick": _LONG}, *_REWARD),
+    "user_ping_buckets": _schema({"user_id": _TEXT, "ping": _LONG, "tick": _LONG}, "impressions", "hides", "points"),
+    "country_ping_buckets": _schema({"country": _TEXT, "ping": _LONG, "tick": _LONG}, "engagements"),
+    "relation_buckets": pa.schema(
+        [("user_id", _TEXT), ("creator", _LONG), ("tick", _LONG), ("relation", _TEXT)],
+    ),
+}
+"""Each is what the statement of that name in `batch/sql/` makes of a run's acts."""
+STATES: Final[dict[str, pa.Schema]] = {
+    "lifetime": _schema({"ping": _LONG}, *_REWARD),
+    "relations": AGGREGATES["relation_buckets"],
+    "blocked": _schema({"user_id": _TEXT, "creator": _LONG}, "tick"),
+    "hidden": _schema({"user_id": _TEXT, "ping": _LONG}, "tick"),
+}
+"""One row a key, as it was when the day began: the statement of that name carries the day before forward."""
+CATALOGUE: Final[dict[str, pa.Schema]] = {
+    "numbers": pa.schema([("kind", _TEXT), ("id", _TEXT), ("number", _LONG)]),
+    "versions": pa.schema(
+        [
+            *(("ping", _LONG), ("creator", _LONG), ("known_tick", _LONG), ("received_ms", _LONG), ("event_id", _TEXT)),
+            *(("duration_ms", _LONG), ("country", _TEXT), ("language", _TEXT)),
+        ]
+    ),
+    "facets": pa.schema(
+        [
+            *(("ping", _LONG), ("known_tick", _LONG), ("event_id", _TEXT)),
+            *(("facet", _TEXT), ("position", _LONG), ("value", _LONG)),
+        ]
+    ),
+    "attributes": pa.schema(
+        [
+            *(("ping", _LONG), ("known_tick", _LONG), ("event_id", _TEXT)),
+            *(("name", _TEXT), ("number", pa.float64())),
+        ]
+    ),
+    "deletions": pa.schema([("ping", _LONG), ("known_tick", _LONG)]),
+}
+
+
+class Tables:
+    """Reads and writes those tables; a day is a number (`ticks.day_number`)."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._listed = ListedLake(lake)
+        self.lake: Lake = self._listed
+        self._pending: Pending | None = None
+
+    def refresh(self) -> None:
+        """Forget what was listed: files have landed, another process may have run."""
+        self._listed.refresh()
+        self._pending = None
+
+    def pending(self, *, anew: bool = False) -> Pending:
+        """Who is forgotten and waits for the night, as of the last `refresh`, or as of now."""
+        if anew:
+            self._listed.refresh(FORGOTTEN)
+        if anew or self._pending is None:
+            self._pending = Pending.of(Tombstones(self.lake).pending())
+        return self._pending
+
+    def forgotten(self) -> Forgotten:
+        """Everybody who was ever forgotten, until which millisecond."""
+        return Forgotten(Tombstones(self.lake).until_ms())
+
+    def clean(self, first_day: int, last_day: int, columns: list[str] | None = None) -> pa.Table:
+        """Clean events whose known tick lies in these days, both included."""
+        paths = self._paths_of_days("clean", "", first_day, last_day)
+        return self._read(paths, CLEAN, columns)
+
+    def aggregate(self, name: str, first_day: int, last_day: int, last_tick: int | None = None) -> pa.Table:
+        """Buckets of these days, both included; none after `last_tick`."""
+        table = self._read(self._paths_of_days("aggregates", f"{name}/", first_day, last_day), AGGREGATES[name])
+        return table if last_tick is None else table.filter(pc.field("tick") <= last_tick)
+
+    def state(self, name: str, day: int) -> pa.Table:
+        """A state as it was when the day began; empty where none was written."""
+        return self._read(self._paths_of_days("aggregates", f"{name}/", day, day), STATES[name])
+
+    def state_days(self, name: str) -> list[int]:
+        """The days whose beginning has this state, ascending."""
+        return sorted({self._day(path) for path in self.lake.list("aggregates") if f"/{name}/" in path})
+
+    def catalogue(self, name: str) -> pa.Table:
+        """A table of the catalogue, whole."""
+        return self._read(_live(self.lake.list(f"catalogue/{name}")), CATALOGUE[name])
+
+    def clean_days(self) -> list[int]:
+        """Days that have clean events, ascending."""
+        return sorted({self._day(path) for path in self.lake.list("clean")})
+
+    def add_clean(self, day: int, run: int, rows: pa.Table) -> None:
+        """Add a run's clean events of one day; the rows that this run already wrote there are kept."""
+        self._add(f"clean/day={day_name(day)}", run, rows, CLEAN)
+
+    def add_aggregate(self, name: str, day: int, run: int, rows: pa.Table) -> None:
+        """Add a run's buckets of one day."""
+        self._add(f"aggregates/day={day_name(day)}/{name}", run, rows, AGGREGATES[name])
+
+    def add_catalogue(self, name: str, run: int, rows: pa.Table) -> None:
+        """Add a run's rows to a table of the catalogue."""
+        self._add(f"catalogue/{name}", run, rows, CATALOGUE[name])
+
+    def put_state(self, name: str, day: int, run: int, rows: pa.Table) -> None:
+        """Write a day's state whole."""
+        self._write(f"aggregates/day={day_name(day)}/{name}/whole-{run}.parquet", rows, STATES[name])
+
+    def compact_day(self, day: int, run: int) -> None:
+        """Make one file of each of a day's tables. Nothing may still be running with a tick up to `run`."""
+        self._compact(f"clean/day={day_name(day)}", run, CLEAN)
+        for name, schema in AGGREGATES.items():
+            self._compact(f"aggregates/day={day_name(day)}/{name}", run, schema)
+
+    def compact_catalogue(self, run: int) -> None:
+        """Make one file of each of the catalogue's tables."""
+        for name, schema in CATALOGUE.items():
+            self._compact(f"catalogue/{name}", run, schema)
+
+    def keep_runs(self, is_finished: Callable[[int], bool]) -> None:
+        """Remove the files of every run but those: what a crashed run left."""
+        for folder in ("clean", "aggregates", "catalogue"):
+            for path in self.lake.list(folder):
+                found = _FILE.search(path)
+                if found and not is_finished(int(found[2])):
+                    self.lake.delete(path)
+
+    def drop_derived_since(self, day: int) -> None:
+        """Remove what was derived from this day: events have joined it, later states and training rows are stale."""
+        for path in self.lake.list("aggregates"):
+            if any(f"/{name}/" in path for name in STATES) and self._day(path) > day:
+                self.lake.delete(path)
+        for path in self.lake.list("features"):
+            if self._day(path) > day:
+                self.lake.delete(path)
+        # The label windows of the day before reach into this one.
+        for path in self.lake.list("training"):
+            if self._day(path) >= day - 1:
+                self.lake.delete(path)
+
+    def _paths_of_days(self, root: str, table: str, first: int, last: int) -> list[str]:
+        folders = (f"{root}/day={day_name(day)}/{table}" for day in range(first, last + 1))
+        return [path for folder in folders for path in _live(self.lake.list(folder))]
+
+    def _read(self, paths: list[str], schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+        columns = schema.names if columns is None else columns
+        if not paths:
+            return schema.empty_table().select(columns)
+        clock = clock_of(schema)
+        needed = {"user_id", "event_type", clock} & set(schema.names) if clock and self.pending() else set()
+        read = [*columns, *sorted(needed - set(columns))]
+        table: pa.Table = self.lake.dataset(paths, schema).to_table(columns=read, fragment_readahead=_FILES_AT_ONCE)
+        return self.pending().without(table, clock).select(columns) if clock and needed else table
+
+    def _add(self, folder: str, run: int, rows: pa.Table, schema: pa.Schema) -> None:
+        if not rows.num_rows:
+            return
+        path = f"{folder}/run-{run}.parquet"
+        earlier = self._read([p for p in self.lake.list(folder) if p == path], schema)
+        self._write(path, pa.concat_tables([earlier, rows.select(schema.names).cast(schema)]), schema)
+
+    def _write(self, path: str, rows: pa.Table, schema: pa.Schema) -> None:
+        buffer = pa.BufferOutputStream()
+        pq.write_table(rows.select(schema.names).cast(schema), buffer, compression="zstd")
+        self.lake.write(path, buffer.getvalue().to_pybytes())
+
+    def _compact(self, folder: str, run: int, schema: pa.Schema) -> None:
+        paths = self.lake.list(folder)
+        if len(paths) < 2:
+            return
+        live = _live(paths)
+        newest = max(_file_run(path) for path in paths)
+        whole = f"{folder}/whole-{newest}.parquet"
+        if newest > run:
+            return
+        if live != [whole]:
+            self._write(whole, self._read(live, schema), schema)
+        for path in paths:
+            if path != whole:
+                self.lake.delete(path)
+
+    @staticmethod
+    def _day(path: str) -> int:
+        found = _DAY.search(path)
+        assert found, f"{path} lies in no day"
+        return day_number(found[1])
+
+
+def clock_of(schema: pa.Schema) -> str | None:
+    """The column that says up to when a user's row of such a table is forgotten; None where no user stands in it."""
+    if "user_id" not in schema.names:
+        return None
+    return "received_ms" if "received_ms" in schema.names else "tick"
+
+
+def _file_run(path: str) -> int:
+    found = _FILE.search(path)
+    assert found, f"{path} is no table's file"
+    return int(found[2])
+
+
+def _live(paths: list[str]) -> list[str]:
+    """The newest whole file, and the run files after it."""
+    whole = [path for path in paths if "/whole-" in path]
+    newest = max(whole, key=_file_run, default=None)
+    since = -1 if newest is None else _file_run(newest)
+    later = sorted((p for p in paths if "/run-" in p and _file_run(p) > since), key=_file_run)
+    return ([newest] if newest else []) + later

@@ -1,0 +1,1 @@
+"""What the feed reads: snapshots, candidates, packets."""

@@ -1,0 +1,173 @@
+"""Makes the packets of a tick: candidates from every source, pre-scored by the live ranker, the best 100 kept."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from batch.features.point_in_time import PointInTime
+from batch.serving import collaborative, user_profile
+from batch.serving.candidates import engaged_creator, evergreen, followed, fresh, merge, topic, trending
+from batch.serving.candidates.collaborative import Factors
+from batch.serving.candidates.pool import Pool, Rows, UserProfile
+from batch.serving.user_parts import user_part
+from batch.ticks import hour_of
+from batch.training.models import live_ranker
+from batch.wiring import Batch
+from pingfeed.core.features import REALTIME, FeatureSet, Float32, PingBlock, UserBlock, assemble
+from pingfeed.core.packet import MAX_CANDIDATES, TTL_S, Packet, encode
+from pingfeed.core.ranker import Ranker
+from pingfeed.core.snapshot import SnapshotContent
+
+_SOURCES: Final = {
+    "followed": followed.offer,
+    "engaged_creator": engaged_creator.offer,
+    "topic": topic.offer,
+    "trending": trending.offer,
+    "evergreen": evergreen.offer,
+    "fresh": fresh.offer,
+}
+_USERS_AT_ONCE: Final = 200
+_COLLABORATIVE_OFFER: Final = 300
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One user's candidates before ranking: rows of the pool."""
+
+    rows: Rows
+    sources: NDArray[np.uint8]
+    scores: Float32
+    keep: NDArray[np.bool_]
+
+
+def users_to_refresh(batch: Batch, tick: int, since: int | None) -> list[str]:
+    """Users with an event that became known after tick `since` and up to `tick`; of 30 days where `since` is None."""
+    month_ago = tick - batch.ticks.first_of(30)
+    first = month_ago if since is None else max(since, month_ago)
+    buckets = batch.tables.aggregate("user_buckets", batch.ticks.day(first), batch.ticks.day(tick), tick)
+    active: list[str] = pc.unique(buckets.filter(pc.field("tick") > first)["user_id"]).to_pylist()
+    return sorted(active)
+
+
+def make(
+    batch: Batch, content: SnapshotContent, point_in_time: PointInTime, users: Sequence[str]
+) -> Iterator[Mapping[str, bytes]]:
+    """Encoded packets of these users, some hundred at a time."""
+    pool = _pool(content)
+    factors = collaborative.factors_of(batch, batch.ticks.day(content.tick))
+    ranker = asyncio.run(live_ranker(batch))
+    block = point_in_time.users(pa.array(users, pa.string()), np.full(len(users), content.tick, np.int64))
+    history = user_profile.load(batch, users, content.tick)
+    for start in range(0, len(users), _USERS_AT_ONCE):
+        chunk = users[start : start + _USERS_AT_ONCE]
+        rows = block.row[start : start + _USERS_AT_ONCE]
+        tastes = [
+            user_profile.taste_of(user, int(at), block, history, pool) for user, at in zip(chunk, rows, strict=True)
+        ]
+        found = [_candidates(pool, one, factors) for one in tastes]
+        ranked = _ranked(batch, pool, replace(block, row=rows), found, ranker, content.tick)
+        yield {
+            user: _encoded(batch.features, pool, block, int(at), best, content.tick)
+            for user, at, best in zip(chunk, rows, ranked, strict=True)
+        }
+
+
+class PacketWriter:
+    """Where the feed reads packets: the candidate store, opened once for all of a tick's, so that it can pace itself.
+
+    with PacketWriter(batch) as shelf:
+        shelf.put(packets)
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> "PacketWriter":
+        self._store = self._batch.open_candidates()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._runner:
+            self._runner.run(self._store.close())
+
+    def put(self, packets: Mapping[str, bytes]) -> None:
+        """Store packets, to expire in 35 days."""
+        self._runner.run(self._store.put_many(packets, self._batch.clock() + TTL_S * 1000))
+
+    def remove(self, user_id: str) -> None:
+        """Remove a user's packet; absent is fine."""
+        self._runner.run(self._store.delete(user_id))
+
+
+def _pool(content: SnapshotContent) -> Pool:
+    return Pool(
+        tick=content.tick,
+        numbers=content.numbers,
+        pings=content.pings,
+        created_tick=content.created_tick.astype(np.int64),
+        lists={name: np.array(rows, np.intp) for name, rows in content.lists.items()},
+        creator_ids=dict(content.creator_ids),
+    )
+
+
+def _candidates(pool: Pool, one: UserProfile, factors: Factors) -> Candidates:
+    """What all sources offer one user, merged; the collaborative score goes with every ping that has one."""
+    scores = _collaborative_scores(pool, one, factors)
+    offers = {name: offer(pool, one) for name, offer in _SOURCES.items()}
+    known = np.flatnonzero(~np.isnan(scores))
+    offers["collaborative"] = known[np.argsort(-scores[known], kind="stable")][:_COLLABORATIVE_OFFER]
+    rows, sources, keep = merge.merge(offers, one.excluded)
+    return Candidates(rows, sources, scores[rows], keep)
+
+
+def _collaborative_scores(pool: Pool, one: UserProfile, factors: Factors) -> Float32:
+    """(n,) for the pool's rows, NaN where the ping or the user is unknown to the factors."""
+    out = np.full(len(pool.numbers), np.nan, np.float32)
+    liked = np.flatnonzero(np.isin(factors.pings, pool.numbers[one.liked]))
+    if len(liked):
+        here = np.isin(factors.pings, pool.numbers)
+        out[np.searchsorted(pool.numbers, factors.pings[here])] = factors.scores(liked)[here]
+    return out
+
+
+def _ranked(
+    batch: Batch, pool: Pool, users: UserBlock, found: Sequence[Candidates], ranker: Ranker, tick: int
+) -> list[Candidates]:
+    """Each user's best `MAX_CANDIDATES`, best first; real-time values are unknown to a tick."""
+    rows = np.concatenate([one.rows for one in found])
+    counts = [len(one.rows) for one in found]
+    n = len(rows)
+    matrix = assemble(
+        batch.features,
+        _taken(pool.pings, rows),
+        replace(users, row=np.repeat(users.row, counts)),
+        hour=np.full(n, hour_of(batch.ticks.start_ms(tick)), np.float32),
+        sources=np.concatenate([one.sources for one in found]),
+        retrieval_score=np.concatenate([one.scores for one in found]),
+        realtime=np.full((n, len(REALTIME)), np.nan, np.float32),
+    )
+    scores = ranker.predict(matrix)
+    return [_best(one, part) for one, part in zip(found, np.split(scores, np.cumsum(counts)[:-1]), strict=True)]
+
+
+def _best(one: Candidates, scores: NDArray[np.float64]) -> Candidates:
+    chosen = np.lexsort((-scores, ~one.keep))[:MAX_CANDIDATES]
+    chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
+    # All that are to stay are among the chosen (they are far fewer than 100), the rest by score.
+    return Candidates(one.rows[chosen], one.sources[chosen], one.scores[chosen], one.keep[chosen])
+
+
+def _taken(pings: PingBlock, rows: Rows) -> PingBlock:
+    return PingBlock(*(getattr(pings, field)[rows] for field in ("values", "creator", "facets", "country", "language")))
+
+
+def _encoded(features: FeatureSet, pool: Pool, users: UserBlock, at: int, best: Candidates, tick: int) -> bytes:
+    part = user_part(users, at)
+    return encode(Packet(tick, pool.numbers[best.rows], best.scores, best.sources, part), features.digest)

@@ -1,0 +1,163 @@
+"""Makes and publishes the snapshot of a tick."""
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from batch.features.catalogue import Catalogue, ids_of
+from batch.features.point_in_time import PingRows, PointInTime
+from batch.features.servable import servable
+from batch.wiring import Batch
+from pingfeed.core.errors import NotFound
+from pingfeed.core.features import NO_VALUE, PING
+from pingfeed.core.ranker import Pointer, pointer_key, snapshot_key
+from pingfeed.core.snapshot import SnapshotContent, write
+from pingfeed.ports import Artifacts
+
+_LIST = 500
+_KEPT = 8
+_COLUMN = {feature.name: index for index, feature in enumerate(PING)}
+
+
+def build(batch: Batch, catalogue: Catalogue, point_in_time: PointInTime, tick: int) -> SnapshotContent:
+    """What the feed is to know of every servable ping as of the tick."""
+    numbers = servable(catalogue, point_in_time, batch.ticks, tick)
+    rows = point_in_time.pings(numbers, np.full(len(numbers), tick, np.int64))
+    ping_ids, creator_ids = ids_of(catalogue, "ping"), ids_of(catalogue, "creator")
+    return SnapshotContent(
+        tick=tick,
+        digest=batch.features.digest,
+        facets=batch.features.facets,
+        ping_ids=[ping_ids[int(number)] for number in numbers],
+        numbers=numbers.astype(np.uint32),
+        created_tick=rows.created_tick.astype(np.uint32),
+        impressions=column(rows, "ping_impressions_30d").astype(np.uint32),
+        pings=rows.block,
+        creator_ids={int(number): creator_ids[int(number)] for number in np.unique(rows.block.creator)},
+        lists=_lists(batch, numbers, rows, tick),
+    )
+
+
+def column(rows: PingRows, name: str) -> NDArray[np.float32]:
+    """One of the fixed ping features."""
+    values: NDArray[np.float32] = rows.block.values[:, _COLUMN[name]]
+    return values
+
+
+def _lists(batch: Batch, numbers: NDArray[np.int64], rows: PingRows, tick: int) -> Mapping[str, list[int]]:
+    newest = np.lexsort((-numbers, -rows.created_tick))
+    evergreen = np.flatnonzero(column(rows, "ping_evergreen") == 1)
+    by_points = evergreen[np.argsort(-column(rows, "ping_points_30d")[evergreen], kind="stable")]
+    lists = {"fresh": newest[:_LIST].tolist(), "evergreen": by_points[:_LIST].tolist()}
+    return lists | _trending(batch, numbers, tick)
+
+
+def _trending(batch: Batch, numbers: NDArray[np.int64], tick: int) -> dict[str, list[int]]:
+    """Rows by the last day's engagement: `trending` for everywhere, `trending:<country>` for each country."""
+    day = batch.ticks.day(tick)
+    buckets = batch.tables.aggregate("country_ping_buckets", day - 1, day, tick)
+    hot = batch.engine.run("trending", batch.ticks.params(tick), country_ping_buckets=buckets)
+    row_of = {int(number): row for row, number in enumerate(numbers)}
+    lists: dict[str, list[int]] = {}
+    ordered = sorted(zip(*(hot[c].to_pylist() for c in ("country", "ping", "weight")), strict=True), key=_hottest)
+    for country, ping, _ in ordered:
+        members = lists.setdefault(f"trending:{country}" if country else "trending", [])
+        if ping in row_of and len(members) < _LIST:
+            members.append(row_of[ping])
+    return lists
+
+
+def _hottest(entry: tuple[str, int, int]) -> tuple[int, int]:
+    return -entry[2], entry[1]
+
+
+def facet_names(catalogue: Catalogue, content: SnapshotContent) -> dict[str, dict[int, str]]:
+    """The names of the facet values in the snapshot, by facet and number: for who shows pings, ranking needs none."""
+    names = ids_of(catalogue, "value")
+    found: dict[str, dict[int, str]] = {}
+    for at, facet in enumerate(content.facets):
+        values = np.unique(content.pings.facets[:, at])
+        # The catalogue writes a value as `facet=value`.
+        found[facet] = {int(v): names[int(v)].partition("=")[2] for v in values[values != NO_VALUE]}
+    return found
+
+
+def publish(batch: Batch, content: SnapshotContent, names: Mapping[str, Mapping[int, str]]) -> None:
+    """Store the snapshot and `facet_names`, then point to it; an older tick never replaces a newer one."""
+    asyncio.run(_publish(batch, content, names))
+
+
+async def _publish(batch: Batch, content: SnapshotContent, names: Mapping[str, Mapping[int, str]]) -> None:
+    artifacts = batch.open_artifacts()
+    try:
+        folder = await _folder(artifacts, content)
+        await artifacts.put(snapshot_key(folder), write(content))
+        await artifacts.put(snapshot_key(folder, "facets.json"), msgspec.json.encode(names))
+        about = {
+            "tick": content.tick,
+            "digest": content.digest,
+            "rows": len(content.numbers),
+            "created_ms": batch.clock(),
+        }
+        await artifacts.put(snapshot_key(folder, "manifest.json"), msgspec.json.encode(about))
+        live = await _pointer(artifacts, content.digest)
+        if live is None or _tick_of(live.current) < content.tick:
+            pointer = Pointer(folder, live.current if live else None)
+            await artifacts.put(pointer_key(content.digest, "snapshot"), msgspec.json.encode(pointer))
+        await _keep_newest(artifacts, content.digest, folder)
+    finally:
+        await artifacts.close()
+
+
+async def _folder(artifacts: Artifacts, content: SnapshotContent) -> str:
+    """The tick, or the tick and the digest where another version of the features has published this tick already.
+
+    During a roll-out the old feeds must find their snapshot again when they restart.
+    """
+    try:
+        about = msgspec.json.decode(await artifacts.get(snapshot_key(str(content.tick), "manifest.json")))
+    except NotFound:
+        return str(content.tick)
+    return str(content.tick) if about["digest"] == content.digest else f"{content.tick}-{content.digest}"
+
+
+def _tick_of(folder: str) -> int:
+    return int(folder.partition("-")[0])
+
+
+async def _pointer(artifacts: Artifacts, digest: str) -> Pointer | None:
+    try:
+        return msgspec.json.decode(await artifacts.get(pointer_key(digest, "snapshot")), type=Pointer)
+    except NotFound:
+        return None
+
+
+async def _keep_newest(artifacts: Artifacts, digest: str, folder: str) -> None:
+    """Delete this digest's older snapshots: 96 a day would fill a disk, and a past tick can be made again (`--at`)."""
+    index = f"snapshots/index-{digest}.json"
+    try:
+        known = msgspec.json.decode(await artifacts.get(index), type=list[str])
+    except NotFound:
+        known = []
+    folders = sorted({*known, folder}, key=_tick_of)
+    for old in folders[:-_KEPT]:
+        for name in ("snapshot.bin", "manifest.json", "facets.json"):
+            await artifacts.delete(snapshot_key(old, name))
+    await artifacts.put(index, msgspec.json.encode(folders[-_KEPT:]))
+
+
+def live_tick(batch: Batch) -> int | None:
+    """The tick of the snapshot that is live, None if there is none."""
+
+    async def read() -> int | None:
+        artifacts = batch.open_artifacts()
+        try:
+            pointer = await _pointer(artifacts, batch.features.digest)
+        finally:
+            await artifacts.close()
+        return None if pointer is None else _tick_of(pointer.current)
+
+    return asyncio.run(read())

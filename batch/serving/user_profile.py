@@ -1,0 +1,88 @@
+"""What each user is to the candidate sources as of a tick: affinities, follows, what they engaged with and saw."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from batch.features import day_state
+from batch.serving.candidates.collaborative import ENGAGED_POINTS
+from batch.serving.candidates.pool import Pool, Rows, UserProfile
+from batch.serving.user_parts import user_part
+from batch.wiring import Batch
+from pingfeed.core.features import UserBlock, place_name
+
+Int64 = NDArray[np.int64]
+_NONE = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class History:
+    """What some users did, as of a tick: ping and creator numbers by user id."""
+
+    seen: Mapping[str, Int64]
+    engaged: Mapping[str, Int64]
+    hidden: Mapping[str, Int64]
+    followed: Mapping[str, Int64]
+    blocked: Mapping[str, Int64]
+
+
+def load(batch: Batch, users: Sequence[str], tick: int) -> History:
+    """The history of these users as of the tick; what they saw and engaged with reaches back 30 days."""
+    tables, engine, ticks = batch.tables, batch.engine, batch.ticks
+    wanted = pc.field("user_id").isin(pa.array(users, pa.string()))
+    day = ticks.day(tick)
+    pairs = tables.aggregate("user_ping_buckets", day - 30, day, tick).filter(wanted)
+    totals = pairs.group_by(["user_id", "ping"]).aggregate([("points", "sum"), ("impressions", "sum")])
+    relations = day_state.current(tables, engine, ticks, "relations", tick).filter(wanted)
+    return History(
+        seen=_by_user(totals, "ping"),
+        engaged=_by_user(totals.filter(pc.field("points_sum") >= ENGAGED_POINTS), "ping"),
+        hidden=_by_user(day_state.current(tables, engine, ticks, "hidden", tick).filter(wanted), "ping"),
+        followed=_by_user(relations.filter(pc.field("relation") == "follow"), "creator"),
+        blocked=_by_user(day_state.current(tables, engine, ticks, "blocked", tick).filter(wanted), "creator"),
+    )
+
+
+def _by_user(table: pa.Table, column: str) -> dict[str, Int64]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for user, number in zip(table["user_id"].to_pylist(), table[column].to_pylist(), strict=True):
+        found[user].append(number)
+    return {user: np.array(sorted(numbers), np.int64) for user, numbers in found.items()}
+
+
+def taste_of(user_id: str, at: int, users: UserBlock, history: History, pool: Pool) -> UserProfile:
+    """One user's taste; `at` is their row in the block."""
+    part = user_part(users, at)
+    return UserProfile(
+        country=place_name(part.country),
+        creators=part.creators,
+        creator_affinity=part.creator_affinity,
+        values=part.facet_values,
+        value_affinity=part.facet_affinity,
+        followed=history.followed.get(user_id, _NONE).tolist(),
+        liked=_rows(pool, history.engaged.get(user_id, _NONE)),
+        excluded=_excluded(user_id, history, pool),
+    )
+
+
+def _excluded(user_id: str, history: History, pool: Pool) -> NDArray[np.bool_]:
+    """Rows that the user saw, hid, made or blocked the creator of."""
+    out = np.isin(pool.pings.creator, history.blocked.get(user_id, _NONE))
+    out |= pool.pings.creator == pool.creator_numbers.get(user_id, -1)
+    out[_rows(pool, history.seen.get(user_id, _NONE))] = True
+    out[_rows(pool, history.hidden.get(user_id, _NONE))] = True
+    return out
+
+
+def _rows(pool: Pool, numbers: Int64) -> Rows:
+    """Rows of those ping numbers that are servable."""
+    if not len(pool.numbers) or not len(numbers):
+        return np.empty(0, np.intp)
+    at = np.minimum(np.searchsorted(pool.numbers, numbers), len(pool.numbers) - 1)
+    rows: Rows = at[pool.numbers[at] == numbers]
+    return rows

@@ -1,0 +1,228 @@
+"""The training set: what was shown, with its features as they were then, and what came of it.
+
+A request's rows take ping features at the snapshot tick and user features at the packet tick that were logged for it,
+or at the tick before anything of it became known; retrieval and real-time values come from the log or are unknown. A
+day whose label windows are over is kept under `training/day=`, so that a night costs a day.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from batch.features import catalogue
+from batch.features.point_in_time import PointInTime
+from batch.ticks import day_name
+from batch.wiring import Batch
+from pingfeed.core.clock import HOUR_MS
+from pingfeed.core.features import REALTIME, Float32, assemble
+
+_EVENTS: Final = [
+    *("user_id", "event_type", "request_id", "ping_id", "position", "watch_time_ratio", "known_tick", "received_ms"),
+    *("snapshot_tick", "packet_tick", "served_pings", "served_sources", "served_scores", "served_realtime"),
+]
+_MENTION: Final = ["user_id", "request_id", "known_tick", "received_ms"]
+_LATE_DAYS: Final = 7
+CLOCK: Final = "first_tick"
+"""The column that says up to when a user's row is forgotten."""
+_META: Final = ("user_id", "request_id", "ping_id", "position", "grade", "first_tick")
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """n rows, those of a request side by side, requests in the order in which they became known."""
+
+    table: pa.Table  # the columns of _META
+    matrix: Float32  # (n, F)
+
+    @property
+    def grades(self) -> NDArray[np.int64]:
+        """(n,) grades, 0 to 8."""
+        grades: NDArray[np.int64] = self.table["grade"].to_numpy().astype(np.int64)
+        return grades
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Where each request's rows begin, and n."""
+        change = np.zeros(max(self.table.num_rows - 1, 0), bool)
+        for name in ("request_id", "user_id"):
+            codes = self.table[name].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+            change |= np.diff(codes) != 0
+        return np.unique(np.concatenate([[0], np.flatnonzero(change) + 1, [self.table.num_rows]]))
+
+    def rows(self, first: int, last: int) -> "TrainingSet":
+        """Rows first to last, last excluded."""
+        return TrainingSet(self.table.slice(first, last - first), self.matrix[first:last])
+
+
+def collect(batch: Batch, cutoff_tick: int, days: int) -> TrainingSet:
+    """The rows of up to `days` days before the cut-off whose label windows are over."""
+    last = batch.ticks.day(cutoff_tick)
+    learned = [day for day in batch.tables.clean_days() if last - days < day <= last]
+    missing = [day for day in learned if not _is_kept(batch, day)]
+    if missing:
+        with batch.progress.step(f"training rows of {len(missing)} days"):
+            _make(batch, missing[0], missing[-1], cutoff_tick)
+    parts = [_load(batch, day, cutoff_tick) for day in learned]
+    names = list(batch.features.names)
+    table = pa.concat_tables([part for part in parts if part is not None] or [_schema(names).empty_table()])
+    matrix = np.empty((table.num_rows, len(names)), np.float32)
+    for index, name in enumerate(names):
+        matrix[:, index] = table[name].to_numpy()
+    return TrainingSet(table.select(_META), matrix)
+
+
+def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, as_of_day: bool = False) -> TrainingSet:
+    """Rows of the requests that became known from `first_tick` to before `until_tick`.
+
+    `as_of_day` takes features as they were when the request's day began: what a feed without ticks would have known.
+    """
+    first, last = batch.ticks.day(first_tick), batch.ticks.day(until_tick - 1)
+    known = (pc.field("known_tick") <= cutoff_tick) & pc.field("request_id").is_valid()
+    # Label windows reach past the last day.
+    events = batch.tables.clean(first, last + 1 + label_ticks(batch) // batch.ticks.day_ticks, _EVENTS).filter(known)
+    # An act that arrives days after its request must not pass for a request of its own.
+    mentions = batch.tables.clean(first - _LATE_DAYS, last, _MENTION).filter(known)
+    catalog = catalogue.load(batch.tables, batch.engine, batch.ticks)
+    params = batch.ticks.params(cutoff_tick) | {
+        "label_ticks": label_ticks(batch),
+        "from_tick": first_tick,
+        "until_tick": until_tick,
+        "cutoff_tick": cutoff_tick,
+    }
+    served = served_items(events)
+    plain = events.select(_EVENTS[:8])
+    labels = batch.engine.run("labels", params, events=plain, mentions=mentions, served=served, numbers=catalog.numbers)
+    return with_features(batch, catalog, _as_of_day(labels, batch.ticks.day_ticks) if as_of_day else labels)
+
+
+def _as_of_day(labels: pa.Table, day_ticks: int) -> pa.Table:
+    for name in ("snapshot_tick", "packet_tick"):
+        ticks = labels[name].to_numpy()
+        labels = labels.set_column(labels.column_names.index(name), name, pa.array(ticks // day_ticks * day_ticks))
+    return labels
+
+
+def with_features(batch: Batch, catalog: catalogue.Catalogue, labels: pa.Table) -> TrainingSet:
+    """The vectors of labelled (or logged) rows, each as of its own ticks; rows whose ping was unknown are left out."""
+    if not labels.num_rows:
+        return TrainingSet(labels.select(_META), np.empty((0, len(batch.features.names)), np.float32))
+    snapshot_tick = labels["snapshot_tick"].to_numpy()
+    packet_tick = labels["packet_tick"].fill_null(-1).to_numpy()
+    asked = np.concatenate([snapshot_tick, packet_tick[packet_tick >= 0]])
+    source = PointInTime(
+        batch.tables, batch.engine, batch.ticks, batch.features, catalog, int(asked.min()), int(asked.max())
+    )
+    pings = source.pings(labels["ping"].to_numpy(), snapshot_tick)
+    matrix = assemble(
+        batch.features,
+        pings.block,
+        source.users(labels["user_id"].combine_chunks(), packet_tick),
+        hour=(labels["request_ms"].to_numpy() // HOUR_MS % 24).astype(np.float32),
+        sources=labels["source"].fill_null(0).to_numpy().astype(np.uint8),
+        retrieval_score=_floats(labels["retrieval_score"]),
+        realtime=np.stack([_floats(labels[f"realtime_{i}"]) for i in range(len(REALTIME))], axis=1),
+    )
+    return TrainingSet(labels.select(_META).filter(pa.array(pings.known)), matrix[pings.known])
+
+
+def served_items(events: pa.Table) -> pa.Table:
+    """One row for each item of each logged response, with the values that the log gives it."""
+    logged = events.filter(pc.field("event_type") == "feed_served").combine_chunks()
+    lists = logged["served_pings"].combine_chunks()
+    counts = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    parent = pa.array(np.repeat(np.arange(len(counts)), counts))
+    starts = np.cumsum(counts) - counts
+    realtime = _item_values(logged["served_realtime"], counts * len(REALTIME)).reshape(-1, len(REALTIME))
+    columns: dict[str, Any] = {
+        name: pc.take(logged[name], parent) for name in ("user_id", "request_id", "snapshot_tick", "packet_tick")
+    }
+    columns |= {
+        "served_ms": pc.take(logged["received_ms"], parent),
+        "ping_id": pc.list_flatten(lists),
+        "position": np.arange(len(parent)) - np.repeat(starts, counts),
+        "source": np.nan_to_num(_item_values(logged["served_sources"], counts)).astype(np.int64),
+        "retrieval_score": _item_values(logged["served_scores"], counts),
+    }
+    return pa.table(columns | {f"realtime_{i}": realtime[:, i] for i in range(len(REALTIME))})
+
+
+def _item_values(lists: pa.ChunkedArray, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A logged list of numbers, end to end; NaN for a response whose list is absent or of another length."""
+    given = pc.list_value_length(lists).fill_null(-1).to_numpy()
+    whole = given == lengths
+    out = np.full(int(lengths.sum()), np.nan)
+    flat = pc.list_flatten(lists.filter(pa.array(whole))).cast(pa.float64())
+    out[np.repeat(whole, lengths)] = flat.fill_null(float("nan")).to_numpy()
+    return out
+
+
+def _floats(column: pa.ChunkedArray) -> Float32:
+    values: Float32 = column.cast(pa.float64()).fill_null(float("nan")).to_numpy().astype(np.float32)
+    return values
+
+
+def label_ticks(batch: Batch) -> int:
+    """How many ticks after a request its outcome is waited for."""
+    return max(1, batch.settings.label_window_hours * HOUR_MS // batch.ticks.tick_ms)
+
+
+def _folder(day: int) -> str:
+    return f"training/day={day_name(day)}"
+
+
+def _path(batch: Batch, day: int) -> str:
+    return f"{_folder(day)}/{batch.features.digest}.parquet"
+
+
+def _is_kept(batch: Batch, day: int) -> bool:
+    return _path(batch, day) in batch.tables.lake.list(_folder(day))
+
+
+def _is_closed(batch: Batch, day: int, cutoff_tick: int) -> bool:
+    """Whether every request of the day has its whole label window before the cut-off."""
+    return batch.ticks.first_of(day + 1) - 1 + label_ticks(batch) <= cutoff_tick
+
+
+def _make(batch: Batch, first: int, last: int, cutoff_tick: int) -> None:
+    """Make the days anew in one pass; keep those that are closed, and the open ones for this cut-off."""
+    made = build(batch, batch.ticks.first_of(first), batch.ticks.first_of(last + 1), cutoff_tick)
+    days = made.table["first_tick"].to_numpy() // batch.ticks.day_ticks
+    for day in range(first, last + 1):
+        here = days == day
+        columns = {name: made.table[name].filter(pa.array(here)) for name in _META}
+        columns |= {name: made.matrix[here, i] for i, name in enumerate(batch.features.names)}
+        closed = _is_closed(batch, day, cutoff_tick)
+        path = _path(batch, day) if closed else _open_path(batch, day)
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.table(columns, schema=_schema(list(batch.features.names))), buffer, compression="zstd")
+        batch.tables.lake.write(path, buffer.getvalue().to_pybytes())
+        if closed:
+            batch.tables.lake.delete(_open_path(batch, day))
+
+
+def _open_path(batch: Batch, day: int) -> str:
+    """A day that is not over: written anew by each training until it is closed."""
+    return f"{_folder(day)}/{batch.features.digest}.open.parquet"
+
+
+def _load(batch: Batch, day: int, cutoff_tick: int) -> pa.Table | None:
+    path = _path(batch, day) if _is_kept(batch, day) else _open_path(batch, day)
+    if path not in batch.tables.lake.list(_folder(day)):
+        return None
+    table: pa.Table = batch.tables.lake.dataset([path], _schema(list(batch.features.names))).to_table()
+    # A kept day may be newer than the cut-off when the past is replayed (`--at`).
+    closed = cutoff_tick - label_ticks(batch)
+    return batch.tables.pending().without(table, CLOCK).filter(pc.field("first_tick") <= closed)
+
+
+def _schema(features: list[str]) -> pa.Schema:
+    meta = [
+        *(("user_id", pa.string()), ("request_id", pa.string()), ("ping_id", pa.string())),
+        *(("position", pa.int64()), ("grade", pa.int64()), ("first_tick", pa.int64())),
+    ]
+    return pa.schema([*meta, *((name, pa.float32()) for name in features)])

@@ -1,0 +1,186 @@
+"""Stage: what a served feed leaves behind: the `served` act before the answer, `feed_served` into the spool after it.
+
+The act is what the next page of the chain filters by, so the answer waits for it as long as the budget lasts. The event
+is durable a moment later: one task takes everything that waits into the spool at once, and is drained on shutdown. An
+answer never waits for a disk, nor fails for one: where the spool refuses, the event is lost, counted and logged.
+"""
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from itertools import groupby
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from feed_api.metrics import FeedMetrics
+from feed_api.state import FeedState
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import PingfeedError
+from pingfeed.core.events import FeedServed, Row, served_row
+from pingfeed.core.features import REALTIME, Float32, place_name
+from pingfeed.core.ids import IdMaker
+from pingfeed.core.signals import acts_of
+from pingfeed.ports import UserSignals
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING: Final = 20_000
+"""Rows that may wait for the spool in memory: about a minute of a busy process whose disk stalls."""
+DRAIN_S: Final = 5.0
+
+
+class Spooling(Protocol):
+    """What effects need of `pingfeed.spool.Delivery`."""
+
+    async def accept(self, rows: Sequence[Row]) -> None:
+        """Make rows of one UTC day durable; raises Unavailable."""
+
+
+class ServedActs:
+    """Applies `served` acts once: before the answer, or with the spool's replay where that came too late."""
+
+    def __init__(self, signals: UserSignals) -> None:
+        self._signals = signals
+        self._applied: dict[str, None] = {}
+
+    async def apply_now(self, row: Row) -> None:
+        """Apply one row's act; the spool's turn then passes it over."""
+        await self._signals.apply(acts_of(row))
+        self._applied[row["request_id"]] = None
+        if len(self._applied) > MAX_WAITING:  # Its row was refused by the spool, or had its turn before.
+            del self._applied[next(iter(self._applied))]
+
+    async def apply(self, rows: Sequence[Row]) -> None:
+        """The spool's turn (`delivery.Apply`): what was not applied yet (twice is the same as once, but slower)."""
+        late = [row for row in rows if row["request_id"] not in self._applied]
+        if late:
+            await self._signals.apply([act for row in late for act in acts_of(row)])
+        for row in rows:
+            self._applied.pop(row["request_id"], None)
+
+
+class Effects:
+    """Carries the effects of every feed of this process."""
+
+    def __init__(
+        self, delivery: Spooling, acts: ServedActs, metrics: FeedMetrics, make_id: IdMaker, log_matrix_share: float
+    ) -> None:
+        self._delivery, self._acts, self._metrics = delivery, acts, metrics
+        self._make_id, self._log_matrix_share = make_id, log_matrix_share
+        self._waiting: list[Row] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._writer: asyncio.Task[None] | None = None
+
+    async def record(self, state: FeedState) -> None:
+        """Apply the act within the budget, and see to the event."""
+        if not state.order:
+            return
+        row = served_row(feed_served(state, self._make_id, self._log_matrix_share))
+        act = self._begin(self._apply(row))
+        await asyncio.wait([act], timeout=state.deadline.left_s())
+        if not act.done():
+            self._metrics.act_failed()
+        self._spool(row)
+
+    async def drain(self, timeout_s: float = DRAIN_S) -> None:
+        """Wait until everything that was recorded is in the spool (or refused by it), for at most `timeout_s`."""
+        end = time.monotonic() + timeout_s
+        while self._running and (left_s := end - time.monotonic()) > 0:
+            await asyncio.wait(self._running, timeout=left_s)
+        for task in self._running:
+            task.cancel()
+        if self._waiting:
+            self._lose(len(self._waiting), "the spool did not take it before the end")
+
+    async def _apply(self, row: Row) -> None:
+        try:
+            await self._acts.apply_now(row)
+        except PingfeedError as error:
+            self._metrics.act_failed()
+            log.debug("a served act waits for the spool: %s", error.message)
+
+    def _spool(self, row: Row) -> None:
+        if len(self._waiting) >= MAX_WAITING:
+            self._lose(1, "too many wait for the spool")
+            return
+        self._waiting.append(row)
+        if self._writer is None:
+            self._writer = self._begin(self._write())
+
+    async def _write(self) -> None:
+        """Until nothing waits: all of it at once, so that a burst shares the spool's commit."""
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting, []
+                for _, same_day in groupby(waiting, key=_day):
+                    await self._accept(list(same_day))
+        finally:
+            self._writer = None  # Whatever happened: the next feed begins another.
+
+    async def _accept(self, rows: Sequence[Row]) -> None:
+        try:
+            await self._delivery.accept(rows)
+        except PingfeedError as error:
+            self._lose(len(rows), error.message)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    def _lose(self, events: int, reason: str) -> None:
+        self._metrics.lost(events)
+        log.warning("feed_served was not logged: %s", reason, extra={"events": events})
+
+
+def feed_served(state: FeedState, make_id: IdMaker, log_matrix_share: float) -> FeedServed:
+    """The event of one answer: every served item in order, and for a share of requests the whole matrix."""
+    request, live, pool = state.request, state.live, state.pool
+    whole = state.matrix is not None and state.dice.random() < log_matrix_share
+    return FeedServed(
+        event_id=make_id(request.now_ms),
+        user_id=request.user_id,
+        request_id=request.request_id,
+        received_ms=request.now_ms,
+        timestamp_ms=request.now_ms,
+        country=place_name(state.user.country),
+        model_id=live.ranker.model_id if state.scores is not None else None,
+        feature_digest=state.features.digest,
+        snapshot_tick=live.snapshot.tick if live.has_snapshot else None,
+        packet_tick=_packet_tick(state),
+        served_pings=[pool.ping_ids[at] for at in state.order],
+        served_sources=pool.sources[state.order].tolist(),
+        served_scores=_or_null(pool.retrieval[state.order]),
+        served_realtime=_or_null(_realtime_of_served(state)),
+        served_propensities=state.propensities,
+        matrix_pings=pool.ping_ids if whole else None,
+        matrix=_base64(state.matrix) if whole and state.matrix is not None else None,
+    )
+
+
+def _day(row: Row) -> int:
+    return int(row["received_ms"]) // DAY_MS
+
+
+def _packet_tick(state: FeedState) -> int | None:
+    """The tick whose user features were used: none where they were unknown (no packet, or one of another digest)."""
+    return state.packet.tick if state.packet is not None and state.packet.user is not None else None
+
+
+def _realtime_of_served(state: FeedState) -> Float32:
+    if state.realtime is None:
+        return np.full(len(state.order) * len(REALTIME), np.nan, np.float32)
+    return state.realtime[state.order].ravel()
+
+
+def _or_null(values: Float32) -> list[float | None]:
+    # NaN alone differs from itself.
+    return [None if value != value else value for value in values.tolist()]
+
+
+def _base64(matrix: Float32) -> str:
+    return base64.b64encode(matrix.astype("<f4").tobytes()).decode()

@@ -1,0 +1,117 @@
+"""What is hot, kept in memory: the top of each country that was asked for lately, and of all, read every few seconds.
+
+No request waits for the trending store. Until a country's first list has arrived (its first request asks for it), and
+when its list is too old to be called live, `hot` gives None and the snapshot's own list stands in. So it does always
+where the store keeps no counters.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from feed_api.metrics import FeedMetrics
+from pingfeed.core.clock import Clock
+from pingfeed.core.errors import PingfeedError
+from pingfeed.core.features import Float32
+from pingfeed.core.snapshot import Rows, Snapshot
+from pingfeed.ports import Trending
+
+log = logging.getLogger(__name__)
+
+TOP: Final = 200
+_IDLE_MS: Final = 10 * 60_000
+"""A country that nobody asked for this long is no longer read."""
+_STALE_MS: Final = 5 * 60_000
+
+
+MIN_WEIGHT: Final = 6.0
+"""Two likes' worth of this moment: one user alone does not make a ping a candidate for a whole country."""
+FULL_HEAT: Final = 30.0
+"""Ten likes' worth: a list whose hottest ping weighs less lifts its pings by so much less."""
+
+
+@dataclass(frozen=True)
+class Hot:
+    """A hot list in rows of one snapshot."""
+
+    rows: Rows  # of at least MIN_WEIGHT, hottest first
+    heat: float
+    """How far the list is to be believed, 0 to 1: a quiet country's hottest ping is not hot."""
+    _ascending: Rows
+    _shares: Float32  # of `_ascending`
+
+    def shares(self, rows: Rows) -> Float32:
+        """Each row's weight as a share of the hottest ping's, 0 outside of the list."""
+        if not len(self._ascending):
+            return np.zeros(len(rows), np.float32)
+        at = np.minimum(np.searchsorted(self._ascending, rows), len(self._ascending) - 1)
+        return np.where(self._ascending[at] == rows, self._shares[at], np.float32(0))
+
+
+def in_rows(top: list[tuple[str, float]], snapshot: Snapshot) -> Hot:
+    """A list of (ping id, weight), hottest first; pings that the snapshot lacks (yet) count only as the hottest."""
+    rows = snapshot.rows_of_pings([ping_id for ping_id, _ in top])
+    weights = np.array([weight for _, weight in top], np.float64)
+    hottest = float(weights[0]) if len(weights) and weights[0] > 0 else np.inf
+    heat = min(1.0, hottest / FULL_HEAT) if hottest < np.inf else 0.0
+    known = rows >= 0
+    rows, weights = rows[known], weights[known]
+    order = np.argsort(rows)
+    return Hot(rows[weights >= MIN_WEIGHT], heat, rows[order], (weights[order] / hottest).astype(np.float32))
+
+
+@dataclass
+class _Listing:
+    """One country's list; `hot` is it in rows of `snapshot`."""
+
+    asked_ms: int
+    read_ms: int | None = None
+    top: list[tuple[str, float]] | None = None
+    """None until it is read, and where the store keeps no counters."""
+    snapshot: Snapshot | None = None
+    hot: Hot | None = None
+
+
+class TrendingBoard:
+    """The hot lists in memory. `wanted` is set when a country is asked for that has no list yet."""
+
+    def __init__(self, trending: Trending, clock: Clock, metrics: FeedMetrics) -> None:
+        self._trending, self._clock, self._metrics = trending, clock, metrics
+        self._listings: dict[str | None, _Listing] = {}
+        self.wanted = asyncio.Event()
+
+    def hot(self, country: str | None, snapshot: Snapshot, now_ms: int) -> Hot | None:
+        """What is hot in the country (None: anywhere), None where that is not known."""
+        listing = self._listings.get(country)
+        if listing is None:
+            self._listings[country] = _Listing(now_ms)
+            self.wanted.set()
+            return None
+        listing.asked_ms = now_ms
+        if listing.top is None or listing.read_ms is None or now_ms - listing.read_ms > _STALE_MS:
+            return None
+        if listing.snapshot is not snapshot:
+            listing.snapshot, listing.hot = snapshot, in_rows(listing.top, snapshot)
+        return listing.hot
+
+    async def refresh(self) -> None:
+        """Read every list that is in use; one that cannot be read stays as it was until it is too old."""
+        self.wanted.clear()
+        now_ms = self._clock()
+        self._listings.setdefault(None, _Listing(now_ms)).asked_ms = now_ms
+        for country, listing in list(self._listings.items()):
+            if now_ms - listing.asked_ms > _IDLE_MS:
+                del self._listings[country]
+                continue
+            try:
+                listing.top = await self._trending.top(country, TOP, now_ms)
+            except PingfeedError as error:
+                self._metrics.trending_failed()
+                log.warning("trending of %s was not read: %s", country or "all countries", error.message)
+                return
+            listing.read_ms, listing.snapshot = now_ms, None
+            # Other requests may run between two countries.
+            await asyncio.sleep(0)

@@ -1,0 +1,99 @@
+"""Every error that pingfeed raises on purpose, and whether trying again can help.
+
+Adapters translate a vendor's errors into these and chain the cause; `pingfeed/web/errors.py` is the one place that
+maps them to HTTP, `pingfeed/cli.py` the one that maps them to an exit code.
+"""
+
+
+class PingfeedError(Exception):
+    """Base of all of ours. `message` is one sentence that a user can act on."""
+
+    code = "internal"
+    retryable = False
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+
+class InvalidInput(PingfeedError):
+    """The caller sent something that can never be accepted as it is; `field` names it where one can be named."""
+
+    code = "invalid"
+
+    def __init__(self, message: str, *, field: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, field=field)
+        if code is not None:
+            self.code = code
+
+
+class MalformedBody(InvalidInput):
+    """The bytes are not what they claim to be: broken JSON, broken gzip."""
+
+    code = "malformed"
+
+
+class TooLarge(InvalidInput):
+    """The body, inflated, or the number of events in it is over the limit."""
+
+    code = "too_large"
+
+
+class Unauthenticated(PingfeedError):
+    """No credential, or one that we do not know."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(PingfeedError):
+    """A known caller asks for what it may not have."""
+
+    code = "forbidden"
+
+
+class TooManyRequests(PingfeedError):
+    """A known caller asks more often than it may; the same call succeeds after `retry_after_s`."""
+
+    code = "too_many_requests"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(PingfeedError):
+    """A dependency is down, full or slow; the same call may succeed later."""
+
+    code = "unavailable"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NotFound(PingfeedError):
+    """What was asked for by name is not there."""
+
+    code = "not_found"
+
+
+class SettingsError(PingfeedError):
+    """A setting is missing or wrong; `field` is the name of the variable."""
+
+    code = "settings"
+
+
+class FormatError(PingfeedError):
+    """Stored bytes are not in a format (or of a feature digest) that this version reads."""
+
+    code = "format"
+
+
+class Busy(PingfeedError):
+    """Another process holds the lease or the lock that this one needs."""
+
+    code = "busy"
+    retryable = True

@@ -1,0 +1,80 @@
+"""Files that appear whole or not at all, and stay after a power cut."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pingfeed.core.errors import NotFound, Unavailable
+from pingfeed.core.urls import parts_of
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn the operating system's refusals into ours: NotFound for what is absent, Unavailable for the rest."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise NotFound(f"{what} does not exist") from error
+    except OSError as error:
+        raise Unavailable(f"{what} cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Turn the operating system's refusals into Unavailable: a full disk, a missing right, a folder in the way."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"{what} cannot be written: {error.strerror or error}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents so that a power cut does not take the new entries away; OSError."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the entries of a folder durable: a rename or an unlink is only then."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Create or replace a file: a reader sees the old bytes or the new, and on return they are durable; OSError.
+
+    The bytes go to a name that begins with a dot (readers skip those) in the same folder, are synced, and take the
+    final name in one rename. What a kill leaves behind is such a dotted file, which no reader opens.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file durably; absent is fine; OSError."""
+    path.unlink(missing_ok=True)
+    if path.parent.is_dir():
+        sync_folder(path.parent)
+
+
+def below(root: Path, relative: str) -> Path:
+    """`relative` (forward slashes) below `root`; InvalidInput if it would lead elsewhere or to a hidden name."""
+    return root.joinpath(*parts_of(relative))

@@ -1,0 +1,82 @@
+"""What one spool has delivered, by UTC day of arrival: a small file in its directory that outlives every process.
+
+    <spool>/tally.json
+    {"spool_id": "9f3c0a51d2e84b76", "service": "ingest", "settled_to": 1234,
+     "days": {"2026-11-22": {"delivered": 5000, "delivered_ms": 1795348800000}}, "crc": 2891336453}
+
+`delivered` counts acceptances (rows) that arrived on that day and are at the sink, `delivered_ms` is when the last of
+them got there. `settled_to` is the id of the last record that is at the sink. To replace this file is the moment in
+which a segment counts as delivered: the sink has it before, its file is removed after. So a crash at any moment counts
+nothing twice, though the sink may get it twice. `spool_id` is 16 hex digits made with the file and part of every
+batch's name; the file is written before the first batch is. `crc` is the CRC-32 of the same JSON with 0 in its place.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+
+from pingfeed.core.clock import DAY_MS, day_of
+from pingfeed.core.errors import FormatError
+from pingfeed.files import write_whole, writing
+
+FILE: Final = "tally.json"
+KEPT_DAYS: Final = 400
+"""Days that arrived longer ago are dropped: nobody reconciles them."""
+
+_ENCODER: Final = msgspec.json.Encoder(order="sorted")
+
+Write = Callable[[Path, bytes], None]
+"""Replaces a file, whole and durable; OSError."""
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    """What of one day is at the sink."""
+
+    delivered: int
+    delivered_ms: int
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """The count of one spool."""
+
+    spool_id: str
+    service: str
+    settled_to: int = 0
+    days: dict[str, Delivered] = {}
+    crc: int = 0
+
+    @classmethod
+    def of(cls, data: bytes, name: str = FILE) -> Self:
+        """The tally in a file's bytes; FormatError if they are none."""
+        try:
+            found = msgspec.json.decode(data, type=cls)
+            bare = msgspec.json.decode(data) | {"crc": 0}
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise FormatError(f"{name} is no tally of a spool: {error}") from error
+        if found.crc != zlib.crc32(_ENCODER.encode(bare)):
+            raise FormatError(f"{name} is no tally of a spool: its checksum is another")
+        return msgspec.structs.replace(found, crc=0)
+
+    def settled(self, segment_id: int, counts_by_day: Mapping[str, int], now_ms: int) -> Self:
+        """This tally with one more segment at the sink; itself where that segment was counted before."""
+        if segment_id <= self.settled_to:
+            return self
+        oldest = day_of(now_ms - KEPT_DAYS * DAY_MS)
+        days = {day: found for day, found in self.days.items() if day >= oldest}
+        for day, count in counts_by_day.items():
+            before = days.get(day, Delivered(0, 0))
+            days[day] = Delivered(before.delivered + count, max(before.delivered_ms, now_ms))
+        return msgspec.structs.replace(self, settled_to=segment_id, days=days)
+
+    def encode(self) -> bytes:
+        """The file's bytes."""
+        crc = zlib.crc32(_ENCODER.encode(msgspec.structs.replace(self, crc=0)))
+        return _ENCODER.encode(msgspec.structs.replace(self, crc=crc))
+
+    def write(self, path: Path, write: Write = write_whole) -> None:
+        """Replace the file; on return all in it counts as delivered. Raises Unavailable."""
+        with writing(str(path)):
+            write(path, self.encode())

@@ -1,0 +1,64 @@
+"""/healthz (the process is alive), /readyz (it can take traffic; the service hands its checks in) and /metrics."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from pingfeed.web.auth import require_operator
+from pingfeed.web.metrics import CONTENT_TYPE, Metrics
+from pingfeed.web.openapi import answer
+from pingfeed.web.responses import json_response
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a service can take traffic. `degraded` names parts it does without; `detail` says why, by part."""
+
+    ready: bool
+    degraded: Sequence[str] = ()
+    detail: Mapping[str, str] = field(default_factory=dict)
+
+
+ReadyCheck = Callable[[], Awaitable[Readiness]]
+
+
+class HealthBody(msgspec.Struct, frozen=True):
+    """The process is alive."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadyBody(msgspec.Struct, frozen=True):
+    """Whether the service can take traffic; `degraded` names the parts that it does without, `detail` says why."""
+
+    status: Literal["ready", "unready"]
+    degraded: list[str]
+    detail: dict[str, str]
+
+
+def install(app: FastAPI, ready: ReadyCheck, metrics: Metrics) -> None:
+    """Add the three routes."""
+
+    @app.get("/healthz", tags=["health"], summary="Liveness", responses={200: answer(HealthBody)})
+    async def healthz() -> Response:
+        return json_response(HealthBody())
+
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        summary="Readiness",
+        responses={200: answer(ReadyBody), 503: answer(ReadyBody, meaning="not ready")},
+    )
+    async def readyz() -> Response:
+        found = await ready()
+        body = ReadyBody("ready" if found.ready else "unready", list(found.degraded), dict(found.detail))
+        return json_response(body, 200 if found.ready else 503)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def prometheus(request: Request) -> Response:
+        await require_operator(request, "/metrics")
+        return Response(metrics.render(), media_type=CONTENT_TYPE)
