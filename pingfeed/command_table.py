@@ -80,267 +80,219 @@ def _number(kind: Callable[[str], Any], low: float, high: float = float("inf")) 
     return parse
 
 
-_COUNT: Final = _number(int, 1)
-_PORT: Final = _number(int, 0, 65535)
-_SECONDS: Final = _number(float, 0)
-_POSITIVE: Final = _number(float, 0.001)
-_INGEST: Final = "http://127.0.0.1:8000"
-_FEED: Final = "http://127.0.0.1:8001"
+def _count(name: str, default: int | None, meaning: str, low: int = 1, **more: Any) -> Option:
+    return _option(name, type=_number(int, low), default=default, metavar="N", help=meaning, **more)
 
-_AT: Final = _option(
-    "--at", metavar="TIME", type=_moment, help="act as at this time (ISO 8601, UTC), to replay the past"
-)
+
+def _port(name: str, default: int | None, meaning: str) -> Option:
+    return _option(name, type=_number(int, 0, 65535), default=default, metavar="PORT", help=meaning)
+
+
+def _rate(name: str, default: float, meaning: str) -> Option:
+    return _option(name, type=_number(float, 0.001), default=default, metavar="N", help=meaning)
+
+
+def _seconds(name: str, default: float | None, meaning: str) -> Option:
+    return _option(name, type=_number(float, 0), default=default, metavar="SECONDS", help=meaning)
+
+
+def _time(name: str, meaning: str) -> Option:
+    return _option(name, type=_moment, metavar="TIME", help=f"{meaning} (ISO 8601, UTC)")
+
+
+def _command(
+    entry: str, summary: str, example: str, *options: Option, more: str = "", declared: bool = True
+) -> Command:
+    """`entry` is `name = module:function`, as in the entry points of a package."""
+    name, _, address = entry.partition(" = ")
+    return Command(name, address, summary, example, options if declared else None, more)
+
+
 _JSON: Final = _flag("--json", "print the result as JSON, and no progress")
-_WAIT: Final = _option(
-    "--wait", type=_SECONDS, default=0, metavar="SECONDS", help="how long to wait for another run to end"
-)
-_STEP: Final = (_AT, _JSON, _WAIT)
+_AT: Final = _time("--at", "act as at this time of the past")
+_STEP: Final = (_AT, _JSON, _seconds("--wait", 0, "how long to wait for another run to end"))
 _HOME: Final = _option(
-    "--home", metavar="DIR", help="the folder with world.json (default: PINGFEED_HOME, else var/pingfeed or var/demo)"
+    "--home", metavar="DIR", help="folder with world.json (default: PINGFEED_HOME, var/pingfeed, var/demo)"
 )
-_LAKE: Final = _option(
-    "--lake",
-    metavar="PLACE",
-    help="the lake, a folder or s3://bucket/prefix, with world.json beside it (default: HOME/lake)",
-)
+_LAKE: Final = _option("--lake", metavar="PLACE", help="a folder or s3://bucket/prefix (default: HOME/lake)")
+_INGEST: Final = _option("--ingest", default="http://127.0.0.1:8000", metavar="URL", help="where ingest listens")
+_FEED: Final = _option("--feed", default="http://127.0.0.1:8001", metavar="URL", help="where the feed listens")
 _REMOTE: Final = _flag("--allow-remote", "allow services on other machines than this one")
 _WORLD: Final = (
-    _option("--users", type=_COUNT, default=1000, metavar="N", help="how many users the world has"),
-    _option("--pings", type=_COUNT, default=2000, metavar="N", help="how many pings exist at the start"),
-    _option("--days", type=_COUNT, default=14, metavar="N", help="how many days of history to write"),
-    _option("--seed", type=_number(int, 0), default=7, metavar="N", help="the same seed makes the same world"),
+    _count("--users", 1000, "how many users the world has"),
+    _count("--pings", 2000, "how many pings exist at the start"),
+    _count("--days", 14, "how many days of history to write"),
+    _count("--seed", 7, "the same seed makes the same world", low=0),
 )
 
 GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
     "Try it": (
-        Command(
-            "demo",
-            "simulator.commands:demo",
+        _command(
+            "demo = simulator.commands:demo",
             "Run a small simulated world on this machine: history, training, both services",
             "pingfeed demo\npingfeed demo --users 200 --days 7 --no-live",
-            (
-                _option("--home", type=Path, metavar="DIR", help="the folder of its state (default: var/demo)"),
-                *_WORLD,
-                _option("--ingest-port", type=_PORT, default=8000, metavar="PORT", help="the port of ingest"),
-                _option("--feed-port", type=_PORT, default=8001, metavar="PORT", help="the port of the feed"),
-                _flag("--no-live", "serve without simulated traffic"),
-                _flag("--exit-after-ready", "stop everything as soon as it is ready"),
-                _flag(
-                    "--prepare", "only make the world, in the installation that the settings name, and serve nothing"
-                ),
-            ),
+            _option("--home", type=Path, metavar="DIR", help="the folder of its state (default: var/demo)"),
+            *_WORLD,
+            _port("--ingest-port", 8000, "the port of ingest"),
+            _port("--feed-port", 8001, "the port of the feed"),
+            _flag("--no-live", "serve without simulated traffic"),
+            _flag("--exit-after-ready", "stop everything as soon as it is ready"),
+            _flag("--prepare", "only make the world, where the settings say, and serve nothing"),
         ),
-        Command(
-            "simulate history",
-            "simulator.commands:history",
+        _command(
+            "simulate history = simulator.commands:history",
             "Write weeks of a simulated world's events to the lake",
             "pingfeed simulate history --users 1000 --days 14",
-            (
-                *_WORLD,
-                _HOME,
-                _option(
-                    "--until",
-                    type=_moment,
-                    metavar="TIME",
-                    help="when the history ends (ISO 8601, UTC; default: the last tick before now)",
-                ),
-                _option("--tick-minutes", type=_COUNT, default=15, metavar="N", help="length of a tick"),
-                _LAKE,
-            ),
+            *_WORLD,
+            _HOME,
+            _time("--until", "when the history ends; by default the last tick before now"),
+            _count("--tick-minutes", 15, "length of a tick"),
+            _LAKE,
         ),
-        Command(
-            "simulate live",
-            "simulator.commands:live",
+        _command(
+            "simulate live = simulator.commands:live",
             "Play a simulated world over HTTP: its users read feeds and send events",
             "pingfeed simulate live --rate 50 --seconds 60",
-            (
-                _HOME,
-                _option("--rate", type=_POSITIVE, default=20.0, metavar="N", help="the most events per second"),
-                _option("--seconds", type=_SECONDS, metavar="N", help="how long (default: until stopped)"),
-                _option("--seed", type=_number(int, 0), default=0, metavar="N", help="decides what the users do"),
-                _option("--ingest", default=_INGEST, metavar="URL", help="where ingest listens"),
-                _option("--feed", default=_FEED, metavar="URL", help="where the feed listens"),
-                _REMOTE,
-                _JSON,
-            ),
+            _HOME,
+            _rate("--rate", 20.0, "the most events per second"),
+            _seconds("--seconds", None, "how long to play (default: until stopped)"),
+            _count("--seed", 0, "decides what the users do", low=0),
+            _INGEST,
+            _FEED,
+            _REMOTE,
+            _JSON,
         ),
     ),
     "Run it": (
-        Command(
-            "serve",
-            "pingfeed.commands:serve",
+        _command(
+            "serve = pingfeed.commands:serve",
             "Run a service: ingest, the feed, or both",
             "pingfeed serve all\npingfeed serve ingest --host 0.0.0.0 --port 8000",
-            (
-                _option("service", choices=["ingest", "feed", "all"], help="which one to run"),
-                _option("--host", default="127.0.0.1", metavar="ADDRESS", help="the address to listen on"),
-                _option(
-                    "--port",
-                    type=_PORT,
-                    metavar="PORT",
-                    help="the port to listen on (default: 8000 for ingest, 8001 for the feed; all: the feed is one up)",
-                ),
-            ),
+            _option("service", choices=["ingest", "feed", "all"], help="which one to run"),
+            _option("--host", default="127.0.0.1", metavar="ADDRESS", help="the address to listen on"),
+            _port("--port", None, "the port (default: 8000 for ingest, 8001 for the feed)"),
+            more="With `all`, --port is that of ingest, and the feed takes the next one.",
         ),
-        Command(
-            "schedule",
-            "batch.commands:schedule",
+        _command(
+            "schedule = batch.commands:schedule",
             "Run a tick every 15 minutes, and the nightly job at its hour",
             "pingfeed schedule\npingfeed schedule --once --night",
-            (
-                _flag("--once", "run what is due, tick and nightly job, then stop"),
-                _flag("--night", "with --once: run the nightly job at any hour"),
-            ),
+            _flag("--once", "run what is due, tick and nightly job, then stop"),
+            _flag("--night", "with --once: run the nightly job at any hour"),
             more="The nightly job is etl, train, and a tick for every user of the last 30 days.",
         ),
-        Command(
-            "doctor",
-            "pingfeed.commands:doctor",
+        _command(
+            "doctor = pingfeed.commands:doctor",
             "Show what is configured, what answers and what is missing",
             "pingfeed doctor",
-            (_flag("--json", 'print {"checks":[{"name","ok","detail"}]}'),),
+            _flag("--json", 'print {"checks":[{"name","ok","detail"}]}'),
             more="The exit code is 1 if something fails that the installation needs.",
         ),
-        Command(
-            "provision",
-            "deploy.commands:provision",
+        _command(
+            "provision = deploy.commands:provision",
             "Create the AWS bucket, tables and stream that the settings name",
             "pingfeed provision --wait 120",
-            (
-                _option(
-                    "--wait", type=_SECONDS, default=60.0, metavar="SECONDS", help="how long AWS may take to answer"
-                ),
-            ),
+            _seconds("--wait", 60.0, "how long AWS may take to answer"),
             more="What exists already stays as it is.",
         ),
     ),
     "Bring and account for data": (
-        Command(
-            "import",
-            "batch.importers.commands:import_events",
+        _command(
+            "import = batch.importers.commands:import_events",
             "Import the history of another system: an event log of Metarank's, or CSV",
             "pingfeed import csv likes.csv --map user_id=user,ping_id=item,timestamp=time,event_type==like --dry-run",
-            None,
+            declared=False,
         ),
-        Command(
-            "reconcile",
-            "batch.accounting.commands:reconcile",
+        _command(
+            "reconcile = batch.accounting.commands:reconcile",
             "Show what was accepted on a day, and where all of it is",
             "pingfeed reconcile --day 2026-11-22",
-            None,
+            declared=False,
         ),
-        Command(
-            "rejected",
-            "batch.accounting.commands:rejected",
+        _command(
+            "rejected = batch.accounting.commands:rejected",
             "List rejected events by day and reason, or print them to be repaired",
             "pingfeed rejected list --json",
-            None,
+            declared=False,
         ),
-        Command(
-            "forget",
-            "batch.forget.commands:forget",
+        _command(
+            "forget = batch.forget.commands:forget",
             "Remove users: packet and signals at once, the rest with the next nightly job",
             "pingfeed forget user-17\npingfeed forget - < users.txt",
-            None,
+            declared=False,
         ),
     ),
     "Run one step by hand": (
-        Command(
-            "etl",
-            "batch.commands:etl",
+        _command(
+            "etl = batch.commands:etl",
             "Read every file that has landed, then bring the day's state up to date",
             "pingfeed etl\npingfeed etl --at 2026-11-22T03:00:00Z",
-            _STEP,
+            *_STEP,
         ),
-        Command(
-            "tick",
-            "batch.commands:tick",
+        _command(
+            "tick = batch.commands:tick",
             "Run one tick: new events, features, candidates, snapshot, packets",
             "pingfeed tick\npingfeed tick --all --json",
-            (
-                *_STEP,
-                _option(
-                    "--all",
-                    dest="everyone",
-                    action="store_true",
-                    help="write packets for every user of the last 30 days",
-                ),
-            ),
+            *_STEP,
+            _flag("--all", "write packets for every user of the last 30 days", dest="everyone"),
         ),
-        Command(
-            "train",
-            "batch.commands:train",
+        _command(
+            "train = batch.commands:train",
             "Train a model, and make it live if it passes the gate",
             "pingfeed train --days 14",
-            (*_STEP, _option("--days", type=_COUNT, default=30, metavar="N", help="how many days back to learn from")),
+            *_STEP,
+            _count("--days", 30, "how many days back to learn from"),
             more="While there is too little data it says how much is missing, and the fallback ranker serves.",
         ),
-        Command(
-            "model list",
-            "batch.commands:model_list",
+        _command(
+            "model list = batch.commands:model_list",
             "List the models: when each was trained, how well it ranks, which one is live",
             "pingfeed model list",
-            (_JSON,),
+            _JSON,
         ),
-        Command(
-            "model promote",
-            "batch.commands:model_promote",
+        _command(
+            "model promote = batch.commands:model_promote",
             "Make a model live",
             "pingfeed model promote 1994839-ab0c2b04",
-            (_option("model_id", metavar="MODEL", help="its id, as `pingfeed model list` shows it"), _JSON),
+            _option("model_id", metavar="MODEL", help="its id, as `pingfeed model list` shows it"),
+            _JSON,
         ),
-        Command(
-            "model rollback",
-            "batch.commands:model_rollback",
+        _command(
+            "model rollback = batch.commands:model_rollback",
             "Make the model live that was live before",
             "pingfeed model rollback",
-            (_JSON,),
+            _JSON,
         ),
     ),
     "Measure it": (
-        Command(
-            "evaluate affinity",
-            "simulator.commands:affinity",
+        _command(
+            "evaluate affinity = simulator.commands:affinity",
             "Compare served feeds with simulated users' true preferences",
             "pingfeed evaluate affinity --users 200",
-            (
-                _option("--users", type=_COUNT, default=200, metavar="N", help="how many users"),
-                _option("--seed", type=_number(int, 0), default=0, metavar="N", help="chooses the users"),
-                _option("--feed", default=_FEED, metavar="URL", help="where the feed listens"),
-                _REMOTE,
-                _LAKE,
-                _HOME,
-                _JSON,
-            ),
+            _count("--users", 200, "how many users"),
+            _count("--seed", 0, "chooses the users", low=0),
+            _FEED,
+            _REMOTE,
+            _LAKE,
+            _HOME,
+            _JSON,
             more="The exit code is 1 if the served feed is not better than popular and new pings.",
         ),
-        Command(
-            "evaluate ranklens",
-            "batch.evaluate.commands:ranklens",
+        _command(
+            "evaluate ranklens = batch.evaluate.commands:ranklens",
             "Measure the model on real lists of films, beside its peers",
             "pingfeed evaluate ranklens events.jsonl.gz --test-from 7000",
-            (
-                _option("file", type=Path, metavar="FILE", help="Metarank's RankLens events, plain or gzip"),
-                _option(
-                    "--test-from",
-                    type=_COUNT,
-                    required=True,
-                    metavar="N",
-                    help="train on the first N clicked lists in time order, test on the others",
-                ),
-                _JSON,
-            ),
+            _option("file", type=Path, metavar="FILE", help="Metarank's RankLens events, plain or gzip"),
+            _count("--test-from", None, "train on the first N clicked lists", required=True),
+            _JSON,
         ),
-        Command(
-            "skew",
-            "batch.commands:skew",
+        _command(
+            "skew = batch.commands:skew",
             "Recompute the feature vectors that the feed logged, and count those that differ",
             "pingfeed skew --days 2",
-            (
-                _AT,
-                _JSON,
-                _option("--days", type=_COUNT, default=2, metavar="N", help="how many days of logged vectors"),
-            ),
+            _AT,
+            _JSON,
+            _count("--days", 2, "how many days of logged vectors"),
             more="The exit code is 1 if one differs.",
         ),
     ),

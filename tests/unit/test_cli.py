@@ -171,5 +171,5 @@ def test_a_table_never_cuts_an_id(terminal: bool, monkeypatch: pytest.MonkeyPatc
 
 def test_the_ports_are_those_of_the_contract() -> None:
     assert (INGEST_PORT, FEED_PORT) == (8000, 8001)
-    assert command_table._INGEST.endswith(str(INGEST_PORT))
-    assert command_table._FEED.endswith(str(FEED_PORT))
+    assert str(INGEST_PORT) in command_table._INGEST[1]["default"]
+    assert str(FEED_PORT) in command_table._FEED[1]["default"]
