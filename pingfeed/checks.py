@@ -140,7 +140,7 @@ def _is_used(settings: Settings, name: str) -> bool:
     return bool(getattr(settings, name)) and (name != "jwt_jwks" or settings.auth == "jwt")
 
 
-def wait_for_parts(settings: Settings, program: str, needs: Sequence[str], within_s: float = START_S) -> None:
+def wait_for_parts(settings: Settings, program: str, needs: Sequence[str], within_s: float | None = None) -> None:
     """Return once every part in `needs` answers, or the program may start without it.
 
     SettingsError names the first variable whose part does not answer: a mistyped host is found at the start. But a part
@@ -154,7 +154,7 @@ def wait_for_parts(settings: Settings, program: str, needs: Sequence[str], withi
         before = memory.read_text(encoding="utf-8", errors="replace").splitlines()
     # A file of keys is read when the app is made.
     used = [name for name in needs if _is_used(settings, name) and "://" in getattr(settings, name)]
-    failures = asyncio.run(_ask(settings, used, within_s, again=True))
+    failures = asyncio.run(_ask(settings, used, within_s or START_S, again=True))
     lines = {name: f"{_variable(name)} is {masked(getattr(settings, name))}" for name in used}
     for name, failure in failures.items():
         if isinstance(failure, Unavailable) and lines[name] in before:

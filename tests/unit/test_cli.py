@@ -25,6 +25,13 @@ def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PINGFEED_HOME", str(tmp_path / "home"))
 
 
+def code_of(words: list[str]) -> object:
+    try:
+        return cli.main(words)
+    except SystemExit as ended:
+        return ended.code
+
+
 @pytest.mark.parametrize("words", [[], ["--help"], ["help"]])
 def test_without_a_command_the_help_names_every_one(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words) == 0
@@ -34,9 +41,7 @@ def test_without_a_command_the_help_names_every_one(words: list[str], capsys: py
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_help_has_a_sentence_an_example_and_every_option(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main([*command.name.split(), "--help"])
-    assert ended.value.code == 0
+    assert code_of([*command.name.split(), "--help"]) == 0
     text = capsys.readouterr().out
     assert command.summary.split()[0] in text
     assert all(
@@ -82,10 +87,7 @@ def test_a_family_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None
 def test_wrong_arguments_end_in_one_sentence(
     words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        assert cli.main(words) == 2
-    except SystemExit as ended:
-        assert ended.code == 2
+    assert code_of(words) == 2
     error = capsys.readouterr().err
     assert error.startswith(sentence)
     assert error.count("\n") == 1
