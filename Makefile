@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINISTACK := .venv-ministack
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-containers screenshots lock openapi digest clean
+.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-containers screenshots lock openapi settings-docs digest clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,8 +71,11 @@ lock: ## resolve the locks anew from pyproject.toml (needs uv)
 openapi: $(VENV)/.dev ## write docs/openapi/ anew from the code
 	@$(BIN)/python -m tests.openapi_documents
 
+settings-docs: $(VENV)/.dev ## write the tables of docs/settings.md anew from the code
+	@$(BIN)/python -m tests.settings_document
+
 digest: $(VENV)/.dev ## after a change in batch/sql/: give features and SQL their new fingerprint
-	@$(BIN)/python -m batch.features.digest pingfeed/core/features.py
+	@$(BIN)/python -m batch.features.digest pingfeed/core/feature_set.py
 
 clean: ## remove the environments and the demo's state
 	rm -rf $(VENV) $(MINISTACK) var build *.egg-info

@@ -16,7 +16,7 @@ from pingfeed.ports import Artifacts, CandidateStore, UserSignals
 from pingfeed.settings import Settings
 
 NEEDS: Final = ("lake_url", "artifacts_url", "candidates_url", "cache_url")
-"""The parts that have to answer before it starts (`pingfeed/startup.py`)."""
+"""The parts that have to answer before it starts (`pingfeed/checks.py`)."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from feed_api.routes import TYPES, create_router, handlers
 from feed_api.stages.log_served import Effects
 from feed_api.trending_cache import TrendingBoard
 from feed_api.wiring import Services
+from pingfeed import checks
 from pingfeed.ports import PacketCache
 from pingfeed.settings import Settings
 from pingfeed.web import direct
 from pingfeed.web.app import create_shell
-from pingfeed.web.health import Readiness, ReadyCheck, look
+from pingfeed.web.health import Readiness, ReadyCheck
 from pingfeed.web.metrics import Metrics
 
 _DESCRIPTION: Final = (
@@ -65,7 +66,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
             await loader.refresh()
             await board.refresh()
             # Opens their clients, which takes longer than a first request may. What is down is looked at again.
-            await look({}, candidates=services.candidates.check(), signals=services.signals.check())
+            await checks.problems(candidates=services.candidates.check, signals=services.signals.check)
             pipeline.warm_up(services.clock())
             for keeper in keepers:
                 keeper.start()
@@ -103,20 +104,18 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
 def _ready(services: Services, loader: Loader, keepers: tuple[Repeated, ...]) -> ReadyCheck:
     async def ready() -> Readiness:
         """Ready once warmed up; every part that is missing is done without."""
-        problems = {f"{keeper.name}": "is not running" for keeper in keepers if not keeper.alive}
-        stopped = bool(problems)
-        await look(
-            problems,
-            candidates=services.candidates.check(),
-            signals=services.signals.check(),
-            trending=services.trending.check(),
-            artifacts=services.artifacts.check(),
-            spool=services.delivery.check(),
+        stopped = {keeper.name: "is not running" for keeper in keepers if not keeper.alive}
+        problems = stopped | await checks.problems(
+            candidates=services.candidates.check,
+            signals=services.signals.check,
+            trending=services.trending.check,
+            artifacts=services.artifacts.check,
+            spool=services.delivery.check,
         )
         if not loader.live.has_snapshot:
             problems["snapshot"] = "none is published: run `pingfeed tick`"
         if not loader.live.has_model:
-            problems["model"] = "none is live: the default ranker serves"
+            problems["model"] = "none is live: the fallback ranker serves"
         return Readiness(not stopped, sorted(problems), problems)
 
     return ready

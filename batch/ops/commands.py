@@ -1,16 +1,12 @@
 """`pingfeed reconcile`, `pingfeed rejected list` and `pingfeed forget`."""
 
-import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import date
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from batch.ops import reconcile as reconciling
 from batch.ops import rejected as rejecting
@@ -22,15 +18,10 @@ from pingfeed.core.clock import day_of, system_clock, to_iso
 from pingfeed.core.errors import InvalidInput
 from pingfeed.core.events import Id
 from pingfeed.core.urls import scheme_of
+from pingfeed.terminal import print_json, print_table
 
 _MAX_DAYS: Final = 400
 _EXAMPLE_CHARACTERS: Final = 60
-_FORGET: Final = (
-    "Removes packets and signals of these users at once. The next nightly job (or `pingfeed etl` now) removes their "
-    "events, aggregates and training rows from the lake. Rejected events are not searched: they expire within "
-    "PINGFEED_REJECTED_DAYS. Totals of pings and creators stay, and so do pings that a user published: delete those "
-    "with `ping_deleted` events."
-)
 
 
 def reconcile(day: str | None = None, days: int | None = None, *, json: bool = False) -> int:
@@ -41,14 +32,13 @@ def reconcile(day: str | None = None, days: int | None = None, *, json: bool = F
     found = reconciling.reconcile(lake, chosen.spool_dir, names, now_ms, raw_days=chosen.raw_days)
     if json:
         counts = [one.counts for one in found.days]
-        _print_json(counts[0] if days is None else counts)
+        print_json(counts[0] if days is None else counts)
     else:
-        console = Console()
-        console.print(_counts_table(found))
+        _print_counts(found)
         if found.days[-1].spools:
-            console.print(_spools_table(found.days[-1]))
+            _print_spools(found.days[-1])
         for sentence in reconciling.sentences(found, now_ms, firehose=scheme_of(chosen.events_url) == "firehose"):
-            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+            sys.stdout.write(f"{sentence}\n")
     return int(any(one.counts.missing for one in found.days))
 
 
@@ -69,7 +59,7 @@ def list_rejected(
             if count:
                 sys.stderr.write(f"skipped, {reason.replace('_', ' ')}: {count:,}\n")
         return 0
-    Console().print(_rejected_table(rejecting.summary(lake, names, code)))
+    _print_rejected(rejecting.summary(lake, names, code))
     return 0
 
 
@@ -78,41 +68,10 @@ def forget(users: Sequence[str], *, json: bool = False) -> int:
     ids = _ids(users)
     done = forget_users(build(settings.load(os.environ), quiet=True), ids)
     if json:
-        _print_json(done)
+        print_json(done)
     else:
         sys.stdout.write("".join(f"{line}\n" for line in _outcome(done)))
     return 0
-
-
-def configure_reconcile(parser: argparse.ArgumentParser) -> None:
-    """`pingfeed reconcile`."""
-    _day_range(parser, "today")
-    parser.add_argument("--json", action="store_true", help="print JSON; a list with --days")
-    parser.set_defaults(run=lambda given: reconcile(given.day, given.days, json=given.json))
-
-
-def configure_rejected(parser: argparse.ArgumentParser) -> None:
-    """`pingfeed rejected`."""
-    listing = parser.add_subparsers(metavar="list", required=True).add_parser("list", help="rejected events by reason")
-    _day_range(listing, "all that are kept")
-    listing.add_argument(
-        "--code", help="only this reason, such as out_of_range; --json prints forbidden events only so"
-    )
-    listing.add_argument("--json", action="store_true", help="print request bodies that send them again, one a line")
-    listing.set_defaults(run=lambda given: list_rejected(given.day, given.days, given.code, json=given.json))
-
-
-def configure_forget(parser: argparse.ArgumentParser) -> None:
-    """`pingfeed forget`."""
-    parser.description = _FORGET
-    parser.add_argument("users", nargs="+", metavar="USER", help="user ids; - reads them from standard input")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=lambda given: forget(given.users, json=given.json))
-
-
-def _day_range(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--day", metavar="YYYY-MM-DD", help=f"UTC day of arrival (default: {default})")
-    parser.add_argument("--days", type=int, metavar="N", help="the N days up to that day")
 
 
 def _days(day: str | None, count: int) -> list[str]:
@@ -148,36 +107,31 @@ def _outcome(done: Forgetting) -> Iterable[str]:
         )
 
 
-def _counts_table(report: reconciling.Report) -> Table:
-    names = ("day", "accepted", "spooled", "delivered", "landed", "removed", "missing", "duplicates")
-    table = Table(*names, title="accepted = spooled + delivered; delivered = landed + removed + missing")
-    table.columns[0].no_wrap = True
+def _print_counts(report: reconciling.Report) -> None:
+    heads = ("day", "accepted", "spooled", "delivered", "landed", "removed", "missing", "duplicates")
+    rows = []
     for found in report.days:
         c = found.counts
         numbers = (c.accepted, c.spooled, c.delivered, c.landed, found.removed, c.missing, c.duplicates)
-        table.add_row(c.day, *(f"{number:,}" for number in numbers), style="red" if c.missing else None)
-    return table
+        rows.append((c.day, *(f"{number:,}" for number in numbers)))
+    print_table(heads, rows, title="accepted = spooled + delivered; delivered = landed + removed + missing")
 
 
-def _spools_table(found: reconciling.Reconciled) -> Table:
+def _print_spools(found: reconciling.Reconciled) -> None:
     """Each spool's own numbers. One that is not heard of any more may be lost: what waits in it is not missing."""
     day = found.counts.day
-    table = Table("service", "spool", "delivered", "spooled", "as of", title=f"Spools on {day}")
+    rows = []
     for stats in found.spools:
         delivered = stats.days[day].delivered if day in stats.days else 0
         numbers = (f"{delivered:,}", f"{stats.spooled.get(day, 0):,}")
-        table.add_row(stats.service, stats.spool_id, *numbers, to_iso(stats.published_ms))
-    return table
+        rows.append((stats.service, stats.spool_id, *numbers, to_iso(stats.published_ms)))
+    print_table(("service", "spool", "delivered", "spooled", "as of"), rows, title=f"Spools on {day}")
 
 
-def _rejected_table(summary: dict[tuple[str, str], tuple[int, rejecting.Line]]) -> Table:
+def _print_rejected(summary: dict[tuple[str, str], tuple[int, rejecting.Line]]) -> None:
     total = sum(count for count, _ in summary.values())
-    table = Table("day", "code", "events", "first message", "first body", title=f"Rejected events: {total:,}")
+    rows = []
     for (day, code), (count, first) in summary.items():
         cut = first.body[:_EXAMPLE_CHARACTERS] + "..." * (len(first.body) > _EXAMPLE_CHARACTERS)
-        table.add_row(day, escape(code), f"{count:,}", escape(first.message), escape(cut))
-    return table
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+        rows.append((day, code, f"{count:,}", first.message, cut))
+    print_table(("day", "code", "events", "first message", "first body"), rows, title=f"Rejected events: {total:,}")

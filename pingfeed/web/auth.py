@@ -22,8 +22,8 @@ from starlette.types import Scope
 
 from pingfeed.core.clock import Clock, system_clock
 from pingfeed.core.errors import Forbidden, Unauthenticated
+from pingfeed.core.urls import is_loopback
 from pingfeed.settings import Settings
-from pingfeed.settings_auth import is_loopback
 from pingfeed.web.limits import RateLimit
 from pingfeed.web.metrics import Metrics
 
