@@ -105,8 +105,6 @@ class Settings:
     """Requests that may come at once; 0 for what 10 seconds allow."""
     cors_origins: tuple[Caller, ...] = ()
     """Origins of web pages that may call, such as `https://app.example`; `*` for all."""
-    cursor_secret: str = ""
-    """Seals cursors; by default the digests of the API keys and the secret of tokens do."""
 
     # Feed
     feed_budget_ms: Annotated[int, Meta(ge=1, le=10_000)] = 50
@@ -155,7 +153,7 @@ class Settings:
         return FeatureSet(self.facets, self.attributes)
 
 
-_SECRET: Final = frozenset({"api_key_hashes", "operator_key_hashes", "jwt_secret", "cursor_secret"})
+_SECRET: Final = frozenset({"api_key_hashes", "operator_key_hashes", "jwt_secret"})
 
 
 def load(environ: Mapping[str, str], *, cwd: Path | None = None) -> Settings:

@@ -16,7 +16,7 @@ from batch.lake.ledger import is_compacted
 from batch.ops.forget import forget_users
 from batch.training.train import train
 from batch.wiring import Batch, build
-from feed_api.artifact_loader import Loader
+from feed_api.artifact_loader import ArtifactLoader
 from feed_api.metrics import FeedMetrics
 from pingfeed.adapters import registry
 from pingfeed.core.arrow import table_of_rows
@@ -80,10 +80,10 @@ def like(tick_number: int, ping: str) -> Row:
     return row("like", tick_number * TICK_MS - 1, user_id="user-0001", ping_id=ping, country="DE")
 
 
-async def _taken(loop: Loop) -> Loader:
+async def _taken(loop: Loop) -> ArtifactLoader:
     """What a feed of this installation would serve from."""
     artifacts = registry.open_artifacts(loop.settings)
-    loader = Loader(artifacts, loop.settings.features, FeedMetrics(Metrics()))
+    loader = ArtifactLoader(artifacts, loop.settings.features, FeedMetrics(Metrics()))
     await loader.refresh()
     await artifacts.close()
     return loader

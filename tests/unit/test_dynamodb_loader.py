@@ -43,7 +43,7 @@ def feed_state(user_id: str, budget_s: float = 60.0) -> FeedState:
         features=FEATURES,
         live=nothing_live(FEATURES),
         deadline=Deadline(budget_s, lambda: 0.0),
-        dice=random.Random(0),
+        rng=random.Random(0),
         explore_share=0.0,
         user=unknown_user(FEATURES),
     )
