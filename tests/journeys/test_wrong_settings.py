@@ -126,6 +126,8 @@ def test_doctor_and_the_log_of_a_start_mask_passwords(tmp_path: Path, open_redis
         "PINGFEED_SIGNALS_URL": f"redis://me:{URL_SECRET}@{CLOSED}/0",
         "PINGFEED_AUTH": "jwt",
         "PINGFEED_JWT_SECRET": SECRET * 2,
+        "PINGFEED_JWT_AUDIENCE": "pingfeed",
+        "PINGFEED_JWT_ISSUER": "https://login.example",
         "PINGFEED_TRENDING_URL": f"redis://me:{URL_SECRET}@{open_redis}/0",
         **AWS,
     }
