@@ -18,7 +18,7 @@ from feed_api.trending_cache import TrendingBoard
 from feed_api.wiring import Services
 from pingfeed.ports import PacketCache
 from pingfeed.settings import Settings
-from pingfeed.web import direct
+from pingfeed.web import middleware
 from pingfeed.web.app import create_shell
 from pingfeed.web.health import Readiness, ReadyCheck, look
 from pingfeed.web.metrics import Metrics
@@ -94,7 +94,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     )
     answering = handlers(pipeline, cursors, services.clock, services.make_id)
     app.include_router(create_router(answering))
-    direct.install(app, answering)
+    middleware.install_direct(app, answering)
     if settings.demo_page:
         app.include_router(demo_page.create_router(services, settings, loader))
     return app

@@ -11,7 +11,7 @@ from ingest_api.receiver import EventReceiver
 from ingest_api.routes import TYPES, create_router, handlers
 from ingest_api.wiring import Services
 from pingfeed.settings import Settings
-from pingfeed.web import direct
+from pingfeed.web import middleware
 from pingfeed.web.app import create_shell
 from pingfeed.web.health import Readiness, ReadyCheck, look
 from pingfeed.web.metrics import Metrics
@@ -65,7 +65,7 @@ def create_app(services: Services, settings: Settings, metrics: Metrics | None =
         make_id=services.make_id,
     )
     app.include_router(create_router(answering))
-    direct.install(app, answering)
+    middleware.install_direct(app, answering)
     return app
 
 

@@ -25,7 +25,7 @@ class SinkCounters:
     """Units in which they were stored: files, records."""
     retried: int = 0
     """Units that had to be sent again within a write."""
-    set_aside: int = 0
+    quarantined: int = 0
     """Rows that are not of the backend's schema and were taken apart from the others."""
 
 

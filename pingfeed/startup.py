@@ -26,7 +26,6 @@ from pingfeed.core.errors import PingfeedError, SettingsError, Unavailable
 from pingfeed.core.urls import masked
 from pingfeed.ports import Lake
 from pingfeed.settings import PREFIX, Settings
-from pingfeed.web.key_source import source_of
 
 WITHIN_S: Final = 8.0
 """Long enough for parts that come up together, and for AWS's library to find that nobody gave it credentials."""
@@ -156,11 +155,13 @@ class _KeysProbe:
     """The keys of tokens as the asynchronous ports are: they answer if one of them is of use."""
 
     def __init__(self, settings: Settings) -> None:
+        from pingfeed.web.jwks import source_of  # imports the cryptography library
+
         self._read = source_of(settings.jwt_jwks)
         self._algorithms = settings.jwt_algorithms
 
     async def check(self) -> None:
-        from pingfeed.web.jwks import parse  # brings a library of cryptography
+        from pingfeed.web.jwks import parse
 
         parse(await asyncio.to_thread(self._read), self._algorithms)
 

@@ -81,7 +81,7 @@ class FirehoseEventSink:
         good, odd = await asyncio.to_thread(_sorted_out, batch)
         self._taken_at = self._clock()
         await self._put_all(calls([*pack(good), *(piece for line in odd for piece in pieces(line))]))
-        self._counters.set_aside += len(odd)
+        self._counters.quarantined += len(odd)
 
     async def check(self) -> None:
         """Raise Unavailable if the stream takes no records. A good answer counts for `CHECKED_S`, a bad one once."""
