@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from deploy import clients
-from pingfeed import s3
-from pingfeed.aws import translated
-from pingfeed.s3 import Location
+from pingfeed import aws
+from pingfeed.aws import Location, translated
 
 GLACIER_DAYS: Final = 90
 SMALLEST_MOVED_BYTES: Final = 128 << 10
@@ -118,6 +117,6 @@ def _tolerated(make: Callable[[], list[str]], bucket: str, what: str) -> list[st
     except ClientError as error:
         answer = error.response
         known = answer.get("Error", {}).get("Code") not in _LACKING
-        if s3.endpoint() is None or (known and answer.get("ResponseMetadata", {}).get("HTTPStatusCode") != 501):
+        if aws.s3_endpoint() is None or (known and answer.get("ResponseMetadata", {}).get("HTTPStatusCode") != 501):
             raise
         return [f"{bucket} has no {what}: the S3 at AWS_ENDPOINT_URL knows none"]

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from pingfeed.aws import AwsClient, translated
+from pingfeed.aws import AwsClient, Location, translated
 from pingfeed.core.errors import NotFound, Unavailable
 from pingfeed.files import write_whole, writing
-from pingfeed.s3 import Location
 
 KEPT: Final = 4
 """Files in the cache: the live snapshot, the one before it, and room for those of a roll-out."""

@@ -99,9 +99,9 @@ class Tokens:
     async def _verify(self, token: bytes) -> _Claims:
         header = _header_of(token)
         key = await self._key(header)
-        to_us = {"audience": self._settings.jwt_audience, "issuer": self._settings.jwt_issuer}
+        audience, issuer = self._settings.jwt_audience, self._settings.jwt_issuer
         try:
-            claims = self._library.decode(token, key, [header.alg], leeway=LEEWAY_S, **to_us)
+            claims = self._library.decode(token, key, [header.alg], audience=audience, issuer=issuer, leeway=LEEWAY_S)
             return msgspec.convert(claims, _Claims)
         except jwt.MissingRequiredClaimError as error:
             raise Unauthenticated(f"the token has no {error.claim}") from error
