@@ -30,7 +30,7 @@ _PARQUET: Final = ds.ParquetFileFormat()
 
 
 class S3Lake:
-    """`s3://bucket/prefix`. Names that begin with a dot or an underscore are nobody's data: never listed."""
+    """`s3://bucket/prefix`. Names that begin with a dot or an underscore are never listed."""
 
     def __init__(self, url: str) -> None:
         self._place = aws.Location.of(url)

@@ -226,7 +226,7 @@ async def test_where_nobody_listens_write_and_check_say_that_it_is_unavailable(m
     try:
         with pytest.raises(Unavailable, match="the stream events does not take 1 records"):
             await sink.write(batch_of([like(1)]))
-        with pytest.raises(Unavailable, match="the stream events does not answer"):
+        with pytest.raises(Unavailable, match="the stream events does not respond"):
             await sink.check()
     finally:
         await sink.close()

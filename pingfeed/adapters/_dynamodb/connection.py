@@ -14,8 +14,8 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
-from pingfeed.adapters._dynamodb.items import KEY, Item
-from pingfeed.aws import AwsClient, translated
+from pingfeed.adapters._dynamodb.items import Item
+from pingfeed.aws import KEY, AwsClient, translated
 from pingfeed.core.errors import PingfeedError, Unavailable
 from pingfeed.core.retry import Backoff, until_true
 
