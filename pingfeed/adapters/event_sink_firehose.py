@@ -6,8 +6,8 @@ the failed records are sent again, in their order. A write gives up when nothing
 same batch again then sends all of it, and so does an answer that never came: duplicates are normal, and `event_id`
 removes them.
 
-A row that does not match the table's types neither blocks its batch nor affects other rows: it gets its own record. What
-Firehose cannot convert lands under the lake's error prefix, from where the nightly job moves it to `rejected/`
+A row that does not match the table's types neither blocks its batch nor affects other rows: it gets its own record.
+What Firehose cannot convert lands under the lake's error prefix, from where the nightly job moves it to `rejected/`
 (`batch/lake/raw_files.py`). A row that is too large for a record is sent, and lands there, in pieces.
 """
 
