@@ -18,7 +18,7 @@ from feed_api.wiring import Services
 from pingfeed import checks
 from pingfeed.ports import PacketCache
 from pingfeed.settings import Settings
-from pingfeed.web import direct
+from pingfeed.web import middleware
 from pingfeed.web.app import create_shell
 from pingfeed.web.health import Readiness, ReadyCheck
 from pingfeed.web.metrics import Metrics
@@ -92,7 +92,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     )
     routes = handlers(pipeline, services.clock, services.make_id)
     app.include_router(create_router(routes))
-    direct.install(app, routes)
+    middleware.install_direct(app, routes)
     if settings.demo_page:
         app.include_router(demo_page.create_router(services, settings, loader))
     return app

@@ -12,7 +12,7 @@ from ingest_api.routes import TYPES, create_router, handlers
 from ingest_api.wiring import Services
 from pingfeed import checks
 from pingfeed.settings import Settings
-from pingfeed.web import direct
+from pingfeed.web import middleware
 from pingfeed.web.app import create_shell
 from pingfeed.web.health import Readiness, ReadyCheck
 from pingfeed.web.metrics import Metrics
@@ -66,7 +66,7 @@ def create_app(services: Services, settings: Settings, metrics: Metrics | None =
         make_id=services.make_id,
     )
     app.include_router(create_router(answering))
-    direct.install(app, answering)
+    middleware.install_direct(app, answering)
     return app
 
 

@@ -58,8 +58,10 @@ class _Blocking:
 
 
 def _open_keys(settings: Settings) -> _Blocking:
-    from pingfeed.web.jwks import parse  # imports a cryptography library
-    from pingfeed.web.key_source import source_of
+    from pingfeed.web.jwks import (
+        parse,  # imports a cryptography library
+        source_of,
+    )
 
     read = source_of(settings.jwt_jwks)
     return _Blocking(lambda: parse(read(), settings.jwt_algorithms))

@@ -29,7 +29,7 @@ SOURCES: Final = (
     "fresh",
     "personalize",
 )
-"""Bit i of a candidate's source byte says that source i offered it; a byte of 0 says that nobody logged it."""
+"""Bit i of a candidate's source byte says that source i offered it; 0 means that no source was logged."""
 
 
 @dataclass(frozen=True)

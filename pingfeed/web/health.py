@@ -1,4 +1,4 @@
-"""/healthz (the process is alive), /readyz (it can take traffic; the service hands its checks in) and /metrics."""
+"""/healthz (liveness), /readyz (readiness; the service hands its checks in) and /metrics."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,14 +9,17 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from pingfeed.web.auth import require_operator
+from pingfeed.web.errors import json_response
 from pingfeed.web.metrics import CONTENT_TYPE, Metrics
 from pingfeed.web.openapi import answer
-from pingfeed.web.responses import json_response
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a service can take traffic. `degraded` names parts it does without; `detail` says why, by part."""
+    """Whether a service can take traffic, and which parts it runs without.
+
+    `degraded` names the parts that are unavailable while requests are still answered; `detail` says why, by part.
+    """
 
     ready: bool
     degraded: Sequence[str] = ()
@@ -33,7 +36,7 @@ class HealthBody(msgspec.Struct, frozen=True):
 
 
 class ReadyBody(msgspec.Struct, frozen=True):
-    """Whether the service can take traffic; `degraded` names the parts that it does without, `detail` says why."""
+    """Whether the service can take traffic; `degraded` names unavailable parts, `detail` says why."""
 
     status: Literal["ready", "unready"]
     degraded: list[str]
