@@ -19,10 +19,8 @@ from batch import day_state, ndcg, training_set
 from batch.evaluate import baselines, metarank50
 from batch.evaluate.clicked import ClickedLists, clicked_lists
 from batch.evaluate.report import report
-from batch.importers.metarank import MetarankLog, read_metarank
-from batch.importers.metarank_lines import Names
-from batch.importers.metarank_log import MetarankFormat
-from batch.importers.run import Importer, Placing, Watch
+from batch.importers.importer import Importer, Placing, Watch
+from batch.importers.metarank import MetarankFormat, MetarankLog, Names, read_metarank
 from batch.importers.source import Source
 from batch.learn import Learner
 from batch.train import SEED, Part, fit
