@@ -1,7 +1,7 @@
 """What was imported before: `imports/<digest of the content>.json` in the lake.
 
 A log that is moved in time ends at the last tick before now, and "now" differs at every run: so the times that a log
-got at first are kept, and whatever is imported from the same content later gets the same ones.
+first got are kept, and whatever is imported from the same content later gets the same ones.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from batch.importers.times import Timeline
+from batch.importers.staging import Timeline
 from pingfeed.core.errors import InvalidInput, NotFound
 from pingfeed.ports import Lake
 
@@ -20,7 +20,7 @@ class Import(msgspec.Struct, kw_only=True):
     options: dict[str, str]
     at_ms: int
     finished: bool = False
-    """False while it runs, and after it was broken off: then it may be run again, to the same end."""
+    """False while it runs, and after it was interrupted: then it may be run again, with the same result."""
     events: int = 0
     files: list[str] = []
 
@@ -40,7 +40,7 @@ class Log(msgspec.Struct, kw_only=True):
 
 
 def recall(lake: Lake, digest: str) -> Log | None:
-    """What is remembered of a content, None for one that is new."""
+    """What is remembered of a content, None for a new one."""
     try:
         return msgspec.json.decode(lake.read(_path(digest)), type=Log)
     except NotFound:
@@ -62,7 +62,7 @@ def check_placing(log: Log, placing: str) -> None:
 
 
 def key_of(options: Mapping[str, str]) -> str:
-    """8 hex digits that stand for the options."""
+    """8 hex digits that identify the options."""
     text = msgspec.json.encode(options, order="sorted")
     return blake2b(text, digest_size=4).hexdigest()
 
