@@ -21,7 +21,9 @@ test: $(VENV)/.dev lint types ## linters, strict types, import rules and every t
 test-real: $(VENV)/.browser $(MINISTACK)/.installed ## every adapter on real servers, the page in Chromium; REQUIRE_ALL=1 fails if one is missing
 	@$(BIN)/python -m pytest -m "real or conformance" $(PYTEST_ARGS)
 
-PROOFS := tests/unit/test_spool_power_cut.py tests/unit/test_spool_damage.py tests/unit/test_ingest_any_body.py tests/faults
+PROOFS := tests/unit/test_spool_power_cut.py tests/unit/test_spool_damage.py tests/unit/test_ingest_any_body.py tests/faults \
+	tests/unit/test_raw_files.py tests/unit/test_as_of.py tests/unit/test_ledger_folding.py tests/unit/test_raw_compaction.py \
+	tests/unit/test_learn.py tests/unit/test_forget.py
 prove: $(VENV)/.dev ## prove that ingest loses nothing: power cuts, damage, kills, full disks, dead sinks (30 minutes)
 	@PROVE_ROUNDS=full $(BIN)/python -m pytest $(PROOFS) --timeout 2400 $(PYTEST_ARGS)
 
