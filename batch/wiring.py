@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from batch.features.engine import Engine
+from batch.lake import tombstones
 from batch.lake.tables import Tables
-from batch.ops import tombstones
 from batch.progress import Progress
 from batch.ticks import Ticks
 from pingfeed.adapters import registry

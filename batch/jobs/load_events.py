@@ -19,7 +19,7 @@ from batch.features.engine import Engine
 from batch.lake.ledger import Ledger, Manifest, Unread, is_amendment, partition_day, tick_of_run
 from batch.lake.raw_files import Read, read_errors, read_events, rejected_path
 from batch.lake.tables import AGGREGATES, CLEAN, Tables
-from batch.ops.tombstones import DeletionRequests, Forgotten
+from batch.lake.tombstones import DeletionRequests, Forgotten
 from batch.progress import Progress
 from batch.ticks import Ticks
 

@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 from batch.lake.ledger import Ledger, is_compacted
 from batch.lake.raw_files import PARQUET, READERS, Read, documents_of, read_errors, read_events
 from batch.lake.tables import AGGREGATES, CLEAN, STATES, clock_of, parquet_of
+from batch.lake.tombstones import DeletionRequest, DeletionRequests, Forgotten, hash_of, is_content
 from batch.ops.reconcile import keys_of, put_removed
 from batch.ops.rejected import is_raw, line_of
-from batch.ops.tombstones import DeletionRequest, DeletionRequests, Forgotten, hash_of, is_content
 from batch.training.training_set import CLOCK as TRAINING_CLOCK
 from batch.wiring import Batch
 from pingfeed.core.clock import DAY_MS

@@ -13,8 +13,8 @@ from batch.jobs import tick as ticking
 from batch.lake.ledger import is_compacted
 from batch.lake.raw_files import read_errors, read_events
 from batch.lake.tables import AGGREGATES
+from batch.lake.tombstones import DeletionRequest, DeletionRequests, find_user_ids
 from batch.ops.forget import forget_users, remove_forgotten
-from batch.ops.tombstones import DeletionRequest, DeletionRequests, find_user_ids
 from batch.serving import packets
 from batch.training import training_set
 from batch.wiring import build as build_batch

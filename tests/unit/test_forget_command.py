@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batch.ops.tombstones import DeletionRequests, hash_of
+from batch.lake.tombstones import DeletionRequests, hash_of
 from pingfeed.adapters.registry import open_candidates, open_lake, open_signals
 from pingfeed.cli import main
 from pingfeed.core.clock import system_clock
