@@ -1,4 +1,4 @@
-"""The feed service: a packet, a snapshot and a user's signals become a page of pings."""
+"""The feed service: turns a packet, a snapshot and a user's signals into a page of pings."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -6,15 +6,14 @@ from typing import Final
 
 from fastapi import FastAPI
 
-from feed_api.artifact_loader import Loader
+from feed_api.artifact_loader import ArtifactLoader
 from feed_api.background import Repeated
-from feed_api.cursor import Cursors
 from feed_api.demo_page import routes as demo_page
 from feed_api.metrics import FeedMetrics
 from feed_api.pipeline import Pipeline
 from feed_api.routes import TYPES, create_router, handlers
-from feed_api.stages.log_served import Effects
-from feed_api.trending_cache import TrendingBoard
+from feed_api.stages.log_served import ServedLog
+from feed_api.trending_cache import TrendingCache
 from feed_api.wiring import Services
 from pingfeed.ports import PacketCache
 from pingfeed.settings import Settings
@@ -24,36 +23,34 @@ from pingfeed.web.health import Readiness, ReadyCheck, look
 from pingfeed.web.metrics import Metrics
 
 _DESCRIPTION: Final = (
-    "Ranks a page of pings for a user: by what the batch side prepared for them, by the live model, and by what they "
-    "did seconds ago. **It always answers**: `degraded` names what it had to do without."
+    "Ranks a page of pings for a user, from candidates prepared by the batch side, the live model and what the user "
+    "did seconds ago. **Every valid request gets a feed**: `degraded` names the parts that were unavailable."
 )
 
 
 def create_app(services: Services, settings: Settings) -> FastAPI:
-    """The app around opened services; its lifespan warms it up, keeps it current and closes them."""
+    """The app around opened services; its lifespan warms it up, refreshes it and closes them."""
     shell_metrics = Metrics()
     metrics = FeedMetrics(shell_metrics)
     metrics.watch(services.delivery)
     if isinstance(services.candidates, PacketCache):
         metrics.watch_cache(services.candidates)
-    cursors = Cursors(settings)
-    loader = Loader(services.artifacts, settings.features, metrics)
-    board = TrendingBoard(services.trending, services.clock, metrics)
-    effects = Effects(services.delivery, services.acts, metrics, services.make_id, settings.log_matrix_share)
+    loader = ArtifactLoader(services.artifacts, settings.features, metrics)
+    trending = TrendingCache(services.trending, services.clock, metrics)
+    served_log = ServedLog(services.delivery, services.acts, metrics, services.make_id, settings.log_matrix_share)
     pipeline = Pipeline(
         settings=settings,
         candidates=services.candidates,
         signals=services.signals,
         loader=loader,
-        board=board,
-        effects=effects,
-        cursors=cursors,
+        trending=trending,
+        log_served=served_log,
         metrics=metrics,
         monotonic=services.monotonic,
     )
-    keepers = (
+    tasks = (
         Repeated("loader", loader.refresh, services.refresh_s),
-        Repeated("trending board", board.refresh, services.trending_s, board.wanted),
+        Repeated("trending cache", trending.refresh, services.trending_s, trending.wanted),
     )
 
     @asynccontextmanager
@@ -63,18 +60,18 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
             if services.publisher is not None:
                 services.publisher.start()
             await loader.refresh()
-            await board.refresh()
-            # Opens their clients, which takes longer than a first request may. What is down is looked at again.
+            await trending.refresh()
+            # Opens the stores' clients, which takes longer than a request's budget. /readyz repeats these checks.
             await look({}, candidates=services.candidates.check(), signals=services.signals.check())
             pipeline.warm_up(services.clock())
-            for keeper in keepers:
-                keeper.start()
+            for task in tasks:
+                task.start()
             yield
         finally:
-            for keeper in keepers:
-                await keeper.stop()
-            # What was served goes into the spool before the spool closes; that applies through the signals.
-            await effects.drain()
+            for task in tasks:
+                await task.stop()
+            # Served feeds go into the spool before it closes; closing it still applies them to the signals.
+            await served_log.drain()
             await services.delivery.close()
             if services.publisher is not None:
                 await services.publisher.close()
@@ -86,24 +83,24 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         _DESCRIPTION,
         settings,
         lifespan=lifespan,
-        ready=_ready(services, loader, keepers),
+        ready=_ready(services, loader, tasks),
         metrics=shell_metrics,
         types=TYPES,
         clock=services.clock,
         make_id=services.make_id,
     )
-    answering = handlers(pipeline, cursors, services.clock, services.make_id)
-    app.include_router(create_router(answering))
-    direct.install(app, answering)
+    routes = handlers(pipeline, services.clock, services.make_id)
+    app.include_router(create_router(routes))
+    direct.install(app, routes)
     if settings.demo_page:
         app.include_router(demo_page.create_router(services, settings, loader))
     return app
 
 
-def _ready(services: Services, loader: Loader, keepers: tuple[Repeated, ...]) -> ReadyCheck:
+def _ready(services: Services, loader: ArtifactLoader, tasks: tuple[Repeated, ...]) -> ReadyCheck:
     async def ready() -> Readiness:
-        """Ready once warmed up; every part that is missing is done without."""
-        problems = {f"{keeper.name}": "is not running" for keeper in keepers if not keeper.alive}
+        """Ready while the background tasks run; any other missing part only degrades the feed."""
+        problems = {f"{task.name}": "is not running" for task in tasks if not task.alive}
         stopped = bool(problems)
         await look(
             problems,
@@ -116,7 +113,7 @@ def _ready(services: Services, loader: Loader, keepers: tuple[Repeated, ...]) ->
         if not loader.live.has_snapshot:
             problems["snapshot"] = "none is published: run `pingfeed tick`"
         if not loader.live.has_model:
-            problems["model"] = "none is live: the default ranker serves"
+            problems["model"] = "none is live: the fallback ranker serves"
         return Readiness(not stopped, sorted(problems), problems)
 
     return ready

@@ -1,8 +1,8 @@
-"""Keeps what is live current: looks at the pointers every few seconds and swaps in what was published.
+"""Loads published models and snapshots: polls their pointers every few seconds and swaps in what is new.
 
-Loading happens on a thread; the swap is one assignment, so requests that have begun keep what they took and the next
-ones take the new. What is damaged or of another feature digest is refused, logged and counted, and the old one goes on
-serving; it is tried again after a while, in case it is put again under the same name.
+Loading runs on a thread and the swap is one assignment: requests in flight finish with the old artifacts. A damaged
+artifact or one of another feature digest is rejected, logged and counted, and the old one keeps serving. It is retried
+after a while, in case it is uploaded again under the same name.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ from pingfeed.ports import Artifacts
 
 log = logging.getLogger(__name__)
 
-RETRY_REFUSED_S: Final = 60.0
+RETRY_REJECTED_S: Final = 60.0
 
 
-class Loader:
-    """Holds `live`, the state that requests take, and brings it up to date."""
+class ArtifactLoader:
+    """Keeps `live`, the state that requests work with, up to date."""
 
     def __init__(
         self,
@@ -41,79 +41,79 @@ class Loader:
         self._artifacts, self._features, self._metrics = artifacts, features, metrics
         self._monotonic = monotonic
         self._current: dict[str, str] = {}
-        self._refused: dict[str, tuple[str, float]] = {}
+        self._rejected: dict[str, tuple[str, float]] = {}
         self.live: Live = nothing_live(features)
 
     async def refresh(self) -> None:
-        """Look at both pointers and take what is new; a store that does not answer changes nothing."""
-        await self._follow("snapshot", self._take_snapshot)
-        await self._follow("model", self._take_model)
+        """Read both pointers and load what is new; an unavailable store changes nothing."""
+        await self._follow("snapshot", self._load_snapshot)
+        await self._follow("model", self._load_model)
 
-    async def _follow(self, what: str, take: Callable[[str], Awaitable[None]]) -> None:
-        pointed = ""
+    async def _follow(self, kind: str, load_named: Callable[[str], Awaitable[None]]) -> None:
+        name = ""
         try:
-            pointed = await self._pointed(what)
-            if pointed in ("", self._current.get(what)) or self._lately_refused(what, pointed):
+            name = await self._pointed(kind)
+            if name in ("", self._current.get(kind)) or self._recently_rejected(kind, name):
                 return
-            await take(pointed)
+            await load_named(name)
         except (FormatError, NotFound, InvalidInput) as error:
-            self._refuse(what, pointed, error)
+            self._reject(kind, name, error)
         except PingfeedError as error:
-            log.warning("the live %s was not looked up: %s", what, error.message)
+            log.warning("could not look up the live %s: %s", kind, error.message)
         else:
-            self._current[what] = pointed
-            self._metrics.swapped(what)
-            log.info("%s %s is live", what, pointed)
+            self._current[kind] = name
+            self._metrics.artifact_loaded(kind)
+            log.info("%s %s is live", kind, name)
 
-    async def _pointed(self, what: str) -> str:
-        """The artifact that the pointer names, empty where nothing was published."""
+    async def _pointed(self, kind: str) -> str:
+        """The name in the pointer, empty if nothing is published."""
         try:
-            data = await self._artifacts.get(pointer_key(self._features.digest, what))
+            data = await self._artifacts.get(pointer_key(self._features.digest, kind))
         except NotFound:
             return ""
         try:
             return msgspec.json.decode(data, type=Pointer).current
         except msgspec.DecodeError as error:
-            raise FormatError(f"the {what} pointer is damaged: {error}") from error
+            raise FormatError(f"the {kind} pointer is damaged: {error}") from error
 
-    async def _take_model(self, model_id: str) -> None:
+    async def _load_model(self, model_id: str) -> None:
         manifest = await self._artifacts.get(model_key(model_id, "manifest.json"))
         text = await self._artifacts.get(model_key(model_id, "model.txt"))
-        ranker = await asyncio.to_thread(_load_model, manifest, text, self._features)
+        ranker = await asyncio.to_thread(_open_model, manifest, text, self._features)
         self.live = self.live.with_model(ranker)
 
-    async def _take_snapshot(self, folder: str) -> None:
+    async def _load_snapshot(self, folder: str) -> None:
         if not folder.partition("-")[0].isdecimal():
-            raise FormatError(f"the snapshot pointer names {folder!r}, which is no tick")
+            raise FormatError(f"the snapshot pointer names {folder!r}, which is not a tick")
         path = await self._artifacts.fetch(snapshot_key(folder))
         snapshot = await asyncio.to_thread(_open_snapshot, path, self._features.digest)
         self.live = self.live.with_snapshot(snapshot)
 
-    def _lately_refused(self, what: str, pointed: str) -> bool:
-        refused, until = self._refused.get(what, (None, 0.0))
-        return refused == pointed and self._monotonic() < until
+    def _recently_rejected(self, kind: str, name: str) -> bool:
+        rejected, until = self._rejected.get(kind, (None, 0.0))
+        return rejected == name and self._monotonic() < until
 
-    def _refuse(self, what: str, pointed: str, error: PingfeedError) -> None:
-        if self._lately_refused(what, pointed):
+    def _reject(self, kind: str, name: str, error: PingfeedError) -> None:
+        if self._recently_rejected(kind, name):
             return
-        self._refused[what] = pointed, self._monotonic() + RETRY_REFUSED_S
-        self._metrics.refused(what)
-        log.error("%s %s was refused: %s", what, pointed or "pointer", error.message)
+        self._rejected[kind] = name, self._monotonic() + RETRY_REJECTED_S
+        self._metrics.artifact_rejected(kind)
+        log.error("rejected %s %s: %s", kind, name or "pointer", error.message)
 
 
-def _load_model(manifest: bytes, text: bytes, features: FeatureSet) -> Ranker:
-    """The ranker, having scored once: LightGBM refuses a wrong number of features only then."""
+def _open_model(manifest: bytes, text: bytes, features: FeatureSet) -> Ranker:
+    """The ranker, after one prediction: LightGBM detects a wrong number of features only then."""
     ranker = load(manifest, text, features)
     ranker.predict(np.zeros((1, len(features.all)), np.float32))
     return ranker
 
 
 def _open_snapshot(path: Path, digest: str) -> Snapshot:
-    """The snapshot, its features read once, so that no request waits for the disk."""
+    """The snapshot, with its features read once so that no request waits for the disk."""
     try:
         snapshot = Snapshot.open(path, digest)
     except OSError as error:
-        raise NotFound(f"the snapshot's file is not readable: {error.strerror}") from error
+        raise NotFound(f"cannot read the snapshot's file: {error.strerror}") from error
     snapshot.values.max(initial=0)
     snapshot.facet_values.max(initial=0)
     return snapshot

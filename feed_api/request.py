@@ -1,11 +1,11 @@
-"""Stage: who wants what. The query, checked, as a FeedRequest."""
+"""Parse and authorise the query of GET /get-feed."""
 
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from feed_api.cursor import Cursors
+from feed_api.cursor import read_cursor
 from feed_api.state import FeedRequest
 from pingfeed.core.errors import Forbidden, InvalidInput
 from pingfeed.core.events import Id
@@ -17,11 +17,11 @@ MAX_LIMIT: Final = 50
 _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
-def identify(query: Mapping[str, str], caller: Caller, cursors: Cursors, now_ms: int, make_id: IdMaker) -> FeedRequest:
-    """The request in a query; InvalidInput names the parameter, Forbidden what the caller may not have."""
+def identify(query: Mapping[str, str], caller: Caller, now_ms: int, make_id: IdMaker) -> FeedRequest:
+    """The request; InvalidInput names the wrong parameter, Forbidden what the caller may not request."""
     user_id = _user_id(query.get("user_id"))
     if caller.subject not in (None, user_id):
-        raise Forbidden("you may ask for your own feed only", field="user_id")
+        raise Forbidden("you may request only your own feed", field="user_id")
     explain = _flag(query.get("explain", "false"))
     if explain and caller.subject is None:
         caller.require_operator("explain")
@@ -31,7 +31,7 @@ def identify(query: Mapping[str, str], caller: Caller, cursors: Cursors, now_ms:
         user_id=user_id,
         limit=_limit(query.get("limit")),
         now_ms=now_ms,
-        chain=cursors.read(cursor, user_id) if cursor is not None else None,
+        chain=read_cursor(cursor, user_id) if cursor is not None else None,
         explain=explain,
     )
 
@@ -51,7 +51,7 @@ def _limit(given: str | None) -> int:
         return DEFAULT_LIMIT
     if not (given.isascii() and given.removeprefix("-").isdecimal()):
         raise InvalidInput("limit must be an integer", field="limit", code="invalid_type")
-    # A number of many digits is out of range whatever it is: int() would refuse thousands of them.
+    # int() raises for thousands of digits; ten are out of range already.
     limit = int(given) if len(given) <= 9 else 0
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidInput(f"limit must be from 1 to {MAX_LIMIT}", field="limit", code="out_of_range")

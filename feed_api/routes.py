@@ -1,4 +1,4 @@
-"""The route: a query becomes a request, a feed becomes bytes."""
+"""The HTTP route of the feed, with its OpenAPI."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -7,7 +7,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from feed_api.cursor import LENGTH as CURSOR_LENGTH
-from feed_api.cursor import Cursors
 from feed_api.pipeline import Pipeline
 from feed_api.request import DEFAULT_LIMIT, MAX_LIMIT, identify
 from feed_api.schema import Feed
@@ -20,12 +19,13 @@ from pingfeed.web.direct import Handler
 from pingfeed.web.responses import json_response
 
 TYPES: Final = (Feed,)
-"""What the route's OpenAPI refers to."""
+"""The types that the route's OpenAPI refers to."""
 
 _ABOUT: Final = (
-    "A hide, a block, a follow or a seen impression shows in the very next feed. Whatever is late or down is left out "
-    "and named in `degraded`; a feed is served all the same, to strangers too. Follow `next_cursor` for further pages; "
-    "without a cursor a new first page is made. Send `request_id` and `position` back with the events about a ping."
+    "A hide, a block, a follow or a seen impression affects the very next feed. Parts that are late or unavailable are "
+    "named in `degraded` and the feed is served without them; unknown users get a feed too. Pass `next_cursor` to get "
+    "the next page; without a cursor the response is a new first page. Send `request_id` and `position` back with the "
+    "events about a ping."
 )
 _EXAMPLE: Final = {
     "request_id": "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3d",
@@ -39,19 +39,21 @@ _EXAMPLE: Final = {
 
 
 def _parameters() -> list[dict[str, Any]]:
-    """The query's OpenAPI; `identify` is what checks it."""
+    """OpenAPI of the query; `identify` validates it."""
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
     return [
-        _parameter("user_id", "Whose feed; with a token, its `sub`.", openapi.schema(Id), required=True),
-        _parameter("limit", "How many pings.", limit),
+        _parameter(
+            "user_id", "The user whose feed to return; with a token, its `sub`.", openapi.schema(Id), required=True
+        ),
+        _parameter("limit", "Number of pings.", limit),
         _parameter(
             "cursor",
-            "`next_cursor` of the page before; absent for a first page.",
+            "`next_cursor` of the previous page; omit it for a first page.",
             {"type": "string", "pattern": f"^[A-Za-z0-9_-]{{{CURSOR_LENGTH}}}$"},
         ),
         _parameter(
             "explain",
-            "Add to each item why it is there, and what was left out. For operators, and for the user of a token.",
+            "Explain each item and list the removed candidates. For operators, and for the user of a token.",
             {"type": "boolean", "default": False},
         ),
     ]
@@ -61,23 +63,23 @@ def _parameter(name: str, meaning: str, schema: dict[str, Any], required: bool =
     return {"name": name, "in": "query", "required": required, "description": meaning, "schema": schema}
 
 
-def handlers(pipeline: Pipeline, cursors: Cursors, clock: Clock, make_id: IdMaker) -> dict[tuple[str, str], Handler]:
-    """What answers, by method and path."""
+def handlers(pipeline: Pipeline, clock: Clock, make_id: IdMaker) -> dict[tuple[str, str], Handler]:
+    """The handlers, by method and path."""
 
     async def get_feed(request: Request) -> Response:
         caller = await authenticate(request)
-        wanted = identify(request.query_params, caller, cursors, clock(), make_id)
-        return json_response(await pipeline.feed(wanted))
+        feed_request = identify(request.query_params, caller, clock(), make_id)
+        return json_response(await pipeline.feed(feed_request))
 
     return {("GET", "/get-feed"): get_feed}
 
 
-def create_router(answering: Mapping[tuple[str, str], Handler]) -> APIRouter:
-    """The route of that handler, with what is said of it."""
+def create_router(routes: Mapping[tuple[str, str], Handler]) -> APIRouter:
+    """The route with its documentation."""
     router = APIRouter(tags=["feed"])
     router.add_api_route(
         "/get-feed",
-        answering["GET", "/get-feed"],
+        routes["GET", "/get-feed"],
         summary="A page of a user's feed",
         description=_ABOUT,
         responses={200: openapi.answer(Feed, example=_EXAMPLE), **openapi.refusals(401, 403, 422, 429, 503)},

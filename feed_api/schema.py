@@ -1,4 +1,4 @@
-"""The body of GET /get-feed: the structs that encode it and that its OpenAPI is derived from."""
+"""The response of GET /get-feed; its OpenAPI is derived from these structs."""
 
 from typing import Literal
 
@@ -22,18 +22,18 @@ Reason = Literal[
 
 
 class Explain(msgspec.Struct, frozen=True):
-    """Why an item is where it is; for operators."""
+    """Why an item has its place; for operators."""
 
     score: float | None
-    """The ranker's, before boosts; null where nothing was scored."""
+    """The ranker's score, before boosts; null if the ranker did not run."""
     boosts: dict[str, float]
-    """What was added to the score, by real-time feature."""
+    """Added to the score, by real-time feature."""
     sources: list[str]
-    """The sources that offered the ping."""
+    """The sources that proposed the ping."""
     propensity: float
-    """The probability of this ping at this slot; 1 where chance had no part in it."""
+    """The probability of this ping at this slot; 1 if deterministic."""
     features: dict[str, float | None]
-    """The vector that was scored, null where unknown."""
+    """The feature vector; null where a value is unknown."""
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class RemovedItem(msgspec.Struct, frozen=True):
-    """A candidate that was left out; for operators."""
+    """A candidate that was filtered out; for operators."""
 
     ping_id: str
     reason: RemovedReason
@@ -60,12 +60,12 @@ class Feed(msgspec.Struct, frozen=True):
     """Send it back with the events about these pings."""
     user_id: str
     model_id: str | None
-    """The model that ranked; null while the default ranker does."""
+    """The model that ranked; null for the fallback ranker."""
     tick_ms: int | None
-    """When the tick of the features began, epoch milliseconds; null without a snapshot."""
+    """Begin of the tick of the features, epoch milliseconds; null without a snapshot."""
     items: list[Item]
     next_cursor: str | None
-    """Ask with it for the next page; null on the last."""
+    """Pass it to get the next page; null on the last."""
     degraded: list[Part]
-    """What this feed was made without."""
+    """The parts that were unavailable for this feed."""
     removed: list[RemovedItem] | UnsetType = UNSET

@@ -1,8 +1,8 @@
-"""What is hot, kept in memory: the top of each country that was asked for lately, and of all, read every few seconds.
+"""Trending lists in memory: the overall list and those of recently requested countries, refreshed every few seconds.
 
-No request waits for the trending store. Until a country's first list has arrived (its first request asks for it), and
-when its list is too old to be called live, `hot` gives None and the snapshot's own list stands in. So it does always
-where the store keeps no counters.
+No request waits for the trending store. `hot` returns None for a country whose first list has not arrived yet (its
+first request asks for it), for a stale list, and always where the store keeps no counters; the snapshot's own list is
+used instead.
 """
 
 import asyncio
@@ -23,28 +23,28 @@ log = logging.getLogger(__name__)
 
 TOP: Final = 200
 _IDLE_MS: Final = 10 * 60_000
-"""A country that nobody asked for this long is no longer read."""
+"""A country without requests for this long is no longer refreshed."""
 _STALE_MS: Final = 5 * 60_000
 
 
 MIN_WEIGHT: Final = 6.0
-"""Two likes' worth of this moment: one user alone does not make a ping a candidate for a whole country."""
+"""Two fresh likes: one user alone cannot make a ping a candidate for a whole country."""
 FULL_HEAT: Final = 30.0
-"""Ten likes' worth: a list whose hottest ping weighs less lifts its pings by so much less."""
+"""Ten fresh likes: below this weight of its hottest ping, a list's boosts are scaled down."""
 
 
 @dataclass(frozen=True)
 class Hot:
-    """A hot list in rows of one snapshot."""
+    """A trending list as rows of one snapshot."""
 
-    rows: Rows  # of at least MIN_WEIGHT, hottest first
+    rows: Rows  # with at least MIN_WEIGHT, hottest first
     heat: float
-    """How far the list is to be believed, 0 to 1: a quiet country's hottest ping is not hot."""
+    """Confidence in the list, 0 to 1: the hottest ping of a quiet country is not hot."""
     _ascending: Rows
     _shares: Float32  # of `_ascending`
 
     def shares(self, rows: Rows) -> Float32:
-        """Each row's weight as a share of the hottest ping's, 0 outside of the list."""
+        """Each row's weight relative to the hottest ping, 0 for rows not in the list."""
         if not len(self._ascending):
             return np.zeros(len(rows), np.float32)
         at = np.minimum(np.searchsorted(self._ascending, rows), len(self._ascending) - 1)
@@ -52,7 +52,7 @@ class Hot:
 
 
 def in_rows(top: list[tuple[str, float]], snapshot: Snapshot) -> Hot:
-    """A list of (ping id, weight), hottest first; pings that the snapshot lacks (yet) count only as the hottest."""
+    """(ping id, weight) pairs, hottest first, as rows; pings missing from the snapshot count only as the hottest."""
     rows = snapshot.rows_of_pings([ping_id for ping_id, _ in top])
     weights = np.array([weight for _, weight in top], np.float64)
     hottest = float(weights[0]) if len(weights) and weights[0] > 0 else np.inf
@@ -65,18 +65,18 @@ def in_rows(top: list[tuple[str, float]], snapshot: Snapshot) -> Hot:
 
 @dataclass
 class _Listing:
-    """One country's list; `hot` is it in rows of `snapshot`."""
+    """One country's list; `hot` is the list as rows of `snapshot`."""
 
     asked_ms: int
     read_ms: int | None = None
     top: list[tuple[str, float]] | None = None
-    """None until it is read, and where the store keeps no counters."""
+    """None until the first read, and where the store keeps no counters."""
     snapshot: Snapshot | None = None
     hot: Hot | None = None
 
 
-class TrendingBoard:
-    """The hot lists in memory. `wanted` is set when a country is asked for that has no list yet."""
+class TrendingCache:
+    """The lists in memory. `wanted` is set when a request needs a country that has no list yet."""
 
     def __init__(self, trending: Trending, clock: Clock, metrics: FeedMetrics) -> None:
         self._trending, self._clock, self._metrics = trending, clock, metrics
@@ -84,7 +84,7 @@ class TrendingBoard:
         self.wanted = asyncio.Event()
 
     def hot(self, country: str | None, snapshot: Snapshot, now_ms: int) -> Hot | None:
-        """What is hot in the country (None: anywhere), None where that is not known."""
+        """The trending list of a country (None: overall); None where it is unknown or stale."""
         listing = self._listings.get(country)
         if listing is None:
             self._listings[country] = _Listing(now_ms)
@@ -98,7 +98,7 @@ class TrendingBoard:
         return listing.hot
 
     async def refresh(self) -> None:
-        """Read every list that is in use; one that cannot be read stays as it was until it is too old."""
+        """Read every list in use; after a failure a list is kept until it is stale."""
         self.wanted.clear()
         now_ms = self._clock()
         self._listings.setdefault(None, _Listing(now_ms)).asked_ms = now_ms
@@ -110,8 +110,8 @@ class TrendingBoard:
                 listing.top = await self._trending.top(country, TOP, now_ms)
             except PingfeedError as error:
                 self._metrics.trending_failed()
-                log.warning("trending of %s was not read: %s", country or "all countries", error.message)
+                log.warning("could not read trending of %s: %s", country or "all countries", error.message)
                 return
             listing.read_ms, listing.snapshot = now_ms, None
-            # Other requests may run between two countries.
+            # Let requests run between two countries.
             await asyncio.sleep(0)

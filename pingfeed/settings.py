@@ -57,7 +57,6 @@ class Settings:
     jwt_algorithms: tuple[str, ...] = ()
     rate_limit: float = 0.0
     rate_burst: int = 0
-    cursor_secret: str = ""
     tick_minutes: int = 15
     night_hour: int = 3
     label_window_hours: int = 6
@@ -153,7 +152,6 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "jwt_algorithms": settings_auth.algorithms,
     "rate_limit": _number(float, 0, 1_000_000),
     "rate_burst": _number(int, 0, 1_000_000),
-    "cursor_secret": str,
     "tick_minutes": _number(int, 1, 1440),
     "night_hour": _number(int, 0, 23),
     "label_window_hours": _number(int, 1, 168),
@@ -171,7 +169,7 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "demo_page": _flag,
     "demo_ingest_url": _origin_or_none,
 }
-_SECRET: Final = frozenset({"api_key_hashes", "operator_key_hashes", "jwt_secret", "cursor_secret"})
+_SECRET: Final = frozenset({"api_key_hashes", "operator_key_hashes", "jwt_secret"})
 
 
 def load(environ: Mapping[str, str], *, cwd: Path | None = None) -> Settings:

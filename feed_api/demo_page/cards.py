@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from feed_api.artifact_loader import Loader
+from feed_api.artifact_loader import ArtifactLoader
 from feed_api.demo_page.people import GalleryFile
 from pingfeed.core.errors import NotFound, PingfeedError
 from pingfeed.core.features import NO_VALUE, FeatureSet, place_name
@@ -42,7 +42,7 @@ class Cards:
     """Describes pings of the live snapshot."""
 
     def __init__(
-        self, loader: Loader, artifacts: Artifacts, gallery: GalleryFile, features: FeatureSet, tick_ms: int
+        self, loader: ArtifactLoader, artifacts: Artifacts, gallery: GalleryFile, features: FeatureSet, tick_ms: int
     ) -> None:
         self._loader, self._artifacts, self._gallery, self._tick_ms = loader, artifacts, gallery, tick_ms
         self._duration_at = [feature.name for feature in features.ping].index("ping_duration_s")

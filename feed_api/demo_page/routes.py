@@ -7,7 +7,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from feed_api.artifact_loader import Loader
+from feed_api.artifact_loader import ArtifactLoader
 from feed_api.demo_page.cards import Cards
 from feed_api.demo_page.document import document, ingest_url
 from feed_api.demo_page.people import GalleryFile, Person
@@ -37,7 +37,7 @@ class PersonNow(msgspec.Struct, frozen=True):
     """Engagements in this session."""
 
 
-def create_router(services: Services, settings: Settings, loader: Loader) -> APIRouter:
+def create_router(services: Services, settings: Settings, loader: ArtifactLoader) -> APIRouter:
     """The routes; out of the API's documents, because only the page calls them."""
     router = APIRouter(include_in_schema=False)
     gallery = GalleryFile(settings.home)

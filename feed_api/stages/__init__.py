@@ -1,1 +1,1 @@
-"""The stages of a feed, one a file."""
+"""The stages of a feed, one per file."""

@@ -1,6 +1,6 @@
-"""Stage: lift what is hot and what was just followed, in units of the ranker's within-request score deviation.
+"""Boost trending and just-followed pings, in units of the ranker's within-request score deviation.
 
-A real-time feature that the model learned from logs is in its score already and gets no second lift.
+A real-time feature that the model learned from logs is part of its score already and gets no second boost.
 """
 
 from typing import Final
@@ -11,11 +11,11 @@ from feed_api.state import REALTIME_AT, FeedState
 
 TRENDING: Final = 2.0
 FOLLOWED: Final = 1.5
-"""Lift of a value of 1, in score deviations: an average candidate that is the hottest of all enters the top ten."""
+"""Boost of a feature value of 1, in score deviations: lifts the hottest average candidate into the top ten."""
 
 
 def boost(state: FeedState) -> None:
-    """Fill `boosts` by feature and `totals` (n,), what candidates are ordered by."""
+    """Fill `boosts` by feature, and `totals` (n,), by which candidates are ordered."""
     if state.scores is None or state.realtime is None:
         return
     ranker = state.live.ranker
@@ -23,7 +23,7 @@ def boost(state: FeedState) -> None:
     weights = {"trending_now": TRENDING * (state.hot.heat if state.hot else 0), "just_followed": FOLLOWED}
     for name, weight in weights.items():
         if name not in ranker.learned_realtime:
-            # fmax gives 0 for an unknown value.
+            # fmax turns an unknown value into 0.
             values = np.fmax(state.realtime[:, REALTIME_AT[name]], 0).astype(np.float64)
             state.boosts[name] = values * (weight * ranker.score_std)
             state.totals = state.totals + state.boosts[name]

@@ -1,15 +1,14 @@
-"""Stage: the page's pings, one slot after the other, each the best after a penalty for repeating creator and topic.
+"""Fill the page slot by slot with the best candidate left, penalising creators and topics that are already on it.
 
-Greedy, over the best WINDOW candidates: a slot costs one argmax and one subtraction, for the penalties between any two
-of them are laid out before. Penalties are in units of the ranker's within-request score deviation.
+Greedy over the best WINDOW candidates. All pairwise penalties are computed up front, so each slot costs one argmax and
+one subtraction. Penalties are in units of the ranker's within-request score deviation.
 """
 
 from typing import Final
 
 import numpy as np
 
-from feed_api.stages.featurize import TOPICS
-from feed_api.stages.overlap import overlap
+from feed_api.stages.featurize import TOPICS, overlap
 from feed_api.state import FeedState
 from pingfeed.core.ranker import Float64
 from pingfeed.core.snapshot import Rows, Snapshot
@@ -17,16 +16,16 @@ from pingfeed.core.snapshot import Rows, Snapshot
 WINDOW: Final = 50
 SAME_CREATOR: Final = 0.6
 SAME_TOPIC: Final = 0.15
-"""Penalty for each ping above it on the page that shares its creator, or a topic."""
+"""Penalty per ping higher on the page with the same creator, or with a common topic."""
 RECENT_CREATOR: Final = 0.3
 RECENT_TOPIC: Final = 0.5
-"""Penalty for each recently served ping of the creator, and for the share of recently served pings on its topics."""
+"""Penalty per recently served ping of the creator, and for the share of recently served pings with a common topic."""
 RECENT_REQUESTS: Final = 3
 RECENT_OF_EACH: Final = 10
 
 
 def diversify(state: FeedState) -> None:
-    """Fill `order` with the positions in the pool of the page's pings, and say whether there are `more`."""
+    """Fill `order` with the pool positions of the page's pings, and set `more` if candidates are left."""
     limit = state.request.limit
     ranked = _ranked(state)
     state.more = len(ranked) > limit
@@ -41,7 +40,7 @@ def diversify(state: FeedState) -> None:
 
 
 def _ranked(state: FeedState) -> list[int]:
-    """Positions in the pool by total, best first, ties in the pool's order; that order itself where nothing scored."""
+    """Pool positions by total, best first, ties in pool order; plain pool order without scores."""
     if state.totals is None:
         return list(range(state.skip, state.rankable))
     order: list[int] = np.argsort(-state.totals[: state.rankable], kind="stable").tolist()
@@ -49,14 +48,14 @@ def _ranked(state: FeedState) -> list[int]:
 
 
 def _recently_served(state: FeedState) -> Rows:
-    """Rows of what the user's last requests showed on top."""
+    """Rows of the top pings of the user's latest requests."""
     pings = [ping_id for served in state.recent.served[-RECENT_REQUESTS:] for ping_id in served.pings[:RECENT_OF_EACH]]
     rows = state.snapshot.rows_of_pings(pings)
     return rows[rows >= 0]
 
 
 def _penalties(snapshot: Snapshot, rows: Rows, recent: Rows) -> tuple[Float64, Float64]:
-    """(w, w) between any two of `rows`, and (w,) of each for what was served before."""
+    """Penalties (w, w) between any two of `rows`, and (w,) for similarity to recently served pings."""
     w, others = len(rows), np.concatenate([rows, recent])
     creator = snapshot.creator[rows][:, None] == snapshot.creator[others]
     topic = np.zeros(creator.shape, np.bool_)
@@ -70,7 +69,7 @@ def _penalties(snapshot: Snapshot, rows: Rows, recent: Rows) -> tuple[Float64, F
 
 
 def _greedy(values: Float64, penalties: Float64, limit: int) -> list[int]:
-    """Indices of the best, each after the penalties of those before it."""
+    """Indices of the best values, each chosen after subtracting the penalties of those before it."""
     left = values.copy()
     picked: list[int] = []
     for _ in range(min(limit, len(left))):

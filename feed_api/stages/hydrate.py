@@ -1,7 +1,7 @@
-"""Stage: the packet's ping numbers as snapshot rows, joined by what no packet can know yet.
+"""Turn the packet's ping numbers into snapshot rows, plus pings newer than the packet.
 
-The newest pings of the creators whom the user's recent acts follow, and what is hot in the user's country right now,
-are candidates of every feed; so a follow, or the likes of many, needs no batch run to be seen.
+The newest pings of recently followed creators, and those trending in the user's country, are candidates of every feed:
+a follow, or the likes of many users, takes effect without a batch run.
 """
 
 import heapq
@@ -10,45 +10,44 @@ from typing import Final
 
 import numpy as np
 
-from feed_api.offer import FOLLOWED, TRENDING, Offer, merged, nothing, offer
-from feed_api.pool import Pool
+from feed_api.candidates import FOLLOWED, TRENDING, Candidates, Pool, candidates, merge, no_candidates
 from feed_api.state import FeedState
 from pingfeed.core.snapshot import Snapshot
 
 LATEST_FOLLOWS: Final = 16
 NEWEST_OF_EACH: Final = 3
-HOT_JOINED: Final = 10
+HOT_ADDED: Final = 10
 
 
 def hydrate(state: FeedState) -> None:
-    """Fill `pool`: packet order first, then the newest of the followed, then what is hot."""
-    offers = [_packet(state), followed_newest(state, NEWEST_OF_EACH)]
+    """Fill `pool`: the packet's candidates in order, then the newest of followed creators, then trending pings."""
+    parts = [_packet(state), followed_newest(state, NEWEST_OF_EACH)]
     if state.hot:
-        offers.append(offer(state.hot.rows[:HOT_JOINED], TRENDING))
-    state.pool = Pool.of(state.snapshot, merged(offers))
-    state.offered.update(state.pool.rows.tolist())
+        parts.append(candidates(state.hot.rows[:HOT_ADDED], TRENDING))
+    state.pool = Pool.of(state.snapshot, merge(parts))
+    state.proposed.update(state.pool.rows.tolist())
 
 
-def followed_newest(state: FeedState, limit: int) -> Offer:
-    """The newest of each creator followed lately, the latest follow first."""
+def followed_newest(state: FeedState, limit: int) -> Candidates:
+    """The newest pings of each recently followed creator, the latest follow first."""
     follows = ((at_ms, creator_id) for creator_id, at_ms in state.recent.follows.items() if at_ms > 0)
     latest = [creator_id for _, creator_id in heapq.nlargest(LATEST_FOLLOWS, follows)]
     numbers = [number for number in map(state.snapshot.creator_number, latest) if number is not None]
     return newest(state.snapshot, numbers, limit, FOLLOWED)
 
 
-def newest(snapshot: Snapshot, creators: Sequence[int], limit: int, bit: int) -> Offer:
-    """The newest of each of these creator numbers, as one source offers them."""
+def newest(snapshot: Snapshot, creators: Sequence[int], limit: int, source: int) -> Candidates:
+    """The newest pings of each of these creator numbers."""
     if not creators:
-        return nothing()
-    return offer(np.concatenate([snapshot.newest_of(number, limit) for number in creators]), bit)
+        return no_candidates()
+    return candidates(np.concatenate([snapshot.newest_of(number, limit) for number in creators]), source)
 
 
-def _packet(state: FeedState) -> Offer:
-    """The packet's pings that the snapshot (still) has: a ping number outlives every snapshot."""
+def _packet(state: FeedState) -> Candidates:
+    """The packet's pings that are still in the snapshot: ping numbers outlive snapshots."""
     packet = state.packet
     if packet is None:
-        return nothing()
+        return no_candidates()
     rows = state.snapshot.rows_of_numbers(packet.numbers)
-    here = rows >= 0
-    return Offer(rows[here], packet.sources[here], packet.scores[here])
+    known = rows >= 0
+    return Candidates(rows[known], packet.sources[known], packet.scores[known])

@@ -1,8 +1,9 @@
-"""Stage: what a served feed leaves behind: the `served` act before the answer, `feed_served` into the spool after it.
+"""Log a served feed: apply the `served` act before the response, write `feed_served` to the spool after it.
 
-The act is what the next page of the chain filters by, so the answer waits for it as long as the budget lasts. The event
-is durable a moment later: one task takes everything that waits into the spool at once, and is drained on shutdown. An
-answer never waits for a disk, nor fails for one: where the spool refuses, the event is lost, counted and logged.
+The chain's next page filters by the act, so the response waits for it as long as the budget lasts. The event becomes
+durable a moment later: one task writes everything that waits to the spool at once, and is drained on shutdown. A
+response never waits for a disk and never fails because of one: if the spool rejects the event, it is lost, counted and
+logged.
 """
 
 import asyncio
@@ -28,33 +29,33 @@ from pingfeed.ports import UserSignals
 log = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 20_000
-"""Rows that may wait for the spool in memory: about a minute of a busy process whose disk stalls."""
+"""Rows that may wait in memory for the spool: about a minute of a busy process whose disk stalls."""
 DRAIN_S: Final = 5.0
 
 
 class Spooling(Protocol):
-    """What effects need of `pingfeed.spool.Delivery`."""
+    """The part of `pingfeed.spool.Delivery` that logging needs."""
 
     async def accept(self, rows: Sequence[Row]) -> None:
         """Make rows of one UTC day durable; raises Unavailable."""
 
 
 class ServedActs:
-    """Applies `served` acts once: before the answer, or with the spool's replay where that came too late."""
+    """Applies each `served` act once: before the response, or from the spool if that was too late."""
 
     def __init__(self, signals: UserSignals) -> None:
         self._signals = signals
         self._applied: dict[str, None] = {}
 
     async def apply_now(self, row: Row) -> None:
-        """Apply one row's act; the spool's turn then passes it over."""
+        """Apply one row's act now; `apply` will skip it."""
         await self._signals.apply(acts_of(row))
         self._applied[row["request_id"]] = None
-        if len(self._applied) > MAX_WAITING:  # Its row was refused by the spool, or had its turn before.
+        if len(self._applied) > MAX_WAITING:  # The spool rejected its row, or applied it first.
             del self._applied[next(iter(self._applied))]
 
     async def apply(self, rows: Sequence[Row]) -> None:
-        """The spool's turn (`delivery.Apply`): what was not applied yet (twice is the same as once, but slower)."""
+        """Apply the spooled rows (`delivery.Apply`) that were not applied yet; repeating one is harmless but slower."""
         late = [row for row in rows if row["request_id"] not in self._applied]
         if late:
             await self._signals.apply([act for row in late for act in acts_of(row)])
@@ -62,8 +63,8 @@ class ServedActs:
             self._applied.pop(row["request_id"], None)
 
 
-class Effects:
-    """Carries the effects of every feed of this process."""
+class ServedLog:
+    """Logs every feed of this process."""
 
     def __init__(
         self, delivery: Spooling, acts: ServedActs, metrics: FeedMetrics, make_id: IdMaker, log_matrix_share: float
@@ -74,51 +75,51 @@ class Effects:
         self._running: set[asyncio.Task[None]] = set()
         self._writer: asyncio.Task[None] | None = None
 
-    async def record(self, state: FeedState) -> None:
-        """Apply the act within the budget, and see to the event."""
+    async def __call__(self, state: FeedState) -> None:
+        """Apply the act within the budget, and queue the event."""
         if not state.order:
             return
         row = served_row(feed_served(state, self._make_id, self._log_matrix_share))
-        act = self._begin(self._apply(row))
+        act = self._start(self._apply(row))
         await asyncio.wait([act], timeout=state.deadline.left_s())
         if not act.done():
             self._metrics.act_failed()
         self._spool(row)
 
     async def drain(self, timeout_s: float = DRAIN_S) -> None:
-        """Wait until everything that was recorded is in the spool (or refused by it), for at most `timeout_s`."""
+        """Wait until every event is in the spool (or rejected by it), for at most `timeout_s`."""
         end = time.monotonic() + timeout_s
         while self._running and (left_s := end - time.monotonic()) > 0:
             await asyncio.wait(self._running, timeout=left_s)
         for task in self._running:
             task.cancel()
         if self._waiting:
-            self._lose(len(self._waiting), "the spool did not take it before the end")
+            self._lose(len(self._waiting), "the service stopped before the spool accepted it")
 
     async def _apply(self, row: Row) -> None:
         try:
             await self._acts.apply_now(row)
         except PingfeedError as error:
             self._metrics.act_failed()
-            log.debug("a served act waits for the spool: %s", error.message)
+            log.debug("a served act will be applied from the spool: %s", error.message)
 
     def _spool(self, row: Row) -> None:
         if len(self._waiting) >= MAX_WAITING:
-            self._lose(1, "too many wait for the spool")
+            self._lose(1, "too many events wait for the spool")
             return
         self._waiting.append(row)
         if self._writer is None:
-            self._writer = self._begin(self._write())
+            self._writer = self._start(self._write())
 
     async def _write(self) -> None:
-        """Until nothing waits: all of it at once, so that a burst shares the spool's commit."""
+        """Write everything that waits at once, until nothing does: a burst shares one commit of the spool."""
         try:
             while self._waiting:
                 waiting, self._waiting = self._waiting, []
                 for _, same_day in groupby(waiting, key=_day):
                     await self._accept(list(same_day))
         finally:
-            self._writer = None  # Whatever happened: the next feed begins another.
+            self._writer = None  # Even after an error: the next feed starts a new one.
 
     async def _accept(self, rows: Sequence[Row]) -> None:
         try:
@@ -126,7 +127,7 @@ class Effects:
         except PingfeedError as error:
             self._lose(len(rows), error.message)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -134,13 +135,13 @@ class Effects:
 
     def _lose(self, events: int, reason: str) -> None:
         self._metrics.lost(events)
-        log.warning("feed_served was not logged: %s", reason, extra={"events": events})
+        log.warning("lost feed_served events: %s", reason, extra={"events": events})
 
 
 def feed_served(state: FeedState, make_id: IdMaker, log_matrix_share: float) -> FeedServed:
-    """The event of one answer: every served item in order, and for a share of requests the whole matrix."""
+    """The event of one response: every served item in order, and for a share of requests the whole matrix."""
     request, live, pool = state.request, state.live, state.pool
-    whole = state.matrix is not None and state.dice.random() < log_matrix_share
+    whole = state.matrix is not None and state.rng.random() < log_matrix_share
     return FeedServed(
         event_id=make_id(request.now_ms),
         user_id=request.user_id,
@@ -167,7 +168,7 @@ def _day(row: Row) -> int:
 
 
 def _packet_tick(state: FeedState) -> int | None:
-    """The tick whose user features were used: none where they were unknown (no packet, or one of another digest)."""
+    """The tick of the user features; None if they were unknown (no packet, or one of another digest)."""
     return state.packet.tick if state.packet is not None and state.packet.user is not None else None
 
 
@@ -178,7 +179,7 @@ def _realtime_of_served(state: FeedState) -> Float32:
 
 
 def _or_null(values: Float32) -> list[float | None]:
-    # NaN alone differs from itself.
+    # Only NaN differs from itself.
     return [None if value != value else value for value in values.tolist()]
 
 

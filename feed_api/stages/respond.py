@@ -1,4 +1,4 @@
-"""Stage: the page, that is items with position and reason, and the cursor of the next one."""
+"""Build the response: items with position and reason, and the cursor of the next page."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -6,13 +6,13 @@ from typing import Final
 import numpy as np
 from msgspec import UNSET
 
-from feed_api.cursor import Cursors
+from feed_api.cursor import write_cursor
 from feed_api.schema import Explain, Feed, Item, Reason, RemovedItem
 from feed_api.state import PARTS, Chain, FeedState
 from pingfeed.core.features import SOURCES, Float32
 
 MAX_POSITION: Final = 10_000
-"""The last position that an event may carry: a chain ends before it."""
+"""The last position that an event may have; a chain of pages ends before it."""
 _BY_SOURCE: Final[Sequence[tuple[str, Reason]]] = (
     ("followed", "followed_creator"),
     ("engaged_creator", "engaged_creator"),
@@ -23,7 +23,7 @@ _BY_SOURCE: Final[Sequence[tuple[str, Reason]]] = (
     ("evergreen", "evergreen"),
     ("fresh", "new"),
 )
-"""The reason that is told: that of the most personal source."""
+"""An item's reason is that of its most personal source."""
 
 
 def _reason(bits: int) -> Reason:
@@ -33,8 +33,8 @@ def _reason(bits: int) -> Reason:
 _REASONS: Final = tuple(_reason(bits) for bits in range(256))
 
 
-def page(state: FeedState, cursors: Cursors, tick_ms: int) -> Feed:
-    """The answer; `tick_ms` is the length of a tick."""
+def respond(state: FeedState, tick_ms: int) -> Feed:
+    """The response; `tick_ms` is the length of a tick."""
     request, live = state.request, state.live
     return Feed(
         request_id=request.request_id,
@@ -42,7 +42,7 @@ def page(state: FeedState, cursors: Cursors, tick_ms: int) -> Feed:
         model_id=live.ranker.model_id if state.scores is not None else None,
         tick_ms=live.snapshot.tick * tick_ms if live.has_snapshot else None,
         items=_items(state),
-        next_cursor=_next_cursor(state, cursors),
+        next_cursor=_next_cursor(state),
         degraded=[part for part in PARTS if part in state.degraded],
         removed=[RemovedItem(r.ping_id, r.reason) for r in state.removed] if request.explain else UNSET,
     )
@@ -57,21 +57,21 @@ def _items(state: FeedState) -> list[Item]:
             pool.creator_ids[at],
             first + slot,
             "exploration" if slot == state.explored_slot else _REASONS[sources[slot]],
-            _explained(state, slot) if state.request.explain else UNSET,
+            _explain(state, slot) if state.request.explain else UNSET,
         )
         for slot, at in enumerate(state.order)
     ]
 
 
-def _next_cursor(state: FeedState, cursors: Cursors) -> str | None:
-    """None on the last page: nothing is left to rank."""
+def _next_cursor(state: FeedState) -> str | None:
+    """None on the last page."""
     position = state.request.position + len(state.order)
     if not state.more or position + state.request.limit > MAX_POSITION:
         return None
-    return cursors.write(Chain(state.request.began_ms, position), state.request.user_id)
+    return write_cursor(Chain(state.request.began_ms, position), state.request.user_id)
 
 
-def _explained(state: FeedState, slot: int) -> Explain:
+def _explain(state: FeedState, slot: int) -> Explain:
     at = state.order[slot]
     bits = int(state.pool.sources[at])
     return Explain(
@@ -79,9 +79,9 @@ def _explained(state: FeedState, slot: int) -> Explain:
         boosts={name: float(values[at]) for name, values in state.boosts.items()},
         sources=[source for bit, source in enumerate(SOURCES) if bits >> bit & 1],
         propensity=state.propensities[slot],
-        features={} if state.matrix is None else _named(state.features.names, state.matrix[at]),
+        features={} if state.matrix is None else _by_name(state.features.names, state.matrix[at]),
     )
 
 
-def _named(names: Sequence[str], row: Float32) -> dict[str, float | None]:
+def _by_name(names: Sequence[str], row: Float32) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else value for name, value in zip(names, row.tolist(), strict=True)}

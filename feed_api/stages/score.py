@@ -1,7 +1,7 @@
-"""Stage: the ranker's score of every candidate; without one (it failed, or time is over) the pool's order stands.
+"""Score the candidates with the ranker. If it fails, or the budget is used up, they stay in pool order.
 
-The pool's order is the packet's, then what was just followed, what is hot, and the refill: trending in the country,
-evergreen, fresh. So a feed without a ranker is still the best guess of the batch side.
+Pool order is the packet's, then just followed, trending, and the refill: trending in the country, evergreen, fresh. A
+feed without scores is therefore still ordered by the batch side.
 """
 
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def score(state: FeedState) -> None:
-    """Fill `scores` (n,); leave them None where the pool's order has to do."""
+    """Fill `scores` (n,), or leave them None for pool order."""
     if state.matrix is None:
         return
     if not state.deadline.left_s():
@@ -27,12 +27,12 @@ def score(state: FeedState) -> None:
     try:
         state.scores = _finite(ranker, state.matrix)
     except (PingfeedError, ValueError) as error:
-        log.error("candidates were not scored: %s", error, extra={"model_id": ranker.model_id})
+        log.error("could not score the candidates: %s", error, extra={"model_id": ranker.model_id})
         state.degraded.add("model")
 
 
 def _finite(ranker: Ranker, matrix: Float32) -> Float64:
     scores = ranker.predict(matrix)
     if not np.isfinite(scores).all():
-        raise FormatError("a score is not a finite number")
+        raise FormatError("the model returned a score that is not finite")
     return scores

@@ -31,9 +31,7 @@ def person(width: int, scheme: str, first: int) -> str:
 
 
 @looks
-async def test_what_a_person_does_shows_in_the_next_feed(
-    browser: "Browser", demo_town: DemoTown, width: int, scheme: str
-) -> None:
+async def test_acts_change_the_next_feed(browser: "Browser", demo_town: DemoTown, width: int, scheme: str) -> None:
     visit = await looked_at(browser, demo_town, width, scheme)
     await visit.open()
     await visit.be(person(width, scheme, 10))
@@ -65,7 +63,7 @@ async def test_what_a_person_does_shows_in_the_next_feed(
 
 
 @looks
-async def test_what_many_like_comes_into_the_feeds_of_their_country(
+async def test_a_trending_ping_enters_the_feeds_of_its_country(
     browser: "Browser", demo_town: DemoTown, width: int, scheme: str
 ) -> None:
     visit = await looked_at(browser, demo_town, width, scheme)
@@ -108,9 +106,7 @@ def someone_who_misses(town: DemoTown, pings: list[str], liker: str) -> tuple[st
 
 
 @looks
-async def test_axe_finds_nothing_wrong_anywhere(
-    browser: "Browser", demo_town: DemoTown, width: int, scheme: str
-) -> None:
+async def test_axe_finds_no_violation(browser: "Browser", demo_town: DemoTown, width: int, scheme: str) -> None:
     visit = await looked_at(browser, demo_town, width, scheme, motion=False)
     page = visit.page
     await visit.open(person(width, scheme, 30))
@@ -141,7 +137,7 @@ async def test_axe_finds_nothing_wrong_anywhere(
     assert visit.complaints == []
 
 
-async def test_a_card_says_what_a_ping_is_and_why_it_is_here(visit: Visit) -> None:
+async def test_a_card_describes_a_ping_and_its_reason(visit: Visit) -> None:
     await visit.open(user_id(1))
     await visit.cards.first.wait_for()
     served = {item["ping_id"]: item for item in visit.town.feed(user_id(1))["items"]}
@@ -154,7 +150,7 @@ async def test_a_card_says_what_a_ping_is_and_why_it_is_here(visit: Visit) -> No
     assert await card.locator(".reason").text_content()
 
 
-async def test_the_drawer_gives_the_score_and_every_feature(visit: Visit) -> None:
+async def test_the_drawer_shows_the_score_and_every_feature(visit: Visit) -> None:
     await visit.open(user_id(2))
     await visit.cards.first.wait_for()
     ping = (await visit.pings())[0]
@@ -173,7 +169,7 @@ async def test_the_drawer_gives_the_score_and_every_feature(visit: Visit) -> Non
     await drawer.wait_for(state="hidden")
 
 
-async def test_without_auto_refresh_the_next_feed_is_asked_for_by_hand(visit: Visit) -> None:
+async def test_without_auto_refresh_the_feed_is_refreshed_by_hand(visit: Visit) -> None:
     await visit.open(user_id(3))
     await visit.cards.first.wait_for()
     await visit.page.get_by_role("switch", name="Auto-refresh").click()
@@ -187,14 +183,14 @@ async def test_without_auto_refresh_the_next_feed_is_asked_for_by_hand(visit: Vi
     assert not {before[0], before[1]} & set(await visit.pings())
 
 
-async def test_a_stranger_gets_a_feed(visit: Visit) -> None:
+async def test_an_unknown_user_gets_a_feed(visit: Visit) -> None:
     await visit.open()
     await visit.be("nobody.knows.me")
     assert len(await visit.pings()) == 10
     await visit.page.get_by_text("A stranger to this world").wait_for()
 
 
-async def test_more_of_the_feed_never_repeats_what_is_there(visit: Visit) -> None:
+async def test_further_pages_never_repeat_a_ping(visit: Visit) -> None:
     await visit.open(user_id(4))
     await visit.cards.first.wait_for()
     await visit.page.get_by_role("button", name="Show more").click()
@@ -205,7 +201,7 @@ async def test_more_of_the_feed_never_repeats_what_is_there(visit: Visit) -> Non
     await visit.page.get_by_role("dialog").get_by_text("At place 16").wait_for()
 
 
-async def test_it_works_by_keyboard_alone(visit: Visit) -> None:
+async def test_the_page_works_by_keyboard_alone(visit: Visit) -> None:
     page = visit.page
     await visit.open(user_id(5))
     await visit.cards.first.wait_for()
@@ -246,7 +242,7 @@ async def focused(visit: Visit) -> str:
     return found
 
 
-async def test_the_picker_finds_people_by_their_tastes(visit: Visit) -> None:
+async def test_the_picker_finds_people_by_topic(visit: Visit) -> None:
     await visit.open()
     who = visit.page.get_by_role("combobox", name="You are")
     await visit.cards.first.wait_for()
@@ -263,7 +259,7 @@ async def test_the_picker_finds_people_by_their_tastes(visit: Visit) -> None:
     assert await options.count() == 0 or not await options.first.is_visible()
 
 
-async def test_cards_move_only_for_those_who_want_motion(browser: "Browser", demo_town: DemoTown) -> None:
+async def test_cards_do_not_animate_with_reduced_motion(browser: "Browser", demo_town: DemoTown) -> None:
     for number, motion in ((6, True), (7, False)):
         visit = await looked_at(browser, demo_town, WIDE, "light", motion=motion)
         await visit.page.add_init_script(
@@ -277,7 +273,7 @@ async def test_cards_move_only_for_those_who_want_motion(browser: "Browser", dem
         await visit.page.locator("#ghosts > *").first.wait_for(state="detached")
 
 
-async def test_the_system_view_shows_rates_latency_tick_model_and_what_is_hot(visit: Visit) -> None:
+async def test_the_system_view_shows_rates_latency_tick_model_and_trending(visit: Visit) -> None:
     town, page = visit.town, visit.page
     loved = town.feed(user_id(8))["items"][0]["ping_id"]
     await visit.open("system")
@@ -305,7 +301,7 @@ async def card_of(visit: Visit, ping: str) -> dict[str, Any]:
     return found
 
 
-async def test_the_system_view_names_what_is_degraded(visit: Visit) -> None:
+async def test_the_system_view_names_degraded_parts(visit: Visit) -> None:
     body = {"status": "ready", "degraded": ["trending"], "detail": {"trending": "the disk is gone"}}
     await visit.page.route("**/readyz", lambda route: answer_with(route, 200, body))
     await visit.open("system")
@@ -318,7 +314,7 @@ async def answer_with(route: "Route", status: int, body: Any) -> None:
     await route.fulfill(status=status, headers=headers, content_type="application/json", body=json.dumps(body))
 
 
-async def test_events_wait_while_ingest_is_away_and_arrive_once_it_is_back(visit: Visit, demo_town: DemoTown) -> None:
+async def test_events_wait_while_ingest_is_down_and_arrive_once_it_is_up(visit: Visit, demo_town: DemoTown) -> None:
     await visit.open(user_id(9))
     await visit.cards.first.wait_for()
     liked = (await visit.pings())[0]
@@ -336,7 +332,7 @@ async def test_events_wait_while_ingest_is_away_and_arrive_once_it_is_back(visit
     await visit.card(liked).wait_for(state="detached")
 
 
-async def test_a_feed_that_is_away_is_told_and_comes_back(visit: Visit, demo_town: DemoTown) -> None:
+async def test_a_feed_outage_is_shown_until_it_recovers(visit: Visit, demo_town: DemoTown) -> None:
     await visit.open(user_id(9))
     await visit.cards.first.wait_for()
     before = await visit.pings()
@@ -352,7 +348,7 @@ async def test_a_feed_that_is_away_is_told_and_comes_back(visit: Visit, demo_tow
     await banner.wait_for(state="hidden")  # it tries again by itself
 
 
-async def test_without_an_operators_rights_the_page_shows_the_feed_and_no_scores(visit: Visit) -> None:
+async def test_without_operator_rights_the_page_hides_scores(visit: Visit) -> None:
     async def forbid(route: "Route") -> None:
         refusal = {"error": {"code": "forbidden", "message": "explain needs an operator key", "field": None}}
         if "explain=true" in route.request.url:
@@ -367,7 +363,7 @@ async def test_without_an_operators_rights_the_page_shows_the_feed_and_no_scores
     await visit.page.get_by_text("Scores and features are for operators.").wait_for()
 
 
-async def test_behind_keys_the_page_asks_for_one(visit: Visit) -> None:
+async def test_with_api_keys_the_page_asks_for_one(visit: Visit) -> None:
     keys: list[str | None] = []
 
     async def guard(route: "Route") -> None:
@@ -387,7 +383,7 @@ async def test_behind_keys_the_page_asks_for_one(visit: Visit) -> None:
     assert keys[0] is None
 
 
-async def test_where_nobody_is_simulated_a_user_id_is_typed(visit: Visit) -> None:
+async def test_without_simulated_people_a_user_id_is_typed(visit: Visit) -> None:
     await visit.page.route("**/demo/people", lambda route: answer_with(route, 200, {"people": []}))
     await visit.open()
     await visit.page.get_by_role("heading", name="Choose a person").wait_for()

@@ -85,7 +85,7 @@ def hide_one_each(services: Services, feed: Running) -> dict[str, str]:
     return hidden
 
 
-def test_a_killed_feed_comes_back_and_what_it_spooled_lands(services: Services) -> None:
+def test_a_killed_feed_restarts_and_its_spooled_events_land(services: Services) -> None:
     a_small_town(services)
     feed = services.start("feed", FEED_BUDGET_MS="5000")
     hidden = hide_one_each(services, feed)

@@ -142,14 +142,14 @@ def _place(feed: dict[str, Any], ping: str) -> int:
     return ids.index(ping) if ping in ids else len(ids)
 
 
-def test_a_stranger_and_a_known_user_get_ten_pings(town: Town) -> None:
+def test_unknown_and_known_users_get_ten_pings(town: Town) -> None:
     known, stranger = town.feed(user_id(1)), town.feed("nobody.knows.me")
     assert len(known["items"]) == len(stranger["items"]) == 10
     assert known["model_id"] is not None
     assert [item["position"] for item in known["items"]] == list(range(10))
 
 
-def test_follow_hide_and_likes_show_in_the_next_feed_and_are_learned_by_the_next_tick(town: Town) -> None:
+def test_follow_hide_and_likes_change_the_next_feed_and_reach_the_next_packet(town: Town) -> None:
     user = user_id(2)
     snapshot = town.snapshot()
     before = town.feed(user, limit=50)
@@ -209,7 +209,7 @@ def _someone_who_missed_it(town: Town) -> tuple[str, str]:
     return watcher, (missed or [ping for ping in fallback if ping not in shown])[0]
 
 
-def test_offline_recomputation_gives_every_vector_that_the_feed_scored(town: Town) -> None:
+def test_offline_recomputation_equals_every_scored_vector(town: Town) -> None:
     """Every group of features, at least a thousand rows, bit for bit."""
     for number in range(25):
         user = user_id(number)

@@ -82,11 +82,12 @@ def test_a_port_that_is_taken_is_one_sentence(services: Services) -> None:
 
 def test_the_settings_that_apply_are_logged_without_secrets(services: Services) -> None:
     digest = "ab" * 32
-    ingest = services.start("ingest", CURSOR_SECRET="hush-hush", API_KEY_HASHES=digest, AUTH="api_key")
+    operator = "cd" * 32
+    ingest = services.start("ingest", OPERATOR_KEY_HASHES=operator, API_KEY_HASHES=digest, AUTH="api_key")
     (line,) = [line for line in ingest.log() if "settings" in line]
     assert line["settings"]["PINGFEED_AUTH"] == "api_key"
     text = ingest.log_file.read_text()
-    assert "hush-hush" not in text
+    assert operator not in text
     assert digest not in text
 
 

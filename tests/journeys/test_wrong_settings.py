@@ -67,7 +67,7 @@ WRONG: Final = [
     ("feed", {"PINGFEED_CORS_ORIGINS": f"https://user:{SECRET}@app.example"}, "PINGFEED_CORS_ORIGINS"),
     ("feed", {"PINGFEED_AUTH": SECRET}, "PINGFEED_AUTH"),
     ("feed", {"PINGFEED_TICK_MINUTES": SECRET}, "PINGFEED_TICK_MINUTES"),
-    ("ingest", {"PINGFEED_CURSOR_SECRTE": SECRET}, "PINGFEED_CURSOR_SECRTE"),
+    ("ingest", {"PINGFEED_JWT_SECRTE": SECRET}, "PINGFEED_JWT_SECRTE"),
     # A part that does not answer, and never has.
     ("ingest", {"PINGFEED_SIGNALS_URL": f"redis://:{URL_SECRET}@{CLOSED}/0"}, "PINGFEED_SIGNALS_URL"),
     ("feed", {"PINGFEED_TRENDING_URL": f"redis://me:{URL_SECRET}@no-such-host.invalid/0"}, "PINGFEED_TRENDING_URL"),
@@ -103,7 +103,8 @@ def test_a_wrong_setting_ends_the_start_in_a_sentence_that_names_it(
 def test_doctor_and_the_log_of_a_start_mask_passwords(tmp_path: Path, open_redis: str) -> None:
     environ = {
         "PINGFEED_SIGNALS_URL": f"redis://me:{URL_SECRET}@{CLOSED}/0",
-        "PINGFEED_CURSOR_SECRET": SECRET,
+        "PINGFEED_AUTH": "jwt",
+        "PINGFEED_JWT_SECRET": SECRET * 2,
         "PINGFEED_TRENDING_URL": f"redis://me:{URL_SECRET}@{open_redis}/0",
         **AWS,
     }

@@ -38,7 +38,7 @@ FEATURES: Final = FeatureSet()
 
 @dataclass(frozen=True)
 class Ping:
-    """One ping of the catalogue; `points` is what the default ranker orders by when nothing else is known."""
+    """One ping of the catalogue; `points` is what the fallback ranker orders by when nothing else is known."""
 
     ping_id: str
     creator: int = 0

@@ -69,7 +69,7 @@ async def test_the_page_adds_nothing_to_the_documented_api(world: FeedWorld) -> 
     assert set((await get(world, "/openapi.json"))["paths"]) == {"/get-feed", "/healthz", "/readyz"}
 
 
-async def test_the_page_asks_nobody_but_the_two_services(world: FeedWorld) -> None:
+async def test_the_page_connects_only_to_the_two_services(world: FeedWorld) -> None:
     answer = await world.client.get("/")
     policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'self'"
@@ -81,7 +81,7 @@ async def test_the_page_asks_nobody_but_the_two_services(world: FeedWorld) -> No
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_the_policy_names_the_digests_of_what_the_page_carries(world: FeedWorld) -> None:
+async def test_the_policy_contains_the_digests_of_the_script_and_the_style(world: FeedWorld) -> None:
     answer = await world.client.get("/")
     for tag, directive in (("script", "script-src"), ("style", "style-src")):
         (inside,) = re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>", answer.text, flags=re.DOTALL)
@@ -96,13 +96,13 @@ async def test_the_policy_names_the_digests_of_what_the_page_carries(world: Feed
         ("[::1]:8001", "http://[::1]:8000"),
     ],
 )
-async def test_ingest_is_on_its_usual_port_of_the_same_host(world: FeedWorld, host: str, url: str) -> None:
+async def test_ingest_is_expected_on_its_default_port_of_the_same_host(world: FeedWorld, host: str, url: str) -> None:
     answer = await world.client.get("/", headers={"Host": host})
     assert f"connect-src 'self' {url};" in answer.headers["content-security-policy"]
 
 
 @pytest.mark.parametrize("host", ["evil;script-src *", "evil'", "a b", "evil.example/x", ""])
-async def test_a_host_that_is_none_does_not_get_into_the_policy(world: FeedWorld, host: str) -> None:
+async def test_an_invalid_host_does_not_get_into_the_policy(world: FeedWorld, host: str) -> None:
     answer = await world.client.get("/", headers={"Host": host})
     assert re.search(r"connect-src 'self' http://[a-z0-9.]+:8000;", answer.headers["content-security-policy"])
     assert "evil" not in answer.headers["content-security-policy"]
@@ -121,7 +121,7 @@ async def test_every_feature_is_described_in_the_vectors_order(world: FeedWorld)
     assert all(feature["meaning"] and feature["group"] for feature in features)
 
 
-async def test_a_card_says_what_the_snapshot_knows_of_a_ping(world: FeedWorld) -> None:
+async def test_a_card_shows_what_the_snapshot_knows_about_a_ping(world: FeedWorld) -> None:
     first, second, third = (await get(world, "/demo/pings?ids=p0,p1,gone,p2"))["pings"]
     assert first == {
         "ping_id": "p0",
@@ -139,7 +139,7 @@ async def test_a_card_says_what_the_snapshot_knows_of_a_ping(world: FeedWorld) -
     assert third["created_ms"] == 2 * TICK_MS
 
 
-async def test_during_a_roll_out_the_names_are_those_of_this_digest(tmp_path: Path) -> None:
+async def test_during_a_rollout_topic_names_are_those_of_this_digest(tmp_path: Path) -> None:
     other = json.dumps({"topics": {"7": "another world"}}).encode()
     mine = snapshot_key(f"{TICK}-{FeatureSet().digest}", "facets.json")
     artifacts = {snapshot_key(TICK, "facets.json"): other, mine: json.dumps(NAMES).encode()}
@@ -148,13 +148,13 @@ async def test_during_a_roll_out_the_names_are_those_of_this_digest(tmp_path: Pa
         assert card["topics"] == ["music", "news"]
 
 
-async def test_without_names_a_card_has_no_topics(tmp_path: Path) -> None:
+async def test_without_topic_names_a_card_has_no_topics(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS, DEMO_PAGE="1") as world:
         (card,) = (await get(world, "/demo/pings?ids=p0"))["pings"]
         assert card["topics"] == []
 
 
-async def test_a_person_has_tastes_and_what_they_did_seconds_ago(world: FeedWorld) -> None:
+async def test_a_person_has_preferences_and_recent_signals(world: FeedWorld) -> None:
     await world.act("follow", "c1", "c2", user_id="ada")
     await world.act("unfollow", "c2", user_id="ada")
     await world.act("hide", "p1", user_id="ada")
@@ -166,8 +166,8 @@ async def test_a_person_has_tastes_and_what_they_did_seconds_ago(world: FeedWorl
     assert found == {"user_id": "ada", "follows": ["c1"], "unfollows": ["c2"], **numbers}
 
 
-async def test_a_stranger_is_nobody_of_the_gallery(world: FeedWorld) -> None:
-    assert (await get(world, "/demo/person?user_id=nobody"))["person"] is None
+async def test_an_unknown_user_has_no_persona(world: FeedWorld) -> None:
+    assert (await get(world, "/demo/person?user_id=unknown"))["person"] is None
 
 
 @pytest.mark.parametrize(
@@ -179,13 +179,13 @@ async def test_a_stranger_is_nobody_of_the_gallery(world: FeedWorld) -> None:
         ("/demo/pings?ids=" + ",".join(["p0"] * 201), "ids"),
     ],
 )
-async def test_a_wrong_parameter_is_refused_by_its_name(world: FeedWorld, path: str, field: str) -> None:
+async def test_an_invalid_parameter_is_rejected_by_name(world: FeedWorld, path: str, field: str) -> None:
     answer = await world.client.get(path)
     assert answer.status_code == 422
     assert answer.json()["error"]["field"] == field
 
 
-async def test_people_are_read_again_when_a_history_is_written(world: FeedWorld, tmp_path: Path) -> None:
+async def test_people_are_reloaded_after_a_history_is_written(world: FeedWorld, tmp_path: Path) -> None:
     assert [person["user_id"] for person in (await get(world, "/demo/people"))["people"]] == ["ada"]
     path = furnish(tmp_path, people.Gallery([people.Person("bob", "US", "en", 1, [], [])], {}))
     assert [person["user_id"] for person in (await get(world, "/demo/people"))["people"]] == ["bob"]
@@ -193,12 +193,12 @@ async def test_people_are_read_again_when_a_history_is_written(world: FeedWorld,
     assert (await get(world, "/demo/people"))["people"] == []
 
 
-async def test_a_broken_gallery_leaves_a_page_without_people(world: FeedWorld, tmp_path: Path) -> None:
+async def test_a_damaged_people_file_leaves_a_page_without_people(world: FeedWorld, tmp_path: Path) -> None:
     (tmp_path / "var/pingfeed" / people.FILE).write_text("{")
     assert (await world.client.get("/demo/people")).status_code == 200
 
 
-async def test_the_system_says_what_is_live_and_what_is_hot(world: FeedWorld) -> None:
+async def test_the_system_view_shows_the_live_artifacts_and_trending_pings(world: FeedWorld) -> None:
     await world.likes("p0", 3)
     await world.trending.add([Engagement("eve", "brand-new", "share", "BR", world.time.now_ms)])
     found = await get(world, "/demo/system")
@@ -213,19 +213,19 @@ async def test_the_system_says_what_is_live_and_what_is_hot(world: FeedWorld) ->
     assert [hot["ping_id"] for hot in there["trending"]] == ["brand-new"]
 
 
-async def test_trending_that_fails_is_told_apart_from_nothing_hot(world: FeedWorld) -> None:
+async def test_failing_trending_differs_from_an_empty_list(world: FeedWorld) -> None:
     world.trending.down = "the disk is gone"
     assert (await get(world, "/demo/system"))["trending"] is None
 
 
-async def test_without_a_snapshot_the_page_says_so(tmp_path: Path) -> None:
+async def test_without_a_snapshot_the_page_reports_none(tmp_path: Path) -> None:
     async with feed_world(tmp_path, DEMO_PAGE="1") as world:
         found = await get(world, "/demo/system")
         assert found["snapshot"] is None
         assert (await get(world, "/demo/pings?ids=p0"))["pings"] == []
 
 
-async def test_behind_keys_the_page_opens_and_its_data_does_not(tmp_path: Path) -> None:
+async def test_with_api_keys_the_page_is_public_but_its_data_is_not(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS, DEMO_PAGE="1", AUTH="api_key", API_KEY_HASHES=HASH) as world:
         assert (await world.client.get("/")).status_code == 200
         for path in ("/demo/about", "/demo/people", "/demo/person?user_id=u", "/demo/pings", "/demo/system"):
@@ -234,7 +234,7 @@ async def test_behind_keys_the_page_opens_and_its_data_does_not(tmp_path: Path) 
             assert known.status_code == 200
 
 
-def test_the_simulation_writes_the_gallery_that_the_page_reads(tmp_path: Path) -> None:
+def test_the_page_reads_the_people_that_the_simulator_writes(tmp_path: Path) -> None:
     world = World.build(Spec(seed=3, users=20, pings=40, days=1, until_ms=NOW_MS))
     personas.save(world, tmp_path)
     found = people.GalleryFile(tmp_path).read()

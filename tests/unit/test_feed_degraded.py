@@ -18,12 +18,14 @@ LISTS = {
     "fresh": range(140, 180),
 }
 FALLBACK = [f"p{i:03d}" for i in range(60, 70)]
-"""What a stranger gets in the order of the refill: trending anywhere first."""
+"""What an unknown user gets in the order of the refill: trending anywhere first."""
 
 
 @pytest.mark.parametrize("how", ["down", "late"])
 @pytest.mark.parametrize("part", ["signals", "candidates"])
-async def test_a_store_that_is_down_or_late_is_left_out_and_counted(tmp_path: Path, part: str, how: str) -> None:
+async def test_a_store_that_is_down_or_late_degrades_the_feed_and_is_counted(
+    tmp_path: Path, part: str, how: str
+) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS, FEED_BUDGET_MS="50") as world:
         world.give("u", packet_bytes(range(100)))
         _break(getattr(world, part), how)
@@ -40,7 +42,7 @@ def _break(store: Fake, how: str) -> None:
         store.hangs = True
 
 
-async def test_a_late_read_is_given_up(tmp_path: Path) -> None:
+async def test_a_late_read_is_cancelled(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS, FEED_BUDGET_MS="50") as world:
         world.candidates.hangs = True
         await world.feed()
@@ -59,7 +61,7 @@ async def test_without_signals_their_real_time_features_are_unknown(tmp_path: Pa
         assert [features[name] for name in ("just_followed", "session_creator", "session_topic")] == [None] * 3
 
 
-async def test_without_signals_later_pages_still_go_on(tmp_path: Path) -> None:
+async def test_without_signals_later_pages_do_not_repeat(tmp_path: Path) -> None:
     """What was served cannot be told, so the best are passed over by their number."""
     async with feed_world(tmp_path, catalogue(300, creators=300), LISTS) as world:
         world.give("u", packet_bytes(range(100)))
@@ -73,15 +75,15 @@ async def test_without_signals_later_pages_still_go_on(tmp_path: Path) -> None:
         assert len(shown) == len(set(shown)) == 100
 
 
-async def test_without_candidates_the_user_is_served_like_a_stranger(tmp_path: Path) -> None:
+async def test_without_candidates_the_user_is_served_like_an_unknown_user(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200, creators=200), LISTS) as world:
         world.give("u", packet_bytes(range(100)))
         world.candidates.down = "out of order"
-        assert set(ping_ids(await world.feed())) == set(ping_ids(await world.feed("stranger")))
+        assert set(ping_ids(await world.feed())) == set(ping_ids(await world.feed("unknown")))
 
 
 @pytest.mark.parametrize("packet", [b"", b"garbage", packet_bytes(range(100))[:-1]])
-async def test_an_unreadable_packet_is_as_good_as_none(tmp_path: Path, packet: bytes) -> None:
+async def test_an_unreadable_packet_counts_as_missing(tmp_path: Path, packet: bytes) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         world.give("u", packet)
         feed = await world.feed()
@@ -89,7 +91,7 @@ async def test_an_unreadable_packet_is_as_good_as_none(tmp_path: Path, packet: b
         assert len(feed["items"]) == 10
 
 
-async def test_a_packet_of_another_digest_gives_its_candidates_but_no_user(tmp_path: Path) -> None:
+async def test_a_packet_of_another_digest_keeps_its_candidates_but_not_its_user_part(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         world.give("u", packet_bytes(range(100), digest="ff66554433221100"))
         feed = await world.feed(explain=True)
@@ -100,7 +102,7 @@ async def test_a_packet_of_another_digest_gives_its_candidates_but_no_user(tmp_p
         assert (await world.served_row(feed["request_id"])).get("packet_tick") is None
 
 
-async def test_an_expired_packet_makes_a_stranger(tmp_path: Path) -> None:
+async def test_an_expired_packet_counts_as_an_unknown_user(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         world.candidates.packets["u"] = packet_bytes(range(100)), world.time.now_ms
         feed = await world.feed()
@@ -111,7 +113,7 @@ async def test_an_expired_packet_makes_a_stranger(tmp_path: Path) -> None:
 async def test_without_a_snapshot_the_feed_is_empty(tmp_path: Path) -> None:
     async with feed_world(tmp_path) as world:
         world.give("u", packet_bytes(range(100)))
-        for user_id in ("u", "stranger"):
+        for user_id in ("u", "unknown"):
             feed = await world.feed(user_id, explain=True)
             assert feed["items"] == []
             assert feed["degraded"] == ["snapshot", "model"]
@@ -120,7 +122,7 @@ async def test_without_a_snapshot_the_feed_is_empty(tmp_path: Path) -> None:
         assert world.spooled() == []
 
 
-async def test_time_that_is_over_means_packet_order(tmp_path: Path) -> None:
+async def test_past_the_deadline_the_feed_is_in_packet_order(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         order = shuffled(100)
         world.give("u", packet_bytes(order))
@@ -139,7 +141,7 @@ async def test_time_that_is_over_means_packet_order(tmp_path: Path) -> None:
         assert row["served_pings"] == ping_ids(feed)
 
 
-async def test_time_that_is_over_still_keeps_what_is_hidden_out(tmp_path: Path) -> None:
+async def test_past_the_deadline_hidden_pings_are_still_removed(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         world.give("u", packet_bytes(range(100)))
         await world.act("hide", "p000")
@@ -152,7 +154,7 @@ async def test_time_that_is_over_still_keeps_what_is_hidden_out(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("scores", [None, np.nan, np.inf])
-async def test_a_ranker_that_fails_means_packet_order(
+async def test_a_failing_ranker_leaves_packet_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: float | None
 ) -> None:
     def fail(_self: FallbackRanker, rows: Float32) -> Float64:
@@ -170,7 +172,7 @@ async def test_a_ranker_that_fails_means_packet_order(
         assert all(item["explain"]["score"] is None and not item["explain"]["boosts"] for item in feed["items"])
 
 
-async def test_features_that_fail_mean_packet_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failing_features_leave_packet_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> Float32:
         raise ValueError("could not broadcast input array")
 
@@ -208,7 +210,7 @@ async def test_with_every_store_down_a_feed_is_served(tmp_path: Path) -> None:
         assert ping_ids(feed) == FALLBACK
 
 
-async def test_trending_that_fails_leaves_the_snapshots_list(tmp_path: Path) -> None:
+async def test_failing_trending_leaves_the_snapshots_list(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         world.trending.down = "out of order"
         feed = await world.feed(explain=True)

@@ -12,7 +12,7 @@ KNOWN = 120
 LISTS = {"fresh": range(KNOWN, KNOWN + 8)}
 
 
-def with_newcomers(**same: Any) -> list[Ping]:
+def with_new_pings(**same: Any) -> list[Ping]:
     """Pings 0 to 119 are well known, 120 to 127 new, good for nothing yet."""
     return [*catalogue(KNOWN), *(Ping(f"new{i}", creator=30 + i, points=0, impressions=3, **same) for i in range(8))]
 
@@ -27,8 +27,8 @@ async def explored(world: World, requests: int) -> Counter[tuple[str, int]]:
     return found
 
 
-async def test_every_request_explores_where_the_share_is_one(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, with_newcomers(), LISTS, EXPLORE_SHARE="1") as world:
+async def test_every_request_explores_with_a_share_of_one(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, with_new_pings(), LISTS, EXPLORE_SHARE="1") as world:
         world.give("u", packet_bytes(range(100)))
         feed = await world.feed(explain=True)
         (item,) = [item for item in feed["items"] if item["reason"] == "exploration"]
@@ -46,11 +46,11 @@ async def test_every_request_explores_where_the_share_is_one(tmp_path: Path) -> 
         assert item["explain"]["sources"] == ["fresh"]
 
 
-async def test_frequencies_agree_with_the_logged_propensities(tmp_path: Path) -> None:
+async def test_frequencies_match_the_logged_propensities(tmp_path: Path) -> None:
     """Request ids come from a fixed sequence, so this draws the same every time."""
     ids = iter(range(1, 10**6))
     fixed = {"make_id": lambda _now_ms: f"00000000-0000-7000-8000-{next(ids):012d}"}
-    async with feed_world(tmp_path, with_newcomers(), LISTS, EXPLORE_SHARE="0.5", **fixed) as world:  # type: ignore[arg-type]  # one keyword of many
+    async with feed_world(tmp_path, with_new_pings(), LISTS, EXPLORE_SHARE="0.5", **fixed) as world:  # type: ignore[arg-type]  # one keyword of many
         world.give("u", packet_bytes(range(100)))
         requests = 800
         found = await explored(world, requests)
@@ -66,31 +66,31 @@ async def test_frequencies_agree_with_the_logged_propensities(tmp_path: Path) ->
         assert all(count / requests == pytest.approx(0.5 / 8, abs=0.03) for count in pings.values())
 
 
-async def test_a_request_id_replays_its_chance(tmp_path: Path) -> None:
+async def test_a_request_id_replays_its_random_choices(tmp_path: Path) -> None:
     fixed = {"make_id": lambda _now_ms: "00000000-0000-7000-8000-000000000007"}
     shown = []
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        async with feed_world(tmp_path / folder, with_newcomers(), LISTS, EXPLORE_SHARE="0.5", **fixed) as world:  # type: ignore[arg-type]  # one keyword of many
+        async with feed_world(tmp_path / folder, with_new_pings(), LISTS, EXPLORE_SHARE="0.5", **fixed) as world:  # type: ignore[arg-type]  # one keyword of many
             shown.append(ping_ids(await world.feed()))
     assert shown[0] == shown[1]
 
 
-async def test_without_exploration_every_slot_is_certain(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, with_newcomers(), LISTS, EXPLORE_SHARE="0") as world:
+async def test_without_exploration_propensities_are_one(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, with_new_pings(), LISTS, EXPLORE_SHARE="0") as world:
         feed = await world.feed()
         assert (await world.served_row(feed["request_id"]))["served_propensities"] == [1.0] * 10
 
 
-async def test_without_newcomers_every_slot_is_certain(tmp_path: Path) -> None:
+async def test_without_new_pings_propensities_are_one(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(KNOWN), EXPLORE_SHARE="1") as world:
         feed = await world.feed()
         assert "exploration" not in {item["reason"] for item in feed["items"]}
         assert (await world.served_row(feed["request_id"]))["served_propensities"] == [1.0] * 10
 
 
-async def test_a_page_of_one_is_never_explored(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, with_newcomers(), LISTS, EXPLORE_SHARE="1") as world:
+async def test_a_page_of_one_never_explores(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, with_new_pings(), LISTS, EXPLORE_SHARE="1") as world:
         world.give("u", packet_bytes(range(100)))
         feed = await world.feed(limit=1)
         assert feed["items"][0]["reason"] != "exploration"
@@ -98,7 +98,7 @@ async def test_a_page_of_one_is_never_explored(tmp_path: Path) -> None:
 
 
 async def test_the_displaced_ping_comes_on_the_next_page(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, with_newcomers(), LISTS, EXPLORE_SHARE="1") as world:
+    async with feed_world(tmp_path, with_new_pings(), LISTS, EXPLORE_SHARE="1") as world:
         world.give("u", packet_bytes(range(100)))
         first = await world.feed()
         second = await world.feed(cursor=first["next_cursor"])
@@ -107,8 +107,8 @@ async def test_the_displaced_ping_comes_on_the_next_page(tmp_path: Path) -> None
         assert {f"p{i:03d}" for i in range(18)} <= set(shown)
 
 
-async def test_what_the_user_must_not_get_is_not_explored(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, with_newcomers(), LISTS, EXPLORE_SHARE="1") as world:
+async def test_excluded_pings_are_not_explored(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, with_new_pings(), LISTS, EXPLORE_SHARE="1") as world:
         world.give("u", packet_bytes(range(100)))
         await world.act("hide", *(f"new{i}" for i in range(4)))
         await world.act("block", "c34", "c35")
@@ -117,13 +117,13 @@ async def test_what_the_user_must_not_get_is_not_explored(tmp_path: Path) -> Non
         assert {ping_id for ping_id, _ in found} == {"new7"}
 
 
-async def test_a_newcomer_in_a_language_the_user_cannot_read_is_not_explored(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, with_newcomers(language="fr"), LISTS, EXPLORE_SHARE="1") as world:
+async def test_a_new_ping_in_a_foreign_language_is_not_explored(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, with_new_pings(language="fr"), LISTS, EXPLORE_SHARE="1") as world:
         world.give("u", packet_bytes(range(100)))
         assert not await explored(world, 5)
 
 
-async def test_a_ping_that_many_have_seen_is_not_explored(tmp_path: Path) -> None:
+async def test_a_ping_with_many_impressions_is_not_explored(tmp_path: Path) -> None:
     pings = [*catalogue(KNOWN), *(Ping(f"new{i}", points=0, impressions=1000) for i in range(8))]
     async with feed_world(tmp_path, pings, LISTS, EXPLORE_SHARE="1") as world:
         world.give("u", packet_bytes(range(100)))

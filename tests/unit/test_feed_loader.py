@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from feed_api.artifact_loader import RETRY_REFUSED_S, Loader
+from feed_api.artifact_loader import RETRY_REJECTED_S, ArtifactLoader
 from feed_api.metrics import FeedMetrics
 from pingfeed.core.ranker import model_key, pointer_key, snapshot_key
 from pingfeed.web.metrics import Metrics
@@ -53,10 +53,10 @@ async def test_a_model_is_swapped_while_serving(tmp_path: Path) -> None:
         assert feed["items"][0]["ping_id"] != "p000"
         world.point("model", "best-first")  # a roll-back is a pointer too
         await serves(world, "best-first")
-        assert await world.metric('pingfeed_feed_artifacts_swapped_total{what="model"}') == 3
+        assert await world.metric('pingfeed_feed_artifacts_loaded_total{what="model"}') == 3
 
 
-async def test_feeds_go_on_while_snapshots_are_swapped(tmp_path: Path) -> None:
+async def test_feeds_continue_while_snapshots_are_swapped(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(120)) as world:
         for tick in range(TICK + 1, TICK + 4):
             world.publish_snapshot(snapshot_bytes(catalogue(120 + tick - TICK), tick=tick), tick)
@@ -88,19 +88,21 @@ def artifacts(tmp_path: Path, data: dict[str, bytes]) -> MemoryArtifacts:
 
 
 @pytest.fixture
-def loader(artifacts: MemoryArtifacts, metrics: Metrics, time: Time) -> Loader:
-    return Loader(artifacts, FEATURES, FeedMetrics(metrics), lambda: time.seconds)
+def loader(artifacts: MemoryArtifacts, metrics: Metrics, time: Time) -> ArtifactLoader:
+    return ArtifactLoader(artifacts, FEATURES, FeedMetrics(metrics), lambda: time.seconds)
 
 
 def point(data: dict[str, bytes], what: str, current: bytes) -> None:
     data[pointer_key(FEATURES.digest, what)] = b'{"current": "%s"}' % current
 
 
-def refused(metrics: Metrics, what: str) -> float | None:
-    return metrics.registry.get_sample_value("pingfeed_feed_artifacts_refused_total", {"what": what})
+def rejected(metrics: Metrics, what: str) -> float | None:
+    return metrics.registry.get_sample_value("pingfeed_feed_artifacts_rejected_total", {"what": what})
 
 
-async def test_before_anything_is_published_the_default_ranker_serves_nothing(loader: Loader) -> None:
+async def test_before_anything_is_published_the_fallback_ranker_serves(
+    loader: ArtifactLoader,
+) -> None:
     await loader.refresh()
     assert not loader.live.has_model
     assert not loader.live.has_snapshot
@@ -108,8 +110,8 @@ async def test_before_anything_is_published_the_default_ranker_serves_nothing(lo
     assert loader.live.ranker.model_id is None
 
 
-async def test_what_is_live_is_not_loaded_again(
-    loader: Loader, data: dict[str, bytes], artifacts: MemoryArtifacts
+async def test_a_live_artifact_is_not_loaded_again(
+    loader: ArtifactLoader, data: dict[str, bytes], artifacts: MemoryArtifacts
 ) -> None:
     data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
     point(data, "snapshot", b"7")
@@ -125,8 +127,8 @@ async def test_what_is_live_is_not_loaded_again(
     "damaged",
     [b"", b"garbage", snapshot_bytes(catalogue(3), tick=8)[:-5000], snapshot_bytes(catalogue(3), digest="f" * 16)],
 )
-async def test_a_snapshot_that_is_damaged_or_foreign_is_refused_and_the_old_one_serves(
-    loader: Loader, data: dict[str, bytes], metrics: Metrics, damaged: bytes
+async def test_a_damaged_or_foreign_snapshot_is_rejected_and_the_old_one_serves(
+    loader: ArtifactLoader, data: dict[str, bytes], metrics: Metrics, damaged: bytes
 ) -> None:
     data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
     point(data, "snapshot", b"7")
@@ -135,11 +137,11 @@ async def test_a_snapshot_that_is_damaged_or_foreign_is_refused_and_the_old_one_
     point(data, "snapshot", b"8")
     await loader.refresh()
     assert loader.live.snapshot.tick == 7
-    assert refused(metrics, "snapshot") == 1
+    assert rejected(metrics, "snapshot") == 1
 
 
-async def test_a_model_that_is_damaged_or_foreign_is_refused_and_the_old_one_serves(
-    loader: Loader, data: dict[str, bytes], metrics: Metrics
+async def test_a_damaged_or_foreign_model_is_rejected_and_the_old_one_serves(
+    loader: ArtifactLoader, data: dict[str, bytes], metrics: Metrics
 ) -> None:
     put_model(data, "good")
     put_model(data, "foreign", digest="f" * 16)
@@ -155,28 +157,30 @@ async def test_a_model_that_is_damaged_or_foreign_is_refused_and_the_old_one_ser
         point(data, "model", bad)
         await loader.refresh()
         assert loader.live.ranker.model_id == "good"
-        assert refused(metrics, "model") == count
+        assert rejected(metrics, "model") == count
 
 
 @pytest.mark.parametrize("pointer", [b"", b"{}", b'{"current": 5}', b"garbage"])
-async def test_a_damaged_pointer_is_refused(
-    loader: Loader, data: dict[str, bytes], metrics: Metrics, pointer: bytes
+async def test_a_damaged_pointer_is_rejected(
+    loader: ArtifactLoader, data: dict[str, bytes], metrics: Metrics, pointer: bytes
 ) -> None:
     data[pointer_key(FEATURES.digest, "snapshot")] = pointer
     await loader.refresh()
     assert not loader.live.has_snapshot
-    assert refused(metrics, "snapshot") == 1
+    assert rejected(metrics, "snapshot") == 1
 
 
 @pytest.mark.parametrize("tick", [b"../7", b"-1", b"seven", b""])
-async def test_a_pointer_to_what_is_no_tick_loads_nothing(loader: Loader, data: dict[str, bytes], tick: bytes) -> None:
+async def test_a_pointer_that_names_no_tick_loads_nothing(
+    loader: ArtifactLoader, data: dict[str, bytes], tick: bytes
+) -> None:
     point(data, "snapshot", tick)
     await loader.refresh()
     assert not loader.live.has_snapshot
 
 
-async def test_what_was_refused_is_tried_again_after_a_while(
-    loader: Loader, data: dict[str, bytes], metrics: Metrics, time: Time
+async def test_a_rejected_artifact_is_retried_after_a_while(
+    loader: ArtifactLoader, data: dict[str, bytes], metrics: Metrics, time: Time
 ) -> None:
     data[snapshot_key(7)] = b"garbage"
     point(data, "snapshot", b"7")
@@ -184,13 +188,13 @@ async def test_what_was_refused_is_tried_again_after_a_while(
     data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
     await loader.refresh()
     assert not loader.live.has_snapshot
-    assert refused(metrics, "snapshot") == 1
-    time.seconds += RETRY_REFUSED_S
+    assert rejected(metrics, "snapshot") == 1
+    time.seconds += RETRY_REJECTED_S
     await loader.refresh()
     assert loader.live.snapshot.tick == 7
 
 
-async def test_a_refused_model_does_not_keep_a_snapshot_out(loader: Loader, data: dict[str, bytes]) -> None:
+async def test_a_rejected_model_does_not_block_a_snapshot(loader: ArtifactLoader, data: dict[str, bytes]) -> None:
     point(data, "model", b"absent")
     data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
     point(data, "snapshot", b"7")
@@ -200,7 +204,7 @@ async def test_a_refused_model_does_not_keep_a_snapshot_out(loader: Loader, data
 
 
 async def test_a_store_that_is_down_changes_nothing(
-    loader: Loader, data: dict[str, bytes], artifacts: MemoryArtifacts, metrics: Metrics
+    loader: ArtifactLoader, data: dict[str, bytes], artifacts: MemoryArtifacts, metrics: Metrics
 ) -> None:
     data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
     point(data, "snapshot", b"7")
@@ -209,4 +213,4 @@ async def test_a_store_that_is_down_changes_nothing(
     point(data, "snapshot", b"8")
     await loader.refresh()
     assert loader.live.snapshot.tick == 7
-    assert refused(metrics, "snapshot") is None
+    assert rejected(metrics, "snapshot") is None

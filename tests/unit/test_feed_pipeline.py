@@ -3,9 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from feed_api.stages.featurize import overlap
 from pingfeed.core.clock import HOUR_MS
+from pingfeed.core.features import NO_VALUE, UInt32
 from pingfeed.core.signals import MAX_SERVED, SERVED_MS
 from tests.unit.feed_world import (
     FEATURES,
@@ -33,7 +38,7 @@ LISTS = {
 }
 
 
-async def test_a_stranger_gets_a_feed_that_is_not_degraded_by_being_one(tmp_path: Path) -> None:
+async def test_an_unknown_user_gets_a_feed_that_is_not_degraded(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         feed = await world.feed("never-seen-before")
         assert len(feed["items"]) == 10
@@ -52,7 +57,7 @@ async def test_candidates_are_ranked_not_shown_in_packet_order(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["hide", "seen"])
-async def test_what_was_hidden_or_seen_is_gone_in_the_very_next_feed(tmp_path: Path, kind: str) -> None:
+async def test_hidden_and_seen_pings_are_gone_in_the_very_next_feed(tmp_path: Path, kind: str) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         world.give("u", packet_bytes(range(100)))
         first = ping_ids(await world.feed())
@@ -75,18 +80,18 @@ async def test_a_blocked_creator_is_gone_in_the_very_next_feed(tmp_path: Path) -
         assert {r["reason"] for r in after["removed"]} == {"blocked"}
 
 
-async def test_a_deleted_ping_is_gone_for_everybody_in_the_very_next_feed(tmp_path: Path) -> None:
+async def test_a_deleted_ping_is_gone_for_all_users_in_the_very_next_feed(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         world.give("u", packet_bytes(range(100)))
         first = ping_ids(await world.feed())
         await world.act("deleted", first[0], user_id="")
-        for user_id in ("u", "stranger"):
+        for user_id in ("u", "unknown"):
             after = await world.feed(user_id, explain=True)
             assert first[0] not in ping_ids(after)
-            assert {"ping_id": first[0], "reason": "deleted"} in after["removed"] or user_id == "stranger"
+            assert {"ping_id": first[0], "reason": "deleted"} in after["removed"] or user_id == "unknown"
 
 
-async def test_nobody_is_shown_their_own_pings(tmp_path: Path) -> None:
+async def test_users_do_not_get_their_own_pings(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200, creators=2), LISTS) as world:
         world.give(creator_id(0), packet_bytes(range(100)))
         feed = await world.feed(creator_id(0), limit=50, explain=True)
@@ -94,7 +99,7 @@ async def test_nobody_is_shown_their_own_pings(tmp_path: Path) -> None:
         assert {r["reason"] for r in feed["removed"]} == {"own"}
 
 
-async def test_a_follow_lifts_the_creators_fresh_pings_in_the_very_next_feed(tmp_path: Path) -> None:
+async def test_a_follow_boosts_the_creators_fresh_pings_in_the_very_next_feed(tmp_path: Path) -> None:
     pings = [*catalogue(190), *(Ping(f"new{i}", creator=99, points=1.0) for i in range(10))]
     async with feed_world(tmp_path, pings, LISTS) as world:
         world.give("u", packet_bytes(range(100)))
@@ -113,7 +118,7 @@ async def test_a_follow_lifts_the_creators_fresh_pings_in_the_very_next_feed(tmp
         assert creator_id(99) not in {item["creator_id"] for item in (await world.feed(limit=50))["items"]}
 
 
-async def test_likes_of_many_bring_a_ping_into_feeds_of_its_country_without_a_batch_run(tmp_path: Path) -> None:
+async def test_many_likes_bring_a_ping_into_feeds_of_its_country_without_a_batch_run(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(400), LISTS) as world:
         world.give("u", packet_bytes(range(100)))
         world.give("v", packet_bytes(range(100), user=user_part(country="FR")))
@@ -131,7 +136,7 @@ async def test_likes_of_many_bring_a_ping_into_feeds_of_its_country_without_a_ba
         assert "p300" not in ping_ids(await world.feed("v"))
 
 
-async def test_one_user_alone_does_not_make_a_ping_hot(tmp_path: Path) -> None:
+async def test_one_user_alone_does_not_make_a_ping_trend(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(400), LISTS) as world:
         world.give("u", packet_bytes(range(100)))
         await world.likes("p300", users=1)
@@ -143,7 +148,7 @@ async def test_one_user_alone_does_not_make_a_ping_hot(tmp_path: Path) -> None:
         assert "p300" not in ping_ids(await world.feed(limit=50))
 
 
-async def test_this_sessions_engagements_are_features(tmp_path: Path) -> None:
+async def test_engagements_of_this_session_are_features(tmp_path: Path) -> None:
     pings = [Ping(f"p{i:03d}", creator=i % 50, topics=(i % 7,), points=1 - i / 1000) for i in range(200)]
     async with feed_world(tmp_path, pings, LISTS) as world:
         world.give("u", packet_bytes(range(100)))
@@ -177,7 +182,7 @@ async def test_ten_pages_never_repeat_a_ping_and_positions_continue(tmp_path: Pa
 
 
 @pytest.mark.parametrize("limit", [10, 50])
-async def test_a_used_up_packet_still_fills_ten_pages(tmp_path: Path, limit: int) -> None:
+async def test_an_exhausted_packet_still_fills_ten_pages(tmp_path: Path, limit: int) -> None:
     async with feed_world(tmp_path, catalogue(1000), LISTS) as world:
         world.give("u", packet_bytes(range(100)))
         await world.act("seen", *(f"p{i:03d}" for i in range(100)))
@@ -187,7 +192,7 @@ async def test_a_used_up_packet_still_fills_ten_pages(tmp_path: Path, limit: int
         assert not {f"p{i:03d}" for i in range(100)} & set(shown)
 
 
-async def test_a_stale_packet_of_vanished_pings_still_fills_ten_pages(tmp_path: Path) -> None:
+async def test_a_packet_of_vanished_pings_still_fills_ten_pages(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         world.give("u", packet_bytes(range(5000, 5100)))
         chain = await pages(world, 10)
@@ -209,21 +214,21 @@ async def test_a_small_catalogue_ends_with_a_short_page(tmp_path: Path) -> None:
         assert last["next_cursor"] is None
 
 
-async def test_a_new_first_page_may_show_again_what_was_served_but_never_seen(tmp_path: Path) -> None:
+async def test_a_new_first_page_may_repeat_served_but_unseen_pings(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(40, creators=40), {"fresh": range(40)}) as world:
         first = await world.feed(limit=40)
         again = await world.feed(limit=40)
         assert set(ping_ids(first)) == set(ping_ids(again))
 
 
-async def test_a_new_chain_does_not_miss_what_an_earlier_one_served(tmp_path: Path) -> None:
+async def test_a_new_chain_may_repeat_everything_an_earlier_one_served(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(40), {"fresh": range(40)}) as world:
         await pages(world, 4)
         again = await pages(world, 4)
         assert len({ping for page in again for ping in ping_ids(page)}) == 40
 
 
-async def test_a_chain_longer_than_what_is_remembered_goes_on(tmp_path: Path) -> None:
+async def test_a_chain_longer_than_the_remembered_pages_continues(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(300), LISTS) as world:
         chain = await pages(world, MAX_SERVED + 3)
         assert all(len(ping_ids(page)) == 10 for page in chain)
@@ -240,7 +245,7 @@ async def test_an_old_cursor_still_gets_a_page(tmp_path: Path) -> None:
         assert page["items"][0]["position"] == 10
 
 
-async def test_refill_offers_followed_and_strongest_creators_first(tmp_path: Path) -> None:
+async def test_refill_proposes_followed_and_strongest_creators_first(tmp_path: Path) -> None:
     pings = [*catalogue(180), *(Ping(f"by{c}-{i}", creator=c, points=0.99) for c in (90, 91) for i in range(3))]
     async with feed_world(tmp_path, pings, LISTS) as world:
         world.give("u", packet_bytes([0], user=user_part(creators={90: 0.9, 91: 0.1, 92: -0.5})))
@@ -261,7 +266,7 @@ async def test_refill_passes_the_same_filters(tmp_path: Path) -> None:
         assert creator_id(2) not in {i["creator_id"] for i in shown}
 
 
-async def test_a_page_spreads_its_creators(tmp_path: Path) -> None:
+async def test_a_page_diversifies_creators(tmp_path: Path) -> None:
     pings = [Ping(f"star{i}", creator=1, points=1.0) for i in range(30)]
     pings += [Ping(f"other{i}", creator=2 + i, points=0.95) for i in range(30)]
     async with feed_world(tmp_path, pings, {"fresh": range(60)}) as world:
@@ -270,7 +275,7 @@ async def test_a_page_spreads_its_creators(tmp_path: Path) -> None:
         assert creators.count(creator_id(1)) <= 3
 
 
-async def test_a_page_spreads_its_topics(tmp_path: Path) -> None:
+async def test_a_page_diversifies_topics(tmp_path: Path) -> None:
     pings = [Ping(f"a{i:02d}", creator=i, topics=(1, 2), points=1.0) for i in range(30)]
     pings += [Ping(f"b{i:02d}", creator=50 + i, topics=(3,), points=0.97) for i in range(30)]
     async with feed_world(tmp_path, pings, {"fresh": range(60)}) as world:
@@ -278,7 +283,7 @@ async def test_a_page_spreads_its_topics(tmp_path: Path) -> None:
         assert sum(ping.startswith("b") for ping in shown) >= 3
 
 
-async def test_the_next_requests_avoid_the_creators_of_the_last(tmp_path: Path) -> None:
+async def test_later_requests_avoid_recently_served_creators(tmp_path: Path) -> None:
     pings = [Ping(f"a{i:02d}", creator=i % 5, points=1.0) for i in range(20)]
     pings += [Ping(f"b{i:02d}", creator=50 + i, points=0.95) for i in range(50)]
     async with feed_world(tmp_path, pings, {"fresh": range(70)}) as world:
@@ -289,7 +294,7 @@ async def test_the_next_requests_avoid_the_creators_of_the_last(tmp_path: Path) 
         assert any(ping.startswith("b") for ping in latest)
 
 
-async def test_reasons_tell_the_most_personal_source(tmp_path: Path) -> None:
+async def test_the_reason_is_the_most_personal_source(tmp_path: Path) -> None:
     expected = {
         "followed": "followed_creator",
         "engaged_creator": "engaged_creator",
@@ -306,7 +311,7 @@ async def test_reasons_tell_the_most_personal_source(tmp_path: Path) -> None:
             assert {item["reason"] for item in (await world.feed())["items"]} == {reason}
 
 
-async def test_explain_says_why_an_item_is_there(tmp_path: Path) -> None:
+async def test_explain_gives_scores_features_and_sources(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         world.give("u", packet_bytes(range(100)))
         plain = await world.feed()
@@ -323,7 +328,7 @@ async def test_explain_says_why_an_item_is_there(tmp_path: Path) -> None:
         assert explained["removed"] == []
 
 
-async def test_the_hour_is_that_of_the_requests_instant(tmp_path: Path) -> None:
+async def test_the_hour_is_that_of_the_request(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS) as world:
         world.time.now_ms = NOW_MS + 7 * HOUR_MS
         feed = await world.feed(explain=True)
@@ -351,7 +356,7 @@ async def test_an_old_packet_reads_with_a_new_snapshot(tmp_path: Path) -> None:
         assert set(ping_ids(await world.feed(limit=50))) == {f"p{i:03d}" for i in range(50)}
 
 
-async def test_a_follow_is_on_the_next_page_whatever_the_ranker_makes_of_it(tmp_path: Path) -> None:
+async def test_a_follow_is_pinned_on_the_next_page_whatever_its_score(tmp_path: Path) -> None:
     """The newest ping of each creator is the worst of theirs by its points."""
     pings = [Ping(f"p{i:03d}", creator=i % 40, points=1 - i / 200) for i in range(200)]
     async with feed_world(tmp_path, pings) as world:
@@ -370,3 +375,19 @@ async def test_a_follow_is_on_the_next_page_whatever_the_ranker_makes_of_it(tmp_
         assert ping_ids(await world.feed())[2:4] == ["p126", "p165"], "then the creator's next"
         await world.act("unfollow", "c6")
         assert not {"p126", "p166"} & set(ping_ids(await world.feed()))
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 300), st.integers(0, 2**32 - 1))
+def test_pings_overlap_if_they_share_a_facet_value(n: int, m: int, distinct: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def facets(count: int) -> UInt32:
+        values = rng.integers(0, distinct, (count, 8))
+        return np.where(rng.random(values.shape) < 0.7, NO_VALUE, values).astype(np.uint32)
+
+    left, right = facets(n), facets(m)
+    found = overlap(left, right)
+    assert found.shape == (n, m)
+    for i in range(n):
+        for j in range(m):
+            assert found[i, j] == bool((set(left[i].tolist()) & set(right[j].tolist())) - {NO_VALUE})

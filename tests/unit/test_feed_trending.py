@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from feed_api.metrics import FeedMetrics
-from feed_api.trending_cache import FULL_HEAT, MIN_WEIGHT, TrendingBoard, in_rows
+from feed_api.trending_cache import FULL_HEAT, MIN_WEIGHT, TrendingCache, in_rows
 from pingfeed.adapters.trending_snapshot import SnapshotTrending
 from pingfeed.core.clock import HOUR_MS
 from pingfeed.core.ranker import model_key
@@ -40,15 +40,15 @@ def time() -> Time:
 
 
 @pytest.fixture
-def board(trending: MemoryTrending, time: Time) -> TrendingBoard:
-    return TrendingBoard(trending, lambda: time.now_ms, FeedMetrics(Metrics()))
+def board(trending: MemoryTrending, time: Time) -> TrendingCache:
+    return TrendingCache(trending, lambda: time.now_ms, FeedMetrics(Metrics()))
 
 
 async def like(trending: MemoryTrending, ping_id: str, users: int, country: str | None = "DE") -> None:
     await trending.add([Engagement(f"u{i}", ping_id, "like", country, NOW_MS) for i in range(users)])
 
 
-async def test_a_country_is_known_after_it_was_asked_for(board: TrendingBoard, trending: MemoryTrending) -> None:
+async def test_a_countrys_list_is_read_after_its_first_request(board: TrendingCache, trending: MemoryTrending) -> None:
     await like(trending, "p007", 20)
     assert board.hot("DE", SNAPSHOT, NOW_MS) is None
     assert board.wanted.is_set()
@@ -59,9 +59,7 @@ async def test_a_country_is_known_after_it_was_asked_for(board: TrendingBoard, t
     assert hot.rows.tolist() == [7]
 
 
-async def test_countries_have_lists_of_their_own_and_there_is_one_of_all(
-    board: TrendingBoard, trending: MemoryTrending
-) -> None:
+async def test_there_is_a_list_per_country_and_an_overall_one(board: TrendingCache, trending: MemoryTrending) -> None:
     await like(trending, "p001", 20, "DE")
     await like(trending, "p002", 30, "FR")
     for country in ("DE", "FR", None):
@@ -71,7 +69,7 @@ async def test_countries_have_lists_of_their_own_and_there_is_one_of_all(
     assert rows == {"DE": [1], "FR": [2], None: [2, 1]}
 
 
-def test_shares_are_of_the_hottest_and_zero_outside() -> None:
+def test_shares_are_relative_to_the_hottest_and_zero_outside_the_list() -> None:
     hot = in_rows([("gone", 40.0), ("p003", 20.0), ("p001", 10.0), ("p002", MIN_WEIGHT / 2)], SNAPSHOT)
     shares = hot.shares(np.array([1, 2, 3, 4, 1]))
     np.testing.assert_array_equal(shares, np.array([10, MIN_WEIGHT / 2, 20, 0, 10], np.float32) / 40)
@@ -79,14 +77,14 @@ def test_shares_are_of_the_hottest_and_zero_outside() -> None:
     assert hot.heat == 1
 
 
-def test_a_quiet_countrys_list_is_believed_less() -> None:
+def test_a_quiet_countrys_list_has_less_heat() -> None:
     assert in_rows([("p001", FULL_HEAT / 4)], SNAPSHOT).heat == 0.25
     empty = in_rows([], SNAPSHOT)
     assert empty.heat == 0
     assert empty.shares(np.array([0, 1])).tolist() == [0, 0]
 
 
-async def test_a_list_is_read_in_rows_of_the_live_snapshot(board: TrendingBoard, trending: MemoryTrending) -> None:
+async def test_a_list_follows_the_live_snapshots_rows(board: TrendingCache, trending: MemoryTrending) -> None:
     await like(trending, "p030", 20)
     board.hot("DE", SNAPSHOT, NOW_MS)
     await board.refresh()
@@ -97,8 +95,8 @@ async def test_a_list_is_read_in_rows_of_the_live_snapshot(board: TrendingBoard,
         assert hot.rows.tolist() == [row]
 
 
-async def test_a_list_that_cannot_be_read_any_more_is_given_up(
-    board: TrendingBoard, trending: MemoryTrending, time: Time
+async def test_a_list_that_cannot_be_refreshed_becomes_stale(
+    board: TrendingCache, trending: MemoryTrending, time: Time
 ) -> None:
     board.hot("DE", SNAPSHOT, NOW_MS)
     await board.refresh()
@@ -111,9 +109,9 @@ async def test_a_list_that_cannot_be_read_any_more_is_given_up(
     assert known == [True] * 5 + [False] * 4
 
 
-async def test_where_no_counters_are_kept_the_snapshots_list_stands_in_for_good(time: Time) -> None:
+async def test_a_store_without_counters_never_gives_a_list(time: Time) -> None:
     metrics = Metrics()
-    board = TrendingBoard(SnapshotTrending("snapshot://"), lambda: time.now_ms, FeedMetrics(metrics))
+    board = TrendingCache(SnapshotTrending("snapshot://"), lambda: time.now_ms, FeedMetrics(metrics))
     for _ in range(3):
         assert board.hot("DE", SNAPSHOT, time.now_ms) is None
         await board.refresh()
@@ -122,8 +120,8 @@ async def test_where_no_counters_are_kept_the_snapshots_list_stands_in_for_good(
     assert b"pingfeed_feed_trending_failures_total 0.0" in metrics.render()
 
 
-async def test_a_country_that_nobody_asks_for_is_not_read(
-    board: TrendingBoard, trending: MemoryTrending, time: Time
+async def test_an_idle_country_is_no_longer_refreshed(
+    board: TrendingCache, trending: MemoryTrending, time: Time
 ) -> None:
     board.hot("DE", SNAPSHOT, NOW_MS)
     await board.refresh()

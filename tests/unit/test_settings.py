@@ -83,12 +83,12 @@ def test_a_wrong_secret_is_not_repeated() -> None:
 
 
 def test_secrets_are_shown_as_set_or_not() -> None:
-    environ = {"PINGFEED_API_KEY_HASHES": DIGEST, "PINGFEED_CURSOR_SECRET": "hush"}
+    environ = {"PINGFEED_API_KEY_HASHES": DIGEST, "PINGFEED_JWT_SECRET": "hush" * 16}
     text = str(shown(load(environ)))
     assert DIGEST not in text
     assert "hush" not in text
-    assert shown(load(environ))["PINGFEED_CURSOR_SECRET"] == "(set)"
-    assert shown(load({}))["PINGFEED_CURSOR_SECRET"] == "(not set)"
+    assert shown(load(environ))["PINGFEED_JWT_SECRET"] == "(set)"
+    assert shown(load({}))["PINGFEED_JWT_SECRET"] == "(not set)"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "[::1]", "localhost"])

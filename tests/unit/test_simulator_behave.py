@@ -28,14 +28,14 @@ def done(reactions: Reactions, kind: str) -> np.ndarray:
     return np.asarray(reactions.done[KINDS.index(kind)])
 
 
-def test_the_same_randomness_gives_the_same_behaviour(world: World) -> None:
+def test_the_same_seed_gives_the_same_behaviour(world: World) -> None:
     first, second, other = (play(world, seed)[2] for seed in (1, 1, 2))
     assert np.array_equal(first.done, second.done)
     assert np.array_equal(first.watch, second.watch)
     assert not np.array_equal(first.done, other.done)
 
 
-def test_watching_follows_the_truth(world: World) -> None:
+def test_watch_time_follows_true_affinity(world: World) -> None:
     user, pings, reactions = play(world)
     truth = world.true_affinity(user[:, None], pings, UNTIL_MS)
     viewed = done(reactions, "view")
@@ -44,7 +44,7 @@ def test_watching_follows_the_truth(world: World) -> None:
     assert truth[done(reactions, "hide")].mean() < truth.mean()
 
 
-def test_lower_slots_are_seen_less_and_looked_at_less(world: World) -> None:
+def test_lower_slots_get_fewer_impressions_and_views(world: World) -> None:
     reactions = play(world)[2]
     seen = done(reactions, "impression").mean(axis=0)
     assert seen[0] == 1
@@ -55,7 +55,7 @@ def test_lower_slots_are_seen_less_and_looked_at_less(world: World) -> None:
     assert attention[:3].mean() > 1.15 * attention[-3:].mean()
 
 
-def test_nobody_acts_on_what_they_did_not_see(world: World) -> None:
+def test_users_act_only_on_pings_they_saw(world: World) -> None:
     reactions = play(world)[2]
     seen = done(reactions, "impression")
     for kind in KINDS[1:]:
@@ -65,7 +65,7 @@ def test_nobody_acts_on_what_they_did_not_see(world: World) -> None:
     assert ((reactions.watch > 0) == done(reactions, "view")).all()
 
 
-def test_hides_are_rare_but_there_and_reports_rarer(world: World) -> None:
+def test_hides_are_rare_and_reports_rarer(world: World) -> None:
     reactions = play(world)[2]
     seen = done(reactions, "impression").sum()
     hides, reports = done(reactions, "hide").sum() / seen, done(reactions, "report").sum() / seen
@@ -82,7 +82,7 @@ def test_a_creator_is_not_followed_twice(world: World) -> None:
     assert not done(reactions, "follow").any()
 
 
-def test_a_ping_of_another_world_is_seen_and_nothing_more(world: World) -> None:
+def test_a_ping_of_another_world_gets_only_an_impression(world: World) -> None:
     rng = np.random.default_rng(1)
     foreign = np.full((500, 3), NOBODY)
     reactions = react(
@@ -92,14 +92,14 @@ def test_a_ping_of_another_world_is_seen_and_nothing_more(world: World) -> None:
     assert not reactions.done[1:].any()
 
 
-def test_things_happen_in_the_order_of_the_list(world: World) -> None:
+def test_reactions_follow_the_order_of_the_list(world: World) -> None:
     reactions = play(world)[2]
     assert (np.diff(reactions.after_ms, axis=1) >= 0).all()
     assert (reactions.after_ms >= 0).all()
     assert (reactions.spent_ms >= 0).all()
 
 
-def test_a_view_is_reported_with_its_ratio_and_a_follow_with_its_creator(world: World) -> None:
+def test_a_view_event_has_its_ratio_and_a_follow_event_its_creator(world: World) -> None:
     items = [ping_id(5), "somebody-elses", ping_id(7)]
     pings = numbers_of(world, items)
     assert pings.tolist() == [5, NOBODY, 7]

@@ -96,7 +96,7 @@ def until(condition: Callable[[], Any], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def test_the_first_run_takes_each_step_in_order_and_the_second_none(demo: Demo) -> None:
+def test_the_first_run_takes_every_step_in_order_and_the_second_none(demo: Demo) -> None:
     code, said = start(demo)
     history, *others = asked(demo)
     assert code == 0
@@ -112,7 +112,7 @@ def test_the_first_run_takes_each_step_in_order_and_the_second_none(demo: Demo) 
     assert sorted(line.split()[:2] for line in asked(demo)) == [["serve", "feed"], ["serve", "ingest"]]
 
 
-def test_an_interrupted_first_run_goes_on_where_it_stopped(demo: Demo) -> None:
+def test_an_interrupted_first_run_resumes(demo: Demo) -> None:
     (demo.home / "fail-train").touch()
     with pytest.raises(ChildFailed, match=r"train ended with exit code 1(.|\n)*the reason why train failed"):
         start(demo)
@@ -128,7 +128,7 @@ def test_a_home_holds_one_world(demo: Demo) -> None:
         start(demo)
 
 
-def test_a_taken_port_is_one_sentence_before_any_work(demo: Demo) -> None:
+def test_a_port_in_use_is_reported_before_any_work(demo: Demo) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", demo.feed_port))
         taken.listen()
@@ -137,7 +137,7 @@ def test_a_taken_port_is_one_sentence_before_any_work(demo: Demo) -> None:
     assert not (demo.home / "asked.txt").exists()
 
 
-def test_a_service_that_cannot_start_ends_the_demo_and_the_other_one(demo: Demo) -> None:
+def test_a_service_that_cannot_start_ends_the_demo_and_the_other_service(demo: Demo) -> None:
     (demo.home / "fail-serve").touch()
     with pytest.raises(ChildFailed, match="the reason why serve failed"):
         start(demo)
@@ -163,7 +163,7 @@ def running(demo: Demo) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_ends_every_child_and_says_so(
+def test_stopping_ends_every_child_and_reports_it(
     demo: Demo, running: "subprocess.Popen[bytes]", number: signal.Signals
 ) -> None:
     children = pids(demo)
@@ -176,7 +176,7 @@ def test_a_stop_ends_every_child_and_says_so(
     assert not any(alive(pid) for pid in children)
 
 
-def test_a_child_that_ignores_the_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simulator.processes._STOP_S", 0.2)
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
@@ -188,6 +188,6 @@ def test_a_child_that_ignores_the_end_is_killed(tmp_path: Path, monkeypatch: pyt
     assert children.stop() == []
 
 
-def test_the_world_of_the_demo_is_kept_beside_its_history(demo: Demo) -> None:
+def test_the_demos_world_is_stored_beside_its_history(demo: Demo) -> None:
     start(demo)
     assert load(demo.home).until_ms == UNTIL_MS

@@ -44,7 +44,7 @@ def of(rows: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["event_type"] == kind]
 
 
-def test_every_row_is_an_event_that_a_client_could_have_sent(rows: list[dict[str, Any]]) -> None:
+def test_every_row_is_a_valid_event(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["event_type"] == "feed_served":
             continue
@@ -55,7 +55,7 @@ def test_every_row_is_an_event_that_a_client_could_have_sent(rows: list[dict[str
         assert event.keys() <= set(struct.__struct_fields__) | {"event_type"}
 
 
-def test_everything_that_people_do_is_there_once(rows: list[dict[str, Any]]) -> None:
+def test_every_act_is_written_once(rows: list[dict[str, Any]]) -> None:
     kinds = Counter(row["event_type"] for row in rows)
     assert kinds.keys() == (CLIENT_TYPES.keys() | {"feed_served"}) - {"unfollow", "block", "ping_deleted"} - (
         {"report"} - kinds.keys()
@@ -67,7 +67,7 @@ def test_everything_that_people_do_is_there_once(rows: list[dict[str, Any]]) -> 
     assert len(set(follows)) == len(follows)
 
 
-def test_impressions_are_the_first_slots_of_the_list_that_was_served(rows: list[dict[str, Any]]) -> None:
+def test_impressions_are_a_prefix_of_the_served_list(rows: list[dict[str, Any]]) -> None:
     served = {row["request_id"]: row for row in of(rows, "feed_served")}
     seen: dict[str, dict[int, str]] = defaultdict(dict)
     for row in of(rows, "impression"):
@@ -84,7 +84,7 @@ def test_impressions_are_the_first_slots_of_the_list_that_was_served(rows: list[
             assert served[row["request_id"]]["served_pings"][row["position"]] == row["ping_id"]
 
 
-def test_a_feed_is_logged_with_propensities_and_without_what_nobody_computed(rows: list[dict[str, Any]]) -> None:
+def test_a_feed_is_logged_with_propensities_and_without_model_values(rows: list[dict[str, Any]]) -> None:
     served = of(rows, "feed_served")
     assert abs(len(served) - 40 * 5 * 2) < 100
     for row in served:
@@ -95,13 +95,13 @@ def test_a_feed_is_logged_with_propensities_and_without_what_nobody_computed(row
         assert not row.keys() & set(unknown)
 
 
-def test_nothing_is_served_before_its_tick_was_known(rows: list[dict[str, Any]]) -> None:
+def test_no_ping_is_served_before_the_tick_that_knows_it(rows: list[dict[str, Any]]) -> None:
     known = {row["ping_id"]: row["received_ms"] // TICK_MS + 1 for row in of(rows, "ping_created")}
     for row in of(rows, "feed_served"):
         assert all(known[ping] <= row["received_ms"] // TICK_MS for ping in row["served_pings"])
 
 
-def test_events_arrive_seconds_after_the_feed_and_within_the_history(rows: list[dict[str, Any]]) -> None:
+def test_events_arrive_seconds_after_their_feed_and_within_the_history(rows: list[dict[str, Any]]) -> None:
     served = {row["request_id"]: row["received_ms"] for row in of(rows, "feed_served")}
     for row in rows:
         assert SPEC.start_ms - TICK_MS <= row["received_ms"] < UNTIL_MS
@@ -110,7 +110,7 @@ def test_events_arrive_seconds_after_the_feed_and_within_the_history(rows: list[
             assert 0 < row["received_ms"] - served[row["request_id"]] < 900_000
 
 
-def test_the_old_catalogue_and_the_users_are_known_one_tick_before_the_first_feed(rows: list[dict[str, Any]]) -> None:
+def test_the_initial_catalogue_and_users_are_known_one_tick_before_the_first_feed(rows: list[dict[str, Any]]) -> None:
     before = SPEC.start_ms - TICK_MS
     assert {row["received_ms"] for row in of(rows, "user_updated")} == {before}
     early = [row for row in of(rows, "ping_created") if row["received_ms"] == before]
@@ -120,7 +120,7 @@ def test_the_old_catalogue_and_the_users_are_known_one_tick_before_the_first_fee
     assert all(row["timestamp_ms"] == row["received_ms"] >= SPEC.start_ms for row in later)
 
 
-def test_files_lie_under_their_day_of_arrival_in_order(lake: Path) -> None:
+def test_files_are_partitioned_by_day_of_arrival_and_sorted(lake: Path) -> None:
     paths = sorted(lake.rglob("*"))
     files = [path for path in paths if path.is_file()]
     assert len(files) == len({day_of(ms) for ms in range(SPEC.start_ms - TICK_MS, UNTIL_MS, TICK_MS)})
@@ -136,14 +136,14 @@ def test_files_lie_under_their_day_of_arrival_in_order(lake: Path) -> None:
         assert path == folder / f"history-{day}.parquet"
 
 
-def test_a_second_write_is_identical(lake: Path, tmp_path: Path) -> None:
+def test_writing_a_world_again_is_identical(lake: Path, tmp_path: Path) -> None:
     write_history(World.build(SPEC), tmp_path / "lake")
     first = {path.relative_to(lake): path.read_bytes() for path in lake.rglob("*.parquet")}
     again = {path.relative_to(tmp_path / "lake"): path.read_bytes() for path in tmp_path.rglob("*.parquet")}
     assert first == again
 
 
-def test_two_worlds_are_not_mixed_in_one_lake(lake: Path) -> None:
+def test_a_lake_holds_one_worlds_history(lake: Path) -> None:
     with pytest.raises(InvalidInput, match="another history"):
         write_history(World.build(msgspec.structs.replace(SPEC, seed=8)), lake)
 
@@ -157,7 +157,7 @@ def test_ids_are_version_4_uuids_and_distinct_across_kinds() -> None:
     assert ping_event_id(7, 3) == ids[1003]
 
 
-def test_propensities_are_the_policys_frequencies() -> None:
+def test_propensities_match_frequencies() -> None:
     world = World.build(SPEC)
     past, alive = Past.of(world), np.arange(30)
     pings, chance = choose(world, past, np.full(20_000, 3), alive, 2, np.random.default_rng(1))
@@ -173,7 +173,7 @@ def test_propensities_are_the_policys_frequencies() -> None:
         assert abs(both.sum() / after.sum() - chance[both, 1][0]) < 0.05
 
 
-def test_what_was_hidden_is_hardly_served_again() -> None:
+def test_hidden_pings_are_hardly_served_again() -> None:
     world = World.build(SPEC)
     past = Past.of(world)
     past.factor[:, :40] = 1e-7

@@ -84,7 +84,7 @@ async def play(world: World, fake: Any, seconds: float = 20, rate: float = 1e6) 
         return await asyncio.wait_for(live.run(seconds), 30)
 
 
-async def test_users_ask_behave_and_report_with_what_they_were_served(world: World) -> None:
+async def test_users_request_feeds_and_report_their_reactions(world: World) -> None:
     fake = FakeServices()
     counts = await play(world, fake)
     acts = [row for row in fake.rows if row["event_type"] != "ping_created"]
@@ -99,7 +99,7 @@ async def test_users_ask_behave_and_report_with_what_they_were_served(world: Wor
     assert counts.rejected == counts.retries == 0
 
 
-async def test_a_creator_posts_the_newest_ping_under_its_one_id(world: World) -> None:
+async def test_a_new_ping_is_posted_under_a_fixed_event_id(world: World) -> None:
     fake = FakeServices()
     counts = await play(world, fake)
     created = [row for row in fake.rows if row["event_type"] == "ping_created"]
@@ -107,26 +107,26 @@ async def test_a_creator_posts_the_newest_ping_under_its_one_id(world: World) ->
     assert counts.pings == 1
 
 
-async def test_play_goes_on_when_a_service_was_away(world: World) -> None:
+async def test_live_play_continues_after_an_outage(world: World) -> None:
     fake = FakeServices(away=6, enough=50)
     counts = await play(world, fake)
     assert counts.retries >= 6
     assert counts.accepted == len(fake.rows) >= 50
 
 
-async def test_the_duration_bounds_a_run_whose_services_never_come_back(world: World) -> None:
+async def test_a_run_ends_on_time_even_if_a_service_never_recovers(world: World) -> None:
     counts = await play(world, FakeServices(away=10**9), seconds=0.05)
     assert counts.accepted == 0
 
 
-async def test_nothing_more_is_sent_after_the_stop(world: World) -> None:
+async def test_nothing_is_sent_after_stop(world: World) -> None:
     fake = FakeServices(enough=1)
     await play(world, fake)
     # Each player may have had one request on its way.
     assert len(fake.rows) < 5 * 90
 
 
-async def test_a_refusal_of_whole_requests_ends_the_run_with_its_sentence(world: World) -> None:
+async def test_a_rejected_request_ends_the_run_with_its_message(world: World) -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         return httpx.Response(401, json={"error": {"code": "unauthenticated", "message": "no key was given"}})
 
@@ -145,7 +145,7 @@ class AsyncOnly:
         return self._answer(request)
 
 
-def test_the_pace_spreads_events_over_time() -> None:
+def test_the_rate_limiter_spreads_events_over_time() -> None:
     now = [100.0]
     pace = Pace(10, lambda: now[0])
     assert pace.book(20) == 0
@@ -156,7 +156,7 @@ def test_the_pace_spreads_events_over_time() -> None:
     assert pace.book(1) == 0
 
 
-async def test_patience_ends_after_its_attempts() -> None:
+async def test_retries_end_after_the_given_attempts() -> None:
     def nobody(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused", request=request)
 
@@ -168,11 +168,11 @@ async def test_patience_ends_after_its_attempts() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://localhost:1/", "http://[::1]:8000"])
-def test_this_machine_is_allowed(url: str) -> None:
+def test_loopback_is_allowed(url: str) -> None:
     assert check_loopback(url, allow_remote=False) == url.rstrip("/")
 
 
-def test_another_machine_needs_to_be_allowed() -> None:
+def test_other_hosts_need_allow_remote() -> None:
     with pytest.raises(InvalidInput, match="--allow-remote"):
         check_loopback("http://feed.example:8000", allow_remote=False)
     assert check_loopback("http://feed.example:8000/", allow_remote=True) == "http://feed.example:8000"

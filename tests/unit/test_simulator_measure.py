@@ -43,7 +43,7 @@ def lake_of(tmp_path: Path, rows: list[Row]) -> Any:
     return open_events(tmp_path)
 
 
-def test_popular_is_what_most_users_engaged_with_lately(tmp_path: Path) -> None:
+def test_popular_pings_have_the_most_recent_engagement(tmp_path: Path) -> None:
     events = lake_of(
         tmp_path,
         [
@@ -60,7 +60,7 @@ def test_popular_is_what_most_users_engaged_with_lately(tmp_path: Path) -> None:
     assert most_popular(events, UNTIL_MS, 1) == ["loved"]
 
 
-def test_newest_goes_by_first_announcement(tmp_path: Path) -> None:
+def test_newest_orders_by_first_announcement(tmp_path: Path) -> None:
     events = lake_of(
         tmp_path,
         [
@@ -74,12 +74,12 @@ def test_newest_goes_by_first_announcement(tmp_path: Path) -> None:
     assert newest(events, UNTIL_MS) == ["new", "old", "older"]
 
 
-def test_a_lake_without_events_is_said_so(tmp_path: Path) -> None:
+def test_a_lake_without_events_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no events"):
         open_events(tmp_path)
 
 
-def test_an_interval_covers_its_mean_and_narrows_with_more_users() -> None:
+def test_an_interval_contains_its_mean_and_narrows_with_more_users() -> None:
     values = np.random.default_rng(1).normal(0.1, 1, 2000)
     few, many = bootstrap(values[:50]), bootstrap(values)
     assert few.low < few.mean < few.high
@@ -89,7 +89,7 @@ def test_an_interval_covers_its_mean_and_narrows_with_more_users() -> None:
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.1, True), (0.0, False), (-0.1, False)])
-def test_only_an_interval_above_zero_passes(gain: float, verdict: bool) -> None:
+def test_only_intervals_above_zero_pass(gain: float, verdict: bool) -> None:
     rng = np.random.default_rng(1)
     rival = rng.random(100)
     noise = rng.normal(0, 0.05, 100)
@@ -101,7 +101,7 @@ def test_only_an_interval_above_zero_passes(gain: float, verdict: bool) -> None:
     assert not passed(worse_than_one)
 
 
-def test_users_are_a_seeded_choice_without_repeats() -> None:
+def test_users_are_sampled_by_seed_without_repeats() -> None:
     world = World.build(Spec(users=50, pings=60, days=1, until_ms=UNTIL_MS))
     users = choose_users(world, 20, 3).tolist()
     assert len(set(users)) == 20
@@ -109,7 +109,7 @@ def test_users_are_a_seeded_choice_without_repeats() -> None:
     assert len(choose_users(world, 200, 3)) == 50
 
 
-async def test_an_oracles_feed_beats_both_rivals_and_the_popular_feed_does_not(tmp_path: Path) -> None:
+async def test_an_oracle_feed_passes_and_the_popular_feed_does_not(tmp_path: Path) -> None:
     world = World.build(Spec(users=40, pings=80, days=1, until_ms=UNTIL_MS))
     write_history(world, tmp_path / "lake")
     events = open_events(tmp_path / "lake")
@@ -134,7 +134,7 @@ async def test_an_oracles_feed_beats_both_rivals_and_the_popular_feed_does_not(t
     assert not passed(same)
 
 
-def test_foreign_pings_have_no_truth_and_an_empty_feed_pleases_nobody(tmp_path: Path) -> None:
+def test_foreign_pings_are_ignored_and_an_empty_feed_scores_zero(tmp_path: Path) -> None:
     world = World.build(Spec(users=40, pings=80, days=1, until_ms=UNTIL_MS))
     write_history(world, tmp_path / "lake")
     users = np.array([3, 3, 3])

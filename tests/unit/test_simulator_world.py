@@ -24,14 +24,14 @@ def same(left: object, right: object) -> bool:
     return all(np.array_equal(getattr(left, f.name), getattr(right, f.name)) for f in fields(left))  # type: ignore[arg-type]
 
 
-def test_a_seed_makes_one_world_and_another_seed_another() -> None:
+def test_a_seed_determines_the_world() -> None:
     one, again, other = small(), small(), small(seed=8)
     for part in ("users", "creators", "pings"):
         assert same(getattr(one, part), getattr(again, part))
         assert not same(getattr(one, part), getattr(other, part))
 
 
-def test_pings_are_numbered_in_order_of_creation_a_good_share_before_the_first_day() -> None:
+def test_pings_are_numbered_by_creation_and_many_precede_the_first_day() -> None:
     world = small()
     created = world.pings.created_ms
     assert (np.diff(created) >= 0).all()
@@ -45,7 +45,7 @@ def test_every_ping_has_one_to_three_topics() -> None:
     assert len(TOPICS) == 20
 
 
-def test_live_pings_are_the_same_whenever_they_are_drawn() -> None:
+def test_live_pings_do_not_depend_on_when_they_are_drawn() -> None:
     world = small()
     soon, late = world.at(UNTIL_MS + 3 * LIVE_EVERY_MS), world.at(UNTIL_MS + 3 * DAY_MS)
     assert len(soon.pings) == 203
@@ -54,7 +54,7 @@ def test_live_pings_are_the_same_whenever_they_are_drawn() -> None:
     assert soon.at(UNTIL_MS + 3 * DAY_MS).next_ping_ms == UNTIL_MS + 3 * DAY_MS + LIVE_EVERY_MS
 
 
-def test_affinity_is_a_share_and_broadcasts_over_all_pings() -> None:
+def test_affinity_is_between_0_and_1_and_broadcasts() -> None:
     world = small()
     affinity = world.true_affinity(3, np.arange(200), UNTIL_MS)
     assert affinity.shape == (200,)
@@ -71,7 +71,7 @@ def test_taste_outweighs_quality() -> None:
     assert own > everybodys + 0.2
 
 
-def test_topics_explain_a_part_of_taste_and_not_all_of_it() -> None:
+def test_topics_explain_part_of_affinity() -> None:
     world = small()
     appeal = np.stack([world.appeal(np.array(u), np.arange(200), np.array(UNTIL_MS)) for u in range(60)])
     interest = world.users.interest @ world.pings.topics.T
@@ -80,7 +80,7 @@ def test_topics_explain_a_part_of_taste_and_not_all_of_it() -> None:
     assert 0.15 < explained < 0.6
 
 
-def test_pings_wear_off_unless_they_are_evergreen() -> None:
+def test_pings_lose_appeal_unless_evergreen() -> None:
     world = small()
     everything = np.arange(200)
     fresh = world.true_affinity(0, everything, world.pings.created_ms)
@@ -91,7 +91,7 @@ def test_pings_wear_off_unless_they_are_evergreen() -> None:
     assert (fresh[~evergreen] > old[~evergreen]).all()
 
 
-def test_each_place_has_its_own_night() -> None:
+def test_each_place_has_its_own_daily_rhythm() -> None:
     day = UNTIL_MS // DAY_MS * DAY_MS + np.arange(24) * HOUR_MS
     busy = rhythm(day)
     assert busy.shape == (24, len(PLACES))
@@ -101,7 +101,7 @@ def test_each_place_has_its_own_night() -> None:
     assert quietest["US"] == 9
 
 
-def test_ids_name_numbers_and_foreign_ids_name_none() -> None:
+def test_ids_map_to_numbers_and_foreign_ids_to_none() -> None:
     assert ping_number(ping_id(42)) == 42
     assert [ping_number(text) for text in ("cat", "ping-", "ping-x", "pong-1", "ping-²")] == [None] * 5
 
@@ -112,7 +112,7 @@ def test_parameters_survive_a_file(tmp_path: Path) -> None:
     assert load(tmp_path / "home") == spec
 
 
-def test_a_missing_or_foreign_file_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"no .*world\.json"):
         load(tmp_path)
     (tmp_path / "world.json").write_text("[]")
@@ -121,6 +121,6 @@ def test_a_missing_or_foreign_file_is_said_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"users": 0}, {"pings": 3}, {"days": 0}, {"seed": -1}, {"until_ms": 5}])
-def test_an_impossible_world_is_refused(wrong: dict[str, int]) -> None:
+def test_an_impossible_world_is_rejected(wrong: dict[str, int]) -> None:
     with pytest.raises(InvalidInput):
         Spec(**{"until_ms": UNTIL_MS, **wrong})

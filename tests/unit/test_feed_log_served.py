@@ -51,7 +51,7 @@ async def busy(world: World) -> None:
     await until(hot)
 
 
-async def test_the_row_says_what_was_shown_by_what_and_with_which_values(tmp_path: Path) -> None:
+async def test_feed_served_logs_items_sources_and_values(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS, LISTS) as world:
         await busy(world)
         feed = await world.feed(explain=True)
@@ -73,7 +73,7 @@ async def test_the_row_says_what_was_shown_by_what_and_with_which_values(tmp_pat
         assert "matrix" not in row
 
 
-async def test_the_row_fits_the_one_schema(tmp_path: Path) -> None:
+async def test_feed_served_fits_the_event_schema(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS, LISTS, LOG_MATRIX_SHARE="1") as world:
         await busy(world)
         row = await world.served_row((await world.feed())["request_id"])
@@ -100,8 +100,8 @@ def recomputed(row: Row, now_ms: int, packet: bytes | None) -> Float32:
     )
 
 
-@pytest.mark.parametrize("user_id", ["u", "stranger"])
-async def test_the_logged_matrix_is_what_assemble_makes_of_the_logged_values(tmp_path: Path, user_id: str) -> None:
+@pytest.mark.parametrize("user_id", ["u", "unknown"])
+async def test_the_logged_matrix_equals_assemble_of_the_logged_values(tmp_path: Path, user_id: str) -> None:
     async with feed_world(tmp_path, PINGS, LISTS, LOG_MATRIX_SHARE="1", EXPLORE_SHARE="1") as world:
         await busy(world)
         for _ in range(5):
@@ -115,7 +115,7 @@ async def test_the_logged_matrix_is_what_assemble_makes_of_the_logged_values(tmp
             np.testing.assert_array_equal(logged, recomputed(row, row["timestamp_ms"], packet))
 
 
-async def test_only_a_share_of_requests_logs_its_matrix(tmp_path: Path) -> None:
+async def test_only_a_share_of_requests_logs_the_matrix(tmp_path: Path) -> None:
     ids = iter(range(10**6))
     fixed: dict[str, Any] = {"make_id": lambda _now_ms: f"00000000-0000-7000-8000-{next(ids):012d}"}
     async with feed_world(tmp_path, PINGS, LISTS, LOG_MATRIX_SHARE="0.3", **fixed) as world:
@@ -126,9 +126,9 @@ async def test_only_a_share_of_requests_logs_its_matrix(tmp_path: Path) -> None:
         assert 35 <= logged <= 85
 
 
-async def test_a_stranger_is_logged_without_a_packet_tick(tmp_path: Path) -> None:
+async def test_an_unknown_user_is_logged_without_a_packet_tick(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS, LISTS) as world:
-        row = await world.served_row((await world.feed("stranger"))["request_id"])
+        row = await world.served_row((await world.feed("unknown"))["request_id"])
         assert "packet_tick" not in row
         assert "country" not in row
         assert row["served_scores"] == [None] * 10
@@ -149,21 +149,21 @@ async def test_the_live_model_is_logged(tmp_path: Path) -> None:
         assert (await world.served_row(feed["request_id"]))["model_id"] == "m1"
 
 
-async def test_the_served_act_is_applied_before_the_answer(tmp_path: Path) -> None:
+async def test_the_served_act_is_applied_before_the_response(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS, LISTS) as world:
         feed = await world.feed()
         state = (await world.signals.read("u", world.time.now_ms)).state
         assert [(s.request_id, s.pings) for s in state.served] == [(feed["request_id"], ping_ids(feed))]
 
 
-async def test_an_act_is_applied_once_where_it_was_in_time(tmp_path: Path) -> None:
+async def test_an_act_applied_in_time_is_applied_once(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS, LISTS) as world:
         feed = await world.feed()
         await world.served_row(feed["request_id"])
     assert [act.kind for act in world.signals.applied] == ["served"]
 
 
-async def test_an_act_that_failed_is_applied_with_the_spool(tmp_path: Path) -> None:
+async def test_a_failed_act_is_applied_from_the_spool(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS, LISTS) as world:
         world.signals.down = "out of order"
         feed = await world.feed()
@@ -178,7 +178,7 @@ async def test_an_act_that_failed_is_applied_with_the_spool(tmp_path: Path) -> N
         await until(applied)
 
 
-async def test_an_act_that_is_late_does_not_hold_the_answer_up(tmp_path: Path) -> None:
+async def test_a_late_act_does_not_delay_the_response(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS, LISTS, FEED_BUDGET_MS="20") as world:
         world.signals.hangs = True
         feed = await world.feed()
@@ -191,7 +191,7 @@ async def test_an_act_that_is_late_does_not_hold_the_answer_up(tmp_path: Path) -
         await until(applied)
 
 
-async def test_everything_served_is_in_the_spool_when_the_service_has_stopped(tmp_path: Path) -> None:
+async def test_shutdown_spools_everything_served(tmp_path: Path) -> None:
     sink = MemorySink()
     async with feed_world(tmp_path, PINGS, LISTS, sink=sink) as world:
         feeds = await asyncio.gather(*(world.feed(f"u{i}") for i in range(30)))
@@ -201,9 +201,7 @@ async def test_everything_served_is_in_the_spool_when_the_service_has_stopped(tm
     assert world.candidates.closed
 
 
-async def test_a_slow_spool_is_waited_for_when_the_service_stops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_shutdown_waits_for_a_slow_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accept = Delivery.accept
 
     async def slowly(delivery: Delivery, rows: Sequence[Row]) -> None:
@@ -217,7 +215,7 @@ async def test_a_slow_spool_is_waited_for_when_the_service_stops(
     assert [row["request_id"] for row in sink.rows] == [feed["request_id"] for feed in feeds]
 
 
-async def test_a_full_spool_loses_the_event_counts_it_and_serves_the_feed(tmp_path: Path) -> None:
+async def test_a_full_spool_loses_and_counts_the_event_but_serves_the_feed(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS, LISTS, max_spool_bytes=10) as world:
         assert len((await world.feed())["items"]) == 10
 
@@ -227,7 +225,7 @@ async def test_a_full_spool_loses_the_event_counts_it_and_serves_the_feed(tmp_pa
         await until(counted)
 
 
-async def test_what_an_earlier_process_left_in_the_spool_is_applied_before_serving(tmp_path: Path) -> None:
+async def test_events_left_in_the_spool_are_applied_before_serving(tmp_path: Path) -> None:
     sink = MemorySink(down="out of order")  # so that it stays in the spool
     async with feed_world(tmp_path, PINGS, LISTS, sink=sink) as world:
         ids = [(await world.feed())["request_id"] for _ in range(3)]
