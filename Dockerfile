@@ -1,8 +1,8 @@
-# One image a deployable: docker build --target ingest|feed|batch .
+# One image per deployable: docker build --target ingest|feed|batch .
 #
-# A builder puts the hashed lock and the deployable's own packages into /venv; the image is Python and that folder. It
-# runs as user 10001 and writes to two places only, so the root file system may be read-only: /var/lib/pingfeed
-# (PINGFEED_HOME: the spool, kept) and /tmp. The process is PID 1 and drains on SIGTERM (docs/containers.md).
+# A builder installs the hashed lock and the deployable's packages into /venv; the image is Python plus that folder. It
+# runs as user 10001 and writes only to /var/lib/pingfeed (PINGFEED_HOME: the spool) and /tmp, so the root file system
+# can be read-only. The process is PID 1 and drains on SIGTERM (docs/containers.md).
 ARG PYTHON=python:3.13-slim
 
 FROM ${PYTHON} AS builder
@@ -12,9 +12,9 @@ COPY locks/build.txt locks/
 RUN --mount=type=cache,target=/var/cache/pip \
     pip install --quiet --require-hashes --requirement locks/build.txt && python -m venv --without-pip /venv
 
-# Each one installs the lock first: a change of our code does not install it anew. `--no-deps`: a lock is complete (the
-# feed's leaves SciPy out on purpose, see `lock` in the Makefile). Bytecode is compiled here once, and is never checked
-# against the sources again: nothing can write it later.
+# Each builder installs the lock first, so that a code change does not reinstall it. `--no-deps`: a lock is complete (the
+# feed's leaves SciPy out on purpose, see `lock` in the Makefile). Bytecode is compiled once and never checked against
+# the sources again, because the file system is read-only.
 FROM builder AS ingest-builder
 COPY locks/ingest.txt locks/
 RUN --mount=type=cache,target=/var/cache/pip \
@@ -59,7 +59,7 @@ WORKDIR /var/lib/pingfeed
 VOLUME /var/lib/pingfeed
 ENTRYPOINT ["pingfeed"]
 
-# LightGBM's shared library needs OpenMP's.
+# LightGBM's shared library needs OpenMP.
 FROM runtime AS runtime-lightgbm
 RUN apt-get update -qq \
  && apt-get install --yes --quiet --no-install-recommends libgomp1 \

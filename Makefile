@@ -5,36 +5,38 @@ BIN := $(VENV)/bin
 MINISTACK := .venv-ministack
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-containers screenshots lock openapi digest clean
+.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-containers screenshots lock openapi settings-docs digest clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/.local ## make .venv with all that one machine needs, from the hashed lock
+install: $(VENV)/.local ## create .venv with everything one machine needs, from the hashed lock
 
-demo: $(VENV)/.local ## two weeks of a small world, then ingest on :8000 and the feed on :8001
+demo: $(VENV)/.local ## simulate two weeks of a small world, then serve ingest on :8000 and the feed on :8001
 	@$(BIN)/pingfeed demo $(DEMO_ARGS)
 
-test: $(VENV)/.dev lint types ## linters, strict types, import rules and every test
+test: $(VENV)/.dev lint types ## linters, strict types, import rules and every test that needs only Python
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-real: $(VENV)/.browser $(MINISTACK)/.installed ## every adapter on real servers, the page in Chromium; REQUIRE_ALL=1: what is missing fails
+test-real: $(VENV)/.browser $(MINISTACK)/.installed ## every adapter on real servers, the page in Chromium; REQUIRE_ALL=1 fails if one is missing
 	@$(BIN)/python -m pytest -m "real or conformance" $(PYTEST_ARGS)
 
-PROOFS := tests/unit/test_spool_power_cut.py tests/unit/test_spool_damage.py tests/unit/test_ingest_any_body.py tests/faults
-prove: $(VENV)/.dev ## that ingest loses nothing: power cuts, damage, kills, full disks, dead sinks; half an hour, with figures
+PROOFS := tests/unit/test_spool_power_cut.py tests/unit/test_spool_damage.py tests/unit/test_ingest_any_body.py tests/faults \
+	tests/unit/test_raw_files.py tests/unit/test_as_of.py tests/unit/test_ledger_folding.py tests/unit/test_raw_compaction.py \
+	tests/unit/test_learn.py tests/unit/test_forget.py
+prove: $(VENV)/.dev ## prove that ingest loses nothing: power cuts, damage, kills, full disks, dead sinks (30 minutes)
 	@PROVE_ROUNDS=full $(BIN)/python -m pytest $(PROOFS) --timeout 2400 $(PYTEST_ARGS)
 
-test-containers: $(VENV)/.dev ## the images and the composition on a Docker engine; REQUIRE_ALL=1: no engine fails
+test-containers: $(VENV)/.dev ## the images and the composition on a Docker engine; REQUIRE_ALL=1 fails without an engine
 	@$(BIN)/python -m pytest tests/containers -m containers $(PYTEST_ARGS)
 
-images: ## build the three images, print their sizes and check what the serving ones must not carry
+images: ## build the three images, print their sizes and check what the serving images must not contain
 	@docker compose build --quiet ingest feed batch
 	@docker images --format 'table {{.Repository}}\t{{.Size}}' --filter reference='pingfeed-*:latest'
 	@for name in ingest feed; do \
 	  docker run --rm --entrypoint python pingfeed-$$name -c "from importlib.util import find_spec as f; \
-	    [print(n) for n in ('pyspark', 'pandas', 'scipy') if f(n)]" | grep . && echo "$$name must not carry these" && exit 1; \
-	  echo "$$name carries neither Spark, pandas nor SciPy"; \
+	    [print(n) for n in ('pyspark', 'pandas', 'scipy') if f(n)]" | grep . && echo "$$name must not contain these" && exit 1; \
+	  echo "$$name contains neither Spark, pandas nor SciPy"; \
 	done
 
 lint: $(VENV)/.dev
@@ -45,44 +47,47 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	@$(BIN)/mypy
 
-bench: $(VENV)/.dev ## how fast the services answer, beside a floor measured in the same run
+bench: $(VENV)/.dev ## latency of the services relative to a floor measured in the same run
 	@$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
 
-bench-ingest: $(VENV)/.dev ## what one core takes in durably, beside its floors
+bench-ingest: $(VENV)/.dev ## durable ingest throughput on one core relative to its floors
 	@$(BIN)/python -m benchmarks.ingest $(BENCH_ARGS)
 
-bench-containers: $(VENV)/.dev ## how long `docker compose --profile demo up` takes to a living feed
+bench-containers: $(VENV)/.dev ## time from `docker compose --profile demo up` to a served feed
 	@$(BIN)/python -m benchmarks.composition
 
-screenshots: $(VENV)/.browser ## docs/images/page-*.png anew, from the page over a small world
+screenshots: $(VENV)/.browser ## regenerate docs/images/page-*.png from a small world
 	@$(BIN)/python -m tests.browser.screenshots docs/images
 
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
-lock: ## resolve the locks anew from pyproject.toml (needs uv)
+lock: ## resolve the locks again from pyproject.toml (needs uv)
 	@for name in local dev browser ingest batch; do \
 	  $(COMPILE) --extra $$name $$(case $$name in ingest|batch) echo --extra aws --extra redis;; esac) \
 	    $$(case $$name in batch) echo --extra simulator;; esac) pyproject.toml -o locks/$$name.txt; \
 	done
-	@# The feed's image carries LightGBM for its shared library only (pingfeed/core/ranker.py), so it can do without SciPy.
+	@# The feed's image needs only LightGBM's shared library (pingfeed/core/ranker.py), so it leaves SciPy out.
 	@$(COMPILE) --extra feed --extra aws --extra redis --no-emit-package scipy pyproject.toml -o locks/feed.txt
 	@echo 'setuptools>=77' | $(COMPILE) - -o locks/build.txt
 	@echo 'ministack[full]>=1.5' | $(COMPILE) - -o locks/ministack.txt
 
-openapi: $(VENV)/.dev ## write docs/openapi/ anew from the code
+openapi: $(VENV)/.dev ## regenerate docs/openapi/ from the code
 	@$(BIN)/python -m tests.openapi_documents
 
-digest: $(VENV)/.dev ## after a change in batch/sql/: give features and SQL their new fingerprint
-	@$(BIN)/python -m batch.features.digest pingfeed/core/features.py
+settings-docs: $(VENV)/.dev ## regenerate the tables of docs/settings.md from the code
+	@$(BIN)/python -m tests.settings_document
 
-clean: ## remove the environments and the demo's state
-	rm -rf $(VENV) $(MINISTACK) var build *.egg-info
+digest: $(VENV)/.dev ## update the fingerprint of features and SQL after a change in batch/sql/
+	@$(BIN)/python -m batch.features.digest pingfeed/core/feature_set.py
+
+clean: ## remove the environments and the demo's state (var/demo)
+	rm -rf $(VENV) $(MINISTACK) var/demo build *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("pingfeed needs Python 3.11, 3.12 or 3.13; name one with PYTHON=python3.12")'
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.local: locks/local.txt pyproject.toml | $(VENV)/bin/python
-	@echo "Installing what one machine needs (about 400 MB, once) ..."
+	@echo "Installing the dependencies (about 400 MB, once) ..."
 	@$(INSTALL) --require-hashes -r locks/local.txt
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -93,13 +98,13 @@ $(VENV)/.dev: locks/dev.txt $(VENV)/.local
 	@touch $@
 
 $(VENV)/.browser: locks/browser.txt $(VENV)/.dev
-	@echo "Installing what drives a browser ..."
+	@echo "Installing the browser driver ..."
 	@$(INSTALL) --require-hashes -r locks/browser.txt
 	@touch $@
 
-# MiniStack pins another botocore than aioboto3 does: an environment of its own.
+# MiniStack pins another botocore than aioboto3 does, so it needs its own environment.
 $(MINISTACK)/.installed: locks/ministack.txt | $(VENV)/bin/python
-	@echo "Installing MiniStack, which stands in for AWS ..."
+	@echo "Installing MiniStack, which emulates AWS ..."
 	@$(PYTHON) -m venv $(MINISTACK)
 	@$(MINISTACK)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/ministack.txt
 	@touch $@

@@ -6,6 +6,7 @@ from typing import Final
 
 from batch.features.engine import Engine
 from batch.lake.tables import Tables
+from batch.ops import tombstones
 from batch.progress import Progress
 from batch.ticks import Ticks
 from pingfeed.adapters import registry
@@ -15,7 +16,7 @@ from pingfeed.ports import Artifacts, CandidateStore, UserSignals
 from pingfeed.settings import Settings
 
 NEEDS: Final = ("lake_url", "artifacts_url", "candidates_url", "cache_url")
-"""The parts that have to answer before it starts (`pingfeed/startup.py`)."""
+"""The parts that have to answer before it starts (`pingfeed/checks.py`)."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def build(settings: Settings, *, clock: Clock = system_clock, quiet: bool = Fals
     """The batch side that the settings describe."""
     return Batch(
         settings=settings,
-        tables=Tables(registry.open_lake(settings)),
+        tables=Tables(registry.open_lake(settings), tombstones.pending),
         engine=Engine(),
         ticks=Ticks(settings.tick_ms),
         features=settings.features,

@@ -1,192 +1,196 @@
-"""What accepted events cost in the embedded stores, and a read by the feed: python -m benchmarks.embedded_signals
+"""What the embedded signals cost: python -m benchmarks.embedded_signals
 
-A request is 50 events by 50 of 1,000 users, about 1,000 pings in five countries. In the mix 70 % are impressions (an
-act), 20 % views (two acts, and from half a watch an engagement), 10 % likes (two acts and an engagement); of likes
-alone nothing is cheaper. The users' states are full before it begins. The figures are CPU of the whole process, the
-stores' threads and their clean-up included, over enough requests that what is done now and then is in them.
+Reads are of a user with 150 acts, of one with 20,000 relations (half blocks, half follows; the limits per user are
+raised for that) and of one with 100,000 acts. "Cold" is a reader's first look at a user. A write is a like by one of
+1,000 users. The other process applies a like by another user each time, without a pause. The last figures are CPU of
+the whole process per request of 50 events by 50 users, the way ingest calls the stores.
 """
 
 import argparse
 import asyncio
-import os
 import random
-import sqlite3
+import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import islice, repeat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from ingest_api.signal_writer import SignalWriter
+from pingfeed.adapters import user_signals_sqlite
 from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.core.clock import DAY_MS, system_clock
 from pingfeed.core.events import Row
-from pingfeed.core.signals import MAX_SEEN, Act, acts_of, engagements_of
-from pingfeed.local.sqlite import Database
+from pingfeed.core.signals import Act, ActKind
 
 USERS: Final = 1000
-PINGS: Final = 1000
 EVENTS: Final = 50
-COUNTRIES: Final = ("BR", "DE", "FR", "IN", "US")
+KINDS: Final = ("impression",) * 7 + ("view",) * 2 + ("like",)
+NOW_MS: Final = system_clock()
+PATIENCE_S: Final = 30
 
 
-@dataclass
-class Measured:
-    """CPU and elapsed time of one call, in microseconds, over `calls` calls."""
-
-    name: str
-    calls: int
-    cpu_us: float
-    elapsed_us: float
+def acts(user: str, kinds: tuple[ActKind, ...], count: int) -> list[Act]:
+    """Acts of some kinds in turn, each on a target of its own."""
+    return [Act(user, kinds[n % len(kinds)], f"{n:08x}-6f2a-7c1e-9d56-5a3f00000000", NOW_MS - n) for n in range(count)]
 
 
-Call = Callable[[], Awaitable[object]]
-_SLICE: Final = 400
+def like(number: int, prefix: str = "user") -> list[Act]:
+    """What a like by one of the users applies."""
+    user, ping, at_ms = f"{prefix}-{number * 7919 % USERS:05}", f"ping-{number % 5000:07}", NOW_MS + number
+    return [Act(user, "seen", ping, at_ms), Act(user, "engaged", ping, at_ms)]
 
 
-async def measured(name: str, calls: Iterator[Call], count: int, *, at_once: int = 1) -> Measured:
-    """The mean of about `count` calls, `at_once` of them under way at any moment; what makes the calls is not in it."""
-    cpu = elapsed = 0.0
-    slices = max(1, count // _SLICE)
-    for _ in range(slices):
-        ready = iter(list(islice(calls, _SLICE)))
-
-        async def some(ready: Iterator[Call] = ready) -> None:
-            for call in ready:
-                await call()
-
-        began, began_cpu = time.perf_counter(), time.process_time()
-        await asyncio.gather(*(some() for _ in range(at_once)))
-        cpu, elapsed = cpu + time.process_time() - began_cpu, elapsed + time.perf_counter() - began
-    count = slices * _SLICE
-    return Measured(name, count, cpu / count * 1e6, elapsed / count * 1e6)
+async def median_us(call: Callable[[int], Awaitable[object]], count: int) -> float:
+    """The median of `count` calls, one after the other; microseconds."""
+    took = []
+    for number in range(count):
+        began = time.perf_counter()
+        await call(number)
+        took.append(time.perf_counter() - began)
+    return statistics.median(took) * 1e6
 
 
-MIX: Final = ("impression",) * 7 + ("view",) * 2 + ("like",)
-LIKES: Final = ("like",)
+async def reads(url: str, count: int) -> dict[str, float]:
+    """Reads by a process other than the one that wrote."""
+    user_signals_sqlite._LIMITS.update(follow=10_000, block=10_000)
+    writer, reader = SqliteUserSignals(url), SqliteUserSignals(url)
+    await writer.apply(acts("u150", ("seen", "engaged"), 150))
+    await writer.apply(acts("u20k", ("block", "follow"), 20_000))
+    many = acts("u100k", ("seen", "engaged", "hide", "seen"), 100_000)
+    for start in range(0, len(many), 500):
+        await writer.apply(many[start : start + 500])
+    found = {}
+    for user, name in (("u150", "150 acts"), ("u20k", "20,000 relations"), ("u100k", "100,000 acts")):
+
+        async def cold(_: int, user: str = user) -> None:
+            await reader.read(user, NOW_MS)
+            reader._sessions.drop(user)
+            reader._relations.drop(user)
+
+        async def warm(_: int, user: str = user) -> None:
+            await reader.read(user, NOW_MS)
+
+        found[f"read, {name}"] = await median_us(warm, count)
+        await cold(0)
+        found[f"read, {name}, cold"] = await median_us(cold, 20)
+    found["read, 20,000 relations, after each new one"] = await _after_each(writer, reader)
+    await writer.close()
+    await reader.close()
+    return found
 
 
-def requests(kinds: Sequence[str], dice: random.Random) -> Iterator[list[Row]]:
-    """Rows as the door makes them, for ever."""
-    now_ms = system_clock()
+async def _after_each(writer: SqliteUserSignals, reader: SqliteUserSignals) -> float:
+    took = []
+    for number in range(50):
+        await writer.apply([Act("u20k", "follow", "creator", NOW_MS + number)])
+        began = time.perf_counter()
+        await reader.read("u20k", NOW_MS)
+        took.append(time.perf_counter() - began)
+    return statistics.median(took) * 1e6
+
+
+@asynccontextmanager
+async def another_process(folder: Path) -> AsyncIterator[None]:
+    """A process that writes to the same file without a pause, from its first write on."""
+    ready = folder / "writing"
+    command = ("-m", "benchmarks.embedded_signals", "--write-to", str(folder))
+    process = await asyncio.create_subprocess_exec(sys.executable, *command)
+    try:
+        for _ in range(PATIENCE_S * 100):
+            if ready.exists():
+                break
+            await asyncio.sleep(0.01)
+        assert process.returncode is None
+        yield
+        assert process.returncode is None
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def write_for_ever(folder: Path) -> None:
+    """The other process."""
+    store, number = SqliteUserSignals(f"sqlite://{folder}/signals.sqlite"), 0
     while True:
-        now_ms += 5
-        yield [
-            {
-                "event_type": dice.choice(kinds),
-                "user_id": f"user-{user:05}",
-                "ping_id": f"ping-{int(PINGS * dice.random() ** 3):07}",
-                "country": COUNTRIES[user % len(COUNTRIES)],
-                "watch_time_ratio": dice.random(),
-                "received_ms": now_ms,
-            }
-            for user in dice.sample(range(USERS), EVENTS)
-        ]
+        await store.apply(like(number, "other"))
+        (folder / "writing").touch()
+        number += 1
 
 
-def past(user_id: str, now_ms: int) -> list[Act]:
-    """What fills a state: 40 follows, 20 hides, all the pings seen that it holds, 40 engaged, 12 responses."""
-    acts = [Act(user_id, "seen", f"ping-{n:07}", now_ms - DAY_MS - n) for n in range(MAX_SEEN)]
-    acts += [Act(user_id, "follow", f"creator-{n:05}", now_ms - n) for n in range(40)]
-    acts += [Act(user_id, "hide", f"ping-{n:07}", now_ms - n) for n in range(20)]
-    acts += [Act(user_id, "engaged", f"ping-{n:07}", now_ms - DAY_MS - n) for n in range(40)]
-    pings = tuple(f"ping-{n:07}" for n in range(10))
-    return acts + [Act(user_id, "served", f"request-{n:030}", now_ms - n, pings) for n in range(12)]
-
-
-async def run(folder: Path, count: int) -> list[Measured]:
-    """Every line of the table."""
-    signals, feeds = (SqliteUserSignals(f"sqlite://{folder}/signals.sqlite") for _ in range(2))
-    trending = SqliteTrending(f"sqlite://{folder}/trending.sqlite")
-    now_ms, dice = system_clock(), random.Random(1)
-    for user in range(USERS):
-        await signals.apply(past(f"user-{user:05}", now_ms))
-    results = await _floor(folder, count)
-    for name, kinds in (("mix", MIX), ("likes", LIKES)):
-        results += await _writes(name, requests(kinds, dice), count, signals, trending)
-
-    def reads() -> Iterator[Call]:
-        while True:
-            yield partial(feeds.read, f"user-{dice.randrange(USERS):05}", now_ms)
-
-    await next(reads())()  # Takes in what came meanwhile.
-    results.append(await measured("a read by the feed", reads(), count // 4))
-    results.append(await measured("top 200 of trending", repeat(partial(trending.top, "DE", 200, now_ms)), _SLICE))
-    for opened in (signals, feeds, trending):
-        await opened.close()
-    return results
-
-
-async def _floor(folder: Path, count: int) -> list[Measured]:
-    """What it costs to make as many bytes durable, one row a request."""
-    schema = ("CREATE TABLE row (id INTEGER PRIMARY KEY, data BLOB)",)
-    database, data = Database(folder / "floor.sqlite", schema, durable=True), os.urandom(40 * EVENTS)
-
-    def insert(connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT INTO row (data) VALUES (?)", (data,))
-
-    calls = repeat(partial(database.write, insert))
-    results = [
-        await measured("floor: a row of as many bytes, one after the other", calls, count),
-        await measured("floor: a row of as many bytes, 16 at once", calls, count, at_once=16),
-    ]
-    await database.close()
-    return results
-
-
-async def _writes(
-    name: str, coming: Iterator[list[Row]], count: int, signals: SqliteUserSignals, trending: SqliteTrending
-) -> list[Measured]:
-    """What one kind of requests costs, in parts and as the ingest calls it."""
-    writer = SignalWriter(signals, trending)
-
-    async def nothing_stored(rows: Sequence[Row]) -> None:
-        _acts(rows)
-        engagements_of(rows)
-
+def request(dice: random.Random) -> list[Row]:
+    """Rows of one request."""
     return [
-        await measured(f"{name}: rows become acts and engagements", _each(nothing_stored, coming), count),
-        await measured(f"{name}: acts", _each(signals.apply, map(_acts, coming)), count),
-        await measured(f"{name}: engagements", _each(trending.add, map(engagements_of, coming)), count),
-        await measured(f"{name}: all of it, one request after the other", _each(writer, coming), count),
-        await measured(f"{name}: all of it, 16 requests at once", _each(writer, coming), count, at_once=16),
+        {
+            "event_type": dice.choice(KINDS),
+            "user_id": f"user-{user:05}",
+            "ping_id": f"ping-{int(1000 * dice.random() ** 3):07}",
+            "country": "DE",
+            "watch_time_ratio": dice.random(),
+            "received_ms": NOW_MS + 1_000_000,
+        }
+        for user in dice.sample(range(USERS), EVENTS)
     ]
 
 
-def _each(call: Callable[[Any], Awaitable[object]], arguments: Iterator[Any]) -> Iterator[Call]:
-    return (partial(call, argument) for argument in arguments)
+async def cpu_of_requests(signals: SqliteUserSignals, folder: Path, count: int, at_once: int) -> float:
+    """CPU microseconds per request, that many under way at any moment."""
+    trending = SqliteTrending(f"sqlite://{folder}/trending.sqlite")
+    writer, dice = SignalWriter(signals, trending), random.Random(at_once)
+    coming = iter([request(dice) for _ in range(count)])
+
+    async def some() -> None:
+        for rows in coming:
+            await writer(rows)
+
+    began = time.process_time()
+    await asyncio.gather(*(some() for _ in range(at_once)))
+    await trending.close()
+    return (time.process_time() - began) / count * 1e6
 
 
-def _acts(rows: Sequence[Row]) -> list[Act]:
-    return [act for row in rows for act in acts_of(row)]
-
-
-def show(results: list[Measured]) -> None:
-    table = Table("call", "calls", "CPU us", "elapsed us", title=f"Embedded signals and trending, {EVENTS} events")
-    for one in results:
-        table.add_row(one.name, f"{one.calls:,}", f"{one.cpu_us:,.0f}", f"{one.elapsed_us:,.0f}")
-    Console(width=110).print(table)
+async def run(folder: Path, count: int) -> dict[str, float]:
+    """Every figure in microseconds."""
+    url = f"sqlite://{folder}/signals.sqlite"
+    found = await reads(url, count)
+    signals = SqliteUserSignals(url)
+    for user in range(USERS):
+        await signals.apply([Act(f"user-{user:05}", "seen", f"ping-{n:07}", NOW_MS - DAY_MS - n) for n in range(150)])
+    found["write"] = await median_us(lambda n: signals.apply(like(n)), count)
+    async with another_process(folder):
+        found["write, another process writing"] = await median_us(lambda n: signals.apply(like(n)), count)
+        found["read, another process writing"] = await median_us(lambda _: signals.read("u150", NOW_MS), count)
+    for at_once in (1, 16):
+        name = f"CPU per request of {EVENTS} events, {at_once} at once"
+        found[name] = await cpu_of_requests(signals, folder, count // 4, at_once)
+    await signals.close()
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=6000, help="for each figure (default %(default)s)")
+    parser.add_argument("--count", type=int, default=2000, help="calls for each figure (default %(default)s)")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--write-to", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.write_to:
+        asyncio.run(write_for_ever(options.write_to))
     with tempfile.TemporaryDirectory() as name:
-        results = asyncio.run(run(Path(name), options.requests))
+        found = asyncio.run(run(Path(name), options.count))
     if options.json:
-        print(msgspec.json.encode([asdict(one) for one in results]).decode())
-    else:
-        show(results)
+        print(msgspec.json.encode(found).decode())
+        return
+    table = Table("call", "microseconds", title="Embedded signals, medians")
+    for call, value in found.items():
+        table.add_row(call, f"{value:,.0f}")
+    Console(width=100).print(table)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pingfeed.settings_auth import is_loopback
+from pingfeed.core.urls import is_loopback
 
 MAX_CONNECTIONS: Final = 500
 MAX_REQUESTS: Final = 10_000_000

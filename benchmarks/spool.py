@@ -1,7 +1,7 @@
 """Two ways to keep what was accepted, and the floor below both: python -m benchmarks.spool
 
     segments     the spool (`pingfeed/spool/spool.py`): segment files, group commit
-    sqlite       a row an append in a WAL database, synchronous=FULL, the same group commit (`pingfeed/local/sqlite.py`)
+    sqlite       a row an append in a WAL database, synchronous=FULL, coalesced (`pingfeed/adapters/_sqlite.py`)
     write+fsync  one file, one sync an append, nobody waits together
 
 In turn in the same run, with as many callers at once as the row says; each appends again as soon as it has its answer.
@@ -12,7 +12,7 @@ import asyncio
 import sqlite3
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ingest import body_maker
+from pingfeed.adapters._sqlite import Coalescer, Database
 from pingfeed.core.events import encode_rows, to_rows
 from pingfeed.core.ids import uuid7
-from pingfeed.local.sqlite import Database
 from pingfeed.spool.disk import SystemDisk
 from pingfeed.spool.spool import Spool
 
@@ -61,8 +61,8 @@ async def rate(append: Append, lines: bytes, events: int, callers: int) -> tuple
     return appended * events / (time.perf_counter() - began), (time.process_time() - cpu) / appended * 1e6
 
 
-def _insert(lines: bytes, events: int, connection: sqlite3.Connection) -> None:
-    connection.execute("INSERT INTO record (events, lines) VALUES (?, ?)", (events, lines))
+def _insert(rows: Sequence[tuple[int, bytes]], connection: sqlite3.Connection) -> None:
+    connection.executemany("INSERT INTO record (events, lines) VALUES (?, ?)", rows)
 
 
 async def measure(turns: int) -> dict[tuple[int, int, str], list[tuple[float, float]]]:
@@ -72,6 +72,7 @@ async def measure(turns: int) -> dict[tuple[int, int, str], list[tuple[float, fl
         with tempfile.TemporaryDirectory() as folder:
             spool = Spool(Path(folder, "spool"), max_bytes=8 << 30)
             database = Database(Path(folder, "sqlite"), [_TABLE], durable=True)
+            coalesced = Coalescer(lambda rows, base=database: base.write(partial(_insert, rows)))  # type: ignore[misc]
             disk = SystemDisk()
             file = disk.create(Path(folder, "file"))
 
@@ -81,7 +82,7 @@ async def measure(turns: int) -> dict[tuple[int, int, str], list[tuple[float, fl
 
             ways: dict[str, Append] = {
                 "segments": lambda lines, events, spool=spool: spool.append(lines, events, NOW_MS),  # type: ignore[misc]
-                "sqlite": lambda lines, events, base=database: base.write(partial(_insert, lines, events)),  # type: ignore[misc]
+                "sqlite": lambda lines, events, append=coalesced: append([(events, lines)]),  # type: ignore[misc]
                 "write+fsync": bare,
             }
             for events, several in CALLERS.items():

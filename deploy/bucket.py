@@ -3,7 +3,7 @@
 Two lifecycle rules are kept, others are left alone: uploads in parts that were broken off are forgotten after a day
 (they cost, and no listing shows them), and raw events go to Glacier Instant Retrieval after 90 days, where they cost a
 sixth and can still be read: a user who is forgotten has to leave those files too. It names a size: S3 would not move
-objects under 128 KB, and the night makes larger ones of what it has read. Nothing here expires: the night removes what
+objects under 128 KB, and the nightly job compacts what it has read. Nothing here expires: the nightly job removes what
 is older than the settings say, whatever the lake is.
 """
 
@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from deploy import clients
-from pingfeed import s3
-from pingfeed.aws import translated
-from pingfeed.s3 import Location
+from pingfeed import aws
+from pingfeed.aws import Location, translated
 
 GLACIER_DAYS: Final = 90
 SMALLEST_MOVED_BYTES: Final = 128 << 10
@@ -110,7 +109,7 @@ def _found(ask: Callable[[], Any], absent: str) -> Any | None:
 
 
 def _tolerated(make: Callable[[], list[str]], bucket: str, what: str) -> list[str]:
-    """What was made, or a sentence that this S3 knows no such thing: an emulator's, whose objects are nobody's bill."""
+    """What was made, or a sentence that this S3 (an emulator) does not support it."""
     from botocore.exceptions import ClientError
 
     try:
@@ -118,6 +117,6 @@ def _tolerated(make: Callable[[], list[str]], bucket: str, what: str) -> list[st
     except ClientError as error:
         answer = error.response
         known = answer.get("Error", {}).get("Code") not in _LACKING
-        if s3.endpoint() is None or (known and answer.get("ResponseMetadata", {}).get("HTTPStatusCode") != 501):
+        if aws.s3_endpoint() is None or (known and answer.get("ResponseMetadata", {}).get("HTTPStatusCode") != 501):
             raise
         return [f"{bucket} has no {what}: the S3 at AWS_ENDPOINT_URL knows none"]

@@ -1,4 +1,4 @@
-"""AWS for whoever makes things there: how a client of a service is opened."""
+"""boto3 clients for provisioning."""
 
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ ATTEMPTS: Final = 2
 
 
 def client(service: str) -> Any:
-    """A boto3 client of `service`, such as "glue". A call that nobody answers is over within about `READ_S` twice.
+    """A boto3 client of `service`, such as "glue". A call without a response ends after about twice `READ_S`.
 
     Region, credentials and `AWS_ENDPOINT_URL` come from the environment, as everywhere with AWS. Where they are missing
     it, or the first call, raises botocore's errors (`aws.translated`).

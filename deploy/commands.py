@@ -1,6 +1,5 @@
 """`pingfeed provision`."""
 
-import argparse
 import os
 import sys
 
@@ -8,25 +7,13 @@ from deploy import provision as providing
 from pingfeed.settings import load
 
 
-def provision(parser: argparse.ArgumentParser) -> None:
-    """Configure `pingfeed provision`."""
-    parser.add_argument(
-        "--wait",
-        type=float,
-        metavar="SECONDS",
-        default=providing.WAIT_S,
-        help="how long AWS may take to answer (default: %(default)g)",
-    )
-    parser.set_defaults(run=_provision)
-
-
-def _provision(options: argparse.Namespace) -> int:
+def provision(*, wait: float) -> None:
+    """`pingfeed provision`."""
     needed = False
-    for url, made in providing.provision(load(os.environ), options.wait):
+    for url, made in providing.provision(load(os.environ), wait):
         needed = True
-        for sentence in made or ["there already"]:
+        for sentence in made or ["exists already"]:
             sys.stdout.write(f"{url}: {sentence}\n")
             sys.stdout.flush()
     if not needed:
-        sys.stdout.write("nothing to make: no URL of the settings names a bucket, a table or a stream\n")
-    return 0
+        sys.stdout.write("nothing to create: no URL of the settings names a bucket, a table or a stream\n")

@@ -1,11 +1,11 @@
-"""The way of the events into the lake on AWS: the Glue table, the role and the delivery stream that reads it.
+"""Delivery of events into the lake on AWS: the Glue table, the role and the delivery stream that uses it.
 
 The table's columns are `events.COLUMNS`; Firehose reads JSON (OpenX) and writes Parquet by it, under
 
     <lake>/events/year=2026/month=11/day=22/        the UTC day of arrival at Firehose
-    <lake>/errors/<kind of error>/year=.../         what did not convert, for the night to look at
+    <lake>/errors/<kind of error>/year=.../         what did not convert; read by the nightly job
 
-What is there already is kept: columns that the table lacks are added, a stream that writes elsewhere is refused.
+Existing resources are kept: missing columns are added, and a stream that writes elsewhere is an error.
 """
 
 import json

@@ -6,9 +6,7 @@ Candidates and signals take the same kind of table; they may share one, for thei
 from typing import Any, Final
 
 from deploy import clients
-from pingfeed.adapters._dynamodb.connection import TableUrl
-from pingfeed.adapters._dynamodb.items import KEY, TTL
-from pingfeed.aws import translated
+from pingfeed.aws import KEY, TTL, TableUrl, translated
 from pingfeed.core.errors import InvalidInput
 
 _KEY_SCHEMA: Final = [{"AttributeName": KEY, "KeyType": "HASH"}]

@@ -15,11 +15,12 @@ from feed_api.routes import TYPES, create_router, handlers
 from feed_api.stages.log_served import ServedLog
 from feed_api.trending_cache import TrendingCache
 from feed_api.wiring import Services
+from pingfeed import checks
 from pingfeed.ports import PacketCache
 from pingfeed.settings import Settings
-from pingfeed.web import direct
+from pingfeed.web import middleware
 from pingfeed.web.app import create_shell
-from pingfeed.web.health import Readiness, ReadyCheck, look
+from pingfeed.web.health import Readiness, ReadyCheck
 from pingfeed.web.metrics import Metrics
 
 _DESCRIPTION: Final = (
@@ -62,7 +63,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
             await loader.refresh()
             await trending.refresh()
             # Opens the stores' clients, which takes longer than a request's budget. /readyz repeats these checks.
-            await look({}, candidates=services.candidates.check(), signals=services.signals.check())
+            await checks.problems(candidates=services.candidates.check, signals=services.signals.check)
             pipeline.warm_up(services.clock())
             for task in tasks:
                 task.start()
@@ -91,7 +92,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     )
     routes = handlers(pipeline, services.clock, services.make_id)
     app.include_router(create_router(routes))
-    direct.install(app, routes)
+    middleware.install_direct(app, routes)
     if settings.demo_page:
         app.include_router(demo_page.create_router(services, settings, loader))
     return app
@@ -100,15 +101,13 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
 def _ready(services: Services, loader: ArtifactLoader, tasks: tuple[Repeated, ...]) -> ReadyCheck:
     async def ready() -> Readiness:
         """Ready while the background tasks run; any other missing part only degrades the feed."""
-        problems = {f"{task.name}": "is not running" for task in tasks if not task.alive}
-        stopped = bool(problems)
-        await look(
-            problems,
-            candidates=services.candidates.check(),
-            signals=services.signals.check(),
-            trending=services.trending.check(),
-            artifacts=services.artifacts.check(),
-            spool=services.delivery.check(),
+        stopped = {task.name: "is not running" for task in tasks if not task.alive}
+        problems = stopped | await checks.problems(
+            candidates=services.candidates.check,
+            signals=services.signals.check,
+            trending=services.trending.check,
+            artifacts=services.artifacts.check,
+            spool=services.delivery.check,
         )
         if not loader.live.has_snapshot:
             problems["snapshot"] = "none is published: run `pingfeed tick`"

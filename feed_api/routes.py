@@ -15,8 +15,8 @@ from pingfeed.core.events import Id
 from pingfeed.core.ids import IdMaker
 from pingfeed.web import openapi
 from pingfeed.web.auth import authenticate
-from pingfeed.web.direct import Handler
-from pingfeed.web.responses import json_response
+from pingfeed.web.errors import json_response
+from pingfeed.web.middleware import Handler
 
 TYPES: Final = (Feed,)
 """The types that the route's OpenAPI refers to."""

@@ -16,7 +16,7 @@ from pingfeed.spool.spool import Spool
 from pingfeed.spool.stats import Publisher
 
 NEEDS: Final = ("events_url", "artifacts_url", "candidates_url", "cache_url", "signals_url", "trending_url", "jwt_jwks")
-"""The parts that must respond before the service starts (`pingfeed/startup.py`)."""
+"""The parts that must respond before the service starts (`pingfeed/checks.py`)."""
 
 
 @dataclass(frozen=True)

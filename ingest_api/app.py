@@ -10,10 +10,11 @@ from ingest_api.counters import Counters, watch
 from ingest_api.receiver import EventReceiver
 from ingest_api.routes import TYPES, create_router, handlers
 from ingest_api.wiring import Services
+from pingfeed import checks
 from pingfeed.settings import Settings
-from pingfeed.web import direct
+from pingfeed.web import middleware
 from pingfeed.web.app import create_shell
-from pingfeed.web.health import Readiness, ReadyCheck, look
+from pingfeed.web.health import Readiness, ReadyCheck
 from pingfeed.web.metrics import Metrics
 
 _DESCRIPTION: Final = (
@@ -65,20 +66,18 @@ def create_app(services: Services, settings: Settings, metrics: Metrics | None =
         make_id=services.make_id,
     )
     app.include_router(create_router(answering))
-    direct.install(app, answering)
+    middleware.install_direct(app, answering)
     return app
 
 
 def _ready(services: Services) -> ReadyCheck:
     async def ready() -> Readiness:
         """Ready while events can be made durable; what comes after that is caught up with."""
-        problems: dict[str, str] = {}
-        await look(
-            problems,
-            spool=services.delivery.check(),
-            events=services.sink.check(),
-            signals=services.signals.check(),
-            trending=services.trending.check(),
+        problems = await checks.problems(
+            spool=services.delivery.check,
+            events=services.sink.check,
+            signals=services.signals.check,
+            trending=services.trending.check,
         )
         return Readiness("spool" not in problems, sorted(problems), problems)
 

@@ -9,7 +9,7 @@ Between two invocations the environment stands still. So nothing runs after an a
 waiting for it (a set of keys that is read anew, a call that was given up) is waited for here, and then called off. What
 died while it stood still is tried again by whoever uses it (`pingfeed/spool/inline.py`).
 
-What was counted goes into the log at the end of an invocation (`pingfeed/web/emf.py`).
+What was counted goes into the log at the end of an invocation (`pingfeed/web/metrics.py`).
 """
 
 import asyncio
@@ -29,9 +29,8 @@ from ingest_api.wiring import TIMEOUT_S, Services, build_for_lambda
 from pingfeed.core.errors import PingfeedError, SettingsError
 from pingfeed.settings import Settings, check_open, load, shown
 from pingfeed.telemetry import configure_logs
-from pingfeed.web.emf import MetricLines
 from pingfeed.web.errors import error_response
-from pingfeed.web.metrics import Metrics
+from pingfeed.web.metrics import MetricLines, Metrics
 from pingfeed.web.middleware import OutermostLayer
 
 COUNTED: Final = (
@@ -44,8 +43,8 @@ COUNTED: Final = (
     "signals_given_up",
     "trending_failures",
     "sink_billed_bytes",
-    "sink_set_aside",
-    "auth_refused",
+    "sink_quarantined",
+    "auth_rejected",
     "rate_limited",
 )
 """The counters that become metrics of CloudWatch. Requests are counted by the HTTP API itself."""

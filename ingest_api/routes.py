@@ -13,9 +13,8 @@ from pingfeed.core.events import MAX_EVENTS, ClientEvent
 from pingfeed.web import openapi
 from pingfeed.web.auth import authenticate
 from pingfeed.web.body import read_body
-from pingfeed.web.direct import Handler
-from pingfeed.web.errors import ErrorBody
-from pingfeed.web.responses import json_response
+from pingfeed.web.errors import ErrorBody, json_response
+from pingfeed.web.middleware import Handler
 
 
 class TrackEvents(msgspec.Struct, frozen=True):

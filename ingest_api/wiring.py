@@ -21,7 +21,7 @@ from pingfeed.spool.spool import Spool
 from pingfeed.spool.stats import Publisher
 
 NEEDS: Final = ("events_url", "signals_url", "trending_url", "jwt_jwks")
-"""The parts that have to answer before it starts (`pingfeed/startup.py`)."""
+"""The parts that have to answer before it starts (`pingfeed/checks.py`)."""
 
 MAX_BYTES_BESIDE_SPOOL: Final = 256 << 20
 """Refused events that may wait on this machine for their lake: four full days."""

@@ -1,29 +1,39 @@
-"""AWS from the services: one client an adapter, opened when it is first used, and AWS's errors as ours.
+"""AWS: lazily opened clients, translation of errors, S3 locations and DynamoDB table URLs.
 
-Region, credentials and `AWS_ENDPOINT_URL` (an emulator's, say) come from the environment, as everywhere with AWS.
-Adapters try again themselves, where they know what may be sent twice: botocore's own retries are few, its time-outs
-short.
+Region, credentials and `AWS_ENDPOINT_URL` (of an emulator) come from the environment, as usual with AWS. Adapters retry
+themselves, as they know what may be sent twice, so botocore's own retries are few and its time-outs short. With a
+custom endpoint both Arrow and botocore address S3 buckets by path. pyarrow is imported only where it is used.
 """
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pingfeed.core.errors import FormatError, NotFound, PingfeedError, SettingsError, Unavailable
+from pingfeed.core.errors import FormatError, InvalidInput, NotFound, PingfeedError, SettingsError, Unavailable
+from pingfeed.core.urls import flaw, is_hidden, parts_of
 
 CONNECT_S: Final = 2.0
 READ_S: Final = 10.0
+KEY: Final = "k"
+"""The only key attribute of our DynamoDB tables, a string."""
+TTL: Final = "t"
+"""The attribute by which DynamoDB removes expired items."""
+_ARROW_READ_S: Final = 20.0
+_ARROW_ABSENT: Final = ("NO_SUCH_KEY", "RESOURCE_NOT_FOUND")
 _ABSENT_KEY: Final = frozenset({"NoSuchKey", "404"})
 _ARCHIVED: Final = "InvalidObjectState"
 
 
 def region() -> str | None:
-    """The AWS region that the environment names; None leaves it to the libraries (a profile's, the machine's).
+    """The AWS region from the environment; None leaves it to the libraries (a profile, the machine).
 
-    botocore reads AWS_DEFAULT_REGION alone, other SDKs AWS_REGION first, and Lambda and ECS set only that one. So every
-    client is told.
+    botocore reads only AWS_DEFAULT_REGION, other SDKs AWS_REGION first, and Lambda and ECS set only AWS_REGION. So
+    every client gets the region explicitly.
     """
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
 
@@ -52,7 +62,7 @@ class AwsClient:
         return self._client
 
     async def close(self) -> None:
-        """Let its connections go."""
+        """Close its connections."""
         await self._stack.aclose()
         self._client = None
 
@@ -73,11 +83,11 @@ class AwsClient:
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """AWS's errors as ours, the cause chained; `what` names the table, bucket or stream in the sentence.
+    """Translate AWS's errors, chaining the cause; `what` names the table, bucket or stream in the message.
 
     NotFound for an absent object, FormatError for one in an archive (Glacier), SettingsError where credentials or
-    region are missing, Unavailable for all else: a table that does not exist yet and a right that was not granted yet
-    are mended without a restart.
+    region are missing, Unavailable for everything else: a table or permission that does not exist yet can be added
+    without a restart.
     """
     from botocore.exceptions import (
         BotoCoreError,
@@ -101,16 +111,119 @@ def translated(what: str) -> Iterator[None]:
             f"{what}: no AWS region; set AWS_REGION or AWS_DEFAULT_REGION, such as us-east-1", field="AWS_REGION"
         ) from error
     except ClientError as error:
-        raise _of_answer(what, error.response.get("Error", {})) from error
+        raise _of_response(what, error.response.get("Error", {})) from error
     except (BotoCoreError, HTTPClientError, OSError, TimeoutError) as error:
-        raise Unavailable(f"{what} does not answer: {type(error).__name__}") from error
+        raise Unavailable(f"{what} does not respond: {type(error).__name__}") from error
 
 
-def _of_answer(what: str, answer: dict[str, Any]) -> PingfeedError:
-    code = str(answer.get("Code", "an error without a code"))
+def _of_response(what: str, error: dict[str, Any]) -> PingfeedError:
+    code = str(error.get("Code", "an error without a code"))
     if code in _ABSENT_KEY:
         return NotFound(f"{what} does not exist")
     if code == _ARCHIVED:
         return FormatError(f"{what} is archived; restore it first")
-    # AWS's message may quote what was sent; its code says enough.
+    # AWS's message may quote the request; its code is enough.
     return Unavailable(f"{what} is not available: {code}")
+
+
+@dataclass(frozen=True)
+class TableUrl:
+    """`dynamodb://table?option=value`."""
+
+    table: str
+    options: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, url: str, *known: str) -> "TableUrl":
+        """The parts of a URL; InvalidInput without a table or with an option that is not `known`."""
+        if wrong := flaw(url):
+            raise InvalidInput(wrong)
+        split = urlsplit(url)
+        options = dict(parse_qsl(split.query, keep_blank_values=True))
+        if unknown := options.keys() - set(known):
+            raise InvalidInput(f"has the option {min(unknown)!r}, which is unknown")
+        return cls(split.netloc, options)
+
+
+@dataclass(frozen=True)
+class Location:
+    """A bucket and the prefix of all keys below it, without slashes at its ends."""
+
+    bucket: str
+    prefix: str
+    options: Mapping[str, str]
+    """The query options."""
+
+    @classmethod
+    def of(cls, url: str, *, options: frozenset[str] = frozenset()) -> "Location":
+        """Parse a URL; InvalidInput without a bucket or with an unknown option."""
+        split = urlsplit(url)
+        if split.scheme != "s3" or not split.netloc or set(split.netloc) & set("@:"):
+            raise InvalidInput("must be like s3://bucket/prefix; credentials and endpoint come from AWS_* variables")
+        given = dict(parse_qsl(split.query, keep_blank_values=True))
+        if given.keys() - options:
+            raise InvalidInput(f"has the option {min(given.keys() - options)!r}, which is unknown")
+        path = unquote(split.path).strip("/")
+        return cls(split.netloc, "/".join(parts_of(path)) if path else "", given)
+
+    def key(self, relative: str) -> str:
+        """The object's key; InvalidInput as `urls.parts_of`."""
+        return "/".join([*([self.prefix] if self.prefix else []), *parts_of(relative)])
+
+    def below(self, folder: str) -> str:
+        """The common prefix of all keys below a folder; "" is the whole location."""
+        inside = self.key(folder) if folder.strip("/") else self.prefix
+        return f"{inside}/" if inside else ""
+
+    def relative(self, key: str) -> str:
+        """A key as a path below the prefix."""
+        return key[len(self.prefix) + 1 :] if self.prefix else key
+
+    def is_listed(self, key: str) -> bool:
+        """Whether listings show the key: it is not a folder marker and no name below the prefix is hidden."""
+        return not key.endswith("/") and not any(map(is_hidden, PurePosixPath(self.relative(key)).parts))
+
+
+def s3_endpoint() -> str | None:
+    """The custom S3 endpoint (an emulator), None for AWS."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def arrow_file_system() -> Any:
+    """A `pyarrow.fs.S3FileSystem`. A file of up to 5 MB is written by one PUT, a larger one as a multipart upload."""
+    from pyarrow.fs import S3FileSystem
+
+    given = urlsplit(s3_endpoint() or "")
+    override = (
+        {"endpoint_override": given.netloc + given.path.rstrip("/"), "scheme": given.scheme} if given.netloc else {}
+    )
+    return S3FileSystem(
+        region=region(),
+        connect_timeout=CONNECT_S,
+        request_timeout=_ARROW_READ_S,
+        # Otherwise every file is a multipart upload: at least three requests.
+        allow_delayed_open=True,
+        background_writes=False,
+        **override,
+    )
+
+
+@contextmanager
+def arrow_translated(what: str) -> Iterator[None]:
+    """Translate the errors of Arrow's S3 client; errors in a file's content pass unchanged."""
+    try:
+        yield
+    except OSError as error:
+        found = _of_arrow(what, error)
+        if found is None:
+            raise
+        raise found from error
+
+
+def _of_arrow(what: str, error: OSError) -> PingfeedError | None:
+    """Arrow's message is `AWS Error CODE during OPERATION operation: MESSAGE`; the message may quote what was sent."""
+    text = str(error)
+    if isinstance(error, FileNotFoundError) or any(f"AWS Error {code}" in text for code in _ARROW_ABSENT):
+        return NotFound(f"{what} does not exist")
+    _, found, rest = text.partition("AWS Error ")
+    return Unavailable(f"{what} is not available: {rest.split(' ', 1)[0]}") if found else None

@@ -1,95 +1,118 @@
-"""The `pingfeed` command: a table of lazy addresses into each package's `commands.py`.
+"""The `pingfeed` command: finds the command in the table, parses its options, calls its function, prints errors.
 
-A command's package may not be installed (a serving image has no batch side): it is then left out of the help. Each
-address names a function `configure(parser)` that adds the command's options and sets `run`; nothing else is imported.
+Every command that is installed is listed by `pingfeed` alone. Only the chosen one's module is imported, and only to run
+it: help needs nothing but the table.
 """
 
 import argparse
-import importlib
-import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Final, NoReturn
 
+from pingfeed.command_table import GROUPS, Command
 from pingfeed.core.errors import PingfeedError
 
-
-@dataclass(frozen=True)
-class Command:
-    """A word after `pingfeed`, what it is for, and where it lives (`module:function`)."""
-
-    name: str
-    help: str
-    address: str
-
-    @property
-    def installed(self) -> bool:
-        """Whether this installation carries the command's package."""
-        return importlib.util.find_spec(self.address.split(".")[0]) is not None
-
-
-COMMANDS: Final = (
-    Command("demo", "a small world on this machine: history, training, both services", "simulator.commands:demo"),
-    Command("serve", "run a service: ingest, feed, or all", "pingfeed.commands:serve"),
-    Command("simulate", "play a world's events over HTTP, or write its history", "simulator.commands:simulate"),
-    Command("import", "other people's logs as history: Metarank's, or CSV", "batch.importers.commands:import_events"),
-    Command("etl", "the night: every file that landed, then the day's state", "batch.commands:etl"),
-    Command("tick", "one tick: new events, features, candidates, snapshot, packets", "batch.commands:tick"),
-    Command("train", "train a ranker and put it live if the gate lets it", "batch.commands:train"),
-    Command("schedule", "run ticks on the quarter-hour and the night at its hour", "batch.commands:schedule"),
-    Command(
-        "evaluate", "measure served feeds against true tastes, the model on real lists", "pingfeed.evaluate:evaluate"
-    ),
-    Command("skew", "recompute logged vectors offline; none may differ", "batch.commands:skew"),
-    Command("reconcile", "what was accepted, and where all of it is", "batch.accounting.commands:reconcile"),
-    Command("rejected", "list refused events, or send repaired ones again", "batch.accounting.commands:rejected"),
-    Command("model", "list, promote or roll back models", "batch.commands:model"),
-    Command("forget", "remove users: packet and signals now, the rest at night", "batch.forget.commands:forget"),
-    Command("provision", "make the bucket, tables and stream that the settings name", "deploy.commands:provision"),
-    Command("doctor", "what is configured, reachable and missing", "pingfeed.commands:doctor"),
+_ABOUT: Final = "pingfeed: a personalised feed. Events in, a ranked feed out.\n\nusage: pingfeed COMMAND [OPTIONS]\n"
+_FOOT: Final = (
+    "\n`pingfeed COMMAND --help` explains a command and its options. Settings are environment variables (PINGFEED_*):\n"
+    "docs/settings.md lists them, `pingfeed doctor` shows those that apply.\n"
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command that is installed."""
-    parser = argparse.ArgumentParser(
-        prog="pingfeed",
-        description="A personalised feed: events in, a learned feed out.",
-        epilog="Settings are environment variables (PINGFEED_*); `pingfeed doctor` shows them.",
-    )
-    words = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        if command.installed:
-            words.add_parser(command.name, help=command.help, description=command.help, add_help=False)
-    return parser
+class _Parser(argparse.ArgumentParser):
+    """Errors are one sentence, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; `{self.prog} --help` explains the options\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; an error of ours is one sentence on standard error and exit code 1."""
-    _end_as_others_do()
+    """Run one command. The exit code is 1 for an error of ours, in one sentence, and 2 for wrong arguments."""
+    _exit_on_sigterm()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    chosen = build_parser().parse_args(given[:1])
-    command = next(c for c in COMMANDS if c.name == chosen.command)
-    module, _, function = command.address.partition(":")
-    parser = argparse.ArgumentParser(prog=f"pingfeed {command.name}", description=command.help)
+    command = _find(given)
+    if command is None:
+        return _without_command(given)
     try:
-        getattr(importlib.import_module(module), function)(parser)
-        options = parser.parse_args(given[1:])
-        return int(options.run(options) or 0)
+        return run(command, given[len(command.name.split()) :])
     except PingfeedError as error:
-        print(f"pingfeed {command.name}: {error.message}", file=sys.stderr)  # noqa: T201
+        sys.stderr.write(f"pingfeed {command.name}: {error.message}\n")
+        return 1
+    except BrokenPipeError:  # The reader of our output ended, such as `head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 130
 
 
-def _end_as_others_do() -> None:
-    """SIGTERM ends a container's first process too. The system leaves a PID 1 alone that did not say what to do.
+def run(command: Command, arguments: Sequence[str]) -> int:
+    """Parse a command's arguments and call its function with them."""
+    parser = parser_of(command)
+    if command.options is None:  # It declares its options itself.
+        command.function()(parser)
+        options = parser.parse_args(arguments)
+        return int(options.run(options) or 0)
+    given = vars(parser.parse_args(arguments))
+    return int(command.function()(**given) or 0)
 
-    Programs that finish something first (services, the scheduler) say so themselves, later.
-    """
+
+def installed() -> Mapping[str, Sequence[Command]]:
+    """The table without the commands whose package is absent: a serving image has no batch side."""
+    found = {title: [command for command in group if command.installed] for title, group in GROUPS.items()}
+    return {title: group for title, group in found.items() if group}
+
+
+def parser_of(command: Command) -> argparse.ArgumentParser:
+    """The parser of a command's options; its help has the sentence, an example and every option."""
+    parser = _Parser(
+        prog=f"pingfeed {command.name}",
+        description=textwrap.fill(command.meaning, 100),
+        epilog="example:\n" + "\n".join(f"  {line}" for line in command.example.splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for names, details in command.options or ():
+        parser.add_argument(*names, **details)
+    return parser
+
+
+def _find(given: Sequence[str]) -> Command | None:
+    every = [command for group in installed().values() for command in group]
+    return next((command for command in every if given[: len(words := command.name.split())] == words), None)
+
+
+def _without_command(given: Sequence[str]) -> int:
+    """Print the help of everything, or of the commands that begin with the word; else say what was meant."""
+    words = [word for word in given if not word.startswith("-")]
+    if not given or given[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return 0
+    family = words[0] if words else ""
+    if any(command.name.startswith(f"{family} ") for group in GROUPS.values() for command in group) and len(words) == 1:
+        sys.stdout.write(overview(family))
+        return 0 if {"-h", "--help"} & set(given) else 2
+    import difflib
+
+    names = [command.name for group in installed().values() for command in group]
+    near = difflib.get_close_matches(" ".join(words[:2]), names, n=1) or difflib.get_close_matches(family, names, n=1)
+    meant = f"did you mean `pingfeed {near[0]}`?" if near else "`pingfeed --help` lists them"
+    sys.stderr.write(f"pingfeed: there is no command {' '.join(words[:2] or given[:1])!r}; {meant}\n")
+    return 2
+
+
+def overview(family: str = "") -> str:
+    """Every installed command with what it is for, or those of one family such as `model`."""
+    text = "" if family else _ABOUT
+    for title, group in installed().items():
+        text += "" if family else f"\n{title}\n"
+        chosen = (command for command in group if not family or command.name.startswith(f"{family} "))
+        text += "".join(f"  {command.name:<20}{command.summary}\n" for command in chosen)
+    return text + ("" if family else _FOOT)
+
+
+def _exit_on_sigterm() -> None:
+    """PID 1 of a container ignores SIGTERM unless it installs a handler. Services and the scheduler install theirs."""
     if os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))

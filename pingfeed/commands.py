@@ -1,6 +1,5 @@
 """`pingfeed serve` and `pingfeed doctor`."""
 
-import argparse
 import importlib
 import logging
 import os
@@ -11,13 +10,11 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
-from pingfeed import doctor as examination
-from pingfeed import startup
+from pingfeed import checks
 from pingfeed.core.errors import NotFound
 from pingfeed.settings import FEED_PORT, INGEST_PORT, Settings, check_open, load, shown
 from pingfeed.telemetry import configure_logs
+from pingfeed.terminal import print_json, print_table
 
 log = logging.getLogger(__name__)
 
@@ -28,43 +25,33 @@ _LOOK_S: Final = 0.2
 _CHILD: Final = "import sys; from pingfeed.cli import main; sys.exit(main())"
 
 
-def serve(parser: argparse.ArgumentParser) -> None:
-    """Configure `pingfeed serve`."""
-    parser.add_argument("service", choices=[*PORTS, "all"])
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument(
-        "--port", type=int, help=f"default: {INGEST_PORT} for ingest, {FEED_PORT} for the feed; all: the feed is one up"
-    )
-    parser.set_defaults(run=_serve)
-
-
-def _serve(options: argparse.Namespace) -> int:
+def serve(*, service: str, host: str, port: int | None) -> int:
+    """Run one service in this process, or both in a process each."""
     settings = load(os.environ)
-    check_open(settings, options.host)
+    check_open(settings, host)
     configure_logs()
     log.info("settings that apply", extra={"settings": shown(settings)})
-    if options.service == "all":
-        port = INGEST_PORT if options.port is None else options.port
-        return _serve_all([("ingest", port), ("feed", port + 1 if port else 0)], options.host)
-    port = PORTS[options.service] if options.port is None else options.port
-    _serve_one(options.service, settings, options.host, port)
+    if service == "all":
+        first = INGEST_PORT if port is None else port
+        return _serve_all([("ingest", first), ("feed", first + 1 if first else 0)], host)
+    _serve_one(service, settings, host, PORTS[service] if port is None else port)
     return 0
 
 
 def _serve_one(service: str, settings: Settings, host: str, port: int) -> None:
-    """Serve in this process; the deployable is addressed by its name, for this package knows none."""
+    """Serve in this process; the deployable is addressed by its name, because this package imports none."""
     try:
         server = importlib.import_module("pingfeed.web.server")
         wiring = importlib.import_module(f"{service}_api.wiring")
         app = importlib.import_module(f"{service}_api.app")
     except ModuleNotFoundError as error:
         raise NotFound(f"{error.name} is not installed; install pingfeed[{service}]") from error
-    startup.check(settings, service, wiring.NEEDS)
+    checks.wait_for_parts(settings, service, wiring.NEEDS)
     server.run(lambda: app.create_app(wiring.build(settings), settings), host, port)
 
 
 def _serve_all(services: Sequence[tuple[str, int]], host: str) -> int:
-    """Each service in a process of its own; when one ends, or a stop is asked for, all end."""
+    """Each service in a process of its own; when one ends, or a signal asks to stop, all end."""
     children: list[subprocess.Popen[bytes]] = []
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -93,35 +80,22 @@ def _stopped(child: "subprocess.Popen[bytes]") -> int:
         return child.wait()
 
 
-def doctor(parser: argparse.ArgumentParser) -> None:
-    """Configure `pingfeed doctor`."""
-    parser.add_argument("--json", action="store_true", help='print {"checks":[{"name","ok","detail"}]}')
-    parser.set_defaults(run=_doctor)
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    checks = examination.examine(os.environ)
-    if options.json:
-        shown_checks = [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in checks]
-        sys.stdout.write(msgspec.json.encode({"checks": shown_checks}).decode() + "\n")
+def doctor(*, json: bool) -> int:
+    """Print every check; 1 if one fails that the installation needs."""
+    found = checks.examine(os.environ)
+    if json:
+        print_json({"checks": [{"name": one.name, "ok": one.ok, "detail": one.detail} for one in found]})
     else:
-        _print_tables(checks)
-    return int(any(check.needed and not check.ok for check in checks))
+        _print_tables(found)
+    return int(any(check.needed and not check.ok for check in found))
 
 
-def _print_tables(checks: Sequence[examination.Check]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+def _print_tables(found: Sequence[checks.Check]) -> None:
+    from rich.text import Text
 
-    console = Console()
-    found = Table("", "check", "finding")
-    for check in checks:
-        mark = "[green]ok[/]" if check.ok else "[red]FAILS[/]" if check.needed else "[yellow]absent[/]"
-        found.add_row(mark, check.name, escape(check.detail))
-    if checks[0].ok:
-        table = Table("setting", "value")
-        for name, value in shown(load(os.environ)).items():
-            table.add_row(name, escape(value))
-        console.print(table)
-    console.print(found)
+    if found[0].ok:
+        print_table(("setting", "value"), list(shown(load(os.environ)).items()))
+    marks = {"ok": "green", "FAILS": "red", "absent": "yellow"}
+    words = ["ok" if check.ok else "FAILS" if check.needed else "absent" for check in found]
+    rows = [(Text(word, marks[word]), one.name, one.detail) for word, one in zip(words, found, strict=True)]
+    print_table(("", "check", "finding"), rows)

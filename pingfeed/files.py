@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and stay after a power cut."""
+"""Files that appear atomically and survive a power cut."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pingfeed.core.urls import parts_of
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn the operating system's refusals into ours: NotFound for what is absent, Unavailable for the rest."""
+    """Translate OSError: NotFound for an absent file, Unavailable otherwise."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -22,7 +22,7 @@ def reading(what: str) -> Iterator[None]:
 
 @contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Turn the operating system's refusals into Unavailable: a full disk, a missing right, a folder in the way."""
+    """Translate OSError to Unavailable: a full disk, a missing permission, a folder in the way."""
     try:
         yield
     except OSError as error:
@@ -30,7 +30,7 @@ def writing(what: str) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents so that a power cut does not take the new entries away; OSError."""
+    """Create a folder and its parents durably; OSError."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -39,7 +39,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the entries of a folder durable: a rename or an unlink is only then."""
+    """Sync a folder: renames and unlinks in it are durable only then."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,7 +51,7 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Create or replace a file: a reader sees the old bytes or the new, and on return they are durable; OSError.
 
     The bytes go to a name that begins with a dot (readers skip those) in the same folder, are synced, and take the
-    final name in one rename. What a kill leaves behind is such a dotted file, which no reader opens.
+    final name in one rename. A kill leaves at most such a dotted file, which no reader opens.
     """
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")

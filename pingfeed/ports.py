@@ -1,7 +1,7 @@
-"""The ports: what the services and the batch side need of the world, each with its contract.
+"""The ports: the interfaces to everything outside the process, each with its contract.
 
 A URL in the settings picks the adapter (`pingfeed/adapters/<port>_<backend>.py`). Adapters raise only errors of
-`pingfeed.core.errors`, chained to the vendor's: `Unavailable` where trying again can help. Every adapter of a port
+`pingfeed.core.errors`, chained to the vendor's: `Unavailable` where a retry can help. Every adapter of a port
 passes the same suite in `tests/conformance/`.
 """
 
@@ -15,18 +15,18 @@ from pingfeed.core.signals import Act, Engagement, Signals
 
 @dataclass
 class SinkCounters:
-    """What a sink did since it was opened: plain numbers for metrics."""
+    """A sink's totals since it was opened, for metrics."""
 
     bytes: int = 0
-    """Bytes of rows that it took, as the backend counts them."""
+    """Bytes of rows written, as the backend counts them."""
     billed_bytes: int = 0
     """Bytes that the backend bills for them; 0 where nothing is billed."""
     records: int = 0
     """Units in which they were stored: files, records."""
     retried: int = 0
-    """Units that had to be sent again within a write."""
-    set_aside: int = 0
-    """Rows that are not of the backend's schema and were taken apart from the others."""
+    """Units that were sent again within a write."""
+    quarantined: int = 0
+    """Rows that do not match the backend's schema and were written separately."""
 
 
 class EventSink(Protocol):
@@ -34,21 +34,21 @@ class EventSink(Protocol):
 
     @property
     def counters(self) -> SinkCounters:
-        """The counters as they are now; the same object every time."""
+        """The current counters; always the same object."""
 
     async def write(self, batch: "Batch") -> None:
-        """Take the batch; returning means that it is durable there.
+        """Write the batch; it is durable on return.
 
-        All or nothing for the caller: on an error it sends the same batch again, so rows may arrive twice but never get
-        lost; readers remove duplicates by `event_id`. Rows land under the UTC day of their arrival, at the door or at
-        the sink, and never of `timestamp_ms`; readers may see them later than this returns. Raises Unavailable.
+        All or nothing for the caller: on an error it sends the same batch again, so rows may arrive twice but are never
+        lost; readers deduplicate by `event_id`. Rows land under the UTC day of their arrival, at the service or at the
+        sink, never of `timestamp_ms`; readers may see them only some time after this returns. Raises Unavailable.
         """
 
     async def check(self) -> None:
         """Raise Unavailable with a sentence if a write would fail now."""
 
     async def close(self) -> None:
-        """Release what is held. Nothing is buffered, so nothing is lost."""
+        """Release resources. Nothing is buffered, so nothing is lost."""
 
 
 class Batch(Protocol):
@@ -102,10 +102,10 @@ class Artifacts(Protocol):
         """Remove an artifact; absent is fine. What a reader has mapped stays readable to it."""
 
     async def check(self) -> None:
-        """Raise Unavailable with a sentence if the store does not answer."""
+        """Raise Unavailable with a sentence if the store does not respond."""
 
     async def close(self) -> None:
-        """Release what is held."""
+        """Release resources."""
 
 
 class CandidateStore(Protocol):
@@ -121,63 +121,62 @@ class CandidateStore(Protocol):
         """Remove the user's packet; absent is fine."""
 
     async def check(self) -> None:
-        """Raise Unavailable with a sentence if the store does not answer."""
+        """Raise Unavailable with a sentence if the store does not respond."""
 
     async def close(self) -> None:
-        """Release what is held."""
+        """Release resources."""
 
 
 @runtime_checkable
 class PacketCache(CandidateStore, Protocol):
-    """A store before another, which reads pass by when it is slow or down."""
+    """A cache in front of another store; reads bypass it when it is slow or down."""
 
     @property
     def passed_by(self) -> int:
-        """How many reads have passed it by since it was opened."""
+        """Reads that bypassed the cache since it was opened."""
 
 
 class UserSignals(Protocol):
-    """One user's recent acts; bounded, expiring (`signals.STATE_TTL_MS`), the same whatever is applied twice."""
+    """One user's recent acts: bounded, expiring (`signals.STATE_TTL_MS`), idempotent."""
 
     async def apply(self, acts: Sequence[Act]) -> None:
-        """Take acts in, in order; on return the next `read`, by any process, sees them. Raises Unavailable."""
+        """Apply acts in order; on return the next `read` by any process sees them. Raises Unavailable."""
 
     async def read(self, user_id: str, now_ms: int) -> Signals:
-        """The user's state (empty for a stranger) and the pings deleted lately. One round trip."""
+        """The user's state (empty if unknown) and the recently deleted pings. One round trip."""
 
     async def forget(self, user_id: str) -> None:
         """Remove everything held about the user; absent is fine."""
 
     async def check(self) -> None:
-        """Raise Unavailable with a sentence if the store does not answer."""
+        """Raise Unavailable with a sentence if the store does not respond."""
 
     async def close(self) -> None:
-        """Release what is held."""
+        """Release resources."""
 
 
 class Trending(Protocol):
     """What is hot, per country and overall: a forward-decay counter for each ping.
 
-    A store may keep no counters: then `add` takes what comes and forgets it, and `top` always gives None.
+    A store may keep no counters: then `add` does nothing and `top` always returns None.
     """
 
     async def add(self, engagements: Sequence[Engagement]) -> None:
         """Count them within a second; one counts per (user, ping, event type) a day, however often it is added.
 
-        A `top` of the same object has them at once, and `close` counts what is left; a kill may take the last second.
-        Raises Unavailable where these, or some that were added before, could not be counted: they are missed, and what
-        an adapter gathers meanwhile is bounded.
+        A `top` of the same object includes them at once, and `close` flushes; a kill may lose the last second. Raises
+        Unavailable if these or earlier ones could not be counted; those are lost, and an adapter's buffer is bounded.
         """
 
     async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]] | None:
         """The hottest pings of a country (None: of all) with their weights at `now_ms`, hottest first.
 
-        None says that no counters are kept here: what was hot as of the snapshot stands in. Where counters are kept
-        and nothing happened the answer is [].
+        None means that no counters are kept: the snapshot's trending list is used instead. With counters but no
+        engagements the result is [].
         """
 
     async def check(self) -> None:
-        """Raise Unavailable with a sentence if the store does not answer."""
+        """Raise Unavailable with a sentence if the store does not respond."""
 
     async def close(self) -> None:
-        """Release what is held."""
+        """Release resources."""

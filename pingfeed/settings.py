@@ -1,21 +1,23 @@
 """Settings: read once from the environment at the edge, typed, frozen, checked together.
 
-Every variable carries the prefix `PINGFEED_`. Without any, everything lives on this machine under `PINGFEED_HOME`
-(`var/pingfeed`). A wrong value raises SettingsError, whose sentence names the variable.
+Every variable has the prefix `PINGFEED_`. Without any, everything lives on this machine under `PINGFEED_HOME`. A wrong
+value raises SettingsError with one sentence that names the variable and never quotes the value: it may be a secret.
+`make settings-docs` generates `docs/settings.md` from the class below: the sentence, range and default of each setting.
 """
 
-import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
-from pingfeed import settings_auth
+import msgspec
+from msgspec import Meta
+
 from pingfeed.core.errors import SettingsError
-from pingfeed.core.features import MAX_ATTRIBUTES, FeatureSet
-from pingfeed.core.urls import flaw, masked, scheme_of
-from pingfeed.settings_auth import is_loopback
+from pingfeed.core.feature_set import MAX_ATTRIBUTES, FeatureSet
+from pingfeed.core.urls import flaw, is_loopback, masked, scheme_of
 
 PREFIX: Final = "PINGFEED_"
 INGEST_PORT: Final = 8000
@@ -30,49 +32,115 @@ SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "trending_url": ("sqlite", "redis", "rediss", "snapshot"),
     "cache_url": ("redis", "rediss"),
 }
-"""Which adapters there are for each port: the URL's scheme picks one (a `wiring.py` builds it)."""
+"""The adapters of each port: the URL's scheme picks one (`pingfeed/adapters/registry.py` opens it)."""
+
+KEY_ALGORITHMS: Final = tuple(f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in (256, 384, 512))
+SECRET_BYTES: Final[Mapping[str, int]] = {"HS256": 32, "HS384": 48, "HS512": 64}
+"""The least size of a shared secret: that of the algorithm's digest (RFC 7518, section 3.2)."""
+
+_KNOWN: Final = (*KEY_ALGORITHMS, *SECRET_BYTES)
+_ORIGIN: Final = r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
+_LIKE: Final = "must be like https://app.example or http://127.0.0.1:8001, without a path"
+
+# A description is what an error says after the variable's name.
+Names = tuple[str, ...]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="must be SHA-256 digests, 64 lower-case hex digits")]
+Algorithm = Annotated[str, Meta(pattern=f"^({'|'.join(_KNOWN)})$", description=f"must be among {', '.join(_KNOWN)}")]
+Origin = Annotated[str, Meta(pattern=rf"^({_ORIGIN})?$", description=_LIKE)]
+Caller = Annotated[str, Meta(pattern=rf"^(\*|{_ORIGIN})$", description=_LIKE)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One installation's settings. URLs and paths are absolute; durations have their unit in the name."""
+    """One installation's settings. URLs and paths are absolute; durations have their unit in the name.
 
-    home: Path
-    lake_url: str
-    artifacts_url: str
-    events_url: str
-    candidates_url: str
-    signals_url: str
-    trending_url: str
-    spool_dir: Path
+    `HOME` in a default stands for the value of `PINGFEED_HOME`. Instances come from `load`.
+    """
+
+    # Where data lives
+    home: Path = Path("var/pingfeed")
+    """Folder of everything below, relative to the working directory."""
+    lake_url: str = "file://HOME/lake"
+    """Events and everything that the batch side derives from them; or `s3://bucket/prefix`."""
+    events_url: str = "disk://HOME/lake"
+    """Where the services deliver events, which the batch side reads as `events/` of the lake; or `firehose://stream`
+    for Amazon Data Firehose."""
+    artifacts_url: str = "file://HOME/artifacts"
+    """Models, snapshots and pointers; or `s3://bucket/prefix`, with `?cache=/folder` for the fetched files (by default
+    below the system's temporary folder)."""
+    candidates_url: str = "sqlite://HOME/candidates.sqlite"
+    """One packet per user; or `dynamodb://table`, where `?writes_per_second=3000` limits the rate of a tick."""
     cache_url: str = ""
+    """A Redis that keeps the packets of the 10,000 most recently active users in front of that store."""
+    signals_url: str = "sqlite://HOME/signals.sqlite"
+    """Users' recent actions; or `redis://host`, or `dynamodb://table` (the packets' table or another)."""
+    trending_url: str = "sqlite://HOME/trending.sqlite"
+    """What is trending; or `redis://host`, or `snapshot://` for what was trending at the last tick."""
+    spool_dir: Path = Path("spool")
+    """Folder of events that are accepted and not yet delivered; a relative path is below `HOME`."""
+
+    # Who may call
     auth: Literal["none", "api_key", "jwt"] = "none"
+    """How callers authenticate: `none` (on loopback addresses only), `api_key` or `jwt`."""
     allow_open: bool = False
-    api_key_hashes: tuple[str, ...] = ()
-    operator_key_hashes: tuple[str, ...] = ()
+    """Lets `none` listen on any address, for when something else protects the port."""
+    api_key_hashes: tuple[Digest, ...] = ()
+    """SHA-256 digests of the API keys that may call, in hex."""
+    operator_key_hashes: tuple[Digest, ...] = ()
+    """SHA-256 digests of the keys that may also use `explain` and `/metrics` from other machines."""
     jwt_jwks: str = ""
+    """The public keys that verify tokens: a file (below `HOME` if relative) or an https URL."""
     jwt_secret: str = ""
+    """A shared secret that verifies tokens, instead of public keys; at least 32 bytes."""
     jwt_audience: str = ""
+    """The audience (`aud`) that a token must name."""
     jwt_issuer: str = ""
-    jwt_algorithms: tuple[str, ...] = ()
-    rate_limit: float = 0.0
-    rate_burst: int = 0
-    tick_minutes: int = 15
-    night_hour: int = 3
-    label_window_hours: int = 6
-    feed_budget_ms: int = 50
-    sink_flush_seconds: float = 10.0
-    spool_max_mb: int = 1024
-    raw_days: int = 400
-    rejected_days: int = 30
-    log_matrix_share: float = 0.02
-    explore_share: float = 0.1
-    facets: tuple[str, ...] = ("topics",)
-    attributes: tuple[str, ...] = ()
-    gate_tolerance: float = 0.01
-    cors_origins: tuple[str, ...] = ()
+    """The issuer (`iss`) that a token must have."""
+    jwt_algorithms: tuple[Algorithm, ...] = ()
+    """The algorithms that may sign a token; by default `RS256,ES256` with public keys and `HS256` with a secret."""
+    rate_limit: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0
+    """Requests per second that each key or token's user may send on average; 0 for no limit."""
+    rate_burst: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Requests that may come at once; 0 for what 10 seconds allow."""
+    cors_origins: tuple[Caller, ...] = ()
+    """Origins of web pages that may call, such as `https://app.example`; `*` for all."""
+
+    # Feed
+    feed_budget_ms: Annotated[int, Meta(ge=1, le=10_000)] = 50
+    """Time budget of a feed request in milliseconds."""
+    explore_share: Share = 0.1
+    """Share of feed requests that may show a randomly chosen new ping."""
+    log_matrix_share: Share = 0.02
+    """Share of feed requests whose whole feature matrix is logged, for `pingfeed skew`."""
     demo_page: bool = False
-    demo_ingest_url: str = ""
+    """Serves the demo page at `/` of the feed."""
+    demo_ingest_url: Origin = ""
+    """Where visitors of the demo page reach ingest; by default port 8000 of the page's host."""
+
+    # Ticks and training
+    tick_minutes: Annotated[int, Meta(ge=1, le=1440)] = 15
+    """Length of a tick in minutes; must divide a day."""
+    night_hour: Annotated[int, Meta(ge=0, le=23)] = 3
+    """Hour (UTC) after which the nightly job runs."""
+    label_window_hours: Annotated[int, Meta(ge=1, le=168)] = 6
+    """Hours after a feed request during which its outcome is awaited before it is used for training."""
+    gate_tolerance: Share = 0.01
+    """How much lower than the live model's NDCG@10 a new model's may be (lower bound of the difference)."""
+    facets: Names = ("topics",)
+    """Named lists of a ping that get rates and affinities."""
+    attributes: Annotated[Names, Meta(max_length=MAX_ATTRIBUTES, description=f"names more than {MAX_ATTRIBUTES}")] = ()
+    """Named numbers of a ping that become features, 16 at most."""
+
+    # Delivery and retention
+    sink_flush_seconds: Annotated[float, Meta(ge=0.05, le=900)] = 10.0
+    """Seconds that an accepted event may wait for its batch to be delivered."""
+    spool_max_mb: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    """MiB that one service's spool may hold while the sink is down; beyond it the service answers 503."""
+    raw_days: Annotated[int, Meta(ge=0, le=36_500)] = 400
+    """Days that raw events are kept; 0 keeps them for ever."""
+    rejected_days: Annotated[int, Meta(ge=1, le=30)] = 30
+    """Days that rejected and quarantined events are kept."""
 
     @property
     def tick_ms(self) -> int:
@@ -85,191 +153,198 @@ class Settings:
         return FeatureSet(self.facets, self.attributes)
 
 
-def _flag(text: str) -> bool:
-    if text.lower() not in ("0", "1", "true", "false"):
-        raise ValueError("must be 0 or 1")
-    return text.lower() in ("1", "true")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _number(kind: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            what = "a whole number" if kind is int else "a number"
-            raise ValueError(f"must be {what} from {low} to {high}")
-        return value
-
-    return parse
-
-
-def _auth(text: str) -> str:
-    if text not in ("none", "api_key", "jwt"):
-        raise ValueError("must be none, api_key or jwt")
-    return text
-
-
-def _hashes(text: str) -> tuple[str, ...]:
-    found = _names(text)
-    if any(len(h) != 64 or set(h) - set("0123456789abcdef") for h in found):
-        raise ValueError("must be SHA-256 digests, 64 lower-case hex digits each, separated by commas")
-    return found
-
-
-_ORIGIN: Final = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
-
-
-def _origin(text: str) -> str:
-    """What a browser sends as `Origin`: scheme, host and port, nothing after."""
-    if not _ORIGIN.fullmatch(text.lower()):
-        raise ValueError("must be like https://app.example or http://127.0.0.1:8001, without a path")
-    return text.lower()
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    return tuple("*" if name == "*" else _origin(name) for name in _names(text))
-
-
-def _origin_or_none(text: str) -> str:
-    return _origin(text) if text else ""
-
-
-_PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
-    "cache_url": str,
-    "auth": _auth,
-    "allow_open": _flag,
-    "api_key_hashes": _hashes,
-    "operator_key_hashes": _hashes,
-    "jwt_secret": settings_auth.secret,
-    "jwt_audience": str,
-    "jwt_issuer": str,
-    "jwt_algorithms": settings_auth.algorithms,
-    "rate_limit": _number(float, 0, 1_000_000),
-    "rate_burst": _number(int, 0, 1_000_000),
-    "tick_minutes": _number(int, 1, 1440),
-    "night_hour": _number(int, 0, 23),
-    "label_window_hours": _number(int, 1, 168),
-    "feed_budget_ms": _number(int, 1, 10_000),
-    "sink_flush_seconds": _number(float, 0.05, 900),
-    "spool_max_mb": _number(int, 1, 1_000_000),
-    "raw_days": _number(int, 0, 36_500),
-    "rejected_days": _number(int, 0, 36_500),
-    "log_matrix_share": _number(float, 0, 1),
-    "explore_share": _number(float, 0, 1),
-    "facets": _names,
-    "attributes": _names,
-    "gate_tolerance": _number(float, 0, 1),
-    "cors_origins": _origins,
-    "demo_page": _flag,
-    "demo_ingest_url": _origin_or_none,
-}
 _SECRET: Final = frozenset({"api_key_hashes", "operator_key_hashes", "jwt_secret"})
 
 
 def load(environ: Mapping[str, str], *, cwd: Path | None = None) -> Settings:
     """The settings in an environment; SettingsError names the first variable that is wrong."""
-    given = {name[len(PREFIX) :].lower(): value for name, value in environ.items() if name.startswith(PREFIX)}
-    unknown = given.keys() - {field.name for field in fields(Settings)}
-    if unknown:
-        name = PREFIX + min(unknown).upper()
-        raise SettingsError(f"{name} is not a setting of pingfeed", field=name)
-    home = (cwd or Path.cwd()) / Path(given.pop("home", "var/pingfeed")).expanduser()
-    values: dict[str, Any] = {"home": home, "spool_dir": home / "spool", **_urls(home)}
-    for name, text in given.items():
-        values[name] = _parse(name, text, home)
-    values["jwt_algorithms"] = values.get("jwt_algorithms") or settings_auth.default_algorithms(
-        values.get("jwt_jwks", ""), values.get("jwt_secret", "")
-    )
-    settings = Settings(**values)
+    given = {name[len(PREFIX) :].lower(): text for name, text in environ.items() if name.startswith(PREFIX)}
+    _check_names(given)
+    home = (cwd or Path.cwd()) / Path(given.pop("home", "") or Settings.home).expanduser()
+    values = {name: _value(name, kind, given.get(name), home) for name, kind in kinds().items() if name != "home"}
+    if not values["jwt_algorithms"]:
+        values["jwt_algorithms"] = default_algorithms(values["jwt_jwks"], values["jwt_secret"])
+    settings = Settings(home=home, **values)
     _check_together(settings)
     _check_same_place(settings, given.keys())
     return settings
 
 
-def _urls(home: Path) -> dict[str, str]:
-    """The embedded default of each port."""
-    return {
-        "lake_url": f"file://{home}/lake",
-        "artifacts_url": f"file://{home}/artifacts",
-        "events_url": f"disk://{home}/lake",
-        "candidates_url": f"sqlite://{home}/candidates.sqlite",
-        "signals_url": f"sqlite://{home}/signals.sqlite",
-        "trending_url": f"sqlite://{home}/trending.sqlite",
-    }
+@cache
+def kinds() -> Mapping[str, Any]:
+    """The type of each setting, with its limits (`Annotated[int, Meta(ge=..., le=...)]`)."""
+    return get_type_hints(Settings, include_extras=True)
 
 
-def _parse(name: str, text: str, home: Path) -> Any:
+def _check_names(given: Mapping[str, str]) -> None:
+    unknown = given.keys() - kinds().keys()
+    if not unknown:
+        return
+    import difflib
+
+    name = min(unknown)
+    near = difflib.get_close_matches(name, kinds(), n=1)
+    meant = f"; did you mean {PREFIX}{near[0].upper()}?" if near else "; docs/settings.md lists them"
+    raise _error(name, f"is not a setting of pingfeed{meant}")
+
+
+def _error(name: str, sentence: str) -> SettingsError:
     variable = PREFIX + name.upper()
-    if name == "spool_dir":
+    return SettingsError(f"{variable} {sentence}", field=variable)
+
+
+_SWITCH: Final = {
+    "1": True,
+    "yes": True,
+    "true": True,
+    "on": True,
+    "0": False,
+    "no": False,
+    "false": False,
+    "off": False,
+}
+
+
+def _value(name: str, kind: Any, text: str | None, home: Path) -> Any:
+    """A setting's value from its text. Empty numbers and switches count as not set: `${VARIABLE:-}` gives that."""
+    base = base_of(kind)
+    if text is None or (not text and base in (int, float, bool)):
+        default = getattr(Settings, name)
+        if base is Path:
+            return home / default
+        return default.replace("HOME", str(home)) if name in SCHEMES else default
+    if base is Path:
         return home / Path(text).expanduser()
     if name in SCHEMES and (text or name != "cache_url"):
-        return _url(name, variable, text)
+        _check_url(name, text)
+    elif name == "jwt_jwks" and text:
+        return _jwks_address(text, home)
+    elif name == "jwt_secret" and text:
+        _check_secret(text)
     try:
-        return settings_auth.jwks_address(text, home) if name == "jwt_jwks" else _PARSERS[name](text)
-    except ValueError as error:
-        # The value is not quoted: what is wrong with it may be that it is a key meant for another variable.
-        raise SettingsError(f"{variable} {error}", field=variable) from error
+        return msgspec.convert(_plain(name, base, text), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _error(name, rule(kind)) from error
 
 
-def _url(name: str, variable: str, text: str) -> str:
+def base_of(kind: Any) -> Any:
+    """`int` of `Annotated[int, ...]`, `tuple` of `tuple[str, ...]`."""
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return get_origin(kind) or kind
+
+
+def _plain(name: str, base: Any, text: str) -> Any:
+    """What msgspec converts: a list of what stands between commas, a boolean of a switch, else the text."""
+    if base is bool:
+        return _SWITCH.get(text.lower(), text)
+    text = text.lower() if name in ("cors_origins", "demo_ingest_url") else text
+    return [part.strip() for part in text.split(",") if part.strip()] if base is tuple else text
+
+
+def rule(kind: Any) -> str:
+    """What a value of this type must be, as the end of a sentence."""
+    base = base_of(kind)
+    if base is bool:
+        return "must be 1 or 0 (or yes, no, true, false, on, off)"
+    if base is Literal:
+        *most, last = get_args(kind)
+        return f"must be {', '.join(most)} or {last}"
+    meta = next((one for one in get_args(kind) if isinstance(one, Meta)), None)
+    if base is tuple and meta is None:
+        return f"{rule(get_args(kind)[0])}, separated by commas"
+    if meta is not None and meta.description is not None:
+        return meta.description
+    assert meta is not None, "text needs no rule"
+    return f"must be {'a whole number' if base is int else 'a number'} from {meta.ge} to {meta.le}"
+
+
+def _check_url(name: str, text: str) -> None:
     scheme = scheme_of(text)
     if scheme not in SCHEMES[name]:
         known = ", ".join(f"{s}://" for s in SCHEMES[name])
-        has = f"has the scheme {scheme!r}" if scheme else "is not a URL"
-        raise SettingsError(f"{variable} {has}; known are {known}", field=variable)
+        raise _error(name, f"{f'has the scheme {scheme!r}' if scheme else 'is not a URL'}; known are {known}")
     if wrong := flaw(text):
-        raise SettingsError(f"{variable} {wrong}", field=variable)
+        raise _error(name, wrong)
+
+
+def _jwks_address(text: str, home: Path) -> str:
+    """Where the keys are: a URL as it is, a path below `home`."""
+    if "://" not in text:
+        return str(home / Path(text).expanduser())
+    try:
+        split = urlsplit(text)
+        host, _ = split.hostname, split.port
+    except ValueError:
+        raise _error("jwt_jwks", "is not a URL") from None
+    if not host or split.username or split.password or scheme_of(text) not in ("https", "http"):
+        raise _error("jwt_jwks", "must be a path, or like https://login.example/.well-known/jwks.json")
+    if scheme_of(text) == "http" and not is_loopback(host):
+        raise _error("jwt_jwks", "must be https:// unless the host is this machine: its keys decide who may log in")
     return text
+
+
+def _check_secret(text: str) -> None:
+    if _size(text) < min(SECRET_BYTES.values()):
+        raise _error("jwt_secret", f"must have at least {min(SECRET_BYTES.values())} bytes")
+    if "-----BEGIN" in text:
+        raise _error("jwt_secret", "is a key in PEM format; public keys go into a JWKS")
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape"))
+
+
+def default_algorithms(jwks: str, secret: str) -> tuple[str, ...]:
+    """What an empty PINGFEED_JWT_ALGORITHMS means."""
+    if jwks:
+        return ("RS256", "ES256")
+    return ("HS256",) if secret else ()
 
 
 def _check_together(settings: Settings) -> None:
     if settings.auth == "api_key" and not settings.api_key_hashes:
-        name = f"{PREFIX}API_KEY_HASHES"
-        raise SettingsError(f"{name} is empty while {PREFIX}AUTH is api_key", field=name)
+        raise _error("api_key_hashes", f"is empty while {PREFIX}AUTH is api_key")
     if settings.auth == "jwt":
-        settings_auth.check(
-            jwks=settings.jwt_jwks,
-            secret=settings.jwt_secret,
-            audience=settings.jwt_audience,
-            issuer=settings.jwt_issuer,
-            algorithms=settings.jwt_algorithms,
-        )
-    if len(settings.attributes) > MAX_ATTRIBUTES:
-        name = f"{PREFIX}ATTRIBUTES"
-        raise SettingsError(f"{name} names more than {MAX_ATTRIBUTES} attributes", field=name)
+        _check_jwt(settings)
     if 1440 % settings.tick_minutes:
-        name = f"{PREFIX}TICK_MINUTES"
-        raise SettingsError(f"{name} must divide a day", field=name)
+        raise _error("tick_minutes", "must divide a day")
+
+
+def _check_jwt(settings: Settings) -> None:
+    """The settings decide which algorithms may sign, never the token. Public keys go with asymmetric algorithms and a
+    shared secret with HS*: with both, a public key could pass for a secret."""
+    jwks, secret = settings.jwt_jwks, settings.jwt_secret
+    for name in ("jwt_audience", "jwt_issuer"):
+        if not getattr(settings, name):
+            raise _error(name, f"is empty while {PREFIX}AUTH is jwt")
+    if not jwks and not secret:
+        raise _error("jwt_jwks", f"is empty while {PREFIX}AUTH is jwt; name the keys, or set {PREFIX}JWT_SECRET")
+    if jwks and secret:
+        raise _error("jwt_secret", f"is set beside {PREFIX}JWT_JWKS; tokens are signed with one or the other")
+    wrong = sorted(set(settings.jwt_algorithms) - set(KEY_ALGORITHMS if jwks else SECRET_BYTES))
+    if wrong:
+        source = f"{PREFIX}JWT_JWKS, a set of public keys" if jwks else f"{PREFIX}JWT_SECRET, a shared secret"
+        raise _error("jwt_algorithms", f"names {wrong[0]}, which does not go with {source}")
+    for name in () if jwks else settings.jwt_algorithms:
+        if _size(secret) < SECRET_BYTES[name]:
+            raise _error("jwt_secret", f"must have at least {SECRET_BYTES[name]} bytes for {name}")
 
 
 def _check_same_place(settings: Settings, given: Set[str]) -> None:
     """Events that go where no tick reads would be acknowledged and never seen again."""
     if scheme_of(settings.lake_url) == "s3" and "events_url" not in given:
-        name, other, say = "EVENTS_URL", "LAKE_URL is on S3", "the stream that writes there, such as firehose://events"
+        name, other, say = "events_url", "LAKE_URL is on S3", "the stream that writes there, such as firehose://events"
     elif scheme_of(settings.events_url) == "firehose" and "lake_url" not in given:
-        name, other, say = "LAKE_URL", "EVENTS_URL is a stream", "where it writes, such as s3://bucket/lake"
+        name, other, say = "lake_url", "EVENTS_URL is a stream", "where it writes, such as s3://bucket/lake"
     else:
         return
-    raise SettingsError(
-        f"{PREFIX}{name} is not set while {PREFIX}{other}: events would go where no tick reads; name {say}",
-        field=f"{PREFIX}{name}",
-    )
+    raise _error(name, f"is not set while {PREFIX}{other}: events would go where no tick reads; name {say}")
 
 
 def check_open(settings: Settings, host: str) -> None:
-    """`none` serves on loopback only, unless PINGFEED_ALLOW_OPEN says that something else guards the door."""
-    if settings.auth != "none" or settings.allow_open or is_loopback(host):
-        return
-    name = f"{PREFIX}AUTH"
-    raise SettingsError(
-        f"{name} is none, which may not listen on {host}; set api_key or jwt, or {PREFIX}ALLOW_OPEN=1", field=name
-    )
+    """`none` serves on loopback only, unless PINGFEED_ALLOW_OPEN says that something else protects the port."""
+    if settings.auth == "none" and not settings.allow_open and not is_loopback(host):
+        raise _error("auth", f"is none, which may not listen on {host}; set api_key or jwt, or {PREFIX}ALLOW_OPEN=1")
 
 
 def url_path(url: str) -> Path:
@@ -279,9 +354,9 @@ def url_path(url: str) -> Path:
 
 
 def stream_of(url: str) -> str:
-    """The stream's name in `firehose://stream`; SettingsError if it is none that the lake's readers can live with."""
+    """The stream's name in `firehose://stream`; SettingsError if the lake's readers would pass over its files."""
     if wrong := flaw(url):
-        raise SettingsError(f"{PREFIX}EVENTS_URL {wrong}", field=f"{PREFIX}EVENTS_URL")
+        raise _error("events_url", wrong)
     return urlsplit(url).netloc
 
 

@@ -20,7 +20,7 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as JSON; what `extra=` gave becomes fields of the object."""
+    """A record as JSON; the fields of `extra=` become fields of the object."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
@@ -39,12 +39,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def nameless(user_id: str) -> str:
-    """What a log calls a user: the same word for the same id. Logs are kept where nobody can be forgotten."""
+    """A stable pseudonym of a user for logs, from which a forgotten user's id could not be removed."""
     return hashlib.blake2b(user_id.encode(), digest_size=6, person=b"pingfeed logs").hexdigest()
 
 
 def configure_logs(level: int = logging.INFO) -> None:
-    """Send every logger's records to standard error as JSON. Called by a program's entry, never at import."""
+    """Log everything to standard error as JSON. Called by a program's entry point, never at import."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
@@ -54,5 +54,5 @@ def configure_logs(level: int = logging.INFO) -> None:
         logger.propagate = True
     logging.getLogger("uvicorn.access").disabled = True
     for name in ("botocore", "aiobotocore", "boto3", "aioboto3"):
-        # They tell at every client where its credentials and its endpoint came from.
+        # They log the source of credentials and endpoint for every client.
         logging.getLogger(name).setLevel(logging.WARNING)

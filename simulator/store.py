@@ -10,8 +10,8 @@ from typing import Any, Final
 import pyarrow.dataset as ds
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
+from pingfeed.aws import Location, arrow_file_system, arrow_translated
 from pingfeed.core.errors import InvalidInput, Unavailable
-from pingfeed.s3 import Location, arrow_translated, file_system
 
 _S3: Final = "s3://"
 
@@ -88,4 +88,4 @@ def _opened(lake: str) -> tuple[FileSystem, str]:
     place = Location.of(lake)
     if not place.prefix:
         raise InvalidInput(f"{lake} leaves no room beside the lake; name a prefix, such as {lake.rstrip('/')}/lake")
-    return file_system(), f"{place.bucket}/{place.prefix}"
+    return arrow_file_system(), f"{place.bucket}/{place.prefix}"

@@ -19,10 +19,8 @@ from batch.evaluate import baselines, metarank50
 from batch.evaluate.clicked import ClickedLists, clicked_lists
 from batch.evaluate.report import report
 from batch.features import day_state
-from batch.importers.metarank import MetarankLog, read_metarank
-from batch.importers.metarank_lines import Names
-from batch.importers.metarank_log import MetarankFormat
-from batch.importers.run import Importer, Placing, Watch
+from batch.importers.importer import Importer, Placing, Watch
+from batch.importers.metarank import MetarankFormat, MetarankLog, Names, read_metarank
 from batch.importers.source import Source
 from batch.jobs.load_events import EventLoader
 from batch.training import ndcg, training_set

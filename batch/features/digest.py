@@ -1,4 +1,4 @@
-"""The fingerprint of `batch/sql/`: `features.SQL_DIGEST` repeats it for the feed, which carries no SQL."""
+"""The fingerprint of `batch/sql/`: `feature_set.SQL_DIGEST` repeats it for the feed, which carries no SQL."""
 
 import hashlib
 from importlib import resources

@@ -1,7 +1,9 @@
 """`pingfeed import metarank` and `pingfeed import csv`."""
 
 import argparse
+import codecs
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,23 +15,24 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
-from batch.importers.csv_log import CsvLog
-from batch.importers.formats import Format
-from batch.importers.mapping import LEFT_OUT, event_types, field_map
-from batch.importers.metarank_lines import REACTIONS, TYPES, Names
-from batch.importers.metarank_log import MetarankFormat
-from batch.importers.run import Importer, Placing, Watch
-from batch.importers.show import as_json, show
+from batch.importers.csv_format import CsvFormat
+from batch.importers.csv_mapping import SKIP, FieldMap, event_types, field_map, pairs
+from batch.importers.csv_times import check_formats
+from batch.importers.importer import Importer, Placing, Watch
+from batch.importers.metarank import REACTIONS, TYPES, MetarankFormat, Names
+from batch.importers.pieces import Format
+from batch.importers.report import as_json, show
 from batch.importers.source import OnRead, Source
-from batch.importers.times import length_ms
 from batch.jobs.lease import lease
 from batch.wiring import build
 from pingfeed import settings
-from pingfeed.core.clock import system_clock, to_ms
+from pingfeed.core.clock import DAY_MS, system_clock, to_ms
 from pingfeed.core.errors import InvalidInput
 
 Options = argparse.Namespace
-_DELIMITERS: Final = {"tab": "\t", "space": " "}
+_DELIMITERS: Final = {"tab": "\t", "\\t": "\t", "space": " "}
+_LENGTH: Final = re.compile(r"(\d+)([smhd])")
+_UNITS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 
 
 def import_events(parser: argparse.ArgumentParser) -> None:
@@ -51,25 +54,55 @@ def _metarank(parser: argparse.ArgumentParser) -> None:
 
 def _csv(parser: argparse.ArgumentParser) -> None:
     _common(parser)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--map",
         action="append",
         required=True,
         metavar="FIELD=COLUMN,...",
-        help="which column each field of an event comes from; FIELD==VALUE for the same value in every line",
+        help="the column of each event field; FIELD==VALUE for the same value in every row; attributes.NAME and "
+        "facets.NAME for a ping's named numbers and lists",
     )
-    _events_option(parser, "WORD in the event_type column means TYPE, or `skip` to leave such lines out")
-    parser.add_argument("--delimiter", default=",", help="what divides columns: one character, or `tab` (default ,)")
-    parser.add_argument("--separator", default="|", help="what divides a line's topics (default %(default)s)")
-    parser.add_argument("--header", default="", metavar="A,B,...", help="the columns' names, if no line has them")
+    _events_option(parser, "WORD in the event_type column means TYPE, or `skip` to leave such rows out")
+    add("--default", action="append", default=[], metavar="COLUMN=VALUE,...", help="what an empty cell stands for")
+    add(
+        "--rating-like",
+        type=float,
+        metavar="N",
+        help="ratings (--map rating=COLUMN) from N up are likes, lower ones impressions",
+    )
+    add("--allow-ratings", action="store_true", help="import a watch_time_ratio that looks like ratings as it is")
+    add(
+        "--time-format",
+        action="append",
+        default=[],
+        metavar="FORMAT",
+        help="how times are written, as for strptime: '%%m/%%d/%%Y %%H:%%M'; may be given several times. ISO 8601, "
+        "epoch seconds, milliseconds, microseconds and Excel serial days need none",
+    )
+    add("--delimiter", help="what separates columns: one character, or `tab` (default: recognised by the header)")
+    add(
+        "--separator", default="|", help="what separates topics and other lists that are not JSON (default %(default)s)"
+    )
+    add("--header", default="", metavar="A,B,...", help="the columns' names, if the first line is no header")
+    add("--encoding", help="such as cp1252 (default: UTF-16 if the file begins so, else UTF-8)")
     _placing_options(parser, keep_dates=True)
-    parser.add_argument("--escape-ids", action="store_true", help="make ids valid that are not, instead of refusing")
+    add(
+        "--escape-ids",
+        action="store_true",
+        help="encode ids with characters that ids cannot have, instead of rejecting",
+    )
     parser.set_defaults(run=lambda options: _run(options, _csv_format(options), Placing(options.keep_dates)))
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="plain or gzip")
-    parser.add_argument("--dry-run", action="store_true", help="write nothing; show what would be imported and refused")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write nothing; show what would be imported and rejected"
+    )
+    parser.add_argument(
+        "--allow-rejected", action="store_true", help="import the rest if over 10 %% of the rows are rejected"
+    )
     parser.add_argument("--at", metavar="TIME", help="act as at this time (ISO 8601, UTC)")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON, and no progress")
 
@@ -99,7 +132,7 @@ def _events_option(parser: argparse.ArgumentParser, meaning: str) -> None:
 def _metarank_format(options: Options) -> MetarankFormat:
     said = event_types(options.events)
     for word, kind in said.items():
-        if kind not in (*REACTIONS, LEFT_OUT):
+        if kind not in (*REACTIONS, SKIP):
             raise InvalidInput(f"--events {word}: an interaction can become one of {', '.join(REACTIONS)}")
     return MetarankFormat(Names(options.topics, options.creator, {**TYPES, **said}))
 
@@ -108,20 +141,51 @@ def _metarank_placing(options: Options) -> Placing:
     return Placing(options.keep_dates, length_ms(options.stretch) if options.stretch else None)
 
 
-def _csv_format(options: Options) -> CsvLog:
+def _csv_format(options: Options) -> CsvFormat:
     delimiter = _DELIMITERS.get(options.delimiter, options.delimiter)
-    if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n':
+    if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'):
         raise InvalidInput("--delimiter must be one character, or tab")
     if not options.separator:
         raise InvalidInput("--separator must not be empty")
-    return CsvLog(
-        fields=field_map(options.map),
+    check_formats(options.time_format)
+    fields = field_map(options.map, ratings=options.rating_like is not None)
+    if "timestamp" in fields.constants and not options.keep_dates:
+        raise InvalidInput("a constant timestamp cannot be moved; leave --end-now out")
+    return CsvFormat(
+        fields=fields,
         types=event_types(options.events),
+        defaults=_defaults(options.default, fields),
         delimiter=delimiter,
         separator=options.separator,
         header=[name.strip() for name in options.header.split(",")] if options.header else [],
+        encoding=_encoding(options.encoding),
         escape_ids=options.escape_ids,
+        time_formats=options.time_format,
+        rating_like=options.rating_like,
     )
+
+
+def _defaults(said: list[str], fields: FieldMap) -> dict[str, str]:
+    found = dict(pairs("--default", said, "COLUMN=VALUE"))
+    for name in found:
+        if name not in fields.columns and name not in fields.columns.values():
+            raise InvalidInput(f"--default {name}: --map uses no such column or field")
+    return found
+
+
+def _encoding(name: str | None) -> str | None:
+    try:
+        return name if name is None else codecs.lookup(name).name
+    except LookupError as error:
+        raise InvalidInput(f"--encoding {name}: there is no such encoding; try cp1252 or latin-1") from error
+
+
+def length_ms(text: str) -> int:
+    """Milliseconds of a length such as `14d`, `36h` or `90m`; InvalidInput for another form and for nothing."""
+    found = _LENGTH.fullmatch(text.strip())
+    if not found or int(found[1]) == 0:
+        raise InvalidInput(f"{text!r} is not a length such as 14d, 36h or 90m")
+    return int(found[1]) * _UNITS[found[2]]
 
 
 def _run(options: Options, form: Format, placing: Placing) -> int:
@@ -133,12 +197,19 @@ def _run(options: Options, form: Format, placing: Placing) -> int:
     source = Source(options.file)
     held = nullcontext() if options.dry_run else lease(batch.settings.home)
     with held, watching(source, quiet=options.json) as watch:
-        outcome = Importer(batch, source, form, watch).run(placing, dry_run=options.dry_run)
+        outcome = Importer(batch, source, form, watch).run(
+            placing,
+            dry_run=options.dry_run,
+            allow_rejected=options.allow_rejected,
+            allow_ratings=getattr(options, "allow_ratings", False),
+        )
     if options.json:
         sys.stdout.write(f"{msgspec.json.encode(as_json(outcome)).decode()}\n")
     else:
-        show(outcome, Console())
-    return 0 if outcome.events or outcome.again else 1
+        mapped = form.fields.text if isinstance(form, CsvFormat) else ""
+        show(outcome, [f"Columns: {mapped}"] if mapped else [], Console())
+    imported = outcome.again or outcome.events or (outcome.duplicates and not outcome.rejected.count)
+    return 0 if imported and not outcome.stopped else 1
 
 
 def _moment(text: str) -> int:
@@ -150,7 +221,7 @@ def _moment(text: str) -> int:
 
 @contextmanager
 def watching(source: Source, *, quiet: bool) -> Iterator[Watch]:
-    """A bar for each pass over the file, on standard error if somebody looks at it."""
+    """A bar for each pass over the file, on standard error if it is a terminal."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
 

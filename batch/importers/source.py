@@ -1,41 +1,34 @@
-"""A log file, plain or gzip, as blocks of whole lines: memory holds a block, however long the file is."""
+"""A log file, plain or gzip, as lines: memory holds one line and a buffer, however long the file is."""
 
 import gzip
+import io
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from pingfeed.core.errors import InvalidInput
 from pingfeed.files import reading
 
-BLOCK_BYTES: Final = 4 << 20
-MAX_LINE_BYTES: Final = 1 << 20
+MAX_LINE: Final = 1 << 20
+_BUFFER: Final = 1 << 20
 _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"
 
 OnRead = Callable[[int], None]
-"""Hears how many bytes of the file itself have been read so far."""
+"""Called with the number of bytes of the file that have been read so far."""
 
 
-def _ignore(_read: int) -> None:
-    """Nobody watches."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some lines: `first` is the number of the first (1 is the file's first), `lines` are without their line feeds."""
-
-    first: int
-    lines: list[bytes]
+def ignore_progress(_read: int) -> None:
+    """An `OnRead` that does nothing."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file. Whether it is gzip is told by its first bytes, not by its name."""
+    """One file. Its first bytes, not its name, say whether it is gzip."""
 
     path: Path
 
@@ -45,49 +38,56 @@ class Source:
         with reading(str(self.path)):
             return self.path.stat().st_size
 
-    def digest(self, on_read: OnRead = _ignore) -> str:
-        """16 hex digits that the content (inflated) determines; InvalidInput for broken gzip."""
+    def digest(self, on_read: OnRead = ignore_progress) -> str:
+        """16 hex digits that identify the (inflated) content; InvalidInput for broken gzip."""
         found = blake2b(digest_size=8)
-        for chunk in self._chunks(on_read):
-            found.update(chunk)
+        with self._open() as (file, stream):
+            while chunk := stream.read(_BUFFER):
+                on_read(file.tell())
+                found.update(chunk)
         return found.hexdigest()
 
-    def blocks(self, on_read: OnRead = _ignore) -> Iterator[Block]:
-        """The lines in order. A line feed ends a line, a carriage return before it goes with it.
+    def lines(self, on_read: OnRead = ignore_progress) -> Iterator[bytes]:
+        """The lines without their ends. InvalidInput for broken gzip and for a line over 1 MiB."""
+        with self._open() as (file, stream):
+            if stream.peek(3)[:3] == _BOM:
+                stream.read(3)
+            for line in self._bounded(stream, b"\n", file, on_read):
+                yield line.removesuffix(b"\n").removesuffix(b"\r")
 
-        InvalidInput for broken gzip, and for a line that is longer than any log's: it is no text.
+    def text(self, encoding: str | None, on_read: OnRead = ignore_progress) -> Iterator[str]:
+        """The lines as text, ends included. Without an encoding it is UTF-16 if the first bytes say so, else UTF-8.
+
+        A byte that is not of the encoding becomes a lone surrogate (`surrogateescape`), which no valid text holds.
         """
-        first, rest = 1, b""
-        for chunk in self._chunks(on_read):
-            whole, feed, rest = (rest + chunk).rpartition(b"\n")
-            if feed:
-                lines = _lines(whole, first)
-                yield Block(first, lines)
-                first += len(lines)
-            if len(rest) > MAX_LINE_BYTES:
-                raise InvalidInput(f"line {first} of {self.path.name} is longer than 1 MiB: this is no log of lines")
-        if rest:
-            yield Block(first, _lines(rest, first))
+        with self._open() as (file, stream):
+            encoding = encoding or _encoding(stream.peek(4)[:4])
+            errors = "replace" if encoding.startswith("utf-16") else "surrogateescape"
+            decoded = io.TextIOWrapper(stream, encoding, errors, newline="\n")
+            yield from self._bounded(decoded, "\n", file, on_read)
 
-    def _chunks(self, on_read: OnRead) -> Iterator[bytes]:
-        with reading(str(self.path)), self.path.open("rb") as file, self._inflated(file) as stream:
-            while chunk := stream.read(BLOCK_BYTES):
+    def _bounded(self, stream: IO[Any], end: Any, file: IO[bytes], on_read: OnRead) -> Iterator[Any]:
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE), end[:0]), 1):
+            if len(line) == MAX_LINE and not line.endswith(end):
+                raise InvalidInput(f"line {number} of {self.path.name} is longer than 1 MiB: is this a log of lines?")
+            if number % 8192 == 0:
                 on_read(file.tell())
-                yield chunk
+            yield line
 
     @contextmanager
-    def _inflated(self, file: IO[bytes]) -> Iterator[IO[bytes]]:
-        packed = file.read(2) == _GZIP
-        file.seek(0)
-        try:
-            yield gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[misc]
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InvalidInput(f"{self.path} is not whole gzip: {error}") from error
+    def _open(self) -> Iterator[tuple[IO[bytes], io.BufferedReader]]:
+        with reading(str(self.path)), self.path.open("rb") as file:
+            packed = file.peek(2)[:2] == _GZIP
+            try:
+                yield file, io.BufferedReader(gzip.GzipFile(fileobj=file), _BUFFER) if packed else file
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise InvalidInput(f"{self.path} is not whole gzip: {error}") from error
 
 
-def _lines(whole: bytes, first: int) -> list[bytes]:
-    if first == 1:
-        whole = whole.removeprefix(_BOM)
-    if b"\r\n" in whole or whole.endswith(b"\r"):
-        whole = whole.replace(b"\r\n", b"\n").removesuffix(b"\r")
-    return whole.split(b"\n")
+def _encoding(head: bytes) -> str:
+    """The encoding that a file's first bytes suggest."""
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    if head[1:2] == b"\0":
+        return "utf-16-le"
+    return "utf-16-be" if head[:1] == b"\0" else "utf-8-sig"

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 
 from batch.features import catalogue
 from batch.features.engine import Engine
-from batch.forget.forgotten import Forgotten
 from batch.lake.ledger import Ledger, Manifest, Unread, is_amendment, partition_day, tick_of_run
 from batch.lake.raw_files import Read, read_errors, read_events, rejected_path
 from batch.lake.tables import AGGREGATES, CLEAN, Tables
+from batch.ops.tombstones import DeletionRequests, Forgotten
 from batch.progress import Progress
 from batch.ticks import Ticks
 
@@ -53,7 +53,8 @@ class EventLoader:
             return done
         run = self._ledger.next_run(tick)
         manifest = Manifest(run=run, tick=tick, at_ms=now_ms, files=[])
-        forgotten = self._tables.forgotten()
+        requests = DeletionRequests(self._tables.lake)
+        forgotten = Forgotten([*requests.pending(), *requests.done_since()])
         for label, found, is_history in self._groups(self._ledger.unread(tick, everything=everything)):
             _forget(found, forgotten)
             self._account_for(found, manifest)
@@ -142,7 +143,6 @@ class EventLoader:
 
 
 def _forget(found: Read, forgotten: Forgotten) -> None:
-    """Leave out what forgotten users did before they were: it was on its way, or somebody imports it again."""
+    """Leave out late events of deleted users, and those that are imported again."""
     found.rows = forgotten.without(found.rows, "received_ms")
-    if forgotten:
-        found.refused = [one for one in found.refused if not forgotten.mentioned(one.body, one.received_ms)]
+    found.refused = [one for one in found.refused if not forgotten.mentioned_in(one.body, one.received_ms)]

@@ -6,15 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch.expiry import expire
 from batch.features import catalogue, day_state
 from batch.features.point_in_time import PointInTime
 from batch.features.servable import servable
-from batch.forget import night as forgetting
 from batch.jobs.landing import wait_for_landing
 from batch.jobs.load_events import EventLoader
 from batch.lake.compaction import RawCompaction
 from batch.lake.ledger import Ledger, Manifest
+from batch.ops.expiry import expire
+from batch.ops.forget import remove_forgotten
 from batch.serving import collaborative
 from batch.ticks import day_name
 from batch.wiring import Batch
@@ -28,7 +28,7 @@ def etl(batch: Batch, tick: int) -> Manifest:
     wait_for_landing(batch, tick)
     learner = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress)
     manifest = learner.run(tick, batch.clock(), everything=True)
-    forgotten = _forget(batch, manifest)
+    forgotten = _forget(batch)
     with batch.progress.step("states at the beginning of each day"):
         day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
     day = batch.ticks.day(tick)
@@ -46,34 +46,36 @@ def etl(batch: Batch, tick: int) -> Manifest:
     return manifest
 
 
-def _forget(batch: Batch, manifest: Manifest) -> bool:
-    """A failure costs the night no training, for tables leave out who waits; raw files are left as they are then."""
+def _forget(batch: Batch) -> bool:
+    """Remove deleted users. A failure does not stop training, for tables leave them out; raw files stay as they are."""
     try:
-        done = forgetting.run(batch, manifest)
+        done = remove_forgotten(batch)
     except PingfeedError as error:
-        _LOG.error("users wait to be forgotten; the next night tries again", extra={"error": error.message})
-        batch.progress.say(f"users wait to be forgotten, the next night tries again: {error.message}")
+        _LOG.error("deleted users could not be removed; the next nightly job retries", extra={"error": error.message})
+        batch.progress.say(f"deleted users could not be removed, the next nightly job retries: {error.message}")
         return False
-    if done.users or done.files or done.refused:
-        _LOG.info("forgotten", extra=vars(done))
+    if done.users or done.files:
+        _LOG.info("deleted users removed", extra=vars(done))
         batch.progress.say(
-            f"{done.users:,} users forgotten: {done.events:,} events, {done.refused:,} refused ones, "
-            f"{done.files:,} files written anew, {len(done.unreadable):,} could not be looked at"
+            f"deleted users: {done.users:,}; events removed: {done.events:,}, files rewritten: {done.files:,}, "
+            f"unreadable: {len(done.unreadable):,}"
         )
     return True
 
 
 def _expire(batch: Batch, day: int) -> None:
-    """Like compaction: what fails is due again the next night."""
+    """Like compaction: the next nightly job retries what fails."""
     try:
         gone = expire(batch, day)
         Ledger(batch.tables, batch.ticks).fold(day)
     except PingfeedError as error:
-        _LOG.error("old files were not removed; the next night tries again", extra={"error": error.message})
+        _LOG.error("old files were not removed; the next nightly job retries", extra={"error": error.message})
         return
-    if gone.raw or gone.rejected:
-        _LOG.info("old files removed", extra=vars(gone))
-        batch.progress.say(f"removed as too old: {gone.raw:,} raw files, {gone.rejected:,} of refused events")
+    if any(gone):
+        _LOG.info("expired files removed", extra=gone._asdict())
+        batch.progress.say(
+            f"expired files: {gone.raw:,} raw, {gone.rejected:,} rejected, {gone.quarantined:,} quarantined"
+        )
 
 
 def _compact_raw(batch: Batch, day: int) -> None:

@@ -65,8 +65,8 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
             shelf.put(made)
             sizes += [len(packet) for packet in made.values()]
             units.update(packet_write_units(user_id, packet) for user_id, packet in made.items())
-        # Whoever was forgotten since the tick began: the command removed the packet that was there before.
-        for user_id in batch.tables.pending(anew=True).by_tick.among(users, tick):
+        # Users deleted since the tick began: the command removed only the packet that was there before.
+        for user_id in batch.tables.pending(anew=True).among(users, "tick", tick):
             shelf.remove(user_id)
     if not is_past:
         _mark_done(batch, tick, len(sizes))

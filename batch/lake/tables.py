@@ -9,25 +9,24 @@ everything up to and with that run: a compaction, or a state that is always writ
 whole file and the run files after it, so a compaction needs no lock and a crash between its write and its clean-up
 counts nothing twice. Files of a run without a manifest (it crashed) are removed by the next run (`ledger.py`).
 
-What users did who are forgotten and wait for the night that removes them (`forget/night.py`) is in no table read here.
+No table read here has rows of deleted users, even before the nightly job has removed them (`ForgottenRows`).
 """
 
 import re
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batch.forget.forgotten import Forgotten, Pending
-from batch.forget.tombstones import FOLDER as FORGOTTEN
-from batch.forget.tombstones import Tombstones
 from batch.lake.list_cache import ListedLake
 from batch.ticks import day_name, day_number
 from pingfeed.core.arrow import EVENT_SCHEMA
 from pingfeed.ports import Lake
 
+FORGOTTEN: Final = "forgotten"
+"""The folder of deletion requests."""
 _FILE: Final = re.compile(r"/(run|whole)-(\d+)\.parquet$")
 _DAY: Final = re.compile(r"/day=(\d{4}-\d{2}-\d{2})/")
 _FILES_AT_ONCE: Final = 16
@@ -90,30 +89,40 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
 }
 
 
-class Tables:
-    """Reads and writes those tables; a day is a number (`ticks.day_number`)."""
+class ForgottenRows(Protocol):
+    """Which rows belong to deleted users whose data the nightly job has yet to remove."""
 
-    def __init__(self, lake: Lake) -> None:
+    def __bool__(self) -> bool:
+        """Whether there are such users."""
+
+    def among(self, user_ids: Iterable[str], clock: str, at: int) -> list[str]:
+        """Those users whose data of the moment `at`, in the unit of the column `clock`, are deleted."""
+
+    def without(self, table: pa.Table, clock: str) -> pa.Table:
+        """The table without their rows, by `user_id` and the column `clock`."""
+
+
+class Tables:
+    """Reads and writes those tables; a day is a number (`ticks.day_number`). `find_forgotten` reads `FORGOTTEN`."""
+
+    def __init__(self, lake: Lake, find_forgotten: Callable[[Lake], ForgottenRows]) -> None:
         self._listed = ListedLake(lake)
         self.lake: Lake = self._listed
-        self._pending: Pending | None = None
+        self._find_forgotten = find_forgotten
+        self._pending: ForgottenRows | None = None
 
     def refresh(self) -> None:
         """Forget what was listed: files have landed, another process may have run."""
         self._listed.refresh()
         self._pending = None
 
-    def pending(self, *, anew: bool = False) -> Pending:
-        """Who is forgotten and waits for the night, as of the last `refresh`, or as of now."""
+    def pending(self, *, anew: bool = False) -> ForgottenRows:
+        """Deleted users whose data are still there, as of the last `refresh`, or as of now."""
         if anew:
             self._listed.refresh(FORGOTTEN)
         if anew or self._pending is None:
-            self._pending = Pending.of(Tombstones(self.lake).pending())
+            self._pending = self._find_forgotten(self.lake)
         return self._pending
-
-    def forgotten(self) -> Forgotten:
-        """Everybody who was ever forgotten, until which millisecond."""
-        return Forgotten(Tombstones(self.lake).until_ms())
 
     def clean(self, first_day: int, last_day: int, columns: list[str] | None = None) -> pa.Table:
         """Clean events whose known tick lies in these days, both included."""
@@ -211,9 +220,7 @@ class Tables:
         self._write(path, pa.concat_tables([earlier, rows.select(schema.names).cast(schema)]), schema)
 
     def _write(self, path: str, rows: pa.Table, schema: pa.Schema) -> None:
-        buffer = pa.BufferOutputStream()
-        pq.write_table(rows.select(schema.names).cast(schema), buffer, compression="zstd")
-        self.lake.write(path, buffer.getvalue().to_pybytes())
+        self.lake.write(path, parquet_of(rows.select(schema.names).cast(schema)))
 
     def _compact(self, folder: str, run: int, schema: pa.Schema) -> None:
         paths = self.lake.list(folder)
@@ -237,8 +244,16 @@ class Tables:
         return day_number(found[1])
 
 
+def parquet_of(table: pa.Table) -> bytes:
+    """The bytes of a Parquet file."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    data: bytes = buffer.getvalue().to_pybytes()
+    return data
+
+
 def clock_of(schema: pa.Schema) -> str | None:
-    """The column that says up to when a user's row of such a table is forgotten; None where no user stands in it."""
+    """The column that says whether a deleted user's row is covered; None for a table without users."""
     if "user_id" not in schema.names:
         return None
     return "received_ms" if "received_ms" in schema.names else "tick"

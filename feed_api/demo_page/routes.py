@@ -18,7 +18,7 @@ from pingfeed.core.events import Country, Id
 from pingfeed.core.features import CONTEXT, REALTIME, RETRIEVAL, Feature, FeatureSet
 from pingfeed.settings import Settings
 from pingfeed.web.auth import authenticate
-from pingfeed.web.responses import json_response
+from pingfeed.web.errors import json_response
 
 MAX_CARDS: Final = 200
 

@@ -4,7 +4,7 @@ A PUT replaces an object whole, and whoever reads next sees it: publishing needs
 bytes, and S3 charges an answer "not modified" like any other, so `get` asks plainly.
 
 `fetch` keeps local files in a cache folder, to be mapped: `<digest of the key>-<ETag, percent-encoded>`, so that a
-replaced artifact is another file, and nobody sees new bytes under an old name or old bytes under a new one. Every fetch
+replaced artifact is another file, and a name never refers to other bytes than it did before. Every fetch
 asks whether the newest file that it has of the key is current (If-None-Match); where it is, no bytes travel. The folder
 holds the few files that were used last; what a reader has mapped stays readable to it when its file is removed.
 
@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from pingfeed.aws import AwsClient, translated
+from pingfeed.aws import AwsClient, Location, translated
 from pingfeed.core.errors import NotFound, Unavailable
 from pingfeed.files import write_whole, writing
-from pingfeed.s3 import Location
 
 KEPT: Final = 4
 """Files in the cache: the live snapshot, the one before it, and room for those of a roll-out."""
@@ -117,7 +116,7 @@ class S3Artifacts:
 
     def _make_cache(self) -> None:
         self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._cache.stat().st_uid != os.getuid():  # In a folder that all may write to, it may be somebody's trap.
+        if self._cache.stat().st_uid != os.getuid():  # The parent may be writable by all.
             raise PermissionError(f"{self._cache} belongs to another user")
 
     def _keep(self, path: Path, data: bytes) -> None:

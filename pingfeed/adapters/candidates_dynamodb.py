@@ -1,13 +1,12 @@
 """Packets in a DynamoDB table, one item a user (`pingfeed/adapters/_dynamodb/items.py` describes it).
 
-Reads are eventually consistent, at half the price: a packet that the batch side has just replaced may still be read for
-some milliseconds, up to a second, as it was before. Nobody notices: a packet is up to a tick old anyway, and the
-candidates in it are filtered by signals, which are read consistently. It does not mean that a read may find nothing
-where there was something, or half a packet. Where packets share their table with signals a feed reads both
-consistently, for a call has one way of reading for each table.
+Reads are eventually consistent, at half the price: for up to a second a read may return the packet that was just
+replaced. That is harmless: a packet is up to a tick old anyway, and its candidates are filtered by signals, which are
+read consistently. A read never misses an existing packet or returns part of one. If packets share a table with signals,
+both are read consistently, as a call has one consistency per table.
 
-Packets are written in batches of 25, some at once, at most `?writes_per_second=` write units a second; what DynamoDB
-leaves unprocessed is written again, alone, later and later. A new on-demand table takes 4,000 units a second.
+Packets are written in batches of 25, several concurrently, at most `?writes_per_second=` write units a second;
+unprocessed items are retried with backoff. A new on-demand table takes 4,000 units a second.
 """
 
 import asyncio
@@ -15,8 +14,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Final
 
-from pingfeed.adapters._dynamodb.answers import is_passing
-from pingfeed.adapters._dynamodb.connection import SharedConnection, TableUrl
+from pingfeed.adapters._dynamodb.connection import SharedConnection, WritePacer, is_transient
 from pingfeed.adapters._dynamodb.items import (
     MAX_ITEM_BYTES,
     Item,
@@ -26,17 +24,17 @@ from pingfeed.adapters._dynamodb.items import (
     packet_of,
     write_units,
 )
-from pingfeed.adapters._dynamodb.pace import Pace
+from pingfeed.aws import TableUrl
 from pingfeed.core.errors import FormatError, InvalidInput, PingfeedError, Unavailable
 from pingfeed.core.retry import Backoff
 
 WRITES_PER_SECOND: Final = 3000.0
-"""Write units: three quarters of what a new on-demand table takes, the rest is for whoever else writes to it."""
+"""Write units: three quarters of the capacity of a new on-demand table; the rest is for other writers."""
 ITEMS_A_CALL: Final = 25
-"""DynamoDB's limit. Its other one, 16 MB a call, cannot be met: 25 items of at most 400 KB are 10 MB."""
+"""DynamoDB's limit. The other one, 16 MB a call, cannot be reached: 25 items of at most 400 KB are 10 MB."""
 CALLS_AT_ONCE: Final = 8
 STUCK: Final = 8
-"""Calls in a row that write nothing, before the table is called unavailable: half a minute."""
+"""Calls in a row that write nothing before Unavailable is raised: half a minute."""
 
 
 class DynamodbCandidateStore:
@@ -45,7 +43,7 @@ class DynamodbCandidateStore:
     def __init__(self, url: str, *, backoff: Backoff | None = None) -> None:
         parsed = TableUrl.parse(url, "writes_per_second")
         self._table = parsed.table
-        self._pace = Pace(_rate(parsed))
+        self._pacer = WritePacer(_rate(parsed))
         self._backoff = backoff or Backoff(first_s=0.1, longest_s=10)
         self._dynamodb = SharedConnection()
 
@@ -54,11 +52,11 @@ class DynamodbCandidateStore:
         return packet_of(await self._dynamodb().get(self._table, packet_key(user_id)), now_ms)
 
     async def put_many(self, packets: Mapping[str, bytes], expires_ms: int) -> None:
-        """Create or replace packets. Where it raises, some may have been written."""
+        """Create or replace packets. If it raises, some may have been written."""
         items = (_checked(packet_item(user_id, packet, expires_ms)) for user_id, packet in packets.items())
         batches = iter(lambda: list(islice(items, ITEMS_A_CALL)), [])
         writers = (self._write_all(batches) for _ in range(CALLS_AT_ONCE))
-        # Each of them ends before this does: an adapter that is closed next must not write any more.
+        # Wait for all of them: nothing may write after the adapter is closed.
         for outcome in await asyncio.gather(*writers, return_exceptions=True):
             if outcome is not None:
                 raise outcome
@@ -68,11 +66,11 @@ class DynamodbCandidateStore:
         await self._dynamodb().delete(self._table, packet_key(user_id))
 
     async def check(self) -> None:
-        """Raise Unavailable if the table does not answer a read."""
+        """Raise Unavailable if the table does not respond to a read."""
         await self._dynamodb().get(self._table, packet_key(""))
 
     async def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         await self._dynamodb.close()
 
     async def _write_all(self, batches: Iterator[list[Item]]) -> None:
@@ -80,26 +78,26 @@ class DynamodbCandidateStore:
             await self._write(batch)
 
     async def _write(self, items: list[Item]) -> None:
-        """Write one batch, what is left unprocessed again and again."""
+        """Write one batch, retrying unprocessed items."""
         stuck = 0
         while True:
-            await self._pace.take(sum(map(write_units, items)))
+            await self._pacer.take(sum(map(write_units, items)))
             left, error = await self._try(items)
             if not left:
                 return
             stuck = stuck + 1 if len(left) == len(items) else 0
             if stuck == STUCK:
-                raise error or Unavailable(f"the DynamoDB table {self._table} takes no more writes now")
+                raise error or Unavailable(f"the DynamoDB table {self._table} is throttling writes")
             items = left
             await asyncio.sleep(self._backoff.pause_s(stuck + 1))
 
     async def _try(self, items: list[Item]) -> tuple[list[Item], PingfeedError | None]:
-        """One call: what of it was not written, and why if it was the whole call that failed."""
+        """One call: the items that were not written, and the error if the whole call failed."""
         wanted = {self._table: [{"PutRequest": {"Item": item}} for item in items]}
         try:
             answer = await self._dynamodb().call("batch_write_item", self._table, RequestItems=wanted)
         except PingfeedError as error:
-            if is_passing(error):  # A time-out may have written some: writing them twice is the same.
+            if is_transient(error):  # A time-out may have written some; writing twice is harmless.
                 return items, error
             raise
         left = answer.get("UnprocessedItems", {}).get(self._table, [])

@@ -3,19 +3,19 @@
     <namespace>:packet:<user_id>    a string, one of
         p <expires_ms, int64 big-endian> <packet>    the packet
         l <8 random bytes>    a lease: a reader found nothing here and is fetching it; for `LEASE_MS`
-        h                     a hold: it was just replaced, removed or evicted; for `HOLD_MS` nobody may fill it in
+        h                     a hold: it was just replaced, removed or evicted; for `HOLD_MS` readers may not fill it in
     <namespace>:packets             a sorted set, user -> when the packet was last read or refreshed, epoch ms
 
 The store is written first, then the cache. A reader fills in only what it fetched under a lease that is still there: a
 put or delete in between has overwritten it. A hold outlasts the moment in which a replica of the store may still
 answer with the old packet. Where a put cannot reach the cache, what the cache has is at most `CACHED_MS` old.
 
-A put refreshes what is cached, and lets others in while there is room: the night writes a packet for everyone, and
-must not drive out those who are reading. A read that finds nothing lets its user in, and the one who was active
-longest ago goes. So there are `MAX_CACHED` packets (and a few more between two evictions), and every key expires.
+A put refreshes cached packets, and adds others while there is room: the nightly job writes a packet for every user and
+must not evict the active ones. A read that misses adds its user, and the user whose last activity is oldest is evicted.
+So there are `MAX_CACHED` packets (and a few more between two evictions), and every key expires.
 
-The cache may be late, full or gone at any time. A read waits for it for `PATIENCE_S`, then takes the store; after
-`_FAILURES` in a row reads pass it by for `REST_S`. A put asks it anew each time.
+The cache may be late, full or gone at any time. A read waits for it for `PATIENCE_S`, then reads the store; after
+`_FAILURES` failures in a row reads bypass it for `REST_S`. A put always tries it.
 """
 
 import asyncio
@@ -110,7 +110,7 @@ class RedisCandidateStore:
             for some in chunks(packets.items(), _AT_ONCE):
                 await self._refresh(some, expires_ms)
         except Unavailable as error:
-            _log.error("cached packets may be %d minutes old: %s", CACHED_MS // 60_000, error.message)
+            _log.error("cached packets may be up to %d minutes old: %s", CACHED_MS // 60_000, error.message)
 
     async def delete(self, user_id: str) -> None:
         """Remove the user's packet from the store and the cache; Unavailable if it may still be in one of them."""
@@ -205,7 +205,7 @@ class RedisCandidateStore:
     def _settle(self, task: asyncio.Task[Any]) -> None:
         self._late.discard(task)
         if not task.cancelled():
-            task.exception()  # Looked at here, for nobody may wait any more.
+            task.exception()  # Retrieve the exception here, as there may be no waiter left.
 
     def _hold(self, user_id: str) -> Command:
         return ("SET", self._key(user_id), _HOLD, "PX", HOLD_MS)
@@ -245,5 +245,5 @@ class _PassingBy:
             self._until = now + REST_S
         if now >= self._tell_from:
             self._tell_from = now + _TELL_S
-            _log.warning("the cache of packets was passed by: %s", reason, extra={"times": self._missed})
+            _log.warning("packet cache bypassed: %s", reason, extra={"times": self._missed})
             self._missed = 0

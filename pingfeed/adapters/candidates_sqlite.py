@@ -2,7 +2,7 @@
 
     packet(user_id, expires_ms, packet)    an ordinary rowid table: for blobs it reads faster than WITHOUT ROWID
 
-`synchronous=NORMAL`: a power cut may take the last packets written, and the next tick writes them anew.
+`synchronous=NORMAL`: a power cut may take the last packets written, and the next tick writes them again.
 """
 
 import sqlite3
@@ -11,9 +11,8 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
+from pingfeed.adapters._sqlite import Database, Sweep
 from pingfeed.core.packet import TTL_S
-from pingfeed.local.sqlite import Database
-from pingfeed.local.sweep import Sweep
 from pingfeed.settings import url_path
 
 _SCHEMA: Final = (
@@ -39,7 +38,7 @@ class SqliteCandidateStore:
         return row[0] if row else None
 
     async def put_many(self, packets: Mapping[str, bytes], expires_ms: int) -> None:
-        """Create or replace packets, a thousand a transaction, so that readers elsewhere and writers get their turn."""
+        """Create or replace packets, a thousand a transaction, so that other processes get their turn to write."""
         items = iter(packets.items())
         while chunk := list(islice(items, _CHUNK)):
             rows = [(user_id, expires_ms, packet) for user_id, packet in chunk]
@@ -55,12 +54,12 @@ class SqliteCandidateStore:
         await self._database.check()
 
     async def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         await self._database.close()
 
     def _put(self, rows: Sequence[tuple[str, int, bytes]], expires_ms: int, connection: sqlite3.Connection) -> None:
         connection.executemany(_UPSERT, rows)
-        # A packet lives for TTL_S: what these are written with says what time it is.
+        # A packet lives for TTL_S, so the expiry of these tells the current time.
         self._sweep.step(connection, expires_ms - TTL_S * 1000)
 
 

@@ -6,9 +6,9 @@ the failed records are sent again, in their order. A write gives up when nothing
 same batch again then sends all of it, and so does an answer that never came: duplicates are normal, and `event_id`
 removes them.
 
-A row that is not of the table's types does not hold its batch up for ever, and takes no neighbour with it: it goes in a
-record of its own. What of it Firehose refuses comes to lie under the lake's error prefix, from where the night moves it
-to `rejected/` (`batch/lake/raw_files.py`). A row that no record can hold goes in pieces, and lies there in pieces.
+A row that does not match the table's types neither blocks its batch nor affects other rows: it gets its own record.
+What Firehose cannot convert lands under the lake's error prefix, from where the nightly job moves it to `rejected/`
+(`batch/lake/raw_files.py`). A row that is too large for a record is sent, and lands there, in pieces.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ class FirehoseEventSink:
         good, odd = await asyncio.to_thread(_sorted_out, batch)
         self._taken_at = self._clock()
         await self._put_all(calls([*pack(good), *(piece for line in odd for piece in pieces(line))]))
-        self._counters.set_aside += len(odd)
+        self._counters.quarantined += len(odd)
 
     async def check(self) -> None:
         """Raise Unavailable if the stream takes no records. A good answer counts for `CHECKED_S`, a bad one once."""
@@ -164,5 +164,5 @@ def _sorted_out(batch: Batch) -> tuple[list[bytes], list[bytes]]:
             (good if len(checked) <= MAX_RECORD_BYTES else odd).append(checked)
         except FormatError as error:
             odd.append(line)
-            _log.error("a row is not of the table's types and is sent alone", extra={"reason": error.message})
+            _log.error("a row does not match the table's types and is sent separately", extra={"reason": error.message})
     return good, odd

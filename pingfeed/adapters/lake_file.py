@@ -14,7 +14,7 @@ from pingfeed.settings import url_path
 
 
 class FileLake:
-    """`file:///path/of/the/lake`. Names that begin with a dot or an underscore are nobody's data: never listed."""
+    """`file:///path/of/the/lake`. Names that begin with a dot or an underscore are never listed."""
 
     def __init__(self, url: str) -> None:
         self.root = url_path(url)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pingfeed import s3
+from pingfeed import aws
 from pingfeed.aws import CONNECT_S, READ_S, region, translated
 
 WHOLE_BYTES: Final = 512 << 10
@@ -30,10 +30,10 @@ _PARQUET: Final = ds.ParquetFileFormat()
 
 
 class S3Lake:
-    """`s3://bucket/prefix`. Names that begin with a dot or an underscore are nobody's data: never listed."""
+    """`s3://bucket/prefix`. Names that begin with a dot or an underscore are never listed."""
 
     def __init__(self, url: str) -> None:
-        self._place = s3.Location.of(url)
+        self._place = aws.Location.of(url)
         self._opening = threading.Lock()
         self._opened: Any = None
 
@@ -111,7 +111,7 @@ class S3Lake:
 
     @cached_property
     def _arrow(self) -> Any:
-        return s3.file_system()
+        return aws.arrow_file_system()
 
     def _what(self, prefix: str) -> str:
         return "/".join(filter(None, (f"s3://{self._place.bucket}", self._place.prefix, prefix.strip("/"))))
@@ -128,25 +128,25 @@ def _client(what: str) -> Any:
         max_pool_connections=_AT_ONCE,
     )
     with translated(what):
-        return boto3.Session().client("s3", region_name=region(), endpoint_url=s3.endpoint(), config=config)
+        return boto3.Session().client("s3", region_name=region(), endpoint_url=aws.s3_endpoint(), config=config)
 
 
 class _S3Dataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow publishes no types
     """A dataset whose errors are ours also where Arrow reads only when it is asked."""
 
     def to_table(self, **options: Any) -> Any:
-        with s3.arrow_translated("a file of the lake"):
+        with aws.arrow_translated("a file of the lake"):
             return super().to_table(**options)
 
     def to_batches(self, **options: Any) -> Iterator[Any]:
         batches = super().to_batches(**options)
         while True:
-            with s3.arrow_translated("a file of the lake"):
+            with aws.arrow_translated("a file of the lake"):
                 batch = next(batches, None)
             if batch is None:
                 return
             yield batch
 
     def count_rows(self, **options: Any) -> int:
-        with s3.arrow_translated("a file of the lake"):
+        with aws.arrow_translated("a file of the lake"):
             return int(super().count_rows(**options))

@@ -5,7 +5,7 @@ URL chooses it. To add a backend: its file, a line here, its scheme in `settings
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -105,13 +105,3 @@ def open_cache(settings: Settings) -> Any:
         sentence = f"{PREFIX}CACHE_URL: redis:// needs {error.name}, which is not installed here"
         raise SettingsError(sentence, field=f"{PREFIX}CACHE_URL") from error
     return RedisClient(settings.cache_url)
-
-
-ASYNC_PORTS: Final[Mapping[str, Callable[[Settings], Any]]] = {
-    "events_url": open_event_sink,
-    "artifacts_url": open_artifacts,
-    "candidates_url": open_candidates,
-    "signals_url": open_signals,
-    "trending_url": open_trending,
-}
-"""Setting -> how its port is opened. Each of these has `check` and `close`."""

@@ -2,24 +2,25 @@
 
     clock(id, landmark_ms, newest_ms)   one row: the instant that weights are relative to, and the newest engagement
     weight(country, ping_id, weight)    sum of `signals.forward_weight`; the country "" is all of them together
-    counted_keys                        which (user, ping, event type) counted on a day (`pingfeed/local/counted.py`)
+    counted(id, day, key)               hashes of the (user, ping, event type, UTC day) that counted, oldest first
 
 With forward decay (Cormode et al., ICDE 2009) time passes by itself: the order of stored weights is the order of
 decayed ones at any instant, and nothing is rewritten but, every `MAX_LANDMARK_AGE_MS`, all weights for a new landmark.
 
-Engagements are gathered in memory and counted together, `FLUSH_S` after the first of them, or when `MAX_WAITING` are
-there: pages and counters that many of them touch are written once. What is missed: a kill takes what was gathered, at
-most `FLUSH_S` of engagements, of which those come back that the spool still holds and replays; and a flush that fails
-takes its own, which the next `add` reports. What was flushed survives a power cut (`synchronous=FULL`).
+Engagements are buffered in memory and counted together, `FLUSH_S` after the first of them or when there are
+`MAX_WAITING`, so that pages and counters that many of them touch are written once. What can be missed: a kill takes the
+buffer, at most `FLUSH_S` of engagements, minus those that the spool still holds and replays; a flush that fails loses
+its own, which the next `add` reports. What was flushed survives a power cut (`synchronous=FULL`).
 
-Bounded: `MAX_PINGS` a country (and an eighth more), `MAX_COUNTED` keys, on disk and in memory. An engagement of more
-than `COUNTED_MS` before the newest is left out: it would weigh 2 ** -48 of a fresh one, and its key is gone by then.
+Bounded: `MAX_PINGS` per country (and an eighth more), `MAX_COUNTED` keys. An engagement more than `COUNTED_MS` older
+than the newest is left out: it would weigh 2 ** -48 of a fresh one, and its key is gone by then.
 
-Format 1 kept keys by another hash, and weights in an index too: both go when such a file is taken over, so that what
-had counted on the same day may count once more.
+Formats 1 and 2 kept keys by other hashes. Weights are taken over, keys are not: what counted on the day of the upgrade
+may count once more.
 """
 
 import asyncio
+import hashlib
 import logging
 import sqlite3
 from collections import Counter
@@ -27,11 +28,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
+from pingfeed.adapters._sqlite import Database
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import PingfeedError, Unavailable
 from pingfeed.core.signals import MAX_LANDMARK_AGE_MS, Engagement, decay_between, forward_weight
-from pingfeed.local.counted import COUNTED_SCHEMA, CountedKeys, keys_of
-from pingfeed.local.sqlite import Database
 from pingfeed.settings import url_path
 
 FLUSH_S: Final = 0.4
@@ -42,16 +42,17 @@ COUNTED_MS: Final = 2 * DAY_MS
 _OVERALL: Final = ""
 _NOTHING: Final = 1e-15
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS clock "
     "(id INTEGER PRIMARY KEY CHECK (id = 1), landmark_ms INTEGER NOT NULL, newest_ms INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS weight "
     # Small rows that are changed all the time: one tree fewer to write.
     "(country TEXT, ping_id TEXT, weight REAL NOT NULL, PRIMARY KEY (country, ping_id)) WITHOUT ROWID",
-    *COUNTED_SCHEMA,
-    "DROP INDEX IF EXISTS hottest",
     "DROP TABLE IF EXISTS counted",
+    "DROP TABLE IF EXISTS counted_keys",
+    "DROP INDEX IF EXISTS hottest",
+    "CREATE TABLE counted (id INTEGER PRIMARY KEY, day INTEGER NOT NULL, key INTEGER NOT NULL UNIQUE)",
 )
 _TOP: Final = (
     # Sorts the country's few thousand rows: a millisecond every few seconds, an index would cost one a flush.
@@ -62,6 +63,11 @@ _RAISE: Final = "INSERT INTO weight VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET w
 _TRIM: Final = (
     "DELETE FROM weight WHERE country = ?1 AND ping_id IN "
     "(SELECT ping_id FROM weight WHERE country = ?1 ORDER BY weight DESC, ping_id LIMIT -1 OFFSET ?2)"
+)
+_COUNT: Final = "INSERT OR IGNORE INTO counted (day, key) VALUES (?, ?)"
+_FORGET: Final = (
+    "DELETE FROM counted WHERE id IN (SELECT id FROM counted ORDER BY id LIMIT ?1) "
+    "AND (day < ?2 OR id <= (SELECT MAX(id) FROM counted) - ?3)"
 )
 _log = logging.getLogger(__name__)
 
@@ -75,11 +81,10 @@ class SqliteTrending:
         self._timer: asyncio.Task[None] | None = None
         self._one_flush = asyncio.Lock()
         self._failed: PingfeedError | None = None
-        self._counted = CountedKeys()
         self._rows: Counter[str] = Counter()
 
     async def add(self, engagements: Sequence[Engagement]) -> None:
-        """Gather them, to be counted within a second, each (user, ping, event type) once a day.
+        """Buffer them, to be counted within a second, each (user, ping, event type) once a day.
 
         Raises Unavailable, once, where engagements that were added before could not be counted; these are taken.
         """
@@ -111,7 +116,7 @@ class SqliteTrending:
         await self._database.check()
 
     async def close(self) -> None:
-        """Count what was gathered, then let the file go."""
+        """Count what is buffered, then close the file."""
         if self._timer is not None:
             self._timer.cancel()
         try:
@@ -128,7 +133,7 @@ class SqliteTrending:
             self._failed = error
 
     async def _flush(self) -> None:
-        """Count what is gathered, after whoever is doing so already. A flush that fails is not tried again."""
+        """Count the buffer, after a flush that is already running. A flush that fails is not retried."""
         async with self._one_flush:
             batch, self._waiting = self._waiting, []
             if not batch:
@@ -142,15 +147,13 @@ class SqliteTrending:
     def _count(self, batch: Sequence[Engagement], connection: sqlite3.Connection) -> None:
         landmark_ms, newest_ms = _tell_time(connection, max(e.at_ms for e in batch))
         batch = [e for e in batch if e.at_ms > newest_ms - COUNTED_MS]
-        keys = keys_of(batch)
-        places = self._counted.new(connection, keys)
-        fresh = [batch[place] for place in places]
+        fresh = [e for e in batch if connection.execute(_COUNT, (e.at_ms // DAY_MS, _key(e))).rowcount]
         if fresh:
-            self._counted.add(connection, keys[places], max(e.at_ms for e in fresh) // DAY_MS)
             sums = _sums(fresh, landmark_ms)
             connection.executemany(_RAISE, [(c, ping, weight) for c in sums for ping, weight in sums[c].items()])
             self._keep_hottest(connection, {country: len(pings) for country, pings in sums.items()})
-        self._counted.forget(connection, (newest_ms - COUNTED_MS) // DAY_MS, MAX_COUNTED)
+        # Twice what was added, so that old keys leave faster than new ones come.
+        connection.execute(_FORGET, (2 * len(batch) + 1, (newest_ms - COUNTED_MS) // DAY_MS, MAX_COUNTED))
 
     def _keep_hottest(self, connection: sqlite3.Connection, touched: Mapping[str, int]) -> None:
         """Trim countries that have outgrown an eighth more than their bound; `_rows` is at most too large."""
@@ -162,6 +165,12 @@ class SqliteTrending:
             if self._rows[country] > MAX_PINGS + MAX_PINGS // 8:
                 connection.execute(_TRIM, (country, MAX_PINGS))
                 self._rows[country] = MAX_PINGS
+
+
+def _key(e: Engagement) -> int:
+    """A signed 64-bit hash of what counts once."""
+    name = f"{e.at_ms // DAY_MS} {e.user_id} {e.ping_id} {e.event_type}".encode()
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little", signed=True)
 
 
 def _tell_time(connection: sqlite3.Connection, at_ms: int) -> tuple[int, int]:

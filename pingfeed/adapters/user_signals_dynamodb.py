@@ -1,21 +1,21 @@
 """Users' recent acts in a DynamoDB table, one bounded item a user.
 
-    s/<user id>    `s` (binary) epoch ms of the latest act, 8 bytes little-endian, and the encoded `UserState`: sealed
+    s/<user id>    `s` (binary) compressed: epoch ms of the latest act (8 bytes, little-endian), encoded `UserState`
                    `v` (binary) 8 random bytes, new with every write
                    `t` (number) seconds, for TTL: `STATE_TTL_MS` after the latest act; readers go by `s`
 
-The pings deleted lately are beside them (`pingfeed/adapters/_dynamodb/deleted.py`).
+The recently deleted pings are in the same table (`pingfeed/adapters/_dynamodb/deleted.py`).
 
-A state is read, changed and written if its `v` is still the one that was read; if not, somebody else wrote in between,
-and it is read and changed again. So no process undoes another's acts, and a forgotten user does not come back. One
-process writes a user's acts one after the other. A write that would change nothing is left out.
+A state is read, changed, and written on condition that its `v` is unchanged; otherwise another writer got in between,
+and the state is read and changed again. So no process undoes another's acts, and a forgotten user does not reappear.
+Within a process, a user's writes are serialised. A write that would change nothing is skipped.
 
-Reads are consistent: a hide shows in the very next feed. The state, the head of the deleted pings and, by the shared
-loader, the packet come in one call.
+Reads are consistent: a hide takes effect in the very next feed. The state, the head of the deleted pings and, through
+the shared loader, the packet come in one call.
 
-Write units follow the item's size. Sealed, a user of 20 follows, 300 seen pings and 12 remembered responses is 4 to 13
-KiB (ids of 10 characters, or UUIDs), one of 40 seen pings 1 to 3. The largest state that its bounds allow, every id of
-128 random characters, is 394 KiB of the 400 that an item may have.
+Write units follow the item's size. Compressed, a user of 20 follows, 300 seen pings and 12 stored responses is 4 to 13
+KiB (ids of 10 characters, or UUIDs), one of 40 seen pings 1 to 3. The largest state within its bounds, every id of 128
+random characters, is 394 KiB of the 400 that an item may have.
 """
 
 import asyncio
@@ -28,19 +28,18 @@ from typing import Any, Final
 
 import msgspec
 
-from pingfeed.adapters._dynamodb.answers import is_throttled
-from pingfeed.adapters._dynamodb.connection import SharedConnection, TableUrl
+from pingfeed.adapters._dynamodb.connection import SharedConnection, is_throttled
 from pingfeed.adapters._dynamodb.deleted import DeletedPings
-from pingfeed.adapters._dynamodb.items import KEY, TTL, Item, ttl
-from pingfeed.adapters._dynamodb.sealed import seal, unseal
+from pingfeed.adapters._dynamodb.items import Item, compress, decompress, ttl
+from pingfeed.aws import KEY, TTL, TableUrl
 from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
-from pingfeed.core.retry import Backoff
+from pingfeed.core.retry import Backoff, until_true
 from pingfeed.core.signals import STATE_TTL_MS, Act, Signals, UserState
 from pingfeed.telemetry import nameless
 
 USERS_AT_ONCE: Final = 32
 TRIES: Final = 12
-"""Of one user's write, against other writers or throttling: a few seconds. The spool tries again after that."""
+"""Attempts at one user's write against conflicts or throttling: a few seconds. After that the spool retries."""
 _WRITTEN: Final = struct.Struct("<q")
 _log = logging.getLogger(__name__)
 
@@ -57,9 +56,9 @@ class DynamodbUserSignals:
         self._places = asyncio.Semaphore(USERS_AT_ONCE)
 
     async def apply(self, acts: Sequence[Act]) -> None:
-        """Take acts in, in order for each user; seen by the next read of any process. Raises Unavailable.
+        """Apply acts, in order for each user; visible to the next read of any process. Raises Unavailable.
 
-        Where it raises, some users' acts may have been taken in.
+        If it raises, some users' acts may have been applied.
         """
         by_user: dict[str, list[Act]] = {}
         for act in acts:
@@ -68,13 +67,13 @@ class DynamodbUserSignals:
         changes: list[Coroutine[Any, Any, None]] = [self._change(user_id, own) for user_id, own in by_user.items()]
         if deletions:
             changes.append(self._deleted.add(deletions))
-        # Each of them ends before this does: what was called off half-way would be neither done nor tried again.
+        # Wait for all of them: a cancelled one would be neither done nor retried.
         for outcome in await asyncio.gather(*changes, return_exceptions=True):
             if outcome is not None:
                 raise outcome
 
     async def read(self, user_id: str, now_ms: int) -> Signals:
-        """The user's state, empty for a stranger or where it has expired, and the pings deleted lately."""
+        """The user's state (empty if unknown or expired) and the recently deleted pings."""
         item, head = await asyncio.gather(
             self._dynamodb().get(self._table, _key(user_id), consistent=True), self._deleted.head()
         )
@@ -87,14 +86,14 @@ class DynamodbUserSignals:
         await self._dynamodb().delete(self._table, _key(user_id))
 
     async def check(self) -> None:
-        """Raise Unavailable if the table does not answer. Brings the deletions that the first read would wait for."""
+        """Raise Unavailable if the table does not respond. Fetches the deletions that the first read would wait for."""
         try:
-            await self._deleted.bring()
-        except FormatError as error:  # For a start it is as good as down: feeds are served without it.
+            await self._deleted.refresh()
+        except FormatError as error:  # At start-up equivalent to being down: feeds are served without it.
             raise Unavailable(error.message) from error
 
     async def close(self) -> None:
-        """Let the connection go, and what is being fetched."""
+        """Close the connection and cancel pending fetches."""
         await self._deleted.close()
         await self._dynamodb.close()
 
@@ -102,14 +101,14 @@ class DynamodbUserSignals:
         """Apply one user's acts to the user's state."""
         turn = self._turns.setdefault(user_id, asyncio.Lock())
         async with turn, self._places:
-            for failures in range(1, TRIES + 1):
-                if await self._try(user_id, acts, last=failures == TRIES):
-                    return
-                await asyncio.sleep(self._backoff.pause_s(failures))
-        raise Unavailable(f"the DynamoDB table {self._table}: others write the same user's signals all the time")
+            done = await until_true(
+                lambda last: self._try(user_id, acts, last=last), backoff=self._backoff, tries=TRIES
+            )
+        if not done:
+            raise Unavailable(f"the DynamoDB table {self._table}: too many concurrent writes of one user's signals")
 
     async def _try(self, user_id: str, acts: Sequence[Act], *, last: bool) -> bool:
-        """False if another process wrote in between, or, but for the last try, if there was a throttling."""
+        """False if another process wrote in between or, except on the last attempt, the request was throttled."""
         try:
             before = await self._dynamodb().get(self._table, _key(user_id), consistent=True)
             after = _changed(user_id, before, acts)
@@ -139,7 +138,7 @@ def _changed(user_id: str, before: Item | None, acts: Sequence[Act]) -> Item | N
     written_ms = max(written_ms, newest_ms)
     return {
         KEY: {"S": _key(user_id)},
-        "s": {"B": seal(_WRITTEN.pack(written_ms) + encoded)},
+        "s": {"B": compress(_WRITTEN.pack(written_ms) + encoded)},
         "v": {"B": os.urandom(8)},
         TTL: ttl(written_ms + STATE_TTL_MS),
     }
@@ -148,15 +147,14 @@ def _changed(user_id: str, before: Item | None, acts: Sequence[Act]) -> Item | N
 def _state_in(user_id: str, item: Item | None) -> tuple[int, UserState]:
     """When the stored state was written, and the state.
 
-    One that cannot be read is lost, and the user begins anew: better than no feed for ever. One of another format is a
-    FormatError: it is left as it is.
+    A damaged state is discarded, and the user starts over. One of another format raises FormatError and is kept.
     """
     if item is None:
         return 0, UserState()
     if "s" not in item or "v" not in item:
-        raise FormatError(f"the stored signals {_key(user_id)} are of another format")
+        raise FormatError(f"the stored signals {_key(user_id)} have another format")
     try:
-        data = unseal(f"the stored signals {_key(user_id)}", item["s"]["B"])
+        data = decompress(f"the stored signals {_key(user_id)}", item["s"]["B"])
         (written_ms,) = _WRITTEN.unpack_from(data)
         return written_ms, UserState.decode(data[_WRITTEN.size :])
     except (ValueError, struct.error, msgspec.DecodeError) as error:

@@ -86,7 +86,7 @@ class RedisUserSignals:
             await self._change(dict(users))
 
     async def read(self, user_id: str, now_ms: int) -> Signals:
-        """The user's state, empty for a stranger or where it has expired, and the pings deleted lately."""
+        """The user's state, empty if unknown or expired, and the recently deleted pings."""
         value, news = await self._redis.run(("GET", self._key(user_id)), self._deleted.ask())
         self._deleted.take(news)
         written_ms, state = _opened(user_id, value)

@@ -31,7 +31,7 @@ _TYPES: Final[Mapping[str, Any]] = {
     "map<string,array<string>>": dict[str, list[str | None]],
 }
 NEEDED: Final = ("event_id", "event_type", "received_ms", "timestamp_ms")
-"""A row without these is nobody's event."""
+"""A row without these is not an event."""
 
 _Columns: Final = msgspec.defstruct(
     "_Columns",

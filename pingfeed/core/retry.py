@@ -1,4 +1,4 @@
-"""Retries: when to try again, and a loop that retries until it succeeds or the process closes."""
+"""Retries with exponential backoff: until success or shutdown, or a limited number of attempts."""
 
 import asyncio
 import random
@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Backoff:
-    """Pauses that double from `first_s` to `longest_s`, each cut by up to half at random."""
+    """Pauses that double from `first_s` to `longest_s`, each shortened by up to half at random."""
 
     first_s: float = 0.25
     longest_s: float = 10.0
@@ -33,7 +33,7 @@ async def until_done(
     backoff: Backoff,
     failed: Callable[[PingfeedError], None],
 ) -> _T:
-    """Repeat `step` until it succeeds, telling `failed` of each error; once `stop` is set an error is raised too."""
+    """Retries until success, calling `failed` for each failure; re-raises once `stop` is set."""
     failures = 0
     while True:
         try:
@@ -45,3 +45,13 @@ async def until_done(
         failures += 1
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), backoff.pause_s(failures))
+
+
+async def until_true(step: Callable[[bool], Awaitable[bool]], *, backoff: Backoff, tries: int) -> bool:
+    """Calls `step` until it returns True, at most `tries` times; its argument says whether this is the last attempt."""
+    for attempt in range(1, tries + 1):
+        if await step(attempt == tries):
+            return True
+        if attempt < tries:
+            await asyncio.sleep(backoff.pause_s(attempt))
+    return False

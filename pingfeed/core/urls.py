@@ -1,10 +1,12 @@
-"""The URLs of the settings: what is wrong with one, how to show one, and the region of those that name things of AWS.
+"""The URLs of the settings: what is wrong with one, and how to show one.
 
-A URL may hold a password. So no sentence about a wrong one quotes it, and `masked` is the only way to print one.
+A URL may hold a password: no sentence about a wrong one quotes it, and `masked` is the only way to print one.
 """
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -18,8 +20,17 @@ _SECRET_OPTION: Final = re.compile(r"([?&][^=&]*(?:pass|secret|token|key|user)[^
 _STREAM: Final = re.compile(r"(?!history-)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
+@lru_cache(1024)
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def masked(url: str) -> str:
-    """The URL with `***` for whoever logs in (all up to the last @: a password may hold any sign) and in options."""
+    """The URL with `***` for its credentials (up to the last @: passwords hold any character) and secret options."""
     return _SECRET_OPTION.sub(r"\1***", re.sub(r"(?<!/)//(?!/).*@", "//***@", url))
 
 

@@ -1,17 +1,11 @@
-"""A file that one process appends to while another may take lines out of it: neither loses what the other writes.
-
-Both hold `flock` on the file while they work, and look whether it is still the one of that name: a rewrite puts another
-file there (whole or not at all, as `files.write_whole` does), or none.
-"""
+"""Append to a file whole lines or none, under `flock`."""
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
-
-from pingfeed.files import remove, write_whole
 
 
 def append(path: Path, data: bytes) -> None:
@@ -24,17 +18,6 @@ def append(path: Path, data: bytes) -> None:
         except OSError:  # Half a line would spoil the next one.
             os.ftruncate(file.fileno(), size)
             raise
-
-
-def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """Replace the file's bytes by what `change` makes of them; without any left the file goes. OSError if absent."""
-    with _held(path, "r+b") as file:
-        before = file.read()
-        after = change(before)
-        if not after:
-            remove(path)
-        elif after != before:
-            write_whole(path, after)
 
 
 @contextmanager

@@ -1,79 +1,127 @@
-"""Who is calling. `authenticate` is the one door; what it goes by is prepared once an app (`Authenticator`).
+"""Authentication and rate limits; `authenticate` is the only entry.
 
-A key comes as `Authorization: Bearer <key>` or `X-API-Key: <key>`, never in the URL, which ends up in logs. Only
-SHA-256 digests of keys are in the settings, and a key is compared with all of them in constant time. A key has enough
-entropy (docs: 32 random bytes) that a plain digest gives nothing away. With `jwt`, what comes as a bearer's and is no
-key is a token, and its caller acts for one user alone (`tokens.py`); keys are as good as ever.
+A key comes as `Authorization: Bearer <key>` or `X-API-Key: <key>`, never in the URL, which ends up in logs. The
+settings hold only SHA-256 digests of keys; a presented key is compared with all of them in constant time. A key has
+enough entropy (docs: 32 random bytes) that a plain digest is safe. With `jwt`, a bearer credential that is not a key is
+a token, whose caller acts for one user only (`jwt.py`); keys remain valid.
 
-An *operator* sees how the service works inside (`explain`, `/metrics`): whoever holds an operator key, and whoever
-calls from this machine itself. A call that came through a proxy (it carries a forwarding header) is not from this
-machine, whatever its peer address says.
+An *operator* may see internals (`explain`, `/metrics`): the holder of an operator key, or a caller on this machine. A
+request that came through a proxy (it carries a forwarding header) is not local, whatever its peer address.
 """
 
 import hashlib
 import hmac
+import math
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
+from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.types import Scope
 
 from pingfeed.core.clock import Clock, system_clock
-from pingfeed.core.errors import Forbidden, Unauthenticated
+from pingfeed.core.errors import Forbidden, TooManyRequests, Unauthenticated
+from pingfeed.core.urls import is_loopback
 from pingfeed.settings import Settings
-from pingfeed.settings_auth import is_loopback
-from pingfeed.web.limits import RateLimit
 from pingfeed.web.metrics import Metrics
 
 if TYPE_CHECKING:
     from pingfeed.web.jwt import Tokens
 
+MAX_BUCKETS: Final = 100_000
+BURST_S: Final = 10
+"""Without PINGFEED_RATE_BURST, the burst is this many seconds' worth of requests."""
 _FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"})
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller. `subject` is the one user it may act for, None where it acts for all of them."""
+    """An authenticated caller. `subject` is the only user it may act for, None if it may act for all."""
 
     subject: str | None
     operator: bool
 
     def require_operator(self, what: str) -> None:
-        """Forbidden, with a sentence that names `what`, unless this is an operator."""
+        """Raise Forbidden, naming `what`, unless the caller is an operator."""
         if not self.operator:
             raise Forbidden(f"{what} needs an operator key")
 
 
-_ANYBODY: Final = Caller(None, False)
+_ANY_CALLER: Final = Caller(None, False)
 _OPERATOR: Final = Caller(None, True)
 
 
 async def authenticate(request: Request) -> Caller:
-    """The caller of a request, by the settings of its app.
+    """The caller of a request, by its app's settings.
 
-    Unauthenticated if they ask for a credential and it has none that is good, TooManyRequests if it comes too often,
-    Unavailable if there is nothing to check a token with.
+    Raises Unauthenticated without a valid credential where one is required, TooManyRequests over the rate limit, and
+    Unavailable if no keys are available to check a token.
     """
-    return await doorkeeper_of(request).admit(request.scope)
+    return await authenticator_of(request).authenticate(request.scope)
 
 
 async def require_operator(request: Request, what: str) -> None:
-    """For what is no user's business: no key from this machine, else an operator key.
+    """Admit callers on this machine, and operator keys from elsewhere.
 
-    Unauthenticated without a credential that is good, Forbidden with an ordinary one.
+    Raises Unauthenticated without a valid credential, Forbidden with an ordinary one.
     """
-    await doorkeeper_of(request).require_operator(request.scope, what)
+    await authenticator_of(request).require_operator(request.scope, what)
 
 
-def doorkeeper_of(request: Request) -> "Authenticator":
-    """The one that the app was created with."""
-    return cast(Authenticator, request.app.state.doorkeeper)
+def authenticator_of(request: Request) -> "Authenticator":
+    """The authenticator of the request's app."""
+    return cast(Authenticator, request.app.state.authenticator)
+
+
+class RateLimiter:
+    """A token bucket for each caller: `rate` requests a second and `burst` at once (0: ten seconds' worth).
+
+    A rate of 0 means no limit. A bucket is stored as one number, the moment when it will be full again. A full bucket
+    carries no information, so the least recently used ones can be evicted; an evicted caller gains at most one burst.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        burst: int,
+        *,
+        monotonic: Callable[[], float],
+        rejected: Counter,
+        max_buckets: int = MAX_BUCKETS,
+    ) -> None:
+        self._rate = rate
+        self._burst_s = max(1, burst or rate * BURST_S) / rate if rate else 0.0
+        self._monotonic = monotonic
+        self._rejected = rejected
+        self._max = max_buckets
+        self._full_at: OrderedDict[Hashable, float] = OrderedDict()
+
+    def charge(self, caller: Hashable) -> None:
+        """Take one token; TooManyRequests, with the time until the next one, if there is none."""
+        if not self._rate:
+            return
+        now = self._monotonic()
+        full_at = max(self._full_at.get(caller, now), now) + 1 / self._rate
+        wait_s = full_at - now - self._burst_s
+        if wait_s > 1e-9:  # sums of fractions are not exact
+            self._rejected.inc()
+            seconds = max(1, math.ceil(wait_s - 1e-9))
+            raise TooManyRequests("too many requests; retry after a short wait", retry_after_s=seconds)
+        self._full_at[caller] = full_at
+        self._full_at.move_to_end(caller)
+        if len(self._full_at) > self._max:
+            self._full_at.popitem(last=False)
+
+    def __len__(self) -> int:
+        """The number of buckets held."""
+        return len(self._full_at)
 
 
 class Authenticator:
-    """Knows callers by one app's settings."""
+    """Identifies callers by one app's settings."""
 
     def __init__(
         self,
@@ -86,76 +134,74 @@ class Authenticator:
         self._open = settings.auth == "none"
         self._operators = [bytes.fromhex(known) for known in settings.operator_key_hashes]
         self._keys = [bytes.fromhex(known) for known in settings.api_key_hashes]
-        self._refused = metrics.counter("auth_refused", "Requests without a good credential")
-        limited = metrics.counter("rate_limited", "Requests refused because their caller sent too many")
-        self._limit = RateLimit(settings.rate_limit, settings.rate_burst, monotonic=monotonic, refused=limited)
+        self._rejected = metrics.counter("auth_rejected", "Requests without a valid credential")
+        limited = metrics.counter("rate_limited", "Requests rejected by the rate limit")
+        self._limiter = RateLimiter(settings.rate_limit, settings.rate_burst, monotonic=monotonic, rejected=limited)
         self._tokens = _tokens(settings, metrics, clock, monotonic) if settings.auth == "jwt" else None
 
-    async def admit(self, scope: Scope) -> Caller:
-        """The caller of an ASGI request, as `authenticate` says."""
+    async def authenticate(self, scope: Scope) -> Caller:
+        """The caller of an ASGI request; raises as the function of this name."""
         key, bearer, local = _presented(scope)
-        if key is None and bearer is None and self._open:
-            return _OPERATOR if local else _ANYBODY
-        caller = await self._known(key, bearer, local)
+        caller = await self._identify(key, bearer, local) if key or bearer else None
         if caller is not None:
             return caller
         if self._open:
-            return _OPERATOR if local else _ANYBODY
+            return _OPERATOR if local else _ANY_CALLER
         raise self._unauthenticated(key or bearer)
 
     async def require_operator(self, scope: Scope, what: str) -> None:
-        """As the function of this name."""
+        """Raises as the function of this name."""
         key, bearer, local = _presented(scope)
         if local:
             return
-        caller = await self._known(key, bearer, local)
+        caller = await self._identify(key, bearer, local)
         if caller is None:
             raise self._unauthenticated(key or bearer)
         caller.require_operator(what)
 
-    async def _known(self, key: bytes | None, bearer: bytes | None, local: bool) -> Caller | None:
-        """Whose credential this is, charged for the request; None if there is none that is known."""
-        if key is not None and (caller := self._holder(hashlib.sha256(key).digest(), local)) is not None:
+    async def _identify(self, key: bytes | None, bearer: bytes | None, local: bool) -> Caller | None:
+        """The holder of the credential, charged for the request; None if the credential is unknown."""
+        if key is not None and (caller := self._key_holder(hashlib.sha256(key).digest(), local)) is not None:
             return caller
         if bearer is None:
             return None
         digest = hashlib.sha256(bearer).digest()
-        if (caller := self._holder(digest, local)) is not None or self._tokens is None:
+        if (caller := self._key_holder(digest, local)) is not None or self._tokens is None:
             return caller
         try:
             subject = await self._tokens.subject(bearer, digest)
         except Unauthenticated:
-            self._refused.inc()
+            self._rejected.inc()
             raise
-        self._limit.charge(subject)
+        self._limiter.charge(subject)
         return Caller(subject, local)
 
-    def _holder(self, digest: bytes, local: bool) -> Caller | None:
-        """Whoever holds the key of this digest, charged for the request; None if it is none that is known."""
+    def _key_holder(self, digest: bytes, local: bool) -> Caller | None:
+        """The holder of the key with this digest, charged for the request; None if the key is unknown."""
         operator = _is_among(digest, self._operators)
         if not operator | _is_among(digest, self._keys):
             return None
-        self._limit.charge(digest)
-        return _OPERATOR if operator or local else _ANYBODY
+        self._limiter.charge(digest)
+        return _OPERATOR if operator or local else _ANY_CALLER
 
     def _unauthenticated(self, credential: bytes | None) -> Unauthenticated:
-        self._refused.inc()
+        self._rejected.inc()
         if credential is not None:
-            return Unauthenticated("the API key is not known here")
+            return Unauthenticated("unknown API key")
         if self._tokens is not None:
             return Unauthenticated("send a token as Authorization: Bearer <token>, or an API key as X-API-Key: <key>")
         return Unauthenticated("send an API key as Authorization: Bearer <key> or X-API-Key: <key>")
 
 
 def _tokens(settings: Settings, metrics: Metrics, clock: Clock, monotonic: Callable[[], float]) -> "Tokens":
-    """Imported here: only `jwt` pays for a library of cryptography."""
+    """Imported here so that only `jwt` pays for the cryptography library."""
     from pingfeed.web.jwt import Tokens
 
     return Tokens(settings, clock=clock, monotonic=monotonic, metrics=metrics)
 
 
 def _presented(scope: Scope) -> tuple[bytes | None, bytes | None, bool]:
-    """The request's key and its bearer's credential, and whether it comes from this machine itself."""
+    """The request's API key and bearer credential, and whether it comes from this machine."""
     key = bearer = None
     forwarded = False
     for name, value in scope["headers"]:
@@ -175,5 +221,5 @@ def _bearer(value: bytes) -> bytes | None:
 
 
 def _is_among(digest: bytes, known: list[bytes]) -> bool:
-    """Whether a digest is one of these; every one is compared, so that time tells nothing."""
+    """Whether `digest` is one of `known`, in constant time: every one is compared."""
     return sum(hmac.compare_digest(digest, one) for one in known) > 0

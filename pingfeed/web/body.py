@@ -1,4 +1,4 @@
-"""The request's body, inflated, never larger than the limit: checked while it arrives and while it inflates."""
+"""Read a request's body, inflating gzip; the size limit holds while it arrives and while it inflates."""
 
 import zlib
 from typing import Final
@@ -12,10 +12,10 @@ _GZIP_WINDOW: Final = zlib.MAX_WBITS | 16
 
 
 async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
-    """The body's bytes, gzip undone.
+    """The body's bytes, inflated.
 
-    TooLarge over `limit` bytes as sent or inflated; MalformedBody where gzip is broken or cut short, or the encoding
-    is another one.
+    Raises TooLarge above `limit` bytes, as sent or inflated, and MalformedBody for broken or truncated gzip or another
+    encoding.
     """
     inflate = _inflater(request.headers.get("content-encoding", "identity").strip().lower(), limit)
     _check_declared(request.headers.get("content-length"), limit)
@@ -36,11 +36,11 @@ def _inflater(encoding: str, limit: int) -> "_Inflater | None":
         return None
     if encoding in ("gzip", "x-gzip"):
         return _Inflater(limit)
-    raise MalformedBody("Content-Encoding may be gzip or absent")
+    raise MalformedBody("Content-Encoding must be gzip or absent")
 
 
 def _check_declared(length: str | None, limit: int) -> None:
-    """Refuse by the declared length before anything is read; what is really sent is counted anyway."""
+    """Reject by the declared length before reading; the bytes that arrive are counted in any case."""
     if length and length.isdecimal() and int(length[:20]) > limit:
         raise _too_large(limit)
 
@@ -50,7 +50,7 @@ def _too_large(limit: int) -> TooLarge:
 
 
 class _Inflater:
-    """Gzip, member after member (RFC 1952 allows several), at most `limit` bytes in all."""
+    """Inflates a series of gzip members (RFC 1952 allows several), at most `limit` bytes in all."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -63,7 +63,7 @@ class _Inflater:
             if self._member.eof:
                 self._member = zlib.decompressobj(_GZIP_WINDOW)
             try:
-                # One byte more than is left tells "exactly the limit" from "over it" without inflating the rest.
+                # One byte more than is left distinguishes "at the limit" from "over it" without inflating the rest.
                 out += self._member.decompress(chunk, self._left + 1 - len(out))
             except zlib.error as error:
                 raise MalformedBody("the body is not valid gzip") from error
@@ -75,4 +75,4 @@ class _Inflater:
 
     def finish(self) -> None:
         if not self._member.eof:
-            raise MalformedBody("the gzip body is cut short")
+            raise MalformedBody("the gzip body is truncated")

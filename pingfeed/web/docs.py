@@ -1,4 +1,4 @@
-"""/docs: Swagger UI from files that come with the program, under a policy that lets nothing else run."""
+"""/docs: Swagger UI from bundled files, under a content security policy that allows nothing else."""
 
 import base64
 import hashlib
@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 ASSETS: Final = "/static-offline-docs"
-"""Where fastapi-offline serves them."""
+"""The path under which fastapi-offline serves the bundled files."""
 _INLINE: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
 def install(app: FastAPI) -> None:
-    """Add the route; `app` was made by FastAPIOffline, without pages of its own."""
+    """Add the route; `app` is a FastAPIOffline without documentation pages of its own."""
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
@@ -27,7 +27,7 @@ def install(app: FastAPI) -> None:
             swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
             swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
             swagger_favicon_url=f"{root}{ASSETS}/favicon.png",
-            # Swagger UI would otherwise send the document to a validator on the internet.
+            # Otherwise Swagger UI sends the document to an online validator.
             swagger_ui_parameters={"validatorUrl": None},
         )
         page.headers["Content-Security-Policy"] = _policy(bytes(page.body))
@@ -35,7 +35,7 @@ def install(app: FastAPI) -> None:
 
 
 def _policy(html: bytes) -> str:
-    """The page's one inline script is named by its digest. Swagger UI sets styles on its elements."""
+    """Allow the page's one inline script by its digest. Swagger UI sets inline styles."""
     scripts = (base64.b64encode(hashlib.sha256(text).digest()).decode() for text in _INLINE.findall(html))
     policy = {
         "default-src": "'none'",

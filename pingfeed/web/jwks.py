@@ -1,17 +1,24 @@
-"""The public keys that tokens are checked with: read from a JSON Web Key Set (RFC 7517), read anew now and then.
+"""The public keys that tokens are checked with: a JSON Web Key Set (RFC 7517) in a file or at a URL, refreshed.
 
-A key is found by its id and an algorithm that the settings allow and that fits its type: so a token can choose neither
-an algorithm nor a key of another kind. Keys without an id, for encryption, private or too short are passed over.
+A key is looked up by its id and an algorithm that the settings allow and that fits the key's type, so a token can
+choose neither the algorithm nor a key of another kind. Keys without an id, encryption keys, private keys and keys that
+are too short are ignored.
 
-The set is read anew when it is `MAX_AGE_S` old, and at once for an id that is not in it (a new key was put in), but
-never before `RETRY_S` have passed since the last attempt, whatever flood of unknown ids comes, and never twice at a
-time. The old set is used until a new one has been read.
+The set is refreshed when it is `MAX_AGE_S` old, and immediately for an unknown id (a new key was published), but at
+most every `RETRY_S`, however many unknown ids arrive, and never twice at a time. The old set serves until a new one has
+been read.
 """
 
 import asyncio
 import logging
+import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from email.message import Message
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO, Any, Final
+from urllib.error import HTTPError
 
 import jwt
 import msgspec
@@ -24,8 +31,11 @@ log = logging.getLogger(__name__)
 RETRY_S: Final = 10.0
 MAX_AGE_S: Final = 300.0
 PATIENCE_S: Final = 8.0
-"""How long a request waits for a set that is being read."""
+"""How long a request waits for a refresh."""
 MAX_KEYS: Final = 100
+MAX_BYTES: Final = 256 << 10
+SOCKET_S: Final = 3.0
+TOTAL_S: Final = 6.0
 
 Keys = Mapping[tuple[str, str], jwt.PyJWK]
 """Keys by id and algorithm."""
@@ -38,15 +48,15 @@ class _Set(msgspec.Struct):
 
 
 def parse(body: bytes, algorithms: Sequence[str]) -> Keys:
-    """The usable keys of a set; FormatError, the end of a sentence, if it is no set or has none."""
+    """The usable keys of a set; FormatError, with the predicate of a sentence, if there are none."""
     try:
         found = msgspec.json.decode(body, type=_Set).keys[:MAX_KEYS]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FormatError("is no JSON Web Key Set") from error
+        raise FormatError("is not a JSON Web Key Set") from error
     pairs = ((key, name) for key in found for name in algorithms if _fits(key, name))
     usable = {(key["kid"], name): made for key, name in pairs if (made := _key(key, name)) is not None}
     if not usable:
-        raise FormatError(f"holds no public key with an id (kid) for {' or '.join(algorithms)}")
+        raise FormatError(f"has no public key with an id (kid) for {' or '.join(algorithms)}")
     return usable
 
 
@@ -70,7 +80,10 @@ def _key(key: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
 
 
 class PublishedKeys:
-    """The keys at one address. `read` blocks and runs in a thread; `on_change` hears of every other set."""
+    """The keys at one address. `read` blocks and runs in a thread; `on_change` is called for every new set.
+
+    (PyJWT's own client holds its lock while it fetches, and never drops keys when the set becomes empty.)
+    """
 
     def __init__(
         self,
@@ -81,56 +94,49 @@ class PublishedKeys:
         reads: Counter,
         on_change: Callable[[], None],
     ) -> None:
-        self._read = read
-        self._algorithms = algorithms
-        self._monotonic = monotonic
-        self._reads = reads
-        self._on_change = on_change
+        self._read, self._algorithms, self._monotonic = read, algorithms, monotonic
+        self._reads, self._on_change = reads, on_change
         self._body = b""
         self._keys: Keys | None = None
         self._ids: frozenset[str] = frozenset()
         self._tried_s = self._read_s = float("-inf")
-        self._reading: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
 
     def read_now(self) -> None:
-        """Read the set, blocking; Unavailable or FormatError if that fails."""
+        """Read the set, blocking; raises Unavailable or FormatError."""
         self._tried_s = self._monotonic()
-        self._take(self._read())
+        self._update(self._read())
 
     async def find(self, key_id: str, algorithm: str) -> jwt.PyJWK | None:
-        """The key of this id for this algorithm; Unavailable while no set could be read at all."""
+        """The key with this id for this algorithm; Unavailable as long as no set could be read."""
         age_s = self._monotonic() - self._read_s
-        if key_id not in self._ids or age_s >= 2 * MAX_AGE_S:
-            await self._renewed()  # A key may have been taken out while nobody asked.
-        elif age_s >= MAX_AGE_S:
-            self._renewal()
+        if age_s >= MAX_AGE_S or key_id not in self._ids:
+            refresh = self._refresh()
+            # After a long silence a key may have been revoked; otherwise a known key does not wait for the refresh.
+            if refresh is not None and (key_id not in self._ids or age_s >= 2 * MAX_AGE_S):
+                await asyncio.wait({refresh}, timeout=PATIENCE_S)
         if self._keys is None:
-            raise Unavailable("the keys that tokens are signed with cannot be read now", retry_after_s=int(RETRY_S))
+            raise Unavailable("the token signing keys cannot be read", retry_after_s=int(RETRY_S))
         return self._keys.get((key_id, algorithm))
 
-    async def _renewed(self) -> None:
-        reading = self._renewal()
-        if reading is not None:
-            await asyncio.wait({reading}, timeout=PATIENCE_S)
-
-    def _renewal(self) -> "asyncio.Task[None] | None":
-        """The reading that goes on, begun here unless the last attempt was a moment ago."""
+    def _refresh(self) -> "asyncio.Task[None] | None":
+        """The refresh under way, started here unless the last attempt was less than `RETRY_S` ago."""
         now_s = self._monotonic()
-        if self._reading is None and now_s - self._tried_s >= RETRY_S:
+        if self._refreshing is None and now_s - self._tried_s >= RETRY_S:
             self._tried_s = now_s
-            self._reading = asyncio.create_task(self._renew())
-        return self._reading
+            self._refreshing = asyncio.create_task(self._read_again())
+        return self._refreshing
 
-    async def _renew(self) -> None:
+    async def _read_again(self) -> None:
         try:
-            self._take(await asyncio.to_thread(self._read))
+            self._update(await asyncio.to_thread(self._read))
         except PingfeedError as error:
             self._reads.labels("failed").inc()
-            log.warning("the keys that tokens are signed with were not read anew", extra={"reason": error.message})
+            log.warning("could not refresh the token signing keys", extra={"reason": error.message})
         finally:
-            self._reading = None
+            self._refreshing = None
 
-    def _take(self, body: bytes) -> None:
+    def _update(self, body: bytes) -> None:
         if body != self._body:
             self._keys = parse(body, self._algorithms)
             self._ids = frozenset(key_id for key_id, _ in self._keys)
@@ -138,3 +144,60 @@ class PublishedKeys:
             self._on_change()
         self._read_s = self._monotonic()
         self._reads.labels("ok").inc()
+
+
+def source_of(address: str) -> Callable[[], bytes]:
+    """A blocking function that reads the document at a URL or an absolute path.
+
+    It raises Unavailable, with the predicate of a sentence, if the document is absent or too large.
+    """
+    if "://" in address:
+        return lambda: _fetch(address)
+    return lambda: _read_file(Path(address))
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return _checked_size(file.read(MAX_BYTES + 1))
+    except OSError as error:
+        raise Unavailable(f"cannot be read: {(error.strerror or 'it does not exist').lower()}") from error
+
+
+def _fetch(url: str) -> bytes:
+    """Plain http is for this machine only (the settings enforce that) and bypasses any proxy."""
+    proxies = [urllib.request.ProxyHandler({})] if url.lower().startswith("http:") else []
+    opener = urllib.request.build_opener(_NoRedirect, *proxies)
+    opener.addheaders = [("Accept", "application/json"), ("User-Agent", "pingfeed")]
+    deadline = time.monotonic() + TOTAL_S
+    try:
+        with opener.open(url, timeout=SOCKET_S) as response:
+            return _checked_size(_read_response(response, deadline))
+    except HTTPError as error:
+        error.close()
+        raise Unavailable(f"returned status {error.code}") from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise Unavailable(f"did not respond: {getattr(error, 'reason', None) or error}") from error
+
+
+def _read_response(response: Any, deadline: float) -> bytes:
+    """The body, or enough of it to show that it is too large; a server that trickles is given up at `deadline`."""
+    body = b""
+    while len(body) <= MAX_BYTES and (part := response.read1(MAX_BYTES)):
+        body += part
+        if time.monotonic() > deadline:
+            raise Unavailable(f"took more than {TOTAL_S:g} s")
+    return body
+
+
+def _checked_size(body: bytes) -> bytes:
+    if len(body) > MAX_BYTES:
+        raise Unavailable(f"has more than {MAX_BYTES:,} bytes")
+    return body
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> None:
+        """None: a redirect could lead from https to anywhere, so the 30x is the response."""

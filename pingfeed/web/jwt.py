@@ -1,29 +1,28 @@
-"""JSON Web Tokens (RFC 7519, checked as RFC 8725 wants it): who a token speaks for.
+"""JSON Web Tokens (RFC 7519, verified as RFC 8725 recommends): which user a token speaks for.
 
-A token must be signed with an allowed algorithm by a key that fits it, be for this audience and by this issuer, name a
-user in `sub`, and not be past `exp` or before `nbf`. What was found is remembered for `REMEMBERED_MS`, and never past
-`exp`, under the token's digest: a user's next requests cost a look into a table.
+A token must be signed with an allowed algorithm by a key that fits it, name our audience and issuer and a user in
+`sub`, and be within `exp` and `nbf`. The result is cached by the token's digest for `CACHED_MS`, and never past `exp`:
+a user's next requests cost a table lookup.
 """
 
 import base64
-import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Final
 
 import jwt
 import msgspec
+from msgspec import Meta
 
 from pingfeed.core.clock import Clock
 from pingfeed.core.errors import FormatError, SettingsError, Unauthenticated, Unavailable
 from pingfeed.core.events import Id
 from pingfeed.settings import Settings
-from pingfeed.web.jwks import PublishedKeys
-from pingfeed.web.key_source import source_of
+from pingfeed.web.jwks import PublishedKeys, source_of
 from pingfeed.web.metrics import Metrics
 
 MAX_TOKEN_BYTES: Final = 8192
-MAX_REMEMBERED: Final = 10_000
-REMEMBERED_MS: Final = 60_000
+MAX_CACHED: Final = 10_000
+CACHED_MS: Final = 60_000
 LEEWAY_S: Final = 30
 """How far the issuer's clock may be off."""
 
@@ -33,44 +32,45 @@ class _Header(msgspec.Struct):
     kid: str | None = None
 
 
+class _Claims(msgspec.Struct):
+    sub: Id
+    exp: Annotated[float, Meta(lt=1e12)]
+    """Epoch seconds. The library also accepts numeric strings and times without end."""
+
+
 _HEADER: Final = msgspec.json.Decoder(_Header)
 _SENTENCES: Final[tuple[tuple[type[jwt.PyJWTError], str], ...]] = (
+    (jwt.ExpiredSignatureError, "the token has expired"),
+    (jwt.ImmatureSignatureError, "the token is not valid yet"),
     (jwt.InvalidAudienceError, "the token is for another audience"),
-    (jwt.InvalidIssuerError, "the token is by another issuer"),
+    (jwt.InvalidIssuerError, "the token is from another issuer"),
     (jwt.InvalidSignatureError, "the token's signature is not valid"),
     (jwt.PyJWTError, "the token is not valid"),
 )
 
 
 class Tokens:
-    """Checks tokens by one installation's settings."""
+    """Verifies tokens by one installation's settings."""
 
     def __init__(self, settings: Settings, *, clock: Clock, monotonic: Callable[[], float], metrics: Metrics) -> None:
         self._settings = settings
         self._clock = clock
         self._secret = settings.jwt_secret.encode("utf-8", "surrogateescape")
-        self._remembered: dict[bytes, tuple[str, float]] = {}
+        self._cache: dict[bytes, tuple[str, float]] = {}
         self._published = None if self._secret else self._open(monotonic, metrics)
-        # The clock is given, so times are checked here; all other claims by the library.
         self._library = jwt.PyJWT(
-            {
-                "require": ["exp", "sub", "aud", "iss"],
-                "verify_exp": False,
-                "verify_nbf": False,
-                "verify_iat": False,
-                "enforce_minimum_key_length": True,
-            }
+            {"require": ["exp", "sub", "aud", "iss"], "verify_iat": False, "enforce_minimum_key_length": True}
         )
 
     def _open(self, monotonic: Callable[[], float], metrics: Metrics) -> PublishedKeys:
-        """The published keys; what is wrong with a file of them is said at once."""
+        """The published keys; a key file is read, and checked, at once."""
         address = self._settings.jwt_jwks
         published = PublishedKeys(
             source_of(address),
             self._settings.jwt_algorithms,
             monotonic=monotonic,
-            reads=metrics.counter("jwks_reads", "Times that the keys of tokens were read", ("outcome",)),
-            on_change=self._remembered.clear,
+            reads=metrics.counter("jwks_reads", "Reads of the token signing keys", ("outcome",)),
+            on_change=self._cache.clear,
         )
         if "://" not in address:
             try:
@@ -81,51 +81,48 @@ class Tokens:
         return published
 
     async def subject(self, token: bytes, digest: bytes) -> str:
-        """The user that a token speaks for; `digest` is a cryptographic one of the token.
+        """The user that a token speaks for; `digest` is a cryptographic digest of the token.
 
-        Unauthenticated says what is wrong with it, Unavailable that there are no keys to check it with.
+        Raises Unauthenticated, saying what is wrong with the token, and Unavailable without keys to check it.
         """
         now_ms = self._clock()
-        known = self._remembered.get(digest)
-        if known is not None and now_ms < known[1]:
-            return known[0]
-        subject, expires_ms = await self._checked(token, now_ms)
-        self._remembered.pop(digest, None)
-        if len(self._remembered) >= MAX_REMEMBERED:
-            del self._remembered[next(iter(self._remembered))]
-        self._remembered[digest] = subject, min(expires_ms, now_ms + REMEMBERED_MS)
-        return subject
+        cached = self._cache.get(digest)
+        if cached is not None and now_ms < cached[1]:
+            return cached[0]
+        claims = await self._verify(token)
+        self._cache.pop(digest, None)
+        if len(self._cache) >= MAX_CACHED:
+            del self._cache[next(iter(self._cache))]
+        self._cache[digest] = claims.sub, min((claims.exp + LEEWAY_S) * 1000, now_ms + CACHED_MS)
+        return claims.sub
 
-    async def _checked(self, token: bytes, now_ms: int) -> tuple[str, float]:
+    async def _verify(self, token: bytes) -> _Claims:
         header = _header_of(token)
         key = await self._key(header)
-        settings = self._settings
+        audience, issuer = self._settings.jwt_audience, self._settings.jwt_issuer
         try:
-            claims = self._library.decode(
-                token, key, [header.alg], audience=settings.jwt_audience, issuer=settings.jwt_issuer
-            )
+            claims = self._library.decode(token, key, [header.alg], audience=audience, issuer=issuer, leeway=LEEWAY_S)
+            return msgspec.convert(claims, _Claims)
         except jwt.MissingRequiredClaimError as error:
             raise Unauthenticated(f"the token has no {error.claim}") from error
         except jwt.PyJWTError as error:
             sentence = next(sentence for kind, sentence in _SENTENCES if isinstance(error, kind))
             raise Unauthenticated(sentence) from error
-        expires_ms = _check_times(claims, now_ms)
-        try:
-            return msgspec.convert(claims["sub"], Id), expires_ms
         except msgspec.ValidationError as error:
-            raise Unauthenticated("the token's sub is not a user id") from error
+            what = "sub is not a user id" if "`$.sub`" in str(error) else "exp is not a time"
+            raise Unauthenticated(f"the token's {what}") from error
 
     async def _key(self, header: _Header) -> jwt.PyJWK | bytes:
         """The key for a token with this header, whose algorithm the settings must allow."""
         if header.alg not in self._settings.jwt_algorithms:
-            raise Unauthenticated("the token is signed with an algorithm that is not accepted here")
+            raise Unauthenticated("the token's signing algorithm is not accepted")
         if self._published is None:
             return self._secret
         if header.kid is None:
-            raise Unauthenticated("the token does not say which key signed it (kid)")
+            raise Unauthenticated("the token does not name its signing key (kid)")
         key = await self._published.find(header.kid, header.alg)
         if key is None:
-            raise Unauthenticated("the token is signed by a key that is not known here")
+            raise Unauthenticated("the token's signing key is unknown")
         return key
 
 
@@ -137,25 +134,3 @@ def _header_of(token: bytes) -> _Header:
         return _HEADER.decode(base64.b64decode(first + b"=" * (-len(first) % 4), b"-_", validate=True))
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise Unauthenticated("the token is not a JSON Web Token") from error
-
-
-def _check_times(claims: dict[str, Any], now_ms: int) -> float:
-    """Until when the claims hold, in epoch milliseconds; Unauthenticated outside of their time."""
-    expires = _moment(claims, "exp")
-    if now_ms >= (expires + LEEWAY_S) * 1000:
-        raise Unauthenticated("the token has expired")
-    if "nbf" in claims and now_ms < (_moment(claims, "nbf") - LEEWAY_S) * 1000:
-        raise Unauthenticated("the token is not valid yet")
-    return (expires + LEEWAY_S) * 1000
-
-
-def _moment(claims: dict[str, Any], name: str) -> float:
-    """A claim in epoch seconds. JSON as Python reads it knows Infinity: a token for ever."""
-    value = claims[name]
-    try:
-        is_time = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:  # A whole number that no double holds.
-        is_time = False
-    if not is_time:
-        raise Unauthenticated(f"the token's {name} is not a time")
-    return float(value)

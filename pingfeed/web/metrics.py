@@ -1,22 +1,38 @@
-"""Prometheus counters of one app, on a registry of its own: two apps in one process never share a number."""
+"""The metrics of one app: Prometheus, or lines in the log where nothing scrapes (Lambda).
+
+Each app has its own registry, so two apps in one process never share a number. `MetricLines` writes CloudWatch's
+Embedded Metric Format:
+
+    {"_aws": {"Timestamp": 1795348800000, "CloudWatchMetrics": [{"Namespace": "pingfeed", "Dimensions": [["service"]],
+      "Metrics": [{"Name": "events_accepted", "Unit": "Count"}, {"Name": "events_rejected", "Unit": "Count"}]}]},
+     "service": "ingest", "events_accepted": 3, "events_rejected": 2,
+     "events_rejected_by_code": {"missing_field": 1, "out_of_range": 1}}
+
+Each number is the increase since the last line, so a sum over a period is the total across all environments.
+CloudWatch bills each metric per name, dimensions and hour in which it is reported. So only the requested counters are
+metrics, a label is a field that log queries can read rather than a dimension, and unchanged counters are left out.
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from pingfeed.core.clock import Clock
 from pingfeed.ports import SinkCounters
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+NAMESPACE: Final = "pingfeed"
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
 class Metrics:
-    """What an app counts: requests by itself, domain counters through `counter` and `gauge` (all `pingfeed_*`)."""
+    """HTTP requests, and the counters, gauges and histograms that an app registers; all are named `pingfeed_*`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -29,8 +45,8 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        # To look a label's values up costs as much as to count.
-        self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        # Looking up label values costs as much as counting.
+        self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
         """A new counter `pingfeed_<name>_total`; labels must have few values (never an id)."""
@@ -39,13 +55,13 @@ class Metrics:
         return made
 
     def counted(self, name: str, meaning: str, read: Callable[[], float]) -> None:
-        """A new counter `pingfeed_<name>_total` of something that counts for itself; read when it is scraped."""
-        made = _Counted(f"pingfeed_{name}", meaning, read)
+        """A new counter `pingfeed_<name>_total` whose value is kept elsewhere and read on each scrape."""
+        made = _ExternalCounter(f"pingfeed_{name}", meaning, read)
         self.registry.register(made)
         self._counters[name] = made
 
     def gauge(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Gauge:
-        """A new gauge `pingfeed_<name>`; `set_function` reads it when it is scraped."""
+        """A new gauge `pingfeed_<name>`; `set_function` sets the function to read on each scrape."""
         return Gauge(f"pingfeed_{name}", meaning, labels, registry=self.registry)
 
     def histogram(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Histogram:
@@ -53,36 +69,36 @@ class Metrics:
         return Histogram(f"pingfeed_{name}_seconds", meaning, labels, buckets=_BUCKETS, registry=self.registry)
 
     def watch_sink(self, read: Callable[[], SinkCounters]) -> None:
-        """Show what the event sink counts for itself: its cost comes from the billed bytes."""
-        self.counted("sink_bytes", "Bytes of events that the sink took", lambda: read().bytes)
-        self.counted("sink_billed_bytes", "Bytes that are billed for them", lambda: read().billed_bytes)
-        self.counted("sink_records", "Files or records that hold them", lambda: read().records)
-        self.counted("sink_retried_records", "Files or records that were sent again", lambda: read().retried)
-        self.counted("sink_set_aside", "Events not of the sink's schema, taken apart", lambda: read().set_aside)
+        """Export the event sink's counters; its cost follows from the billed bytes."""
+        self.counted("sink_bytes", "Bytes of events written to the sink", lambda: read().bytes)
+        self.counted("sink_billed_bytes", "Bytes billed for events written to the sink", lambda: read().billed_bytes)
+        self.counted("sink_records", "Files or records written to the sink", lambda: read().records)
+        self.counted("sink_retried_records", "Files or records sent again", lambda: read().retried)
+        self.counted("sink_quarantined", "Events that do not match the sink's schema", lambda: read().quarantined)
 
     def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one answered request; `route` is the path's template, so that its values stay few."""
-        counted = self._counted.get((method, route, status))
-        if counted is None:
-            counted = self._requests.labels(method, route, str(status)), self._seconds.labels(route)
-            self._counted[method, route, status] = counted
-        counted[0].inc()
-        counted[1].observe(seconds)
+        """Record one request; `route` is the path's template, so that it has few values."""
+        found = self._by_request.get((method, route, status))
+        if found is None:
+            found = self._requests.labels(method, route, str(status)), self._seconds.labels(route)
+            self._by_request[method, route, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     def counts(self, names: Collection[str]) -> Iterator[tuple[str, Mapping[str, str], float]]:
-        """Name, labels and value of the counters of these names (as they were given to `counter` and `counted`)."""
+        """Name, labels and value of these counters (names as given to `counter` and `counted`)."""
         for name in names:
             for family in self._counters[name].collect():
                 yield from ((name, s.labels, s.value) for s in family.samples if s.name.endswith("_total"))
 
     def render(self) -> bytes:
-        """The registry in Prometheus' text format."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 @dataclass(frozen=True)
-class _Counted(Collector):
-    """A counter whose number is kept elsewhere."""
+class _ExternalCounter(Collector):
+    """A counter whose value is kept elsewhere."""
 
     name: str
     meaning: str
@@ -93,3 +109,40 @@ class _Counted(Collector):
 
     def describe(self) -> Iterator[CounterMetricFamily]:
         yield CounterMetricFamily(self.name, self.meaning)
+
+
+class MetricLines:
+    """Writes the increases of a service's counters (`names`, without `pingfeed_` and `_total`)."""
+
+    def __init__(
+        self, metrics: Metrics, service: str, names: Collection[str], *, clock: Clock, write: Callable[[str], Any]
+    ) -> None:
+        self._metrics, self._service, self._names = metrics, service, names
+        self._clock, self._write = clock, write
+        self._written: dict[tuple[str, ...], float] = {}
+
+    def flush(self) -> None:
+        """Write one line, ending in a line feed, if any counter has increased."""
+        increases = self._increases()
+        if not increases:
+            return
+        metrics = [{"Name": name, "Unit": _unit(name)} for name in increases if name in self._names]
+        directive = {"Namespace": NAMESPACE, "Dimensions": [["service"]], "Metrics": metrics}
+        line = {"_aws": {"Timestamp": self._clock(), "CloudWatchMetrics": [directive]}, "service": self._service}
+        self._write(msgspec.json.encode(line | increases).decode() + "\n")
+
+    def _increases(self) -> dict[str, Any]:
+        """The increase of each counter by name, and by label value where it has a label."""
+        increases: dict[str, Any] = {}
+        for name, labels, value in self._metrics.counts(self._names):
+            key = (name, *labels.values())
+            more, self._written[key] = int(value - self._written.get(key, 0)), value
+            if more:
+                increases[name] = increases.get(name, 0) + more
+                for label, of in labels.items():
+                    increases.setdefault(f"{name}_by_{label}", {})[of] = more
+        return increases
+
+
+def _unit(name: str) -> str:
+    return "Bytes" if name.endswith("_bytes") else "Count"

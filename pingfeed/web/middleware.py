@@ -1,32 +1,99 @@
-"""The outermost layer of an app: a request id and headers for everybody, one answer for the unexpected, the count."""
+"""The layers around an app's routes, outermost first: CORS, request id and headers, direct routes.
+
+Direct routes: FastAPI's work for a request (matching every route, dependencies, exit stacks) costs more than accepting
+an event or ranking a feed. So `DirectLayer` calls the handlers of the busy routes itself. They are FastAPI's routes
+too, for the documents and for every request that does not match exactly, and they answer the same either way.
+"""
 
 import logging
 import re
 import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from starlette.requests import ClientDisconnect
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pingfeed.core.clock import Clock, system_clock
+from pingfeed.core.errors import PingfeedError
 from pingfeed.core.ids import IdMaker, uuid7
+from pingfeed.settings import Settings
 from pingfeed.telemetry import request_id
-from pingfeed.web.errors import internal_error
-from pingfeed.web.headers import hardened
+from pingfeed.web.errors import answer_to, internal_error
 from pingfeed.web.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-_HEADER: Final = b"x-request-id"
-_VALID: Final = re.compile(rb"[A-Za-z0-9._:@-]{1,128}")
-_GONE: Final = 499
-"""How a request is counted whose client left before the answer (no such status is ever sent)."""
+Header = tuple[bytes, bytes]
+Handler = Callable[[Request], Awaitable[Response]]
+"""A route's function that takes only the request; raises PingfeedError."""
+
+SECURITY: Final[tuple[Header, ...]] = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
+"""Security headers of every response; a route that returns an HTML page sets its own content security policy."""
+_CORS_REQUEST_HEADERS: Final = ("Authorization", "Content-Encoding", "Content-Type", "X-API-Key", "X-Request-Id")
+_CORS_RESPONSE_HEADERS: Final = ("Retry-After", "WWW-Authenticate", "X-Request-Id")
+_PREFLIGHT_MAX_AGE_S: Final = 600
+_REQUEST_ID: Final = b"x-request-id"
+_VALID_ID: Final = re.compile(rb"[A-Za-z0-9._:@-]{1,128}")
+_CLIENT_CLOSED: Final = 499
+"""The status label for requests whose client disconnected before the response; it is never sent."""
+
+
+def install(app: FastAPI, settings: Settings, *, metrics: Metrics, clock: Clock, make_id: IdMaker) -> None:
+    """Add the outer layers. CORS comes last, hence outermost, so that an allowed page can read even a 500.
+
+    Cookies are never read, so `*` lets any page call but gives it no rights: keys are sent explicitly.
+    """
+    app.add_middleware(OutermostLayer, metrics=metrics, clock=clock, make_id=make_id)
+    if settings.cors_origins:
+        app.add_middleware(
+            _Cors,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=_CORS_REQUEST_HEADERS,
+            expose_headers=_CORS_RESPONSE_HEADERS,
+            max_age=_PREFLIGHT_MAX_AGE_S,
+        )
+
+
+def install_direct(app: FastAPI, handlers: Mapping[tuple[str, str], Handler]) -> None:
+    """Answer these (method, path) pairs by their handlers, inside all other layers."""
+    routes = {key: DirectRoute(key[1], handler) for key, handler in handlers.items()}
+    app.user_middleware.append(Middleware(DirectLayer, routes=routes))
+
+
+def hardened(headers: Sequence[Header], *more: Header) -> list[Header]:
+    """Headers (lower-case names) plus `more` plus those of `SECURITY` that are not set yet."""
+    given = {name for name, _ in headers}
+    return [*headers, *more, *(header for header in SECURITY if header[0] not in given)]
+
+
+class _Cors(CORSMiddleware):
+    """Adds the security headers to preflight responses, which never reach the inner layers."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        response.raw_headers = hardened(response.raw_headers)
+        return response
 
 
 class OutermostLayer:
-    """Pure ASGI: Starlette's BaseHTTPMiddleware would run every request in a further task.
+    """Request id, security headers, request metrics, and a 500 for unexpected errors.
 
-    A valid `X-Request-Id` is kept, else one is made; it is in the answer's header, in error bodies and in the logs.
+    A valid `X-Request-Id` is kept, otherwise one is generated; it is in the response header, error bodies and logs.
+    Pure ASGI: Starlette's BaseHTTPMiddleware would run every request in another task.
     """
 
     def __init__(
@@ -43,35 +110,35 @@ class OutermostLayer:
             await self._app(scope, receive, send)
             return
         this_id = _given_id(scope) or self._make_id(self._clock())
-        answer = _Answer(send, this_id)
+        response = _ResponseStart(send, this_id)
         token = request_id.set(this_id)
         began = time.perf_counter()
         try:
-            await self._answered(scope, receive, answer)
+            await self._answer(scope, receive, response)
         finally:
             seconds = time.perf_counter() - began
-            self._metrics.observe_request(_method(scope), _route(scope), answer.status or _GONE, seconds)
+            self._metrics.observe_request(_method(scope), _route(scope), response.status or _CLIENT_CLOSED, seconds)
             request_id.reset(token)
 
-    async def _answered(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+    async def _answer(self, scope: Scope, receive: Receive, response: "_ResponseStart") -> None:
         try:
-            await self._app(scope, receive, answer)
+            await self._app(scope, receive, response)
         except ClientDisconnect:
-            log.info("the client left before its answer")
-        # The one broad except: whatever a bug raises, the caller gets our shape of a 500 and the log its traceback.
+            log.info("client disconnected before the response")
+        # The only broad except: a bug becomes a 500 in the common error format, with its traceback in the log.
         except Exception:
             log.exception("request failed: %s %s", scope["method"], scope["path"])
-            if answer.status:
-                raise  # half an answer is out: only closing the connection tells the client
-            await internal_error()(scope, receive, answer)
+            if response.status:
+                raise  # the response has started: only closing the connection can signal the failure
+            await internal_error()(scope, receive, response)
 
 
-class _Answer:
-    """Puts the request id and the security headers on the response and remembers its status."""
+class _ResponseStart:
+    """Adds the request id and the security headers to a response and records its status."""
 
     def __init__(self, send: Send, this_id: str) -> None:
         self._send = send
-        self._header = (_HEADER, this_id.encode())
+        self._header = (_REQUEST_ID, this_id.encode())
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
@@ -81,9 +148,38 @@ class _Answer:
         await self._send(message)
 
 
+@dataclass(frozen=True)
+class DirectRoute:
+    """The scope's `route` for a request that `DirectLayer` answered."""
+
+    path: str
+    handler: Handler
+
+
+class DirectLayer:
+    """Calls a request's handler by method and exact path; everything else passes through."""
+
+    def __init__(self, app: ASGIApp, *, routes: Mapping[tuple[str, str], DirectRoute]) -> None:
+        self._app = app
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        route = self._routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if route is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = route
+        try:
+            response = await route.handler(Request(scope, receive))
+        except PingfeedError as error:
+            response = answer_to(error)
+        await response(scope, receive, send)
+
+
 def _given_id(scope: Scope) -> str | None:
-    given: bytes = next((value for name, value in scope["headers"] if name == _HEADER), b"")
-    return given.decode() if _VALID.fullmatch(given) else None
+    given: bytes = next((value for name, value in scope["headers"] if name == _REQUEST_ID), b"")
+    return given.decode() if _VALID_ID.fullmatch(given) else None
 
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -1,9 +1,9 @@
-"""OpenAPI from msgspec structs: the schema that decodes and encodes is the schema that is published.
+"""OpenAPI from msgspec structs: the published schema is the one that decodes and encodes.
 
-Routes take a Request and return a Response, so FastAPI sees no models. They say what goes in and out with `body` and
-`answer`; `install` puts the structs' schemas under `components`, the headers on every answer, and the credentials on
-every operation that may answer 401. The credentials are alternatives, and which of them are accepted is a matter of the
-settings; with PINGFEED_AUTH=none "no credential" is one more.
+Routes take a Request and return a Response, so FastAPI sees no models. They declare their input and output with `body`
+and `answer`; `install` puts the structs' schemas under `components`, the headers on every response, and the credentials
+on every operation that may return 401. The credentials are alternatives; the settings decide which are accepted. With
+PINGFEED_AUTH=none, "no credential" is another alternative.
 """
 
 import inspect
@@ -19,28 +19,28 @@ _TEMPLATE: Final = "#/components/schemas/{name}"
 
 MEANINGS: Final[Mapping[int, str]] = {
     400: "The body is not valid JSON or gzip.",
-    401: "No key or token, or one that is not good here.",
-    403: "The key is known, or the token is good, but it may not do this.",
-    404: "There is no such thing.",
+    401: "The key or token is missing or not valid.",
+    403: "The key or token is valid but does not allow this.",
+    404: "Not found.",
     413: "The body is over 1 MiB (inflated), or has too many events.",
-    422: "A field or a parameter is wrong; `field` names it.",
-    429: "More requests than one caller may send; try again after `Retry-After` seconds.",
-    503: "Full, or a dependency is down; try again after `Retry-After` seconds.",
+    422: "A field or parameter is not valid; `field` names it.",
+    429: "Too many requests from this caller; retry after `Retry-After` seconds.",
+    503: "Overloaded, or a dependency is down; retry after `Retry-After` seconds.",
 }
 
 
 _HEADERS: Final[Mapping[str, Any]] = {
     "X-Request-Id": {
-        "description": "The request's id, as it was sent or made here; logs and error bodies have it too.",
+        "description": "The request id, as sent or generated; also in logs and error bodies.",
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,128}$"},
     },
     "Retry-After": {
-        "description": "How many seconds to wait before the same request may succeed.",
+        "description": "Seconds to wait before retrying the request.",
         "required": True,
         "schema": {"type": "integer", "minimum": 1},
     },
     "WWW-Authenticate": {
-        "description": "How to say who calls.",
+        "description": "The expected authentication scheme.",
         "required": True,
         "schema": {"type": "string", "enum": ["Bearer"]},
     },
@@ -51,14 +51,14 @@ _CREDENTIALS: Final[Mapping[str, Any]] = {
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "JWT",
-        "description": "An API key, or with PINGFEED_AUTH=jwt a token whose `sub` is the user.",
+        "description": "An API key or, with PINGFEED_AUTH=jwt, a token whose `sub` is the user.",
     },
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
 }
 
 
 def schema(*types: Any) -> dict[str, Any]:
-    """The JSON schema of a type, or of any one of several; structs are referred to by name."""
+    """The JSON schema of a type, or of a union of several; structs are referenced by name."""
     if len(types) > 1:
         return {"anyOf": [schema(type_) for type_ in types]}
     (found,), _ = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
@@ -66,7 +66,7 @@ def schema(*types: Any) -> dict[str, Any]:
 
 
 def answer(*types: Any, meaning: str = "OK", example: Any = None) -> dict[str, Any]:
-    """One entry of a route's `responses`: a JSON body of this type, or of any one of several."""
+    """An entry of a route's `responses`: a JSON body of this type, or of one of several."""
     content: dict[str, Any] = {"schema": schema(*types)}
     if example is not None:
         content["example"] = example
@@ -74,7 +74,7 @@ def answer(*types: Any, meaning: str = "OK", example: Any = None) -> dict[str, A
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Entries of a route's `responses` for statuses that answer in the shape of errors."""
+    """Entries of a route's `responses` for statuses with an error body."""
     answers: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         answers[status] = answer(ErrorBody, meaning=MEANINGS[status])
@@ -91,7 +91,7 @@ def body(type_: Any, examples: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tidy(component: dict[str, Any]) -> dict[str, Any]:
-    """Docstrings without their indentation, which Python itself takes off only from 3.13 on."""
+    """Remove the indentation of docstrings, which Python itself does only from 3.13 on."""
     described = component.get("description")
     return component | {"description": inspect.cleandoc(described)} if described else component
 
@@ -100,10 +100,10 @@ def _header(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/headers/{name}"}
 
 
-def install(app: FastAPI, types: Sequence[Any] = (), *, open_door: bool = False) -> None:
-    """Publish these types' schemas, and everything that they refer to, with the app's own.
+def install(app: FastAPI, types: Sequence[Any] = (), *, auth_optional: bool = False) -> None:
+    """Publish the schemas of these types, and of everything they reference, in the app's document.
 
-    `open_door`: an operation that knows callers does without a credential too.
+    `auth_optional`: operations that authenticate callers also accept requests without a credential.
     """
     generated = app.openapi
 
@@ -118,15 +118,15 @@ def install(app: FastAPI, types: Sequence[Any] = (), *, open_door: bool = False)
         document["components"] |= {"headers": _HEADERS, "securitySchemes": _CREDENTIALS}
         for path in document["paths"].values():
             for operation in path.values():
-                _complete(operation, open_door)
+                _complete(operation, auth_optional)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this as the way to extend it
 
 
-def _complete(operation: dict[str, Any], open_door: bool) -> None:
-    """What every operation says: its answers' headers, and who may call."""
+def _complete(operation: dict[str, Any], auth_optional: bool) -> None:
+    """Add the response headers and the accepted credentials."""
     for found in operation["responses"].values():
         found["headers"] = {"X-Request-Id": _header("X-Request-Id"), **found.get("headers", {})}
     if "401" in operation["responses"]:
-        operation["security"] = [{name: []} for name in _CREDENTIALS] + ([{}] if open_door else [])
+        operation["security"] = [{name: []} for name in _CREDENTIALS] + ([{}] if auth_optional else [])

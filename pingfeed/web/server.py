@@ -1,4 +1,4 @@
-"""Run an app until SIGTERM or SIGINT: stop accepting, finish what was begun, then close what the app holds."""
+"""Run an app until SIGTERM or SIGINT, then stop accepting, finish open requests and shut the app down."""
 
 import asyncio
 import contextlib
@@ -16,14 +16,14 @@ from pingfeed.core.errors import SettingsError
 log = logging.getLogger(__name__)
 
 _FINISH_S: Final = 10
-"""How long requests that were begun may take to finish once a stop was asked for."""
+"""How long open requests may take to finish on shutdown."""
 
 
 def run(make_app: Callable[[], FastAPI], host: str, port: int) -> None:
-    """Serve on one event loop of this process until it is told to stop.
+    """Serve on one event loop of this process until a stop signal.
 
-    `make_app` is called inside the event loop. A port that is taken, or an error of ours while starting, is raised as
-    it is, so that the command can say it in one sentence.
+    `make_app` is called inside the event loop. A port that is in use, or a PingfeedError during start-up, propagates
+    unchanged, so that the command can report it in one sentence.
     """
     with _bound(host, port) as listener:
         config = _config()
@@ -36,9 +36,9 @@ def _config() -> uvicorn.Config:
         _no_app_yet,
         log_config=None,
         access_log=False,
-        # The lifespan is run here, not by uvicorn, which would turn an error of ours into a traceback.
+        # The lifespan runs in `_serve`: uvicorn would turn a PingfeedError into a traceback.
         lifespan="off",
-        # A forwarded address is never believed (pingfeed/web/auth.py).
+        # Forwarded addresses are never trusted (pingfeed/web/auth.py).
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=_FINISH_S,
@@ -46,7 +46,7 @@ def _config() -> uvicorn.Config:
 
 
 async def _no_app_yet(*_: object) -> None:
-    """Holds the app's place: uvicorn wants one to choose the event loop, and ours is made inside that loop."""
+    """A placeholder: uvicorn needs an app to choose the event loop, and ours is created inside that loop."""
 
 
 async def _serve(make_app: Callable[[], FastAPI], config: uvicorn.Config, listener: socket.socket) -> None:
@@ -61,7 +61,7 @@ async def _serve(make_app: Callable[[], FastAPI], config: uvicorn.Config, listen
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to `_serve`: uvicorn raises them again once it is done, before the app could close in peace."""
+    """Leaves signals to `_serve`: uvicorn re-raises them when it is done, before the app could shut down cleanly."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -69,7 +69,7 @@ class _Server(uvicorn.Server):
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket that holds the address; it listens only when the app is ready."""
+    """A socket bound to the address; it listens only once the app is ready."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

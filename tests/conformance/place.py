@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from pingfeed.adapters._dynamodb.items import TTL
+from pingfeed.aws import TTL
 from tests.servers import AWS_ENVIRONMENT, Server
 
 EMBEDDED: Final = frozenset({"file", "disk", "sqlite", "snapshot"})

@@ -155,7 +155,7 @@ async def test_what_was_taken_is_counted(sink: EventSink) -> None:
     for number in range(2):
         await sink.write(batch(f"b{number}", like(number)))
     counters = sink.counters
-    assert (counters.records, counters.retried, counters.set_aside) == (2, 0, 0)
+    assert (counters.records, counters.retried, counters.quarantined) == (2, 0, 0)
     assert counters.bytes > 0
     assert counters.billed_bytes == 0 or counters.billed_bytes >= counters.bytes
 

@@ -28,7 +28,7 @@ def test_every_container_is_locked_down_and_reached_from_this_machine_only(compo
 def test_provisioning_again_makes_nothing(composition: Composition) -> None:
     said = composition.pingfeed("provision").splitlines()
     assert len(said) >= 4
-    assert all(line.endswith(": there already") for line in said)
+    assert all(line.endswith(": exists already") for line in said)
 
 
 def test_the_page_is_served_with_its_people(composition: Composition) -> None:

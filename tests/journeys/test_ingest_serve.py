@@ -98,5 +98,5 @@ def test_doctor_finds_running_services(services: Services) -> None:
     doctor = services.launch("doctor", "--json")
     doctor.process.wait(60)
     checks = {check["name"]: check for check in doctor.log()[-1]["checks"]}
-    assert checks["spool of ingest"] == {"name": "spool of ingest", "ok": True, "detail": "1 events wait for delivery"}
+    assert checks["spool of ingest"] == {"name": "spool of ingest", "ok": True, "detail": "undelivered events: 1"}
     assert checks["signals"]["ok"]

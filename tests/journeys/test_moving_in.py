@@ -32,7 +32,7 @@ def blocks_under(heading: str) -> list[str]:
 
 
 class Newcomer:
-    """Somebody in an empty folder who types what the page says; only the port is another one."""
+    """Runs the page's commands in an empty folder; only the port differs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -96,8 +96,8 @@ def test_a_csv_becomes_a_feed(newcomer: Newcomer) -> None:
     commands, curl = blocks_under("A CSV of your own")
     printed = newcomer.type_in(commands)
     assert "dry run: nothing was written" in printed
-    assert printed.count("1 lines refused") == 2
-    assert re.search(r"│ 8 +│ timestamp", printed)
+    assert printed.count("1 record rejected") == 2
+    assert re.search(r"│ 7 +│ 8 +│ timestamp", printed)
     answer = newcomer.ask(curl)
     shown = {item["ping_id"]: item["creator_id"] for item in answer["items"]}
     assert {"lamp-3": "lumen", "vase-2": "kiln"}.items() <= shown.items()

@@ -1,4 +1,6 @@
-"""A batch process that is killed at its n-th change of the lake, for every n until it gets through.
+"""A batch process that is killed at its n-th change of the lake, until it gets through.
+
+Every n with PROVE_ROUNDS=full (`make prove`), every fifth otherwise.
 
 for attempt in deaths(least=10, most=40):
     world = ...                     # afresh
@@ -13,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from batch.lake.tables import Tables
+from tests.prove import rounds
 
 
 class _Killed(Exception):
@@ -61,8 +64,9 @@ class Attempt:
 
 
 def deaths(least: int, most: int) -> Iterator[Attempt]:
-    """An attempt for each change at which a run can die; the last one gets through."""
-    for changes in range(most + 1):
+    """An attempt for each sampled change at which a run can die; the last one gets through."""
+    step = 6 - rounds(1, 5)
+    for changes in range(0, most + step, step):
         attempt = Attempt(changes)
         yield attempt
         if not attempt.died:

@@ -13,9 +13,9 @@ from pingfeed.settings import load
 from pingfeed.web.app import create_shell
 from pingfeed.web.auth import authenticate
 from pingfeed.web.body import read_body
+from pingfeed.web.errors import json_response
 from pingfeed.web.health import Readiness
 from pingfeed.web.metrics import Metrics
-from pingfeed.web.responses import json_response
 
 RAISED: dict[str, Exception] = {
     "invalid": errors.InvalidInput("limit must be 1 to 50", field="limit", code="out_of_range"),

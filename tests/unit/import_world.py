@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from batch.importers.csv_log import CsvLog
-from batch.importers.formats import Format
-from batch.importers.mapping import event_types, field_map
-from batch.importers.run import Importer, Outcome, Placing
+from batch.importers.csv_format import CsvFormat
+from batch.importers.csv_mapping import event_types, field_map
+from batch.importers.importer import Importer, Outcome, Placing
+from batch.importers.pieces import Format
 from batch.importers.source import OnRead, Source
 from batch.ticks import day_number
 from pingfeed.core.arrow import EVENT_SCHEMA
@@ -20,9 +20,10 @@ NOW_MS = 1_795_348_800_000 + 60_000
 END_MS = 1_795_348_800_000 - 1
 
 
-def csv_log(mapping: str = BASIC, events: str = "", **options: Any) -> CsvLog:
+def csv_log(mapping: str = BASIC, events: str = "", **options: Any) -> CsvFormat:
     """The format as the command makes it."""
-    return CsvLog(field_map([mapping]), event_types([events]), **options)
+    fields = field_map([mapping], ratings="rating_like" in options)
+    return CsvFormat(fields, event_types([events]), **options)
 
 
 def write(path: Path, lines: Iterable[str], end: str = "\n") -> Path:
@@ -37,7 +38,7 @@ def write_json(path: Path, events: Iterable[Mapping[str, Any] | str]) -> Path:
 
 
 def watch(_what: str) -> OnRead:
-    """Progress that nobody looks at."""
+    """Progress that is not shown."""
     return lambda _read: None
 
 
@@ -48,9 +49,11 @@ class ImportWorld(LakeWorld):
         super().__post_init__()
         self.time.now_ms = NOW_MS
 
-    def run(self, path: Path, form: Format, *, keep_dates: bool = True, dry_run: bool = False, **more: Any) -> Outcome:
-        """Import a file."""
-        return Importer(self.batch, Source(path), form, watch).run(Placing(keep_dates, **more), dry_run=dry_run)
+    def run(self, path: Path, form: Format, *, keep_dates: bool = True, **more: Any) -> Outcome:
+        """Import a file, however many of its records are rejected."""
+        stretch = {"stretch_ms": more.pop("stretch_ms")} if "stretch_ms" in more else {}
+        placing = Placing(keep_dates, **stretch)
+        return Importer(self.batch, Source(path), form, watch).run(placing, **({"allow_rejected": True} | more))
 
     def raw(self) -> list[dict[str, Any]]:
         """The raw rows in the lake, without what they have not, by arrival and kind."""

@@ -1,6 +1,7 @@
-"""Somebody who signs tokens: keys of both kinds, the set that publishes them, and tokens as a test wants them."""
+"""A token issuer: RSA and EC keys, the key set that publishes them, and tokens with any claims."""
 
 import json
+import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,9 +12,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from tests.unit.ingest_world import NOW_MS
 
-NOW_S: Final = NOW_MS // 1000
+def now_s() -> int:
+    """The real time, by which the token library checks `exp` and `nbf`."""
+    return int(time.time())
+
+
 AUDIENCE, ISSUER = "pingfeed", "https://login.example/"
 SECRET: Final = "a secret of at least 64 bytes, as long as the longest digest of them all"
 Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -46,7 +50,7 @@ def jwks(*keys: Mapping[str, Any] | str) -> bytes:
 
 def claims(sub: str = "u1", **more: Any) -> dict[str, Any]:
     """Good claims with `more` in their place; None leaves one out."""
-    all_of_them = {"sub": sub, "aud": AUDIENCE, "iss": ISSUER, "exp": NOW_S + 600} | more
+    all_of_them = {"sub": sub, "aud": AUDIENCE, "iss": ISSUER, "exp": now_s() + 600} | more
     return {name: value for name, value in all_of_them.items() if value is not None}
 
 

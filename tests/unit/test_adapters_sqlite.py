@@ -1,28 +1,28 @@
-"""What the SQLite stores share, and what only their own backend can show: group commit, refusals, sweeping."""
+"""What the SQLite stores share: transactions, locks, opening, sweeping, erasing, coalesced calls."""
 
 import asyncio
 import os
 import resource
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pingfeed.adapters import _sqlite
+from pingfeed.adapters._cache import Cache
+from pingfeed.adapters._sqlite import MAX_ITEMS, Coalescer, Database, Sweep
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
 from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.core.errors import FormatError, Unavailable
 from pingfeed.core.packet import TTL_S
-from pingfeed.core.signals import STATE_TTL_MS, Act, UserState
-from pingfeed.local import fold
-from pingfeed.local import sqlite as local_sqlite
-from pingfeed.local.sqlite import Database
-from pingfeed.local.sweep import Sweep
+from pingfeed.core.signals import Act
 from tests.conformance.samples import NOON_MS
+from tests.unit.forget_world import ZOE
 
 SCHEMA = ("CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text)",)
 
@@ -52,24 +52,13 @@ async def test_a_write_returns_its_result_once_it_is_committed(database: Databas
     assert database.one("SELECT text FROM note WHERE id = ?", 7) is None
 
 
-async def test_writes_that_wait_together_share_one_transaction_in_order(database: Database) -> None:
+async def test_writes_are_transactions_of_their_own_in_order(database: Database) -> None:
     statements: list[str] = []
-    begun, go = threading.Event(), threading.Event()
-
-    def slow(connection: sqlite3.Connection) -> None:
-        begun.set()
-        go.wait(10)
-        _insert("first", connection)
-
-    first = asyncio.create_task(database.write(slow))
-    await asyncio.to_thread(begun.wait, 10)
+    await database.check()
     database._writer.set_trace_callback(statements.append)
-    others = [asyncio.create_task(database.write(partial(_insert, str(n)))) for n in range(50)]
-    await asyncio.sleep(0)
-    go.set()
-    await asyncio.gather(first, *others)
-    assert statements.count("COMMIT") == 2
-    assert _texts(database) == ["first", *(str(n) for n in range(50))]
+    await asyncio.gather(*(database.write(partial(_insert, str(n))) for n in range(20)))
+    assert statements.count("COMMIT") == 20
+    assert _texts(database) == [str(n) for n in range(20)]
 
 
 async def test_a_failing_write_is_undone_alone_and_raises_where_it_was_asked_for(database: Database) -> None:
@@ -105,7 +94,7 @@ async def test_a_refusing_disk_fails_everything_that_waits_and_recovers_by_itsel
 async def test_a_lock_that_is_never_given_back_is_unavailable_and_recovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_sqlite, "_WRITE_WAIT_MS", 20)
+    monkeypatch.setattr(_sqlite, "_WRITE_WAIT_MS", 20)
     database = Database(tmp_path / "notes.sqlite", SCHEMA, durable=False)
     greedy = sqlite3.connect(database.path, isolation_level=None)
     greedy.execute("BEGIN IMMEDIATE")
@@ -230,33 +219,128 @@ async def test_expired_packets_leave_the_file(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_expired_states_leave_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "FOLD_BYTES", 200)
-    store = SqliteUserSignals(f"sqlite://{tmp_path}/s.sqlite")
-    await store.apply([Act(f"user-{n}", "seen", "p", NOON_MS) for n in range(100)])
-    await store.apply([Act("", "deleted", "p", NOON_MS)])
-    for n in range(70):
-        await store.apply([Act("new", "seen", f"p{n}", NOON_MS + STATE_TTL_MS)])
-    assert _count(tmp_path / "s.sqlite", "state") == 1
-    assert _count(tmp_path / "s.sqlite", "deleted") == 0
-    await store.close()
-
-
-async def test_a_damaged_state_begins_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_a_waiting_process_gets_the_write_lock_between_another_ones_long_transactions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fold, "FOLD_BYTES", 1)
-    store = SqliteUserSignals(f"sqlite://{tmp_path}/s.sqlite")
-    await store.apply([Act("ann", "seen", "p", NOON_MS), Act("bob", "seen", "p", NOON_MS)])
-    for _ in range(3):  # Begins the fold, reads, writes.
-        await store.apply([Act("cem", "seen", "p", NOON_MS)])
-    connection = sqlite3.connect(tmp_path / "s.sqlite")
-    with connection:
-        connection.execute("UPDATE state SET state = x'c1ff' WHERE user_id = 'ann'")
-    connection.close()
-    assert (await store.read("ann", NOON_MS)).state == UserState()
-    assert "damaged" in caplog.text
-    await store.apply([Act("ann", "hide", "q", NOON_MS + 1)])
-    assert (await store.read("ann", NOON_MS)).state.hides.keys() == {"q"}
-    assert (await store.read("bob", NOON_MS)).state.seen.keys() == {"p"}
-    await store.close()
+    monkeypatch.setattr(_sqlite, "_LONG_S", 0.0)
+    monkeypatch.setattr(_sqlite, "_YIELD_S", 0.05)
+    busy, waiting = (Database(tmp_path / "notes.sqlite", SCHEMA, durable=False) for _ in range(2))
+    begun = threading.Event()
+
+    def first(connection: sqlite3.Connection) -> None:
+        _insert("busy", connection)
+        begun.set()
+
+    works: list[Callable[[sqlite3.Connection], None]] = [first, *[partial(_insert, "busy")] * 20]
+    long = [asyncio.create_task(busy.write(work)) for work in works]
+    await asyncio.to_thread(begun.wait, 10)
+    await waiting.write(partial(_insert, "waiting"))
+    assert not all(task.done() for task in long)
+    await asyncio.gather(*long)
+    for database in (busy, waiting):
+        await database.close()
+
+
+async def test_no_byte_of_a_forgotten_id_is_left_while_services_keep_the_files_open(tmp_path: Path) -> None:
+    """The operator's command opens the files anew, beside the services; a thousand users fill some pages."""
+    urls = f"sqlite://{tmp_path}/c.sqlite", f"sqlite://{tmp_path}/s.sqlite"
+    serving = SqliteCandidateStore(urls[0]), SqliteUserSignals(urls[1])
+    users = [f"user-{number * 7919 % 1000:05}" for number in range(1000)]
+    for start in range(0, len(users), 250):
+        some = [*users[start : start + 250], ZOE]
+        await serving[0].put_many(dict.fromkeys(some, b"x" * 900), NOON_MS + 10**10)
+        await serving[1].apply([Act(user, "follow", "c1", NOON_MS + start) for user in some])
+    assert await serving[0].get(ZOE, NOON_MS)
+    assert (await serving[1].read(ZOE, NOON_MS)).state.follows
+    assert ZOE.encode() in _bytes(tmp_path)
+    command = SqliteCandidateStore(urls[0]), SqliteUserSignals(urls[1])
+    await command[0].delete(ZOE)
+    await command[1].forget(ZOE)
+    for store in command:
+        await store.close()
+    assert ZOE.encode() not in _bytes(tmp_path)
+    assert await serving[0].get("user-00001", NOON_MS)
+    for store in serving:
+        await store.close()
+
+
+def _bytes(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
+
+
+def test_a_cache_keeps_the_most_recently_used_values_within_its_size() -> None:
+    cache: Cache[str] = Cache(10)
+    for key in "abc":
+        cache.put(key, key.upper(), 4)
+    assert [cache.get(key) for key in "abc"] == [None, "B", "C"]
+    cache.get("b")
+    cache.put("d", "D", 4)
+    assert [cache.get(key) for key in "bcd"] == ["B", None, "D"]
+    cache.put("d", "DD", 2)
+    cache.drop("b")
+    cache.put("e", "E", 8)
+    assert [cache.get(key) for key in "bde"] == [None, "DD", "E"]
+    cache.put("f", "too large", 11)
+    assert [cache.get(key) for key in "def"] == [None, None, None]
+
+
+class Recorder:
+    """Takes calls, one at a time; each returns once `go_on` is set."""
+
+    def __init__(self, *, open_: bool = False) -> None:
+        self.calls: list[list[int]] = []
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+        self.error: Exception | None = None
+        if open_:
+            self.go_on.set()
+
+    async def __call__(self, items: Sequence[int]) -> None:
+        self.calls.append(list(items))
+        self.begun.set()
+        await self.go_on.wait()
+        if self.error is not None:
+            raise self.error
+
+
+async def test_calls_during_a_running_call_are_merged_into_the_next_in_order() -> None:
+    recorder = Recorder()
+    coalesced = Coalescer(recorder)
+    first = asyncio.create_task(coalesced([1, 2]))
+    await recorder.begun.wait()
+    others = [asyncio.create_task(coalesced([n])) for n in (3, 4, 5)]
+    await asyncio.sleep(0)
+    assert recorder.calls == [[1, 2]]
+    recorder.go_on.set()
+    await asyncio.gather(first, *others)
+    assert recorder.calls == [[1, 2], [3, 4, 5]]
+
+
+async def test_every_caller_of_a_failed_call_gets_its_error_and_the_next_call_is_made() -> None:
+    recorder = Recorder(open_=True)
+    coalesced = Coalescer(recorder)
+    recorder.error = Unavailable("down")
+    outcomes = await asyncio.gather(coalesced([1]), coalesced([2]), return_exceptions=True)
+    assert [str(outcome) for outcome in outcomes] == ["down", "down"]
+    recorder.error = None
+    await coalesced([3])
+    assert recorder.calls == [[1, 2], [3]]
+
+
+async def test_a_cancelled_caller_takes_no_items_with_it() -> None:
+    recorder = Recorder()
+    coalesced = Coalescer(recorder)
+    going, staying = asyncio.create_task(coalesced([1])), asyncio.create_task(coalesced([2]))
+    await recorder.begun.wait()
+    going.cancel()
+    recorder.go_on.set()
+    await staying
+    with pytest.raises(asyncio.CancelledError):
+        await going
+    assert recorder.calls == [[1, 2]]
+
+
+async def test_a_merged_call_is_bounded_but_a_single_large_one_is_not_cut() -> None:
+    recorder = Recorder(open_=True)
+    coalesced = Coalescer(recorder)
+    await asyncio.gather(coalesced([1]), coalesced([2] * MAX_ITEMS), coalesced([3] * (MAX_ITEMS + 1)), coalesced([4]))
+    assert [len(call) for call in recorder.calls] == [1, MAX_ITEMS, MAX_ITEMS + 1, 1]

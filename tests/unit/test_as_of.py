@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pingfeed.core.events import Row
 from pingfeed.core.features import PING, USER
+from tests.prove import rounds
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 
 PINGS = {"p1": ("c1", ["cats"]), "p2": ("c1", ["dogs", "cats"]), "p3": ("c2", [])}
@@ -176,7 +177,7 @@ def _created() -> list[Row]:
 # Sent, sent again within seven days of that, and again within seven days of the copy but not of the first.
 @example([(FIRST + 1, [_sent(FIRST + 1)]), (FIRST + 192, [_sent(FIRST + 192)]), (FIRST + 768, [_sent(FIRST + 768)])])
 @given(arrivals())
-@settings(max_examples=8)
+@settings(max_examples=rounds(2, 8))
 def test_snapshot_value_equals_training_value_equals_a_recount(arrived: list[tuple[int, list[Row]]]) -> None:
     with TemporaryDirectory() as folder:
         world = LakeWorld(Path(folder))

@@ -8,9 +8,8 @@ import pytest
 from deploy import clients
 from pingfeed.adapters.event_sink_firehose import FirehoseEventSink
 from pingfeed.adapters.lake_s3 import S3Lake
-from pingfeed.aws import AwsClient, region, translated
+from pingfeed.aws import AwsClient, arrow_file_system, region, translated
 from pingfeed.core.errors import SettingsError
-from pingfeed.s3 import file_system
 from tests.servers import AWS_ENVIRONMENT
 
 ELSEWHERE = "eu-central-1"
@@ -44,7 +43,7 @@ async def test_either_variable_alone_reaches_every_client(variable: str, monkeyp
     for service in ("dynamodb", "firehose", "glue", "s3"):
         assert clients.client(service).meta.region_name == ELSEWHERE
     assert S3Lake("s3://bucket/lake")._client.meta.region_name == ELSEWHERE
-    assert file_system().region == ELSEWHERE
+    assert arrow_file_system().region == ELSEWHERE
 
 
 def test_of_two_variables_the_one_that_aws_itself_sets_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from pingfeed.adapters._dynamodb.connection import BURST_S, WritePacer
 from pingfeed.adapters._dynamodb.items import MAX_ITEM_BYTES, item_bytes, packet_item, packet_write_units, write_units
-from pingfeed.adapters._dynamodb.pace import BURST_S, Pace
 from pingfeed.adapters.candidates_dynamodb import CALLS_AT_ONCE, STUCK, DynamodbCandidateStore
 from pingfeed.core.errors import FormatError, InvalidInput, Unavailable
 from pingfeed.core.packet import MAX_BYTES
@@ -168,7 +168,7 @@ class Watch:
 
 async def test_writes_keep_to_the_pace_after_a_short_burst() -> None:
     watch = Watch()
-    pace = Pace(1000, clock=lambda: watch.now_s, sleep=watch.sleep)
+    pace = WritePacer(1000, clock=lambda: watch.now_s, sleep=watch.sleep)
     taken = []
     for _ in range(100):
         await pace.take(25)
@@ -188,7 +188,7 @@ async def test_callers_at_once_share_the_pace() -> None:
     async def sleep(seconds: float) -> None:
         slept.append(round(seconds, 6))
 
-    pace = Pace(100, clock=lambda: watch.now_s, sleep=sleep)
+    pace = WritePacer(100, clock=lambda: watch.now_s, sleep=sleep)
     await asyncio.gather(*(pace.take(50) for _ in range(4)))
     assert slept == [0.5, 1.0, 1.5]
 

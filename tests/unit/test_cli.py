@@ -1,90 +1,134 @@
-"""The `pingfeed` command: lazy, one sentence an error, `serve` and `doctor`."""
+"""The `pingfeed` command: help that teaches, lazy imports, one sentence an error, tables that cut nothing."""
 
+import inspect
+import io
 import json
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
-import msgspec
 import pytest
+import rich.console
 
-from pingfeed import cli, doctor
-from pingfeed.core.ranker import Manifest, Pointer, model_key, pointer_key, snapshot_key
-from pingfeed.settings import FEED_PORT, INGEST_PORT, load
+from pingfeed import checks, cli, command_table
+from pingfeed.command_table import GROUPS, Command
+from pingfeed.settings import FEED_PORT, INGEST_PORT
+from pingfeed.terminal import print_table
 
-NOW_MS = 1_795_348_800_000
+COMMANDS = [command for group in GROUPS.values() for command in group]
+ID = "1995357-" + "b" * 40
 
 
 @pytest.fixture
-def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """An environment whose home is this test's own; the process has it too."""
+def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home of this test's own."""
     monkeypatch.setenv("PINGFEED_HOME", str(tmp_path / "home"))
-    return {"PINGFEED_HOME": str(tmp_path / "home")}
 
 
-def examined(environ: dict[str, str]) -> dict[str, doctor.Check]:
-    return {check.name: check for check in doctor.examine(environ, lambda: NOW_MS)}
+def code_of(words: list[str]) -> object:
+    try:
+        return cli.main(words)
+    except SystemExit as ended:
+        return ended.code
 
 
-def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["--help"])
-    assert ended.value.code == 0
+@pytest.mark.parametrize("words", [[], ["--help"], ["help"]])
+def test_without_a_command_the_help_names_every_one(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 0
     text = capsys.readouterr().out
-    assert all(command.name in text for command in cli.COMMANDS)
+    assert all(f"  {command.name} " in text and command.summary in text for command in COMMANDS)
 
 
-def test_a_command_whose_package_is_absent_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = cli.Command("elsewhere", "not here", "no_such_package.commands:run")
-    monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, absent))
-    assert "elsewhere" not in cli.build_parser().format_help()
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_has_a_sentence_an_example_and_every_option(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of([*command.name.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert command.summary.split()[0] in text
+    assert all(
+        line.startswith(f"pingfeed {command.name} ") or line == f"pingfeed {command.name}"
+        for line in command.example.splitlines()
+    )
+    assert command.example.splitlines()[0] in text
+    assert all(details.get("help") for _, details in command.options or ())
 
 
-def test_importing_the_command_imports_no_service() -> None:
-    code = "import sys, pingfeed.cli, pingfeed.commands; print(sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert not [name for name in ("fastapi", "uvicorn", "pyarrow", "ingest_api.app", "feed_api.app") if name in loaded]
+@pytest.mark.parametrize("command", [one for one in COMMANDS if one.options is not None], ids=lambda one: one.name)
+def test_a_function_takes_exactly_the_options_of_its_command(command: Command) -> None:
+    declared = {action.dest for action in cli.parser_of(command)._actions} - {"help"}
+    parameters = inspect.signature(command.function()).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        assert {name for name, one in parameters.items() if one.kind is inspect.Parameter.KEYWORD_ONLY} <= declared
+    else:
+        assert set(parameters) == declared
 
 
-def test_serve_refuses_an_open_door_in_one_sentence(
-    environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+def test_a_family_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["model"]) == 2
+    assert cli.main(["model", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("model rollback") == 2
+    assert "doctor" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["tik"], "pingfeed: there is no command 'tik'; did you mean `pingfeed tick`?"),
+        (["model", "promot"], "pingfeed: there is no command 'model promot'; did you mean `pingfeed model promote`?"),
+        (["xyzzy"], "pingfeed: there is no command 'xyzzy'; `pingfeed --help` lists them"),
+        (["serve", "everything"], "pingfeed serve: argument service: invalid choice: 'everything'"),
+        (["serve", "feed", "--port", "99999"], "pingfeed serve: argument --port: '99999' is not a whole number from 0"),
+        (["tick", "--at", "noon"], "pingfeed tick: argument --at: 'noon' is not a time such as 2026-11-22T12:00:00Z"),
+        (["train", "--days", "0"], "pingfeed train: argument --days: '0' is not a whole number of at least 1"),
+        (["simulate", "live", "--rate", "0"], "pingfeed simulate live: argument --rate: '0' is not a number"),
+        (["model", "promote"], "pingfeed model promote: the following arguments are required: MODEL"),
+    ],
+)
+def test_wrong_arguments_end_in_one_sentence(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert code_of(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(sentence)
+    assert error.count("\n") == 1
+
+
+def test_a_command_whose_package_is_absent_is_hidden(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = Command("elsewhere", "no_such_package.commands:run", "Not here", "pingfeed elsewhere")
+    monkeypatch.setattr(cli, "GROUPS", {**GROUPS, "Elsewhere": (absent,)})
+    assert "elsewhere" not in cli.overview().lower()
+    assert cli.main(["elsewhere"]) == 2
+    assert "there is no command 'elsewhere'" in capsys.readouterr().err
+
+
+def test_help_imports_no_library_and_serve_no_service() -> None:
+    code = "import sys, pingfeed.cli; pingfeed.cli.main([]); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"msgspec", "numpy", "rich", "duckdb", "fastapi", "batch.commands", "simulator.commands"} & set(loaded)
+    code = "import sys, pingfeed.commands; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"fastapi", "uvicorn", "pyarrow", "numpy", "ingest_api.app", "feed_api.app"} & set(loaded)
+
+
+@pytest.mark.usefixtures("environ")
+def test_serve_rejects_an_unprotected_address_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["serve", "ingest", "--host", "0.0.0.0"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("pingfeed serve: PINGFEED_AUTH is none")
 
 
-def test_serve_names_a_wrong_setting(
-    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("environ")
+def test_serve_names_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PINGFEED_TICK_MINUTES", "soon")
     assert cli.main(["serve", "all"]) == 1
     assert "PINGFEED_TICK_MINUTES" in capsys.readouterr().err
 
 
-def test_serve_knows_its_services(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["serve", "everything"])
-    assert ended.value.code == 2
-
-
-def test_doctor_is_content_with_a_fresh_installation(environ: dict[str, str]) -> None:
-    checks = examined(environ)
-    failing = [c for c in checks.values() if not c.ok and not c.name.startswith("port ")]
-    assert failing == []
-    assert checks["model"].detail == "none is live: the default ranker serves"
-    assert checks["spool of ingest"].detail == "0 events wait for delivery"
-    ports = {"events", "artifacts", "candidates", "signals", "trending", "lake"}
-    assert ports <= checks.keys()
-
-
-def test_doctor_prints_json(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("environ")
+def test_doctor_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["doctor", "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert printed.keys() == {"checks"}
@@ -92,129 +136,42 @@ def test_doctor_prints_json(environ: dict[str, str], capsys: pytest.CaptureFixtu
     assert printed["checks"][0]["name"] == "settings"
 
 
-def test_doctor_shows_settings_and_findings_to_a_person(
-    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("environ")
+def test_doctor_shows_settings_and_findings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(doctor, "EXTRAS", {"batch": ("no_such_module",)})
+    monkeypatch.setattr(checks, "EXTRAS", {"batch": ("no_such_module",)})
     cli.main(["doctor"])
     text = capsys.readouterr().out
     assert "PINGFEED_TICK_MINUTES" in text
-    assert "install pingfeed[batch]" in text
+    assert "missing: no_such_module; install pingfeed[batch]" in text
     assert "absent" in text
 
 
+@pytest.mark.usefixtures("environ")
 def test_doctor_shows_a_wrong_setting_and_fails(
-    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PINGFEED_AUTH", "basic")
     assert cli.main(["doctor"]) == 1
     text = capsys.readouterr().out
-    assert "PINGFEED_AUTH" in text
+    assert "PINGFEED_AUTH must be none, api_key or jwt" in text
     assert "FAILS" in text
 
 
-def test_doctor_fails_on_a_store_that_cannot_be_opened(environ: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    environ["PINGFEED_SIGNALS_URL"] = f"sqlite://{tmp_path}/file/signals.sqlite"
-    check = examined(environ)["signals"]
-    assert (check.ok, check.needed) == (False, True)
-
-
-def test_doctor_looks_at_a_cache_that_is_named_and_can_do_without_it(environ: dict[str, str]) -> None:
-    assert "cache" not in examined(environ)
-    environ["PINGFEED_CACHE_URL"] = "redis://:s3cr3t@127.0.0.1:1"
-    checks = examined(environ)
-    assert (checks["cache"].ok, checks["cache"].needed) == (False, False)
-    assert checks["cache"].detail == "redis://***@127.0.0.1:1 cannot be reached"
-    assert checks["candidates"].ok
-
-
-def test_doctor_names_what_is_not_installed(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "EXTRAS", {"batch": ("no_such_module", "json")})
-    check = examined(environ)["packages of batch"]
-    assert (check.ok, check.needed) == (False, False)
-    assert check.detail == "missing: no_such_module; install pingfeed[batch]"
-
-
-def put(environ: dict[str, str], key: str, value: Any) -> None:
-    path = load(environ).home / "artifacts" / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.encode(value))
-
-
-def test_doctor_tells_what_is_live_and_how_old_it_is(environ: dict[str, str]) -> None:
-    digest = load(environ).features.digest
-    manifest = Manifest(
-        model_id="m1",
-        digest=digest,
-        features=[],
-        created_ms=NOW_MS - 3 * 86_400_000,
-        cutoff_tick=1,
-        trained_requests=1,
-        held_out_requests=1,
-        metrics={},
-        params={},
-        score_std=1.0,
-        learned_realtime=[],
-        live=True,
-        gate="passed",
-    )
-    put(environ, pointer_key(digest, "model"), Pointer("m1"))
-    put(environ, model_key("m1", "manifest.json"), manifest)
-    put(environ, pointer_key(digest, "snapshot"), Pointer("77"))
-    described = {"tick": 77, "digest": digest, "rows": 2000, "created_ms": NOW_MS - 240_000}
-    put(environ, snapshot_key(77, "manifest.json"), described)
-    checks = examined(environ)
-    assert checks["model"].detail == "m1, trained 3 d ago"
-    assert checks["snapshot"].detail == "tick 77, 2,000 pings, made 4 min ago"
-
-
-def test_doctor_fails_on_a_damaged_pointer(environ: dict[str, str]) -> None:
-    put(environ, pointer_key(load(environ).features.digest, "model"), {"no": "pointer"})
-    assert not examined(environ)["model"].ok
-
-
-class Stranger(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"hello")
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-class Healthy(Stranger):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b'{"status":"ok"}')
-
-
-def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
-
-
-@pytest.mark.parametrize(
-    ("handler", "ok", "detail"),
-    [(Stranger, False, "something else listens there"), (Healthy, True, "ingest answers")],
-)
-def test_doctor_tells_a_service_from_a_stranger(handler: type[BaseHTTPRequestHandler], ok: bool, detail: str) -> None:
-    for port in served(handler):
-        check = doctor.check_listener("ingest", port)
-        assert (check.ok, check.detail) == (ok, detail)
-
-
-def test_doctor_finds_a_port_free() -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        check = doctor.check_listener("feed", reserved.getsockname()[1])
-    assert (check.ok, check.detail) == (True, "free for feed")
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_table_never_cuts_an_id(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(rich.console.Console, "is_terminal", terminal)
+    monkeypatch.setenv("COLUMNS", "60")
+    sentence = "a sentence that is much longer than such a narrow terminal is wide"
+    print_table(("model", "gate"), [(ID, sentence)])
+    assert ID in out.getvalue()
+    assert (sentence in out.getvalue()) is not terminal
 
 
 def test_the_ports_are_those_of_the_contract() -> None:
     assert (INGEST_PORT, FEED_PORT) == (8000, 8001)
+    assert str(INGEST_PORT) in command_table._INGEST[1]["default"]
+    assert str(FEED_PORT) in command_table._FEED[1]["default"]

@@ -156,7 +156,7 @@ async def test_close_ends_the_fetch_and_tells_who_waits(
     await signals.close()
     await turns(3)
     assert read.done()
-    with pytest.raises(Unavailable, match="let go"):
+    with pytest.raises(Unavailable, match="was closed"):
         await read
     gc.collect()
     await turns(1)

@@ -10,8 +10,7 @@ import pytest
 from feed_api.serving_state import nothing_live
 from feed_api.stages.fetch import fetch
 from feed_api.state import Deadline, FeedRequest, FeedState
-from pingfeed.adapters._dynamodb.connection import Connection, SharedConnection
-from pingfeed.adapters._dynamodb.loader import TRIES
+from pingfeed.adapters._dynamodb.connection import TRIES, Connection, SharedConnection
 from pingfeed.adapters.candidates_dynamodb import DynamodbCandidateStore
 from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
 from pingfeed.core.errors import Unavailable
@@ -43,7 +42,7 @@ def feed_state(user_id: str, budget_s: float = 60.0) -> FeedState:
         features=FEATURES,
         live=nothing_live(FEATURES),
         deadline=Deadline(budget_s, lambda: 0.0),
-        dice=random.Random(0),
+        rng=random.Random(0),
         explore_share=0.0,
         user=unknown_user(FEATURES),
     )
@@ -147,7 +146,7 @@ async def test_a_table_that_stays_throttled_is_given_up(fake: FakeDynamodb, conn
 async def test_no_answer_is_an_error_at_once(fake: FakeDynamodb, connection: Connection) -> None:
     """A feed has no time for a second time-out."""
     fake.then("batch_get_item", silent)
-    with pytest.raises(Unavailable, match="packets does not answer"):
+    with pytest.raises(Unavailable, match="packets does not respond"):
         await connection.get("packets", "p/1")
     assert len(fake.calls) == 1
 
@@ -155,7 +154,7 @@ async def test_no_answer_is_an_error_at_once(fake: FakeDynamodb, connection: Con
 async def test_a_call_that_nobody_waits_for_ends_after_a_grace(
     fake: FakeDynamodb, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pingfeed.adapters._dynamodb.loader.GRACE_S", 0.05)
+    monkeypatch.setattr("pingfeed.adapters._dynamodb.connection.GRACE_S", 0.05)
     hanging = Hanging()
     fake.then("batch_get_item", hanging)
     first, second = connection.get("packets", "p/1"), connection.get("packets", "p/2")
@@ -177,7 +176,7 @@ async def test_closing_lets_go_of_who_still_waits(fake: FakeDynamodb) -> None:
     not_even_sent = shared().get("packets", "p/2")
     await shared.close()
     for answer in (waiting, not_even_sent):
-        with pytest.raises(Unavailable, match="let go"):
+        with pytest.raises(Unavailable, match="was closed"):
             await answer
     assert len(fake.calls) == 1
 

@@ -147,7 +147,7 @@ async def test_a_row_that_does_not_convert_goes_alone_and_is_counted(caplog: pyt
     with caplog.at_level(logging.ERROR):
         await sink.write(batch_of([like(1), {**like(2), "position": "private"}, like(3)]))
     assert [ids([record]) for record in stream.taken] == [[1, 3], [2]]
-    assert sink.counters.set_aside == 1
+    assert sink.counters.quarantined == 1
     assert "private" not in caplog.text
 
 
@@ -159,7 +159,7 @@ async def test_a_row_over_the_limit_of_a_record_goes_in_pieces_and_holds_nothing
     first, *parts = stream.taken
     assert ids([first]) == [1, 3]
     assert json.loads(b"".join(part.rstrip(b"\n") for part in parts)) == huge
-    assert sink.counters.set_aside == 1
+    assert sink.counters.quarantined == 1
 
 
 async def test_a_row_that_just_fits_into_a_record_is_sent_as_it_is() -> None:
@@ -226,7 +226,7 @@ async def test_where_nobody_listens_write_and_check_say_that_it_is_unavailable(m
     try:
         with pytest.raises(Unavailable, match="the stream events does not take 1 records"):
             await sink.write(batch_of([like(1)]))
-        with pytest.raises(Unavailable, match="the stream events does not answer"):
+        with pytest.raises(Unavailable, match="the stream events does not respond"):
             await sink.check()
     finally:
         await sink.close()

@@ -1,13 +1,16 @@
-"""Raw and refused events that are old enough go with the night; nothing goes that nobody has read."""
+"""Old raw, rejected and quarantined data are removed by the nightly job; no file goes that no run has read."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from batch.jobs.nightly import etl
 from batch.lake.compaction import RawCompaction
-from pingfeed.core.errors import Unavailable
+from batch.ticks import day_name
+from pingfeed.core.errors import PingfeedError, Unavailable
 from pingfeed.core.events import Row
+from pingfeed.settings import load
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, row
 
 KEEP = 10
@@ -70,24 +73,41 @@ def test_a_file_that_is_put_back_is_not_read_again(tmp_path: Path) -> None:
     assert world.batch.tables.clean(FIRST_DAY, FIRST_DAY + 99).num_rows == 1
 
 
-def test_refused_events_go_by_their_own_number_of_days(tmp_path: Path) -> None:
+def test_rejected_events_of_so_many_days_are_kept_today_included(tmp_path: Path) -> None:
     world = _world(tmp_path)
     for day in ("2024-10-04", "2024-10-05"):
         world.batch.tables.lake.write(f"rejected/day={day}/w.jsonl", b"{}\n")
-    _night(world, 6)
+    _night(world, 5)
     assert _listed(world, "rejected") == ["rejected/day=2024-10-05/w.jsonl"]
 
 
-def test_nothing_goes_where_the_number_is_0_and_nothing_of_today_ever(tmp_path: Path) -> None:
-    for days in (0, 1):
-        world = _world(tmp_path / str(days), days, days)
-        world.land([_like(FIRST + 1)])
-        world.batch.tables.lake.write("rejected/day=2024-10-04/w.jsonl", b"{}\n")
-        _night(world, 500 if days == 0 else 0)
-        assert len(_listed(world, "events")) == len(_listed(world, "rejected")) == 1
+def test_quarantined_parts_of_a_spool_go_with_rejected_events(tmp_path: Path) -> None:
+    world = _world(tmp_path)
+    folder = world.batch.settings.spool_dir / "ingest" / "damaged"
+    folder.mkdir(parents=True)
+    for number, day in enumerate((FIRST_DAY, FIRST_DAY + 1)):
+        (folder / str(number)).write_bytes(b"zoe")
+        os.utime(folder / str(number), (day * 86_400, day * 86_400))
+    _night(world, 5)
+    assert [file.name for file in folder.iterdir()] == ["1"]
 
 
-def test_what_cannot_be_removed_costs_the_night_nothing_else(
+@pytest.mark.parametrize(("raw_days", "day"), [(0, 500), (1, 0)])
+def test_raw_days_of_0_keep_everything_and_nothing_of_today_goes(tmp_path: Path, raw_days: int, day: int) -> None:
+    world = _world(tmp_path, raw_days, 1)
+    world.land([_like(FIRST + 1)])
+    world.batch.tables.lake.write(f"rejected/day={day_name(FIRST_DAY + day)}/w.jsonl", b"{}\n")
+    _night(world, day)
+    assert len(_listed(world, "events")) == len(_listed(world, "rejected")) == 1
+
+
+@pytest.mark.parametrize("days", ["0", "31"])
+def test_rejected_events_cannot_be_kept_longer_than_30_days(tmp_path: Path, days: str) -> None:
+    with pytest.raises(PingfeedError, match="REJECTED_DAYS"):
+        load({"PINGFEED_HOME": str(tmp_path), "PINGFEED_REJECTED_DAYS": days})
+
+
+def test_a_failed_removal_does_not_stop_the_nightly_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(_path: str) -> None:
@@ -101,14 +121,16 @@ def test_what_cannot_be_removed_costs_the_night_nothing_else(
     assert "old files were not removed" in caplog.text
 
 
-def test_an_accepted_row_that_lies_only_among_the_refused_is_kept_as_long_as_raw_events(tmp_path: Path) -> None:
+def test_a_malformed_row_and_the_list_of_removed_events_are_kept_as_long_as_raw_events(tmp_path: Path) -> None:
     world = _world(tmp_path)
     odd = b'{"event_id":"e1","event_type":"view","received_ms":1728000000000,"watch_time_ratio":"much"}\n'
     for number in range(2):
         world.batch.tables.lake.write(f"events/year=2024/month=10/day=04/{number}", odd)
+    world.batch.tables.lake.write("removed/day=2024-10-04/x.parquet", b"x")
     _night(world, KEEP)
     (kept, twin) = _listed(world, "rejected")
     assert "/raw-" in kept
     assert "/raw-" in twin
+    assert len(_listed(world, "removed")) == 1
     _night(world, KEEP + 1)
-    assert _listed(world, "rejected") == []
+    assert _listed(world, "rejected") == _listed(world, "removed") == []

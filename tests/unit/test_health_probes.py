@@ -45,7 +45,7 @@ def test_an_unready_service_says_why(port: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_service_that_does_not_answer_is_not_healthy() -> None:
-    assert "does not answer" in (unready(free_port()) or "")
+    assert "does not respond" in (unready(free_port()) or "")
 
 
 def test_a_scheduler_is_healthy_until_three_ticks_were_missed(tmp_path: Path) -> None:

@@ -126,4 +126,4 @@ async def test_callers_that_are_turned_away_are_counted() -> None:
     async with client_of(shell(AUTH="api_key", **HASHES), HERE) as client:
         for headers in (NO, WRONG, ORDINARY):
             await client.get("/who", headers=headers)
-        assert "pingfeed_auth_refused_total 2.0" in (await client.get("/metrics")).text
+        assert "pingfeed_auth_rejected_total 2.0" in (await client.get("/metrics")).text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pingfeed.web.headers import SECURITY
+from pingfeed.web.middleware import SECURITY
 from tests.unit.feed_world import feed_world
 from tests.unit.http_shell import client_of, shell
 

@@ -1,7 +1,6 @@
 """Ids of imported things: valid, the same every time, and different for what is different."""
 
 import re
-from hashlib import blake2b
 from uuid import UUID
 
 import msgspec
@@ -9,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.importers.ids import ID, as_id, event_id, event_ids
+from batch.importers.ids import as_id, event_id
 from pingfeed.core.errors import InvalidInput
 from pingfeed.core.events import EventId, Id
 
@@ -24,7 +23,7 @@ def test_every_text_becomes_an_id_and_valid_ones_stay(text: str) -> None:
     made = as_id(text, "user_id")
     assert msgspec.convert(made, Id) == made
     assert as_id(text, "user_id") == made
-    if ID.fullmatch(text):
+    if re.fullmatch(r"[A-Za-z0-9._:@-]+", text):
         assert made == text
     elif len(made) < 128:
         assert undone(made) == text
@@ -48,13 +47,6 @@ def test_no_text_is_no_id() -> None:
 
 
 def test_event_ids_are_uuids_that_an_event_may_carry() -> None:
-    digests = [blake2b(b"%d" % n, digest_size=16).digest() for n in range(100)]
-    made = event_ids(digests).to_pylist()
-    assert len(set(made)) == 100
+    made = {event_id(b"a", b"%d" % n) for n in range(100)} | {event_id(b"ab", b"c"), event_id(b"a", b"bc")}
+    assert len(made) == 102
     assert all(UUID(one).version == 8 and msgspec.convert(one, EventId) == one for one in made)
-
-
-def test_one_event_id_is_made_like_many() -> None:
-    digest = blake2b(b"1:a2:bc", digest_size=16).digest()
-    assert event_id(b"a", b"bc") == event_ids([digest])[0].as_py()
-    assert event_id(b"a", b"bc") != event_id(b"ab", b"c")

@@ -1,13 +1,13 @@
 """`pingfeed import metarank`: items, lists and clicks as pings, impressions and likes, stretched together."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
-from batch.importers.metarank import Names, read_metarank, to_rows
-from batch.importers.metarank_lines import TYPES
-from batch.importers.metarank_log import MetarankFormat
+from batch.importers.commands import length_ms
+from batch.importers.metarank import TYPES, MetarankFormat, Names, read_metarank, read_ms
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import InvalidInput, NotFound
 from pingfeed.core.events import Row, to_row
@@ -55,7 +55,12 @@ LOG = [
 
 
 def rows_of(path: Path, stretch_ms: int = 14 * DAY_MS) -> list[Row]:
-    return list(to_rows(read_metarank(path), begin_ms=END_MS - stretch_ms, stretch_ms=stretch_ms, tick_ms=TICK_MS))
+    """The rows that an import writes, in the log's order."""
+    with TemporaryDirectory() as folder:
+        world = ImportWorld(Path(folder) / "home")
+        world.run(path, MetarankFormat(), keep_dates=False, stretch_ms=stretch_ms)
+        maps = ("facets", "attributes")
+        return [row | {name: dict(row.get(name, {})) for name in maps if name in row} for row in world.raw()]
 
 
 def test_an_item_becomes_a_ping_with_topics_creator_facets_and_attributes(tmp_path: Path) -> None:
@@ -66,7 +71,7 @@ def test_an_item_becomes_a_ping_with_topics_creator_facets_and_attributes(tmp_pa
     assert ping["attributes"] == {"vote_avg": 6.5, "in_colour": 1.0}
     assert ping["facets"].keys() == {"title", "tags"}
     assert ping["facets"]["tags"] == ["fishing", "x" * 128, *map(str, range(62))]
-    assert log.cut == 1 + 8
+    assert log.reader.cut == 1 + 8
 
 
 def test_pings_are_known_one_tick_before_the_first_list(tmp_path: Path) -> None:
@@ -87,8 +92,7 @@ def test_a_later_description_is_known_one_tick_before_its_own_time(tmp_path: Pat
 
 def test_lists_and_clicks_are_stretched_together(tmp_path: Path) -> None:
     rows = [row for row in rows_of(write_json(tmp_path / "log", LOG)) if row["event_type"] != "ping_created"]
-    first, clicked = rows[0]["received_ms"], rows[5]["received_ms"]
-    assert rows[5]["event_type"] == "like"
+    first, clicked = rows[0]["received_ms"], next(row for row in rows if row["event_type"] == "like")["received_ms"]
     assert clicked - first == 5_000 * 14 * DAY_MS // 776_000
     assert rows[-1]["received_ms"] == END_MS
     assert all(row["timestamp_ms"] == row["received_ms"] for row in rows)
@@ -122,7 +126,7 @@ def test_the_same_log_gives_the_same_rows_and_ids_of_their_own(tmp_path: Path) -
     assert {row["event_id"] for row in moved} == {row["event_id"] for row in rows}
 
 
-def test_broken_lines_are_told_by_number_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_broken_lines_are_reported_by_number_and_the_rest_is_read(tmp_path: Path) -> None:
     broken: list[Any] = [
         "{",
         "[1]",
@@ -134,11 +138,11 @@ def test_broken_lines_are_told_by_number_and_the_rest_is_read(tmp_path: Path) ->
     broken += [click(1, T0, "3", type="purchase"), click(1, T0, "3", user=None, session=None)]
     lines = [*LOG[:3], *broken, "", {"event": "user", "user": "u1", "timestamp": "1", "fields": []}, *LOG[3:]]
     log = read_metarank(write_json(tmp_path / "log", lines))
-    assert [one.line for one in log.broken.kept] == list(range(4, 12))
-    messages = " / ".join(one.message for one in log.broken.kept)
+    assert [one.line for one in log.reader.broken.kept] == list(range(4, 12))
+    messages = " / ".join(one.message for one in log.reader.broken.kept)
     for part in ("is not JSON", "`timestamp`", "1970-01-01", "item is required", "--events purchase=", "user is requ"):
         assert part in messages
-    assert (len(log.items), len(log.rankings), len(log.interactions), log.left_out) == (2, 2, 2, 1)
+    assert (len(log.items), len(log.rankings), len(log.interactions), log.reader.left_out) == (2, 2, 2, 1)
     assert [ranking.line for ranking in log.rankings] == [3, 14]
 
 
@@ -146,32 +150,50 @@ def test_interactions_mean_what_the_caller_says(tmp_path: Path) -> None:
     lines = [*LOG, click(1, T0, "3", type="purchase"), click(1, T0, "3", type="hide", ranking=None)]
     log = read_metarank(write_json(tmp_path / "log", lines), Names(types={**TYPES, "purchase": "share"}))
     assert [act.event_type for act in log.interactions] == ["like", "like", "share", "hide"]
-    last = list(to_rows(log, begin_ms=END_MS, stretch_ms=DAY_MS, tick_ms=TICK_MS))[-1]
-    assert (last["event_type"], "request_id" in last) == ("hide", False)
+    assert log.interactions[-1].request_id is None
 
 
-def test_a_log_without_lists_is_refused(tmp_path: Path) -> None:
+def test_a_log_without_lists_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no list and no interaction"):
         read_metarank(write_json(tmp_path / "log", [FILM]))
     with pytest.raises(NotFound):
         read_metarank(tmp_path / "nowhere")
 
 
-def test_the_import_writes_what_to_rows_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In blocks of a line too: what is described later is not introduced as unknown."""
-    monkeypatch.setattr("batch.importers.source.BLOCK_BYTES", 64)
-    world = ImportWorld(tmp_path / "home")
-    path = write_json(tmp_path / "log", [*LOG[2:], *LOG[:2]])
-    outcome = world.run(path, MetarankFormat(), keep_dates=False, stretch_ms=14 * DAY_MS)
-    expected = sorted(rows_of(path), key=lambda row: row["event_id"])
-    written = sorted(world.raw(), key=lambda row: row["event_id"])
-    assert len(written) == outcome.events == len(expected)
-    for row, wanted in zip(written, expected, strict=True):
-        maps = {name: dict(row[name]) for name in ("facets", "attributes") if name in row}
-        assert {name: value for name, value in (row | maps).items() if value} == {
-            name: value for name, value in wanted.items() if value
-        }
-    assert outcome.introduced == 1
+def test_an_item_described_after_its_lists_is_not_introduced_as_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does the batch matter in which a line is read."""
+    lines = [*LOG[2:], *LOG[:2]]
+    whole = rows_of(write_json(tmp_path / "log", lines))
+    monkeypatch.setattr("batch.importers.metarank._BATCH_LINES", 1)
+    assert rows_of(tmp_path / "log") == whole
+    creators = {row["ping_id"]: row["creator_id"] for row in whole if row["event_type"] == "ping_created"}
+    assert creators == {"3": "pat_o:27connor", "4": "unknown", "9": "unknown"}
+
+
+@pytest.mark.parametrize(
+    "written", ["2026-11-22T12:00:00Z", "2026-11-22 12:00", "1795348800", "1795348800000", "1795348800.000", 1795348800]
+)
+def test_a_time_means_the_same_however_it_is_written(written: str | int) -> None:
+    assert read_ms(written) == 1_795_348_800_000
+
+
+@pytest.mark.parametrize("written", ["", "soon", "22.11.2026", "2026-02-30", "nan", "0", "2100-01-01", -5, "9" * 15])
+def test_what_is_no_time_or_wrong_by_decades_is_rejected(written: str | int) -> None:
+    with pytest.raises(InvalidInput, match=r"must be ISO 8601|outside the years 2000 to 2099"):
+        read_ms(written)
+
+
+@pytest.mark.parametrize(("text", "ms"), [("14d", 14 * DAY_MS), ("36h", 129_600_000), ("90m", 5_400_000), ("1s", 1000)])
+def test_lengths(text: str, ms: int) -> None:
+    assert length_ms(text) == ms
+
+
+@pytest.mark.parametrize("text", ["", "14", "d", "0d", "-1d", "1.5d", "14 days"])
+def test_a_length_needs_a_number_and_a_unit(text: str) -> None:
+    with pytest.raises(InvalidInput, match="not a length"):
+        length_ms(text)
 
 
 def test_dates_are_kept_when_asked(tmp_path: Path) -> None:
@@ -189,9 +211,9 @@ def test_a_log_is_not_stretched_out_of_the_calendar(tmp_path: Path, keep_dates: 
         world.run(path, MetarankFormat(), keep_dates=keep_dates, stretch_ms=stretch_ms)
 
 
-def test_what_claims_to_come_from_the_future_is_refused(tmp_path: Path) -> None:
+def test_what_claims_to_come_from_the_future_is_rejected(tmp_path: Path) -> None:
     world = ImportWorld(tmp_path / "home")
     path = write_json(tmp_path / "log", [*LOG, click(2, NOW_MS + 2 * DAY_MS, "3")])
     outcome = world.run(path, MetarankFormat(), keep_dates=False, stretch_ms=14 * DAY_MS)
-    assert [one.code for one in outcome.refused.kept] == ["timestamp_ahead"]
+    assert [one.code for one in outcome.rejected.kept] == ["timestamp_ahead"]
     assert world.raw()[-1]["received_ms"] == END_MS

@@ -1,7 +1,6 @@
 """A log file as blocks of lines: numbers that hold, whatever its ends of lines and its packing."""
 
 import gzip
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -12,22 +11,21 @@ from pingfeed.core.errors import InvalidInput, NotFound
 
 
 def lines_of(path: Path) -> list[tuple[int, bytes]]:
-    blocks = Source(path).blocks()
-    return list(chain.from_iterable(enumerate(block.lines, block.first) for block in blocks))
+    return list(enumerate(Source(path).lines(), 1))
 
 
-@pytest.mark.parametrize("block_bytes", [1, 7, 4 << 20])
-def test_line_numbers_go_on_from_block_to_block(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+@pytest.mark.parametrize("buffer", [7, 4 << 20])
+def test_lines_lose_their_ends_and_the_byte_order_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer: int
 ) -> None:
-    monkeypatch.setattr(sources, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(sources, "_BUFFER", buffer)
     path = tmp_path / "log"
-    path.write_bytes(b"\xef\xbb\xbfone\r\n\r\nthree\nfour \xc3\xa9\nfive")
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbfone\r\n\r\nthree\nfour \xc3\xa9\nfive"))
     expected = [b"one", b"", b"three", "four é".encode(), b"five"]
     assert lines_of(path) == list(enumerate(expected, 1))
 
 
-def test_gzip_is_told_by_its_bytes_and_has_the_digest_of_its_content(tmp_path: Path) -> None:
+def test_gzip_is_recognised_by_its_bytes_and_has_the_digest_of_its_content(tmp_path: Path) -> None:
     plain, packed = tmp_path / "log.gz", tmp_path / "log"
     plain.write_bytes(b"a\nb\n")
     packed.write_bytes(gzip.compress(b"a\nb\n"))
@@ -44,9 +42,8 @@ def test_gzip_that_was_cut_off_is_one_sentence(tmp_path: Path) -> None:
         Source(path).digest()
 
 
-def test_a_file_of_no_lines_is_refused_before_it_fills_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 1000)
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 100)
+def test_a_file_of_no_lines_is_rejected_before_it_fills_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_LINE", 1000)
     path = tmp_path / "log"
     path.write_bytes(b"first\n" + b"x" * 5000)
     with pytest.raises(InvalidInput, match="line 2 of log is longer"):
@@ -58,7 +55,7 @@ def test_an_absent_file_is_not_found(tmp_path: Path) -> None:
         Source(tmp_path / "nowhere").digest()
 
 
-def test_reading_tells_how_far_it_is(tmp_path: Path) -> None:
+def test_reading_reports_progress(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"a\n" * 1000)
     heard: list[int] = []

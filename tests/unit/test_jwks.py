@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -13,13 +14,12 @@ from hypothesis import strategies as st
 
 from pingfeed.core.errors import FormatError, SettingsError, Unauthenticated, Unavailable
 from pingfeed.settings import load
-from pingfeed.web import jwks, key_source
-from pingfeed.web.jwt import REMEMBERED_MS, Tokens
+from pingfeed.web import jwks
+from pingfeed.web.jwt import CACHED_MS, Tokens
 from pingfeed.web.metrics import Metrics
 from tests.unit import issuer
 from tests.unit.feed_world import until
-from tests.unit.ingest_world import NOW_MS
-from tests.unit.issuer import NOW_S, token
+from tests.unit.issuer import now_s, token
 
 BOTH = ("RS256", "ES256")
 
@@ -40,14 +40,14 @@ BOTH = ("RS256", "ES256")
         (["rsa-1", {"kty": "new", "kid": "s"}], {("rsa-1", "RS256")}),
     ],
 )
-def test_only_public_keys_that_fit_an_algorithm_count(
+def test_only_public_keys_that_fit_an_algorithm_are_used(
     keys: Sequence[dict[str, object] | str], found: set[tuple[str, str]]
 ) -> None:
     assert set(jwks.parse(issuer.jwks(*keys), BOTH)) == found
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"keys":5}', b'{"keys":[]}', b'{"keys":[1]}', b"\xff"])
-def test_what_is_no_key_set_is_refused(body: bytes) -> None:
+def test_invalid_key_set_is_rejected(body: bytes) -> None:
     with pytest.raises(FormatError):
         jwks.parse(body, BOTH)
 
@@ -80,7 +80,7 @@ class Login:
         return self.metrics.registry.get_sample_value("pingfeed_jwks_reads_total", {"outcome": outcome})
 
 
-async def test_a_new_key_is_found_at_once_and_an_old_one_is_gone() -> None:
+async def test_new_key_is_found_at_once_and_removed_key_is_gone() -> None:
     login = Login()
     keys = login.keys()
     assert await keys.find("rsa-1", "RS256") is not None
@@ -92,7 +92,7 @@ async def test_a_new_key_is_found_at_once_and_an_old_one_is_gone() -> None:
     assert (login.reads, login.changes) == (2, 2)
 
 
-async def test_a_flood_of_unknown_ids_reads_once_in_ten_seconds() -> None:
+async def test_flood_of_unknown_ids_reads_once_in_ten_seconds() -> None:
     login = Login()
     keys = login.keys()
     assert await keys.find("rsa-1", "RS256") is not None
@@ -103,7 +103,7 @@ async def test_a_flood_of_unknown_ids_reads_once_in_ten_seconds() -> None:
     assert login.reads == 2
 
 
-async def test_many_that_wait_share_one_reading() -> None:
+async def test_concurrent_lookups_share_one_read() -> None:
     login = Login()
     keys = login.keys()
     found = await asyncio.gather(*(keys.find("rsa-1", "RS256") for _ in range(100)))
@@ -111,13 +111,13 @@ async def test_many_that_wait_share_one_reading() -> None:
     assert login.reads == 1
 
 
-async def test_an_old_set_is_read_anew_beside_the_requests() -> None:
+async def test_old_set_is_refreshed_in_the_background() -> None:
     login = Login()
     keys = login.keys()
     await keys.find("rsa-1", "RS256")
     login.body = issuer.jwks("rsa-2")
     login.now_s += jwks.MAX_AGE_S
-    assert await keys.find("rsa-1", "RS256") is not None, "no request waits for it"
+    assert await keys.find("rsa-1", "RS256") is not None, "no request waits for the refresh"
 
     async def changed() -> bool:
         return login.changes == 2
@@ -126,7 +126,7 @@ async def test_an_old_set_is_read_anew_beside_the_requests() -> None:
     assert await keys.find("rsa-1", "RS256") is None
 
 
-async def test_after_a_long_silence_a_key_that_was_taken_out_is_not_good_once_more() -> None:
+async def test_revoked_key_is_rejected_after_a_long_silence() -> None:
     login = Login()
     keys = login.keys()
     await keys.find("rsa-1", "RS256")
@@ -136,7 +136,7 @@ async def test_after_a_long_silence_a_key_that_was_taken_out_is_not_good_once_mo
 
 
 @pytest.mark.parametrize("body", [None, b"<html>", b'{"keys":[]}'])
-async def test_the_old_set_is_kept_when_reading_fails(body: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
+async def test_old_set_is_kept_when_a_refresh_fails(body: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
     login = Login()
     keys = login.keys()
     await keys.find("rsa-1", "RS256")
@@ -145,10 +145,10 @@ async def test_the_old_set_is_kept_when_reading_fails(body: bytes | None, caplog
     assert await keys.find("rsa-9", "RS256") is None
     assert await keys.find("rsa-1", "RS256") is not None
     assert (login.count("ok"), login.count("failed")) == (1, 1)
-    assert "not read anew" in caplog.text
+    assert "could not refresh" in caplog.text
 
 
-async def test_without_any_set_nobody_is_called_a_liar() -> None:
+async def test_without_any_key_set_tokens_are_unavailable_not_invalid() -> None:
     login = Login(down=True)
     keys = login.keys()
     for _ in range(50):
@@ -161,7 +161,7 @@ async def test_without_any_set_nobody_is_called_a_liar() -> None:
 
 
 class Answer(BaseHTTPRequestHandler):
-    """What the loopback server says at each path."""
+    """The loopback server's response at each path."""
 
     def do_GET(self) -> None:
         if self.path == "/moved":
@@ -171,10 +171,10 @@ class Answer(BaseHTTPRequestHandler):
             return
         self.send_response(500 if self.path == "/broken" else 200)
         self.end_headers()
-        self.wfile.write(b"x" * (key_source.MAX_BYTES + 1) if self.path == "/huge" else issuer.jwks("rsa-1"))
+        self.wfile.write(b"x" * (jwks.MAX_BYTES + 1) if self.path == "/huge" else issuer.jwks("rsa-1"))
 
     def log_message(self, *_: object) -> None:
-        """Silence."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -188,26 +188,26 @@ def server() -> Iterator[str]:
     listener.server_close()
 
 
-def test_a_url_is_read(server: str) -> None:
-    assert key_source.source_of(f"{server}/keys")() == issuer.jwks("rsa-1")
+def test_key_url_is_read(server: str) -> None:
+    assert jwks.source_of(f"{server}/keys")() == issuer.jwks("rsa-1")
 
 
 @pytest.mark.parametrize("path", ["/moved", "/broken", "/huge"])
-def test_what_a_url_may_not_do(server: str, path: str) -> None:
+def test_redirect_error_and_oversized_response_are_rejected(server: str, path: str) -> None:
     with pytest.raises(Unavailable):
-        key_source.source_of(server + path)()
+        jwks.source_of(server + path)()
 
 
-def test_a_server_that_is_not_there_and_files_that_are_none(tmp_path: Path) -> None:
-    (tmp_path / "huge").write_bytes(b"x" * (key_source.MAX_BYTES + 1))
+def test_unreachable_server_and_unusable_file_are_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "huge").write_bytes(b"x" * (jwks.MAX_BYTES + 1))
     for address in ("http://127.0.0.1:1/keys", str(tmp_path / "absent"), str(tmp_path), str(tmp_path / "huge")):
         with pytest.raises(Unavailable):
-            key_source.source_of(address)()
+            jwks.source_of(address)()
 
 
 @dataclass
 class Now:
-    ms: int = NOW_MS
+    ms: int = field(default_factory=lambda: now_s() * 1000)
     s: float = 0.0
 
 
@@ -220,17 +220,24 @@ async def subject(of: Tokens, text: str) -> str:
     return await of.subject(text.encode(), text.encode())
 
 
-async def test_keys_from_a_url_check_tokens(server: str, tmp_path: Path) -> None:
+async def test_keys_from_a_url_verify_tokens(server: str, tmp_path: Path) -> None:
     checked = tokens(Now(), **(issuer.environ(tmp_path) | {"JWT_JWKS": f"{server}/keys"}))
     assert await subject(checked, token()) == "u1"
     with pytest.raises(Unauthenticated):
         await subject(checked, token(kid="ec-1", signed_by="ec-1"))
 
 
-async def test_what_is_remembered_ends_with_the_token(tmp_path: Path) -> None:
+async def test_cached_token_expires_with_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = Now()
+
+    class LibraryClock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "LibraryClock":
+            return cls.fromtimestamp(now.ms / 1000, tz)
+
+    monkeypatch.setattr("jwt.api_jwt.datetime", LibraryClock)
     checked = tokens(now, **issuer.environ(tmp_path))
-    short = token(exp=NOW_S + 10)
+    short = token(exp=now.ms // 1000 + 10)
     assert await subject(checked, short) == "u1"
     now.ms += 39_999
     assert await subject(checked, short) == "u1"
@@ -239,7 +246,7 @@ async def test_what_is_remembered_ends_with_the_token(tmp_path: Path) -> None:
         await subject(checked, short)
 
 
-async def test_what_is_remembered_ends_when_its_key_is_taken_out(tmp_path: Path) -> None:
+async def test_cached_token_ends_when_its_key_is_revoked(tmp_path: Path) -> None:
     now = Now()
     environ = issuer.environ(tmp_path)
     checked = tokens(now, **environ)
@@ -248,20 +255,20 @@ async def test_what_is_remembered_ends_when_its_key_is_taken_out(tmp_path: Path)
     issuer.publish(environ, "rsa-2")
     now.s += jwks.RETRY_S
     assert await subject(checked, token("u2", kid="rsa-2", signed_by="rsa-2")) == "u2"
-    with pytest.raises(Unauthenticated, match="not known"):
+    with pytest.raises(Unauthenticated, match="unknown"):
         await subject(checked, old)
 
 
-async def test_a_token_is_checked_again_after_a_minute(tmp_path: Path) -> None:
+async def test_cached_token_is_verified_again_after_a_minute(tmp_path: Path) -> None:
     now = Now()
     environ = issuer.environ(tmp_path)
     checked = tokens(now, **environ)
-    text = token(exp=NOW_S + 86_400)
+    text = token(exp=now_s() + 86_400)
     await subject(checked, text)
     issuer.publish(environ, "rsa-2")
     now.s += jwks.MAX_AGE_S
-    now.ms += REMEMBERED_MS
-    assert await subject(checked, text) == "u1", "which begins to read the old set anew"
+    now.ms += CACHED_MS
+    assert await subject(checked, text) == "u1", "which starts the refresh"
 
     async def refused() -> bool:
         try:
@@ -272,21 +279,21 @@ async def test_a_token_is_checked_again_after_a_minute(tmp_path: Path) -> None:
     await until(refused)
 
 
-async def test_few_tokens_are_remembered_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pingfeed.web.jwt.MAX_REMEMBERED", 10)
+async def test_token_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pingfeed.web.jwt.MAX_CACHED", 10)
     checked = tokens(Now(), **issuer.SHARED)
     for i in range(50):
         assert await subject(checked, issuer.shared(f"u{i}")) == f"u{i}"
-    assert len(checked._remembered) == 10
+    assert len(checked._cache) == 10
 
 
 @given(st.binary(max_size=300) | st.from_regex(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*", fullmatch=True))
-def test_any_bytes_are_refused_in_one_way(text: bytes) -> None:
+def test_arbitrary_bytes_are_unauthenticated(text: bytes) -> None:
     with pytest.raises(Unauthenticated):
         asyncio.run(tokens(Now(), **issuer.SHARED).subject(text, text))
 
 
-def test_a_file_without_keys_stops_the_start(tmp_path: Path) -> None:
+def test_key_file_without_keys_fails_the_start(tmp_path: Path) -> None:
     environ = issuer.environ(tmp_path)
     for path, body in (("absent.json", None), ("empty.json", b'{"keys":[]}'), ("no.json", b"pem")):
         if body is not None:

@@ -78,5 +78,5 @@ def test_an_installation_of_this_machine_needs_nothing(
 ) -> None:
     monkeypatch.setenv("PINGFEED_HOME", str(tmp_path))
     assert cli.main(["provision"]) == 0
-    assert capsys.readouterr().out.startswith("nothing to make")
+    assert capsys.readouterr().out.startswith("nothing to create")
     assert CALLS == []

@@ -7,8 +7,7 @@ import pytest
 
 from pingfeed.core.errors import TooManyRequests
 from pingfeed.settings import load
-from pingfeed.web.auth import Authenticator
-from pingfeed.web.limits import RateLimit
+from pingfeed.web.auth import Authenticator, RateLimiter
 from pingfeed.web.metrics import Metrics
 from tests.unit import issuer
 from tests.unit.http_shell import client_of, shell
@@ -26,12 +25,12 @@ class Now:
     s: float = 1000.0
 
 
-def limit(now: Now, rate: float, burst: int, **more: int) -> RateLimit:
-    refused = Metrics().counter("rate_limited", "")
-    return RateLimit(rate, burst, monotonic=lambda: now.s, refused=refused, **more)
+def limit(now: Now, rate: float, burst: int, **more: int) -> RateLimiter:
+    rejected = Metrics().counter("rate_limited", "")
+    return RateLimiter(rate, burst, monotonic=lambda: now.s, rejected=rejected, **more)
 
 
-def passed(found: RateLimit, times: int, who: str = "u") -> int:
+def passed(found: RateLimiter, times: int, who: str = "u") -> int:
     """How many of so many requests at once are let in."""
     count = 0
     for _ in range(times):
@@ -104,11 +103,13 @@ async def test_a_users_tokens_share_one_bucket() -> None:
     now = Now()
     settings = load({f"PINGFEED_{k}": v for k, v in (issuer.SHARED | {"RATE_LIMIT": "1", "RATE_BURST": "3"}).items()})
     metrics = Metrics()
-    door = Authenticator(settings, metrics=metrics, clock=lambda: NOW_MS, monotonic=lambda: now.s)
+    authenticator = Authenticator(settings, metrics=metrics, clock=lambda: NOW_MS, monotonic=lambda: now.s)
 
     async def admit(sub: str, name: str) -> str | None:
         headers = [(b"authorization", f"Bearer {issuer.shared(sub, jti=name)}".encode())]
-        return (await door.admit({"type": "http", "headers": headers, "client": ("203.0.113.9", 1)})).subject
+        return (
+            await authenticator.authenticate({"type": "http", "headers": headers, "client": ("203.0.113.9", 1)})
+        ).subject
 
     assert [await admit("u1", str(i)) for i in range(3)] == ["u1"] * 3
     with pytest.raises(TooManyRequests):

@@ -1,4 +1,4 @@
-"""Accepted, delivered and landed agree to the event, whatever was killed, sent twice, compacted or forgotten."""
+"""Accepted, delivered and landed agree to the event, whatever was killed, sent twice, compacted or removed."""
 
 import base64
 import json
@@ -7,27 +7,27 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch.accounting import reconcile as reconciling
-from batch.accounting import report
-from batch.accounting.landed import RawZone, key_of
-from batch.accounting.reconcile import Counts, Report, days_until, reconcile
-from batch.accounting.refused import refused, remove
-from batch.forget.commands import forget_users
 from batch.jobs.nightly import etl
 from batch.lake.ledger import is_compacted
-from batch.lake.raw_files import each_events
+from batch.lake.raw_files import each_errors, each_events
+from batch.ops import reconcile as reconciling
+from batch.ops.forget import forget_users
+from batch.ops.reconcile import Counts, Report, days_until, keys_of, reconcile, sentences
 from pingfeed import cli
 from pingfeed.adapters._firehose import pieces
+from pingfeed.core.arrow import table_of_rows
 from pingfeed.core.clock import DAY_MS, day_of, system_clock
 from pingfeed.core.errors import FormatError, NotFound
 from pingfeed.core.events import Row, encode_rows
 from pingfeed.spool import stats
 from pingfeed.spool.checkpoint import FILE, Delivered, Tally
 from pingfeed.spool.stats import Account
+from tests.unit.forget_world import places_of
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 
 NOON = FIRST_DAY * DAY_MS + DAY_MS // 2
@@ -66,6 +66,9 @@ class Town(LakeWorld):
     def reconcile(self, days: Iterable[str] = (TODAY,), now_ms: int = NOON + 2000) -> Report:
         self.batch.tables.refresh()
         return reconcile(self.lake, self.spool_dir, list(days), now_ms, raw_days=self.batch.settings.raw_days)
+
+    def said(self, now_ms: int = NOON + 2000, *, firehose: bool = False) -> str:
+        return "\n".join(sentences(self.reconcile(now_ms=now_ms), now_ms, firehose=firehose))
 
     def counts(self, day: str = TODAY) -> Counts:
         return self.reconcile([day]).days[0].counts
@@ -124,11 +127,7 @@ def test_a_deleted_file_is_missing_and_its_partition_is_named(town: Town) -> Non
     town.deliver(3)
     (town.home / "lake" / PARTITION / "part-000001.parquet").unlink()
     assert town.counts() == expected(3, missing=2)
-    (said,) = report.sentences(town.reconcile(), NOON + 2000, firehose=False)
-    assert said == (
-        f"{TODAY}: of 3 accepted events 1 are in the lake, 0 wait in a spool, 2 are missing: they were delivered to "
-        f"{PARTITION}, and are not there any more. Restore its files."
-    )
+    assert town.said() == f"{TODAY}: 2 delivered events are missing from {PARTITION}: restore its files."
 
 
 def test_a_duplicate_makes_up_for_no_missing_event(town: Town) -> None:
@@ -204,7 +203,8 @@ def test_a_row_without_an_id_is_told_apart_by_its_bytes(town: Town) -> None:
     ],
 )
 def test_a_document_that_is_no_row_may_still_say_whose_it_is(document: str, key: object) -> None:
-    assert key_of(document) == key
+    found = [tuple(row.values()) for row in keys_of([document]).to_pylist()]
+    assert found == ([] if key is None else [key])
 
 
 def test_compaction_changes_no_count(town: Town) -> None:
@@ -219,43 +219,59 @@ def test_compaction_changes_no_count(town: Town) -> None:
     assert town.counts() == before == expected(5)
 
 
-def test_a_line_that_shows_that_an_event_has_landed_outlives_its_replay(town: Town) -> None:
-    town.lake.write(f"{PARTITION}/one", encode_rows([{**like(1), "position": "third"}, like(2)]))
-    town.lake.write(f"{PARTITION}/two", encode_rows([like(3)]))
-    town.deliver(3)
-    town.night(FIRST + DAY + 12)
-    assert all(is_compacted(path) for path in town.lake.list(PARTITION))
-    (line,) = refused(town.lake)
-    assert remove(town.lake, town.home / "lake", {line.path: {line.id}}) == 0
-    assert town.counts() == expected(3)
-
-
-def test_what_a_forgotten_user_had_removed_is_not_missing(town: Town) -> None:
-    town.land([like(1)])
-    town.deliver(4)
-    tombstone = {"hash": "h", "at_ms": 1, "done_ms": 2, "removed": {TODAY: 2, "2024-10-05": 9}}
-    town.lake.write("forgotten/h.json", json.dumps(tombstone).encode())
-    town.lake.write("forgotten/asked.json", b'{"hash":"i","at_ms":1}')
-    assert town.counts() == expected(4, landed=1, missing=1)
-    (said,) = report.sentences(town.reconcile(), NOON + 2000, firehose=False)
-    assert "2 were removed because their users asked" in said
-
-
-def test_what_a_night_removes_for_a_forgotten_user_meanwhile_is_not_missing(
+def test_what_was_removed_for_a_deleted_user_while_the_lake_is_read_is_not_missing(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     town.land([like(1), like(2)])
-    town.deliver(2)
+    town.deliver(3)
     town.night(FIRST + 60)
     forget_users(town.batch, ["ada"])
 
-    def zone(*given: Any) -> RawZone:
+    def errors(*given: Any) -> Any:
         town.night(FIRST + DAY + 12)
-        return RawZone(*given)
+        town.batch.tables.refresh()
+        return each_errors(*given)
 
-    monkeypatch.setattr(reconciling, "RawZone", zone)
+    monkeypatch.setattr(reconciling, "each_errors", errors)
+    assert town.counts() == expected(3, missing=1)
     found = town.reconcile().days[0]
-    assert (found.removed, found.counts) == (2, expected(2, landed=0))
+    assert (found.removed, found.counts) == (2, expected(3, landed=0, missing=1))
+    assert not [place for place in places_of(town, "ada") if "forgotten/" not in place]
+
+
+@pytest.mark.parametrize(
+    ("column", "counted"), [("received_ms", 1), ("event_id", 2), ("event_type", 2), ("timestamp_ms", 2)]
+)
+def test_a_row_without_a_value_is_removed_and_counts_only_if_it_had_landed(
+    town: Town, column: str, counted: int
+) -> None:
+    rows = table_of_rows([like(1), like(2)])
+    at = rows.column_names.index(column)
+    rows = rows.set_column(at, rows.schema.field(at), pa.array([None, *rows[column].to_pylist()[1:]], rows[at].type))
+    folder = town.home / "lake" / PARTITION
+    folder.mkdir(parents=True)
+    pq.write_table(rows, folder / "fire.parquet")
+    _forgotten_in_town(town, counted, FIRST + 60)
+
+
+@pytest.mark.parametrize("read_at", [FIRST + 60, FIRST + DAY + 12], ids=["loose", "compacted"])
+def test_a_malformed_row_is_removed_and_counted_once_wherever_it_is(town: Town, read_at: int) -> None:
+    odd = msgspec.json.encode(like(1) | {"watch_time_ratio": "much"}) + b"\n"
+    town.lake.write(f"{PARTITION}/fire-1", odd + encode_rows([like(2)]))
+    town.lake.write(f"{PARTITION}/fire-2", encode_rows([like(3), like(4, -(1 << 62))]))
+    _forgotten_in_town(town, 3, read_at)
+    assert town.lake.list("rejected") == []
+
+
+def _forgotten_in_town(town: Town, counted: int, read_at: int) -> None:
+    town.deliver(counted)
+    town.night(read_at)
+    assert town.counts().missing == 0
+    forget_users(town.batch, ["ada"])
+    town.night(FIRST + DAY + 13)
+    found = town.reconcile().days[0]
+    assert (found.removed, found.counts.missing) == (counted, 0)
+    assert not [place for place in places_of(town, "ada") if "forgotten/" not in place]
 
 
 def test_raw_events_that_were_removed_as_too_old_are_not_missing(town: Town) -> None:
@@ -267,9 +283,7 @@ def test_raw_events_that_were_removed_as_too_old_are_not_missing(town: Town) -> 
     before, after = (town.reconcile(now_ms=NOON + days * DAY_MS) for days in (3, 4))
     assert before.days[0].counts == expected(2, missing=2), "a day that is kept has to be there"
     assert after.days[0].counts == expected(2, landed=0)
-    (said,) = report.sentences(after, NOON, firehose=False)
-    assert "older than 3 days (PINGFEED_RAW_DAYS) were removed as too old" in said
-    assert "missing" not in said
+    assert "older than PINGFEED_RAW_DAYS" in town.said(NOON + 4 * DAY_MS)
 
 
 def test_raw_events_that_are_kept_for_ever_are_missing_however_old(town: Town) -> None:
@@ -316,7 +330,7 @@ def test_a_file_that_vanishes_while_it_is_read_is_looked_for_again(town: Town, m
             raise NotFound("compacted meanwhile")
         return each_events(lake, paths)
 
-    monkeypatch.setattr("batch.accounting.landed.each_events", each)
+    monkeypatch.setattr(reconciling, "each_events", each)
     assert town.counts() == expected(1)
 
 
@@ -326,38 +340,30 @@ def test_a_file_that_cannot_be_read_is_named(town: Town) -> None:
     town.deliver(2)
     found = town.reconcile()
     assert found.days[0].counts == expected(2, missing=1)
-    *_, said = report.sentences(found, NOON, firehose=False)
-    assert said.startswith("1 files cannot be read")
-    assert f"{PARTITION}/torn" in said
+    assert f"Unreadable files: 1. Their events do not count as landed. {PARTITION}/torn: " in town.said()
 
 
 @pytest.mark.parametrize(
-    ("later_ms", "says"), [(60_000, "may hold them until 2024-10-04T12:15:01.000Z"), (DAY_MS, "nor errors/ has them")]
+    ("later_ms", "says"),
+    [(60_000, "still buffer them, until 2024-10-04T12:15:01.000Z"), (DAY_MS, "nor errors/ has them")],
 )
-def test_what_firehose_holds_is_told_from_what_is_lost(town: Town, later_ms: int, says: str) -> None:
+def test_what_firehose_buffers_is_told_from_what_is_lost(town: Town, later_ms: int, says: str) -> None:
     town.deliver(2)
-    found = town.reconcile()
-    (said,) = report.sentences(found, NOON + later_ms, firehose=True)
-    assert "2 are missing" in said
+    said = town.said(NOON + later_ms, firehose=True)
+    assert "2 delivered events are missing" in said
     assert says in said
 
 
-def test_a_day_that_nobody_accounted_for_is_said_to_be_one(town: Town) -> None:
-    (said,) = report.sentences(town.reconcile(), NOON, firehose=False)
-    assert "nothing is known of that day" in said
+def test_a_day_without_spool_stats_is_said_to_be_one(town: Town) -> None:
     town.land([like(1)])
-    (said,) = report.sentences(town.reconcile(), NOON, firehose=False)
-    assert "no spool has an account of that day" in said
+    assert "no spool has stats for this day (kept for 400 days); events in the lake: 1." in town.said()
     assert town.counts() == expected(0, landed=1)
 
 
-def test_more_than_was_delivered_is_explained_and_a_silent_spool_is_named(town: Town) -> None:
+def test_more_than_was_delivered_is_explained(town: Town) -> None:
     town.land([like(1), like(2)])
     town.publish(Account(spool_id="b" * 16, service="feed", days={TODAY: Delivered(1, 1)}, spooled={TODAY: 7}))
-    (said,) = report.sentences(town.reconcile(), NOON, firehose=False)
-    assert "1 are there that no spool counts as delivered" in said
-    assert "7 events wait in the spool bbbbbbbbbbbbbbbb of feed, which is not on this machine" in said
-    assert "was last heard of at 1970-01-01T00:00:00.000Z. If that spool is gone, so are they" in said
+    assert "1 more landed than spools report" in town.said()
 
 
 def test_a_damaged_account_is_named(town: Town) -> None:
@@ -376,7 +382,10 @@ def printed(town: Town, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*words: str) -> tuple[int, str]:
-        code = cli.main(["reconcile", *words])
+        try:
+            code = cli.main(["reconcile", *words])
+        except SystemExit as ended:  # an option's value is wrong
+            code = int(str(ended.code))
         captured = capsys.readouterr()
         return code, captured.out + captured.err
 
@@ -405,23 +414,25 @@ def test_the_command_knows_how_long_raw_events_are_kept(
     assert printed("--day", TODAY)[0] == 1
     monkeypatch.setenv("PINGFEED_RAW_DAYS", "30")
     code, text = printed("--day", TODAY)
-    assert (code, "older than 30 days (PINGFEED_RAW_DAYS)" in text) == (0, True)
+    assert (code, "older than PINGFEED_RAW_DAYS" in text) == (0, True)
 
 
-def test_the_command_tells_a_person(town: Town, printed: Printed) -> None:
+def test_the_command_shows_each_spool_and_when_it_was_last_heard_of(town: Town, printed: Printed) -> None:
     town.land([like(1)])
     town.deliver(1)
+    town.publish(Account(spool_id="b" * 16, service="feed", spooled={TODAY: 7}))
     code, text = printed("--day", TODAY)
-    assert code == 0
-    assert "of 1 accepted events 1 are in the lake, 0 wait in a spool, none is missing." in text
-    assert "aaaaaaaaaaaaaaaa" in text
+    assert (code, "nothing is missing" in text, "a" * 16 in text) == (0, True, True)
+    (lost,) = [line for line in text.splitlines() if "b" * 16 in line]
+    assert " 7 " in lost
+    assert "1970-01-01T00:00:00.000Z" in lost
     assert day_of(system_clock()) in printed()[1]
 
 
-@pytest.mark.parametrize("words", [("--day", "yesterday"), ("--days", "0")])
-def test_the_command_refuses_what_is_no_day(printed: Printed, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("words", "exit_code"), [(("--day", "yesterday"), 1), (("--days", "0"), 2)])
+def test_the_command_rejects_an_invalid_day(printed: Printed, words: tuple[str, ...], exit_code: int) -> None:
     code, text = printed(*words)
-    assert code == 1
+    assert code == exit_code
     assert text.count("\n") == 1
 
 

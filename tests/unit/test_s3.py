@@ -7,8 +7,8 @@ import pytest
 from pingfeed.adapters import registry
 from pingfeed.adapters.artifacts_s3 import S3Artifacts
 from pingfeed.adapters.lake_s3 import S3Lake
+from pingfeed.aws import Location, arrow_file_system, arrow_translated
 from pingfeed.core.errors import InvalidInput, SettingsError, Unavailable
-from pingfeed.s3 import Location, arrow_translated, file_system
 from pingfeed.settings import load
 from simulator.store import Store
 from tests.servers import AWS_ENVIRONMENT, free_port
@@ -74,7 +74,7 @@ def test_arrow_says_it_in_our_words_too() -> None:
         pytest.raises(Unavailable, match="the lake is not available: NETWORK_CONNECTION"),
         arrow_translated("the lake"),
     ):
-        file_system().open_input_file("bucket/key")
+        arrow_file_system().open_input_file("bucket/key")
 
 
 def test_what_is_wrong_with_a_file_is_no_matter_of_s3() -> None:

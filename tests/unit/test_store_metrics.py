@@ -9,13 +9,13 @@ from tests.unit.fakes import MemoryCandidates, MemorySink
 from tests.unit.feed_world import feed_world
 from tests.unit.ingest_world import ingest_world
 
-COUNTED = SinkCounters(bytes=5000, billed_bytes=5120, records=1, retried=2, set_aside=3)
+COUNTED = SinkCounters(bytes=5000, billed_bytes=5120, records=1, retried=2, quarantined=3)
 SHOWN = {
     "pingfeed_sink_bytes_total": 5000,
     "pingfeed_sink_billed_bytes_total": 5120,
     "pingfeed_sink_records_total": 1,
     "pingfeed_sink_retried_records_total": 2,
-    "pingfeed_sink_set_aside_total": 3,
+    "pingfeed_sink_quarantined_total": 3,
 }
 
 

@@ -1,24 +1,20 @@
-"""Counting what is hot in SQLite: gathered first, then counted together; what is missed is told, all is bounded."""
+"""Counting what is hot in SQLite: buffered, then counted together; what is missed is reported, all is bounded."""
 
 import asyncio
 import sqlite3
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pingfeed.adapters import trending_sqlite
+from pingfeed.adapters import _sqlite, trending_sqlite
 from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.core.clock import DAY_MS, HOUR_MS
 from pingfeed.core.errors import Unavailable
 from pingfeed.core.signals import Engagement
-from pingfeed.local import counted
-from pingfeed.local import sqlite as local_sqlite
-from pingfeed.local.counted import CountedKeys, keys_of
 from tests.conformance.samples import NOON_MS
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 async def _flushed(store: SqliteTrending) -> None:
@@ -33,7 +29,7 @@ def _rows(folder: Path, sql: str) -> list[Any]:
 
 
 def _keys(folder: Path) -> int:
-    return sum(len(keys) // 8 for (keys,) in _rows(folder, "SELECT keys FROM counted_keys"))
+    return int(_rows(folder, "SELECT COUNT(*) FROM counted")[0][0])
 
 
 def _like(user: str, ping: str = "p") -> Engagement:
@@ -71,12 +67,11 @@ async def test_keys_of_older_days_are_forgotten_and_never_count_again(tmp_path: 
 
 async def test_the_number_of_keys_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trending_sqlite, "MAX_COUNTED", 30)
-    monkeypatch.setattr(counted, "_MERGE", 5)
     store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
     for n in range(10):
         await store.add([Engagement(f"u{n}-{k}", "p", "like", "DE", NOON_MS + n) for k in range(10)])
         await _flushed(store)
-        assert len(store._counted._recent) + len(store._counted._settled) <= 37 + 10
+        assert _keys(tmp_path) <= 30
     assert _keys(tmp_path) == 30
     await store.add([Engagement("u9-9", "p", "like", "DE", NOON_MS + 9)])
     assert dict(await store.top("DE", 1, NOON_MS + 9)) == {"p": pytest.approx(300, rel=1e-4)}
@@ -119,7 +114,7 @@ async def test_what_is_gathered_is_bounded(tmp_path: Path, monkeypatch: pytest.M
 async def test_a_flush_that_fails_is_told_once_by_the_next_add_and_holds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_sqlite, "_WRITE_WAIT_MS", 10)
+    monkeypatch.setattr(_sqlite, "_WRITE_WAIT_MS", 10)
     monkeypatch.setattr(trending_sqlite, "FLUSH_S", 0.01)
     store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
     greedy = sqlite3.connect(tmp_path / "t.sqlite", isolation_level=None)
@@ -146,42 +141,25 @@ async def test_adds_from_one_loop_after_the_other_are_counted(tmp_path: Path) ->
     assert _keys(tmp_path) == 2
 
 
-async def test_a_file_of_the_first_format_is_taken_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_file_of_an_older_format_keeps_its_weights(tmp_path: Path, version: int) -> None:
     old = sqlite3.connect(tmp_path / "t.sqlite")
-    old.execute("CREATE TABLE clock (id INTEGER PRIMARY KEY CHECK (id = 1), landmark_ms INTEGER, newest_ms INTEGER)")
-    old.execute(
-        "CREATE TABLE weight "
-        "(country TEXT, ping_id TEXT, weight REAL NOT NULL, PRIMARY KEY (country, ping_id)) WITHOUT ROWID"
-    )
-    old.execute("CREATE INDEX hottest ON weight (country, weight DESC, ping_id)")
-    old.execute("CREATE TABLE counted (id INTEGER PRIMARY KEY, day INTEGER NOT NULL, key BLOB NOT NULL UNIQUE)")
-    old.execute("INSERT INTO clock VALUES (1, ?, ?)", (NOON_MS, NOON_MS))
-    old.execute("INSERT INTO weight VALUES ('DE', 'p', 3.0)")
-    old.execute("PRAGMA user_version = 1")
+    old.executescript((GOLDEN / "trending_format2.sql").read_text())
+    if version == 1:
+        old.execute("DROP TABLE counted_keys")
+        old.execute("CREATE INDEX hottest ON weight (country, weight DESC, ping_id)")
+        old.execute("CREATE TABLE counted (id INTEGER PRIMARY KEY, day INTEGER NOT NULL, key BLOB NOT NULL UNIQUE)")
+        old.execute("INSERT INTO counted VALUES (1, 1, x'00')")
+        old.execute("PRAGMA user_version = 1")
     old.commit()
     old.close()
     store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
-    await store.add([_like("ann")])
-    assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(6)}
+    await store.add([_like("cem")])
+    assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(9)}
+    assert _keys(tmp_path) == 1
     names = {name for (name,) in _rows(tmp_path, "SELECT name FROM sqlite_schema")}
-    assert not names & {"counted", "hottest"}
+    assert not names & {"counted_keys", "hottest"}
     await store.close()
-
-
-@given(st.lists(st.lists(st.integers(0, 40), max_size=12), max_size=12))
-def test_two_processes_count_every_key_once(batches: list[list[int]]) -> None:
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    for statement in counted.COUNTED_SCHEMA:
-        connection.execute(statement)
-    both = CountedKeys(), CountedKeys()
-    known: set[int] = set()
-    for number, batch in enumerate(batches):
-        keys = np.array(batch, np.uint64)
-        places = both[number % 2].new(connection, keys)
-        both[number % 2].add(connection, keys[places], 7)
-        assert keys[places].tolist() == [key for key in dict.fromkeys(batch) if key not in known]
-        known |= set(batch)
-    connection.close()
 
 
 def test_a_key_is_of_user_ping_type_and_day_and_the_same_in_every_process() -> None:
@@ -193,6 +171,6 @@ def test_a_key_is_of_user_ping_type_and_day_and_the_same_in_every_process() -> N
         for country in ("DE", None)
         for day in (0, 1)
     ]
-    keys = keys_of(engagements)
-    assert len(set(keys.tolist())) == len(keys) / 2, "the country is no part of it"
-    assert keys_of(engagements[:1]).tolist() == [10856388737863371338]
+    keys = [trending_sqlite._key(e) for e in engagements]
+    assert len(set(keys)) == len(keys) / 2, "the country is no part of it"
+    assert keys[0] == 2488052282916549703

@@ -1,4 +1,4 @@
-"""The log of acts and its folding into states: nothing is lost, doubled or brought back, whoever folds or dies."""
+"""Sessions and relations in SQLite: nothing is lost, doubled or brought back, whoever writes, dies or forgets."""
 
 import asyncio
 import random
@@ -6,25 +6,21 @@ import resource
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pingfeed.adapters import _sqlite, user_signals_sqlite
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
-from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import Unavailable
-from pingfeed.core.signals import STATE_TTL_MS, Act, ActKind, UserState
-from pingfeed.local import fold
-from pingfeed.local.acts_log import encode_row, replay
-from pingfeed.local.waiting import Waiting
+from pingfeed.core.signals import MAX_BLOCKS, MAX_SEEN, STATE_TTL_MS, Act, ActKind, UserState
 from tests.conformance.samples import NOON_MS
 
-KINDS: list[ActKind] = ["follow", "unfollow", "block", "hide", "seen", "engaged", "served"]
+KINDS: list[ActKind] = ["follow", "block", "hide", "seen", "engaged", "served", "unfollow"]
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture
@@ -42,12 +38,6 @@ async def other(tmp_path: Path, store: SqliteUserSignals) -> AsyncIterator[Sqlit
     await opened.close()
 
 
-@pytest.fixture
-def folding_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fold begins every few applies and takes a few."""
-    monkeypatch.setattr(fold, "FOLD_BYTES", 1000)
-
-
 def _open(folder: Path) -> SqliteUserSignals:
     return SqliteUserSignals(f"sqlite://{folder}/s.sqlite")
 
@@ -60,9 +50,13 @@ async def _state(store: SqliteUserSignals, user: str, now_ms: int = NOON_MS) -> 
     return (await store.read(user, now_ms)).state
 
 
-def _rows(store: SqliteUserSignals, table: str) -> int:
-    (count,) = store._database.one(f"SELECT COUNT(*) FROM {table}")
-    return int(count)
+def _run(folder: Path, *statements: str) -> list[Any]:
+    """The rows that the last statement gives."""
+    connection = sqlite3.connect(folder / "s.sqlite")
+    with connection:
+        rows = [connection.execute(statement).fetchall() for statement in statements][-1]
+    connection.close()
+    return rows
 
 
 def _files_with(folder: Path, text: str) -> list[str]:
@@ -77,36 +71,28 @@ def _in_order(acts: list[Act], user: str) -> UserState:
     return state
 
 
-_steps = st.lists(
-    st.tuples(
-        st.integers(0, 1),
-        st.one_of(
-            st.lists(
-                st.builds(
-                    Act,
-                    st.sampled_from(["ann", "bob", "cem"]),
-                    st.sampled_from(KINDS),
-                    st.sampled_from(["a", "b", "c"]),
-                    st.integers(NOON_MS, NOON_MS + 3),
-                ),
-                min_size=1,
-                max_size=5,
-            ),
-            st.sampled_from(["ann", "bob"]),
-            st.just(None),
-        ),
+_acts = st.lists(
+    st.builds(
+        Act,
+        st.sampled_from(["ann", "bob", "cem"]),
+        st.sampled_from(KINDS),
+        st.sampled_from(["a", "b", "c"]),
+        st.integers(NOON_MS, NOON_MS + 3),
     ),
-    max_size=40,
+    min_size=1,
+    max_size=5,
+)
+_steps = st.lists(
+    st.tuples(st.integers(0, 1), st.one_of(_acts, st.sampled_from(["ann", "bob"]), st.none())), max_size=40
 )
 
 
-@given(_steps, st.sampled_from([150, 500, 3000]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_applies_folds_and_reads_by_two_processes_in_any_order_give_the_state_that_acts_give_in_order(
-    monkeypatch: pytest.MonkeyPatch, steps: list[tuple[int, Any]], fold_bytes: int
+@given(_steps)
+@settings(max_examples=60, deadline=None)
+def test_applies_and_reads_by_two_processes_in_any_order_give_the_state_that_acts_give_in_order(
+    steps: list[tuple[int, Any]],
 ) -> None:
     """A list of acts is an apply, a name a read, None a kill and a new start."""
-    monkeypatch.setattr(fold, "FOLD_BYTES", fold_bytes)
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_play(Path(folder), steps))
 
@@ -129,173 +115,175 @@ async def _play(folder: Path, steps: list[tuple[int, Any]]) -> None:
         await store.close()
 
 
-@pytest.mark.usefixtures("folding_often")
-async def test_a_fold_that_is_killed_between_any_two_transactions_loses_nothing(tmp_path: Path) -> None:
-    acts = [_seen(f"user-{n % 7}", n) for n in range(150)]
-    for lives in (1, 2, 3, 5, 8, 11):
-        folder = tmp_path / str(lives)
-        store = _open(folder)
-        for number, act in enumerate(acts):
-            await store.apply([act])
-            if number % lives == lives - 1:
-                await store.close()  # Finishes no fold.
-                store = _open(folder)
-        for user in range(7):
-            assert await _state(store, f"user-{user}") == _in_order(acts, f"user-{user}")
-        assert lives < 8 or _rows(store, "state") > 3, "longer lives do fold"
-        await store.close()
-
-
-async def test_a_fold_whose_transaction_was_undone_is_given_up(
-    store: SqliteUserSignals, other: SqliteUserSignals, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fold, "FOLD_BYTES", 3000)
-    acts = [_seen(f"user-{n % 7}", n) for n in range(300)]
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for number, act in enumerate(acts):
-        if number % 9 == 4:  # The disk refuses the commit, in whichever step of a fold it is.
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
-            try:
-                with pytest.raises(Unavailable):
-                    await store.apply([act])
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        await (store, other)[number % 2].apply([act])
-    for user in range(7):
-        for one in (store, other):
-            assert await _state(one, f"user-{user}") == _in_order(acts, f"user-{user}")
-
-
-@pytest.mark.usefixtures("folding_often")
-async def test_what_another_process_folds_and_removes_is_not_missed(
+async def test_an_apply_that_the_disk_refuses_is_in_no_later_state(
     store: SqliteUserSignals, other: SqliteUserSignals
 ) -> None:
-    acts = [_seen(f"user-{n % 3}", n) for n in range(400)]
-    for number, act in enumerate(acts):
-        await store.apply([act])
-        if number in (10, 200, 399):
-            assert await _state(other, "user-1") == _in_order(acts[: number + 1], "user-1")
-    (first,) = store._database.one("SELECT MIN(seq) FROM log")
-    assert first > 201, "these rows went between two reads"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for number in range(6):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+        try:
+            with pytest.raises(Unavailable):
+                await store.apply([_seen("ann", 100 + number), Act("ann", "block", "undone", NOON_MS)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        await (store, other)[number % 2].apply([_seen("ann", number), Act("ann", "block", f"c{number}", NOON_MS)])
+        for one in (store, other):
+            state = await _state(one, "ann")
+            assert state.seen.keys() == {f"p{n}" for n in range(number + 1)}
+            assert state.blocks.keys() == {f"c{n}" for n in range(number + 1)}
 
 
-@pytest.mark.usefixtures("folding_often")
-async def test_the_log_and_a_readers_memory_are_bounded(store: SqliteUserSignals, other: SqliteUserSignals) -> None:
-    most = 0
-    for n in range(600):
-        await (store, other)[n % 3 == 0].apply([_seen(f"user-{n}", n)])
-        await store.read("ann", NOON_MS)
-        (size,) = store._database.one("SELECT SUM(LENGTH(acts) + 100) FROM log")
-        assert len(store._waiting) <= 6 * 1000 // 100
-        most = max(most, size)
-    assert 1000 < most <= 6 * 1000
-    assert _rows(store, "state") > 500
-
-
-async def test_a_log_that_a_killed_process_left_is_folded_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = _open(tmp_path)
-    for n in range(40):
-        await before.apply([_seen("ann", n)])
-    await before.close()
-    monkeypatch.setattr(fold, "FOLD_BYTES", 4000)
-    after = _open(tmp_path)
-    for n in range(40, 60):
-        await after.apply([_seen("bob", n)])
-    (last,) = after._database.one("SELECT folded_to FROM progress")
-    assert last >= 40
-    await after.close()
-
-
-async def test_a_day_of_little_traffic_is_folded_too(store: SqliteUserSignals) -> None:
-    await store.apply([_seen("ann", 1)])
-    for n in range(4):
-        await store.apply([Act("bob", "seen", "p", NOON_MS + DAY_MS + n + 2)])
-    assert store._database.one("SELECT user_id FROM state") == ("ann",)
-    assert _rows(store, "log") == 4
-
-
-async def test_two_processes_that_share_a_file_do_not_keep_each_other_from_folding(
+async def test_a_busy_user_is_decoded_once_and_a_write_by_another_process_is_noticed(
     store: SqliteUserSignals, other: SqliteUserSignals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both are for it once a day has passed; a fold takes many steps, and could find the other's between its own."""
-    monkeypatch.setattr(fold, "FOLD_BYTES", 30_000)
-    dice = random.Random(1)
-    for n in range(1200):
-        at_ms = NOON_MS + n * (DAY_MS // 100)
-        await dice.choice([store, other]).apply([Act(f"u{n % 50}", "seen", f"p{n}", at_ms)])
-    (folded_to,) = store._database.one("SELECT folded_to FROM progress")
-    assert folded_to > 400
+    decoded: list[str] = []
+    decode = user_signals_sqlite._decoded
+
+    def counting(user_id: str, data: bytes) -> UserState:
+        decoded.append(user_id)
+        return decode(user_id, data)
+
+    monkeypatch.setattr(user_signals_sqlite, "_decoded", counting)
+    for number in range(10):
+        await store.apply([_seen("ann", number)])
+        assert len((await _state(store, "ann")).seen) == number + 1
+    assert decoded == []
+    await other.apply([_seen("ann", 10)])
+    assert len((await _state(store, "ann")).seen) == 11
+    assert decoded == ["ann", "ann"], "by each process once"
 
 
-@pytest.mark.usefixtures("folding_often")
-async def test_a_state_that_an_act_in_the_log_keeps_alive_stays(store: SqliteUserSignals) -> None:
-    for n in range(40):
-        await store.apply([_seen("ann", n)])
-    last_ms = NOON_MS + 39 + STATE_TTL_MS
-    for n in range(300):
-        await store.apply([Act("bob", "seen", f"p{n}", NOON_MS + STATE_TTL_MS // 2)])
-    await store.apply([Act("ann", "seen", "late", last_ms - 1)])
-    assert "p39" in (await _state(store, "ann", last_ms + 5 * DAY_MS)).seen
-
-
-async def test_forgetting_reaches_the_log_and_other_processes_memory(
+async def test_a_reader_asks_only_for_relations_that_changed(
     store: SqliteUserSignals, other: SqliteUserSignals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await store.apply([_seen("ann", 1), _seen("bob", 1)])
+    await store.apply([Act("ann", "block", f"c{n}", NOON_MS) for n in range(50)])
+    assert len((await _state(other, "ann")).blocks) == 50
+    rows: list[Any] = []
+    query = other._database.all
+
+    def counting(sql: str, *values: object) -> list[Any]:
+        rows.extend(found := query(sql, *values))
+        return found
+
+    monkeypatch.setattr(other._database, "all", counting)
+    await store.apply([_seen("ann", 1), Act("ann", "unfollow", "c1", NOON_MS)])
+    assert (await _state(other, "ann")).follows == {"c1": -NOON_MS}
+    assert rows == [("follow", "c1", -NOON_MS)]
+
+
+async def test_a_relation_row_holds_the_order_key_and_an_older_act_leaves_it(
+    tmp_path: Path, store: SqliteUserSignals
+) -> None:
+    for kind, at_ms in (("follow", NOON_MS), ("unfollow", NOON_MS + 5), ("follow", NOON_MS + 4)):
+        await store.apply([Act("ann", kind, "c", at_ms)])  # type: ignore[arg-type]
+    sql = "SELECT kind, target, active, timestamp, received_ms, seq, event_id FROM relation"
+    assert _run(tmp_path, sql) == [("follow", "c", 0, NOON_MS + 5, NOON_MS + 5, 0, "")]
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 700])
+async def test_states_are_bounded_and_the_newest_relations_stay_for_every_reader(
+    store: SqliteUserSignals, other: SqliteUserSignals, at_once: int
+) -> None:
+    acts = [Act("ann", "block", f"c{n}", NOON_MS + n) for n in range(MAX_BLOCKS - 3)]
+    await store.apply([*acts, *(_seen("ann", n) for n in range(MAX_SEEN + 100))])
+    await _state(other, "ann")
+    more = [Act("ann", "block", f"c{n}", NOON_MS + n) for n in range(MAX_BLOCKS - 3, MAX_BLOCKS + 11)]
+    for start in range(0, len(more), at_once):
+        await store.apply(more[start : start + at_once])
+    for one in (store, other):
+        state = await _state(one, "ann")
+        assert MAX_BLOCKS * 3 // 4 < len(state.blocks) <= MAX_BLOCKS
+        assert state.blocks.keys() == {f"c{n}" for n in range(MAX_BLOCKS + 11 - len(state.blocks), MAX_BLOCKS + 11)}
+        assert len(state.seen) <= MAX_SEEN
+
+
+async def test_decoded_states_in_memory_are_bounded(store: SqliteUserSignals, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store._sessions, "_limit", 500)
+    monkeypatch.setattr(store._relations, "_limit", 500)
+    for n in range(50):
+        await store.apply([_seen(f"user-{n}", n), Act(f"user-{n}", "block", "c", NOON_MS)])
+        await store.read(f"user-{n}", NOON_MS)
+    assert 1 < len(store._sessions._held) < 30
+    assert 1 < len(store._relations._held) < 30
+    assert (await _state(store, "user-0")).blocks == {"c": NOON_MS}
+
+
+async def test_expired_rows_leave_the_file_with_their_relations_and_live_ones_stay(
+    tmp_path: Path, store: SqliteUserSignals
+) -> None:
+    await store.apply([Act(f"user-{n}", "block", "c", NOON_MS) for n in range(100)])
+    await store.apply([Act("", "deleted", "p", NOON_MS), Act("ann", "hide", "p", NOON_MS + 1)])
+    for n in range(70):
+        await store.apply([Act("new", "seen", f"p{n}", NOON_MS + STATE_TTL_MS)])
+    assert _run(tmp_path, "SELECT user_id FROM session ORDER BY 1") == [("ann",), ("new",)]
+    assert _run(tmp_path, "SELECT kind, target FROM relation") == [("hide", "p")]
+    assert _run(tmp_path, "SELECT * FROM deleted") == []
+
+
+async def test_applies_that_wait_together_write_a_user_once(store: SqliteUserSignals) -> None:
+    await store.check()
+    statements: list[str] = []
+    store._database._writer.set_trace_callback(statements.append)
+    await asyncio.gather(*(store.apply([_seen("ann", n)]) for n in range(50)))
+    assert sum(statement.startswith("INSERT INTO session") for statement in statements) == 1
+    assert len((await _state(store, "ann")).seen) == 50
+
+
+async def test_a_large_apply_holds_the_write_lock_for_a_few_users_at_a_time(store: SqliteUserSignals) -> None:
+    await store.check()
+    statements: list[str] = []
+    store._database._writer.set_trace_callback(statements.append)
+    await store.apply([_seen(f"user-{n}", n) for n in range(200)])
+    assert statements.count("COMMIT") == 4
+
+
+async def test_a_damaged_state_starts_over_and_costs_no_relation(
+    tmp_path: Path, store: SqliteUserSignals, other: SqliteUserSignals, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.apply([_seen("ann", 1), Act("ann", "hide", "q", NOON_MS), _seen("bob", 1)])
+    _run(tmp_path, "UPDATE session SET state = x'c1ff' WHERE user_id = 'ann'")
+    assert await _state(other, "ann") == UserState(hides={"q": NOON_MS})
+    assert "damaged" in caplog.text
     await other.apply([_seen("ann", 2)])
-    assert (await _state(other, "ann")).seen.keys() == {"p1", "p2"}
+    assert (await _state(store, "ann")).seen.keys() == {"p2"}
+    assert (await _state(other, "bob")).seen.keys() == {"p1"}
+
+
+async def test_forgetting_reaches_other_processes_memory(store: SqliteUserSignals, other: SqliteUserSignals) -> None:
+    await store.apply([_seen("ann", 1), _seen("bob", 1), Act("ann", "block", "c", NOON_MS)])
+    await other.apply([_seen("ann", 2)])
+    assert (await _state(other, "ann")).blocks
     await store.forget("ann")
     for one in (store, other):
         assert await _state(one, "ann") == UserState()
         assert (await _state(one, "bob")).seen.keys() == {"p1"}
     await other.apply([_seen("ann", 3)])
     for one in (store, other):
-        assert (await _state(one, "ann")).seen.keys() == {"p3"}
+        assert await _state(one, "ann") == UserState(seen={"p3": NOON_MS + 3})
 
 
-@pytest.mark.parametrize("steps", range(1, 14))
-async def test_a_fold_that_holds_a_forgotten_users_acts_does_not_bring_them_back(
-    store: SqliteUserSignals, other: SqliteUserSignals, monkeypatch: pytest.MonkeyPatch, steps: int
-) -> None:
-    monkeypatch.setattr(fold, "FOLD_BYTES", 1500)
-    for n in range(20):
-        await store.apply([_seen("ann", n), _seen(f"user-{n}", n)])
-    for n in range(steps):  # However far the fold is by then.
-        await store.apply([_seen("bob", n)])
-    await other.forget("ann")
-    for n in range(60):
-        await store.apply([_seen("bob", 100 + n)])
-    for one in (store, other):
-        assert await _state(one, "ann") == UserState()
-        assert (await _state(one, "user-5")).seen.keys() == {"p5"}
-    assert store._database.one("SELECT 1 FROM state WHERE user_id = 'ann'") is None
-
-
-@pytest.mark.usefixtures("folding_often")
 async def test_no_byte_of_a_forgotten_user_is_left_in_the_files(tmp_path: Path, store: SqliteUserSignals) -> None:
-    dice = random.Random(7)
-    users = [f"user-{dice.getrandbits(64):016x}" for _ in range(120)]
-    for n in range(1500):
-        user = dice.choice(users)
-        pings = tuple(f"ping-{k}" for k in range(dice.randrange(400)))
-        await store.apply([_seen(user, n), Act(dice.choice(users), "served", f"r{n}", NOON_MS + n, pings)])
+    rng = random.Random(7)
+    users = [f"user-{rng.getrandbits(64):016x}" for _ in range(120)]
+    for n in range(400):
+        user = rng.choice(users)
+        pings = tuple(f"ping-{k}" for k in range(rng.randrange(400)))
+        await store.apply([_seen(user, n), Act(rng.choice(users), "served", f"r{n}", NOON_MS + n, pings)])
         if n % 10 == 9:
-            gone = users.pop(dice.randrange(len(users)))
+            gone = users.pop(rng.randrange(len(users)))
             await store.forget(gone)
             assert _files_with(tmp_path, gone) == []
-            users.append(f"user-{dice.getrandbits(64):016x}")
+            users.append(f"user-{rng.getrandbits(64):016x}")
 
 
-async def test_a_journal_that_cannot_be_emptied_says_so(
+async def test_a_journal_that_cannot_be_emptied_is_an_error(
     tmp_path: Path, store: SqliteUserSignals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pingfeed.local.sqlite._WRITE_WAIT_MS", 20)
+    monkeypatch.setattr(_sqlite, "_WRITE_WAIT_MS", 20)
     await store.apply([_seen("ann", 1)])
     reader = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None)
     reader.execute("BEGIN")
-    reader.execute("SELECT * FROM log").fetchall()
+    reader.execute("SELECT * FROM session").fetchall()
     with pytest.raises(Unavailable, match="journal"):
         await store.forget("ann")
     assert await _state(store, "ann") == UserState()
@@ -303,93 +291,79 @@ async def test_a_journal_that_cannot_be_emptied_says_so(
     await store.forget("ann")
 
 
-async def test_a_file_of_the_first_format_is_taken_over(tmp_path: Path) -> None:
-    old = sqlite3.connect(tmp_path / "s.sqlite")
-    old.execute("PRAGMA journal_mode=WAL")
-    old.execute("CREATE TABLE state (user_id TEXT PRIMARY KEY, written_ms INTEGER NOT NULL, state BLOB NOT NULL)")
-    old.execute(
-        "CREATE TABLE deleted "
-        "(seq INTEGER PRIMARY KEY AUTOINCREMENT, ping_id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL)"
-    )
-    for user in ("ann", "bob", "long-gone"):
-        old.execute("INSERT INTO state VALUES (?, ?, ?)", (user, NOON_MS, _in_order([_seen(user, 0)], user).encode()))
-    old.execute("INSERT INTO deleted (ping_id, at_ms) VALUES ('gone', ?)", (NOON_MS,))
-    old.execute("DELETE FROM state WHERE user_id = 'long-gone'")
-    old.execute("PRAGMA user_version = 1")
-    old.commit()
-    old.close()
-    opened = await asyncio.gather(*(asyncio.to_thread(_open, tmp_path) for _ in range(3)))
-    await opened[0].apply([_seen("ann", 1)])
-    for store in opened:
-        read = await store.read("ann", NOON_MS)
-        assert read.state.seen.keys() == {"p0", "p1"}
-        assert read.deleted == {"gone"}
-        assert (await _state(store, "bob")).seen.keys() == {"p0"}
-    await opened[0].forget("ann")
-    for store in opened:
-        await store.close()
-    assert _files_with(tmp_path, "long-gone") == [], "the free pages of the old file went too"
-
-
-async def test_a_damaged_row_of_the_log_costs_itself_alone(
-    tmp_path: Path, store: SqliteUserSignals, caplog: pytest.LogCaptureFixture
-) -> None:
-    for n in range(4):
-        await store.apply([_seen("ann", n)])
-    connection = sqlite3.connect(tmp_path / "s.sqlite")
-    with connection:
-        connection.execute("UPDATE log SET acts = x'c1' WHERE seq = 1")
-        connection.execute("UPDATE log SET acts = zeroblob(LENGTH(acts)) WHERE seq = 3")
-        connection.execute("UPDATE log SET acts = CAST(REPLACE(acts, 'seen', 'sawn') AS BLOB) WHERE seq = 4")
+def _old_file(folder: Path, *changes: str) -> list[Act]:
+    """A file that the program of format 2 wrote, most acts folded into states, and these acts."""
+    connection = sqlite3.connect(folder / "s.sqlite")
+    connection.executescript((GOLDEN / "signals_format2.sql").read_text())
+    for change in changes:
+        connection.execute(change)
+    connection.commit()
     connection.close()
-    assert (await _state(store, "ann")).seen.keys() == {"p1"}
-    assert "damaged" in caplog.text
-
-
-async def test_applies_that_wait_together_are_one_transaction(store: SqliteUserSignals) -> None:
-    statements: list[str] = []
-    await store.check()
-    store._database._writer.set_trace_callback(statements.append)
-    await asyncio.gather(*(store.apply([_seen("ann", n)]) for n in range(50)))
-    assert statements.count("COMMIT") <= 2
-    assert len((await _state(store, "ann")).seen) == 50
-
-
-def test_a_like_is_one_entry_of_the_log_and_two_acts_again() -> None:
-    acts = [
-        Act("ann", "seen", "p", NOON_MS),
-        Act("ann", "engaged", "p", NOON_MS),
-        Act("ann", "engaged", "q", NOON_MS),
-        Act("ann", "served", "r", NOON_MS, ("p", "q")),
+    return [
+        Act(
+            ("ann", "bob", "cem")[n % 3],
+            kind,
+            f"t{n // 6}",
+            NOON_MS + n,
+            ("p1", "p2") if kind == "served" else (),
+        )
+        for n in range(42)
+        for kind in (("seen", "engaged") if KINDS[n // 3 % 7] == "engaged" else (KINDS[n // 3 % 7],))
     ]
-    waiting = Waiting()
-    waiting.take(1, encode_row(acts))
-    entries = waiting.of("ann")
-    assert [entry.kind for entry in entries] == ["both", "engaged", "served"]
-    assert replay("ann", 0, UserState(), entries) == (NOON_MS, _in_order(acts, "ann"))
 
 
-_COLLIDING = ("plumless", "buckeroo")
-"""Two names of one CRC-32."""
-_calls = st.lists(st.lists(st.sampled_from([*_COLLIDING, "ann", ""]), max_size=6), max_size=12)
+async def test_a_file_of_format_2_is_upgraded_with_nothing_lost(tmp_path: Path) -> None:
+    acts = [*_old_file(tmp_path), _seen("ann", 100)]
+    opened = await asyncio.gather(*(asyncio.to_thread(_open, tmp_path) for _ in range(3)))
+    await opened[0].apply(acts[-1:])
+    for store in opened:
+        for user in ("ann", "bob", "cem"):
+            assert await _state(store, user) == _in_order(acts, user)
+        assert (await store.read("ann", NOON_MS)).deleted == {"gone"}
+        assert await _state(store, "long-gone") == UserState()
+        await store.close()
+    tables = {name for (name,) in _run(tmp_path, "SELECT name FROM sqlite_schema")}
+    assert not tables & {"state", "log", "progress"}
 
 
-@given(_calls, st.integers(0, 13))
-def test_every_users_acts_are_found_in_order_also_of_users_with_one_crc(rows: list[list[str]], folded_to: int) -> None:
-    assert crc32(_COLLIDING[0].encode()) == crc32(_COLLIDING[1].encode())
-    waiting = Waiting()
-    for seq, users in enumerate(rows, 1):
-        waiting.take(seq, encode_row([_seen(user, 100 * seq + n) for n, user in enumerate(users) if user]))
-    waiting.drop(folded_to)
-    expected: dict[str, list[str]] = {}
-    for seq, users in enumerate(rows, 1):
-        for n, user in enumerate(users):
-            if user and seq > folded_to:
-                expected.setdefault(user, []).append(f"p{100 * seq + n}")
-    places, begins = waiting.by_crc()
-    grouped = [waiting.by_user(places[begin:end]) for begin, end in pairwise(begins.tolist())]
-    for found in (
-        {user: waiting.of(user) for user in (*_COLLIDING, "ann") if waiting.of(user)},
-        {user: entries for group in grouped for user, entries in group.items()},
-    ):
-        assert {user: [entry.target for entry in entries] for user, entries in found.items()} == expected
+async def test_a_file_of_format_1_is_upgraded_and_its_free_pages_erased(tmp_path: Path) -> None:
+    _old_file(tmp_path, "DROP TABLE log", "DROP TABLE progress", "PRAGMA user_version = 1", "PRAGMA secure_delete = 0")
+    state = _in_order([_seen("dan", 0), Act("dan", "block", "c", NOON_MS)], "dan")
+    connection = sqlite3.connect(tmp_path / "s.sqlite")
+    connection.execute("PRAGMA secure_delete = 0")
+    connection.execute("INSERT INTO state VALUES ('dan', ?, ?)", (NOON_MS, state.encode()))
+    connection.execute("INSERT INTO state VALUES ('once-there', 0, x'90')")
+    connection.execute("DELETE FROM state WHERE user_id = 'once-there'")
+    connection.commit()
+    connection.close()
+    store = _open(tmp_path)
+    assert await _state(store, "dan") == state
+    await store.close()
+    assert _files_with(tmp_path, "once-there") == []
+
+
+async def test_a_damaged_part_of_an_old_log_costs_itself_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _old_file(
+        tmp_path,
+        "UPDATE log SET acts = x'c1' WHERE seq = 31",
+        "UPDATE log SET acts = zeroblob(LENGTH(acts)) WHERE seq = 32",
+        "UPDATE log SET acts = CAST(REPLACE(acts, 'unfollow', 'unfellow') AS BLOB) WHERE seq = 41",
+    )
+    store = _open(tmp_path)
+    assert caplog.text.count("damaged") == 3
+    assert "t6" not in (await _state(store, "ann")).follows
+    assert (await _state(store, "bob")).follows["t6"] < 0
+    await store.close()
+
+
+async def test_an_upgrade_that_is_interrupted_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    acts = _old_file(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(user_signals_sqlite, "old_acts", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            _open(tmp_path)
+    store = _open(tmp_path)
+    assert await _state(store, "ann") == _in_order(acts, "ann")
+    await store.close()

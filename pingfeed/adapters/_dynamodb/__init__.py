@@ -1,1 +1,1 @@
-"""What the adapters for DynamoDB share: the shape of items, one client and one loader a process, pacing."""
+"""Shared by the DynamoDB adapters: one connection per event loop, the items, and the list of deleted pings."""

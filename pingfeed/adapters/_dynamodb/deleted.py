@@ -1,18 +1,18 @@
-"""The pings that were deleted lately, as every reader sees them at once without reading them all each time.
+"""The recently deleted pings: visible to every reader at once, without reading the whole list each time.
 
     d/           `d` the names of the parts, 8 bytes each, oldest first, after a format byte
-    d/<name>     `d` one part, sealed: MessagePack of [[ping id, epoch ms], ...], oldest first; never changed
+    d/<name>     `d` one part, compressed: MessagePack of [[ping id, epoch ms], ...], oldest first; never changed
 
-The first item is the head. It is small, and a reader gets it with every user's state, in the same call; only where it
-names parts that the reader has not seen does a second call fetch those. A deletion writes its ping into a new part,
-with what the last part held while that has room, and then the head, if nobody has changed it meanwhile: before that
-nobody sees anything, and what a writer leaves that dies or loses is never read. The names are random, so a head is as
-good as a version. Both items carry the TTL attribute `t`: seven days after their latest deletion they mean nothing.
+The first item is the head. It is small, and a reader gets it with every user's state, in the same call; a second call
+fetches only parts that the reader has not seen. A deletion writes a new part (with the entries of the last part while
+that has room), then replaces the head on condition that it is unchanged. Nothing is visible before that, and the parts
+of a writer that dies or loses the race are never read. Part names are random, so a head identifies a version. Both
+items carry the TTL attribute `t`: seven days after their latest deletion they are obsolete.
 
-A reader may have less time than the parts take. So a fetch of a part belongs to the process and not to a reader: it
-goes on when they leave, all who want the part wait for the same one, and what it brought is there for the next.
+A request may time out before the parts arrive. So a fetch belongs to the process, not to the request: it continues when
+the request is cancelled, concurrent requests share it, and its result serves later ones.
 
-One item for all readers bears what DynamoDB gives one key: 3,000 consistent reads a second.
+All readers share one head item: DynamoDB allows 3,000 consistent reads a second per key.
 """
 
 import asyncio
@@ -25,12 +25,11 @@ from typing import Final
 
 import msgspec
 
-from pingfeed.adapters._dynamodb.connection import SharedConnection
-from pingfeed.adapters._dynamodb.items import KEY, TTL, Item, ttl
-from pingfeed.adapters._dynamodb.loader import Answer
-from pingfeed.adapters._dynamodb.sealed import seal, unseal
+from pingfeed.adapters._dynamodb.connection import Answer, SharedConnection
+from pingfeed.adapters._dynamodb.items import Item, compress, decompress, ttl
+from pingfeed.aws import KEY, TTL
 from pingfeed.core.errors import FormatError, Unavailable
-from pingfeed.core.retry import Backoff
+from pingfeed.core.retry import Backoff, until_true
 from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED, Act
 
 HEAD: Final = "d/"
@@ -42,12 +41,12 @@ _NAME_BYTES: Final = 8
 _log = logging.getLogger(__name__)
 
 Times = dict[str, int]
-"""Ping id to when it was deleted, oldest deletion first."""
+"""From ping id to the time of its deletion, oldest first."""
 Names = tuple[str, ...]
 
 
 class DeletedPings:
-    """One process's view of a table's list."""
+    """One process's copy of a table's list."""
 
     def __init__(self, table: str, connection: SharedConnection, backoff: Backoff) -> None:
         self._table, self._connection, self._backoff = table, connection, backoff
@@ -56,7 +55,7 @@ class DeletedPings:
         self._fetches: dict[str, asyncio.Task[Times]] = {}
         self._times: Times = {}
         self._live: frozenset[str] = frozenset()
-        self._valid = range(0)  # The instants for which `_live` is right.
+        self._valid = range(0)  # The times for which `_live` is valid.
         self._writing = asyncio.Lock()
 
     def head(self) -> Answer:
@@ -64,7 +63,7 @@ class DeletedPings:
         return self._connection().get(self._table, HEAD, consistent=True)
 
     async def at(self, head: Item | None, now_ms: int) -> frozenset[str]:
-        """The newest `MAX_DELETED` pings that were deleted within `DELETED_TTL_MS` before `now_ms`."""
+        """The newest `MAX_DELETED` pings deleted within `DELETED_TTL_MS` before `now_ms`."""
         await self._follow(_names_in(head))
         if now_ms not in self._valid:
             live = {ping_id: at_ms for ping_id, at_ms in self._times.items() if at_ms > now_ms - DELETED_TTL_MS}
@@ -72,12 +71,12 @@ class DeletedPings:
             self._valid = range(now_ms, min(live.values(), default=now_ms) + DELETED_TTL_MS)
         return self._live
 
-    async def bring(self) -> None:
-        """Have what `at` would wait for. Raises Unavailable, and FormatError as `at` does."""
+    async def refresh(self) -> None:
+        """Fetch what `at` would wait for. Raises Unavailable, and FormatError as `at` does."""
         await self._follow(_names_in(await self.head()))
 
     async def close(self) -> None:
-        """Give up what is being fetched; those who wait for it get Unavailable."""
+        """Cancel the fetches under way; their waiters get Unavailable."""
         fetches = list(self._fetches.values())
         for fetch in fetches:
             fetch.cancel()
@@ -85,21 +84,19 @@ class DeletedPings:
             await asyncio.wait(fetches)
 
     async def add(self, acts: Sequence[Act]) -> None:
-        """Take deletions in; one that is known already costs no write. Raises Unavailable."""
+        """Add deletions; a known one costs no write. Raises Unavailable."""
         async with self._writing:
-            for failures in range(1, TRIES + 1):
-                if await self._try(await self.head(), acts):
-                    return
-                await asyncio.sleep(self._backoff.pause_s(failures))
-        raise Unavailable(f"the DynamoDB table {self._table}: others delete pings all the time")
+            if not await until_true(lambda _: self._try(acts), backoff=self._backoff, tries=TRIES):
+                raise Unavailable(f"the DynamoDB table {self._table}: too many concurrent deletions")
 
-    async def _try(self, head: Item | None, acts: Sequence[Act]) -> bool:
-        """Write what is new; False if another process changed the head meanwhile."""
+    async def _try(self, acts: Sequence[Act]) -> bool:
+        """Write the new deletions; False if another process changed the head in between."""
+        head = await self.head()
         await self._follow(_names_in(head))
         new = _newer(acts, self._times)
         if not new:
             return True
-        # From here on reads may follow other heads: what is written comes of the one that was read.
+        # From here on reads may follow other heads; the write is based on the head that was read.
         parts = dict(self._parts)
         if self._names and len(parts[self._names[-1]]) < PART:
             new = _merged([parts.pop(self._names[-1]), new])
@@ -113,28 +110,28 @@ class DeletedPings:
         return await connection.replace(self._table, head, after, by="d")
 
     async def _follow(self, names: Names) -> None:
-        """Have the parts that are named, and no others."""
+        """Hold exactly the named parts."""
         if names == self._names:
             return
         known = self._parts
         found = await self._fetched([name for name in names if name not in known])
         if names == self._names:
-            return  # Of those who waited another was first, and merging takes milliseconds.
-        # Another read may have gone on meanwhile, or back: what counts here is the head that this one has seen.
+            return  # Another waiter was first; merging takes milliseconds.
+        # Another read may have moved to another head in between; this one follows its own.
         self._parts = {name: found[name] if name in found else known[name] for name in names}
         self._names = names
         self._times = _newest(_merged(list(self._parts.values())), MAX_DELETED)
         self._valid = range(0)
 
     async def _fetched(self, names: Sequence[str]) -> dict[str, Times]:
-        """Parts by name. Who is cancelled here leaves the fetches to the next; one that fails is begun anew then."""
-        # Kept are those under way, and of those that ended the ones that are wanted still.
+        """Parts by name. A cancelled caller leaves its fetches to the next one; a failed fetch starts again then."""
+        # Keep the fetches under way, and the finished ones that are still needed.
         self._fetches = {name: fetch for name, fetch in self._fetches.items() if name in names or not fetch.done()}
         fetches = {name: self._fetches.get(name) or self._begin(name) for name in names}
         if fetches:
             await asyncio.wait(fetches.values())
         if any(fetch.cancelled() for fetch in fetches.values()):
-            raise Unavailable(f"the DynamoDB table {self._table} was let go")
+            raise Unavailable(f"the DynamoDB table {self._table} was closed")
         return {name: fetch.result() for name, fetch in fetches.items()}
 
     def _begin(self, name: str) -> "asyncio.Task[Times]":
@@ -147,7 +144,7 @@ class DeletedPings:
         return _part_in(await self._connection().get(self._table, HEAD + name, consistent=True))
 
     def _settle(self, name: str, fetch: "asyncio.Task[Times]") -> None:
-        # An error is looked at here, for nobody may wait any more.
+        # Retrieve the exception here, as there may be no waiter left.
         if fetch.cancelled() or fetch.exception() is not None:
             self._fetches.pop(name, None)
 
@@ -157,7 +154,7 @@ def _names_in(head: Item | None) -> Names:
         return ()
     value = bytes(head["d"]["B"]) if "d" in head else b""
     if value[:1] != _FORMAT or len(value) % _NAME_BYTES != 1:
-        raise FormatError("the stored list of deleted pings is of another format")
+        raise FormatError("the stored list of deleted pings has another format")
     return tuple(value[at : at + _NAME_BYTES].hex() for at in range(1, len(value), _NAME_BYTES))
 
 
@@ -167,16 +164,16 @@ def _head_item(parts: Mapping[str, Times]) -> Item:
 
 
 def _part_item(name: str, part: Times) -> Item:
-    value = seal(msgspec.msgpack.encode(list(part.items())))
+    value = compress(msgspec.msgpack.encode(list(part.items())))
     return {KEY: {"S": HEAD + name}, "d": {"B": value}, TTL: ttl(max(part.values()) + DELETED_TTL_MS)}
 
 
 def _part_in(item: Item | None) -> Times:
-    """A part's deletions. None is left of one that TTL removed: then all of them are over."""
+    """A part's deletions; none if TTL has removed it, as then all of them have expired."""
     if item is None:
         return {}
     try:
-        value = unseal("a list of deleted pings", item["d"]["B"])
+        value = decompress("a list of deleted pings", item["d"]["B"])
         return dict(msgspec.msgpack.decode(value, type=list[tuple[str, int]]))
     except (ValueError, msgspec.DecodeError) as error:
         _log.error("a list of deleted pings is damaged", extra={"reason": str(error)})
@@ -184,7 +181,7 @@ def _part_in(item: Item | None) -> Times:
 
 
 def _newer(acts: Sequence[Act], known: Times) -> Times:
-    """The acts that say more than is known, at most as many as are kept."""
+    """The deletions that are newer than the known ones, at most `MAX_DELETED`."""
     new: Times = {}
     for act in acts:
         if act.at_ms > new.get(act.target, known.get(act.target, act.at_ms - 1)):
@@ -194,7 +191,7 @@ def _newer(acts: Sequence[Act], known: Times) -> Times:
 
 
 def _merged(parts: Sequence[Times]) -> Times:
-    """One after the other; a ping that is deleted again moves to the end."""
+    """All parts in order; a ping that was deleted again moves to the end."""
     merged: Times = {}
     for part in parts:
         for ping_id, at_ms in part.items():
@@ -213,7 +210,7 @@ def _in_parts(times: Times) -> list[Times]:
 
 
 def _still_needed(parts: Mapping[str, Times], now_ms: int) -> Mapping[str, Times]:
-    """Without the oldest parts that have only what is over, or what newer parts push out."""
+    """Drop the oldest parts that have only expired deletions, or ones beyond the limit."""
     names = list(parts)
     while len(names) > 1:
         newer = {ping_id for name in names[1:] for ping_id in parts[name]}

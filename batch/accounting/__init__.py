@@ -1,1 +1,0 @@
-"""Where every accepted event is: counts that must agree, and what was refused, put back."""

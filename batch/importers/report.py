@@ -1,0 +1,135 @@
+"""What an import came to, for a person and for programs."""
+
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from batch.importers.importer import Outcome
+from batch.training.train import MIN_ENGAGED_REQUESTS
+from pingfeed.core.clock import DAY_MS, to_iso
+from pingfeed.core.events import Row
+
+_SHOWN: Final = 20
+"""Rejected records that a person is shown."""
+_LISTED: Final = 1_000
+"""Rejected records that a program is given."""
+_WIDEST: Final = 240
+_NEXT: Final = "Next: pingfeed etl, then pingfeed train, then pingfeed tick --all"
+_WITHOUT_MODEL: Final = """Next: pingfeed etl, then pingfeed tick --all
+pingfeed train needs {needed:,} feed requests with an interaction: impressions that share a request_id, and what users
+did about them under the same one. This import has {found:,}. Until your own feeds have collected them, the fallback
+ranker orders each user's candidates, which this history already provides."""
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """The outcome for programs; `rejected.lines` has the first thousand of `rejected.count`."""
+    return {
+        "source": outcome.source,
+        "digest": outcome.digest,
+        "dry_run": outcome.dry_run,
+        "again": outcome.again,
+        "otherwise": outcome.otherwise,
+        "lines": outcome.records,
+        "events": outcome.events,
+        "types": dict(outcome.types),
+        "introduced": outcome.introduced,
+        "left_out": outcome.left_out,
+        "labels_cut": outcome.cut,
+        "duplicates": outcome.duplicates,
+        "times": outcome.times,
+        "fields": [{"problem": note, "count": count, "first_record": first} for note, count, first in outcome.notes],
+        "engaged_requests": outcome.engaged_requests,
+        "stopped": outcome.stopped or None,
+        "first": _iso(outcome.first_ms),
+        "last": _iso(outcome.last_ms),
+        "files": outcome.files,
+        "rejected": {
+            "count": outcome.rejected.count,
+            "file": outcome.rejected_file,
+            "lines": [msgspec.to_builtins(one) for one in outcome.rejected.kept[:_LISTED]],
+        },
+        "sample": outcome.sample if outcome.dry_run else [],
+    }
+
+
+def show(outcome: Outcome, mapped: list[str], console: Console) -> None:
+    """The outcome for a person; `mapped` says how the columns were mapped."""
+    if outcome.again:
+        _say(
+            console,
+            f"{outcome.source} was imported before, with the same options: nothing to add. "
+            f"Its events are in {len(outcome.files):,} files.",
+        )
+        return
+    if outcome.dry_run:
+        _show_sample(outcome.sample, console)
+        _say(console, *mapped)
+    _say(console, *_summary(outcome))
+    if outcome.rejected.count:
+        _show_rejected(outcome, console)
+    if outcome.stopped:
+        _say(console, f"Nothing {'would be' if outcome.dry_run else 'was'} written: {outcome.stopped}.")
+    elif outcome.events and not outcome.dry_run and outcome.engaged_requests < MIN_ENGAGED_REQUESTS:
+        _say(console, _WITHOUT_MODEL.format(needed=MIN_ENGAGED_REQUESTS, found=outcome.engaged_requests))
+    elif outcome.events and not outcome.dry_run:
+        _say(console, _NEXT)
+
+
+def _summary(outcome: Outcome) -> list[str]:
+    types = ", ".join(f"{count:,} {name}" for name, count in sorted(outcome.types.items()))
+    lines = [f"{outcome.source}: {outcome.records:,} lines, {outcome.events:,} events ({types or 'none'})"]
+    if outcome.first_ms is not None:
+        lines.append(f"  arriving from {_iso(outcome.first_ms)} to {_iso(outcome.last_ms)}")
+    if outcome.last_ms is not None and outcome.end_ms - outcome.last_ms > 30 * DAY_MS:
+        lines.append("  older than 30 days: few of its pings can be in a feed; --end-now moves it to the present")
+    lines += [f"  timestamps: {count:,} in the form {kind}" for kind, count in outcome.times.items()]
+    facts = {
+        "duplicate records, each kept once": outcome.duplicates,
+        "of them introduce pings that the log mentions but no event introduces": outcome.introduced,
+        "lines left out, as asked or for lack of a counterpart": outcome.left_out,
+        "labels cut: they were too long, or beyond the 64th of their list": outcome.cut,
+    }
+    lines += [f"  {count:,} {fact}" for fact, count in facts.items() if count]
+    lines += [f"  {count:,} x {note} (first in record {first:,})" for note, count, first in outcome.notes]
+    if outcome.otherwise:
+        lines.append("  this log was imported before with other options: what both imports have is kept once")
+    if outcome.dry_run:
+        lines.append("  dry run: nothing was written")
+    return lines
+
+
+def _show_sample(rows: list[Row], console: Console) -> None:
+    table = Table("event_type", "received", "values", title="The first events of each type")
+    hidden = ("event_type", "received_ms", "timestamp_ms", "event_id")
+    for row in rows:
+        rest = ", ".join(f"{name}={value}" for name, value in row.items() if name not in hidden)
+        table.add_row(row["event_type"], _iso(row["received_ms"]), escape(rest[:_WIDEST]))
+    console.print(table)
+
+
+def _show_rejected(outcome: Outcome, console: Console) -> None:
+    rejected = outcome.rejected
+    plural = "" if rejected.count == 1 else "s"
+    table = Table("record", "line", "field", "why", "text", title=f"{rejected.count:,} record{plural} rejected")
+    for one in rejected.kept[:_SHOWN]:
+        table.add_row(f"{one.record}", f"{one.line}", one.field or "", escape(one.message), escape(one.body[:80]))
+    console.print(table)
+    if rejected.count > _SHOWN:
+        _say(console, f"  and {rejected.count - _SHOWN:,} more")
+    for reason, count in rejected.reasons.most_common(5):
+        _say(console, f"  {count:,} rejected for a reason such as: {rejected.examples[reason]}")
+    if outcome.rejected_file:
+        kept = f"the first {len(rejected.kept):,} are" if rejected.count > len(rejected.kept) else "all are"
+        _say(console, f"  {kept} kept in {outcome.rejected_file} of the lake")
+
+
+def _say(console: Console, *lines: str) -> None:
+    for line in lines:
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _iso(ms: int | None) -> str | None:
+    return None if ms is None else to_iso(ms)

@@ -1,0 +1,1 @@
+"""Operations: reconciling counts, rejected events, deleting users, expiring old files."""

@@ -1,0 +1,229 @@
+"""Delete users: packet and signals at once, everything else in the nightly job.
+
+The nightly job rewrites only files that hold a deleted user, each whole and under its own name: raw files that runs
+have read, malformed rows (`rejected/raw-*`), clean events, the user's aggregates and states, training rows. Rejected
+events are not searched; they expire (`expiry.py`). Totals of pings, creators and countries hold no user and stay.
+
+What leaves the raw files is first listed under `removed/` (`reconcile.py`). Every step can be repeated, so the next
+nightly job finishes what a killed one began. For `ACTIVE_DAYS` after a request, nightly jobs also look for late events
+in raw files that are not compacted yet; a run never learns from them (`EventLoader`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from batch.lake.ledger import Ledger, is_compacted
+from batch.lake.raw_files import PARQUET, READERS, Read, documents_of, read_errors, read_events
+from batch.lake.tables import AGGREGATES, CLEAN, STATES, clock_of, parquet_of
+from batch.ops.reconcile import keys_of, put_removed
+from batch.ops.rejected import is_raw, line_of
+from batch.ops.tombstones import DeletionRequest, DeletionRequests, Forgotten, hash_of, is_content
+from batch.training.training_set import CLOCK as TRAINING_CLOCK
+from batch.wiring import Batch
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.signals import UserState
+from pingfeed.ports import Lake
+from pingfeed.spool.landing import waiting_by_day
+
+ACTIVE_DAYS: Final = 35
+"""The longest that an event may be on its way: the 7 days of de-duplication, and an outage of four weeks."""
+_CLOCK: Final = "received_ms"
+_WHOSE: Final = pa.schema([("user_id", pa.string()), (_CLOCK, pa.int64())])
+_KEYS: Final = _WHOSE.insert(1, pa.field("event_id", pa.string()))
+_LOG = logging.getLogger(__name__)
+
+
+class Forgetting(msgspec.Struct, frozen=True):
+    """What `forget_users` did."""
+
+    users: int
+    at_ms: int
+    """Events received up to this moment will be removed."""
+    packets: int
+    """Users that had a packet."""
+    signals: int
+    """Users that had signals."""
+    waiting: int
+    """Events of all users in this machine's spools: a service that starts applies them to the signals again."""
+
+
+@dataclass
+class Removed:
+    """What a nightly job removed."""
+
+    users: int = 0
+    events: int = 0
+    """Rows and malformed rows that left the raw files."""
+    files: int = 0
+    """Files that were rewritten."""
+    unreadable: list[str] = field(default_factory=list)
+
+
+def forget_users(batch: Batch, users: Sequence[str]) -> Forgetting:
+    """Store deletion requests, then remove packets and signals. May be repeated. Raises Unavailable.
+
+    The requests come first: a tick that is running looks for them after it has stored its packets.
+    """
+    at_ms = batch.clock()
+    batch.tables.refresh()
+    requests = DeletionRequests(batch.tables.lake)
+    for user_id in users:
+        requests.add(DeletionRequest(hash=hash_of(user_id), at_ms=at_ms, tick=batch.ticks.of(at_ms) + 1))
+    packets, signals = asyncio.run(_remove_served(batch, users, at_ms))
+    waiting = sum(sum(days.values()) for days in waiting_by_day(batch.settings.spool_dir).values())
+    return Forgetting(len(users), at_ms, packets, signals, waiting)
+
+
+async def _remove_served(batch: Batch, users: Iterable[str], now_ms: int) -> tuple[int, int]:
+    """Remove packets and signals; how many users had some."""
+    candidates, signals = batch.open_candidates(), batch.open_signals()
+    packets = states = 0
+    try:
+        for user_id in users:
+            packets += await candidates.get(user_id, now_ms) is not None
+            states += (await signals.read(user_id, now_ms)).state != UserState()
+            await candidates.delete(user_id)
+            await signals.forget(user_id)
+    finally:
+        await candidates.close()
+        await signals.close()
+    return packets, states
+
+
+def remove_forgotten(batch: Batch) -> Removed:
+    """The nightly job's part, after the run has read what landed and before raw files are compacted."""
+    batch.tables.pending(anew=True)
+    requests = DeletionRequests(batch.tables.lake)
+    pending, late = requests.pending(), requests.done_since(batch.clock() - ACTIVE_DAYS * DAY_MS)
+    done = Removed(users=len({request.hash for request in pending}))
+    if not pending and not late:
+        return done
+    forgotten = Forgotten([*pending, *late])
+    with batch.progress.step(f"forgetting {done.users:,} users"):
+        known = Ledger(batch.tables, batch.ticks).known_runs()
+        _clear_raw(batch.tables.lake, known, forgotten, done, everything=bool(pending))
+        if pending:
+            for root, clocks in _tables().items():
+                _clear_tables(batch.tables.lake, root, clocks, forgotten, done)
+    for request in pending:
+        request.unreadable = done.unreadable
+        requests.finish(request)
+    batch.tables.pending(anew=True)
+    return done
+
+
+def _clear_raw(lake: Lake, known: Iterable[str], forgotten: Forgotten, done: Removed, *, everything: bool) -> None:
+    """Remove users from the raw files that runs have read; unless `everything`, only from those not compacted."""
+    read = set(known)
+    raw = [path for path in lake.list("events") if path in read or (everything and is_compacted(path))]
+    raw += [path for path in lake.list("errors") if path in read]
+    held = _each(lambda path: _held(lake, path, forgotten, done), raw)
+    malformed = [path for path in lake.list("rejected") if is_raw(path)]
+    held_lines = _each(lambda path: _held_lines(lake, path, forgotten), malformed)
+    keys = [*held.values(), *held_lines.values()]
+    if keys:
+        gone = pa.concat_tables(keys)
+        done.events += gone.num_rows
+        put_removed(lake, gone)
+    for path in held:
+        _rewrite_raw(lake, path, forgotten)
+    for path in held_lines:
+        _rewrite_lines(lake, path, forgotten)
+    done.files += len(keys)
+
+
+def _each(look: Callable[[str], pa.Table | None], paths: list[str]) -> dict[str, pa.Table]:
+    """What `look` finds in each file, several files at a time; None means that the file stays as it is."""
+    with ThreadPoolExecutor(READERS, "forget") as pool:
+        return {path: found for path, found in zip(paths, pool.map(look, paths), strict=True) if found is not None}
+
+
+def _held(lake: Lake, path: str, forgotten: Forgotten, done: Removed) -> pa.Table | None:
+    """The acceptances of deleted users in a raw file; None if it holds none of their data."""
+    if path.endswith(".parquet") and not _may_hold(lake, path, forgotten):
+        return None
+    found = _read(lake, path)
+    if found.left_out:
+        done.unreadable.append(path)
+        _LOG.error(
+            "a raw file could not be searched for deleted users", extra={"path": path, "error": found.left_out[path]}
+        )
+        return None
+    gone = forgotten.rows(found.rows, _CLOCK)
+    if gone is None:
+        mentioned = any(forgotten.mentioned_in(one.body, one.received_ms) for one in found.refused)
+        return _KEYS.empty_table() if mentioned else None
+    return found.rows.filter(pc.and_(gone, pc.invert(is_content(found.rows)))).select(_KEYS.names)
+
+
+def _may_hold(lake: Lake, path: str, forgotten: Forgotten) -> bool:
+    """A cheap look at two columns; True where that fails, for a file may be something else than its name says."""
+    try:
+        return forgotten.rows(lake.dataset([path], _WHOSE).to_table(), _CLOCK) is not None
+    except pa.ArrowException:
+        return True
+
+
+def _read(lake: Lake, path: str) -> Read:
+    return (read_errors if path.startswith("errors/") else read_events)(lake, [path])
+
+
+def _rewrite_raw(lake: Lake, path: str, forgotten: Forgotten) -> None:
+    """Write a file without deleted users: Parquet with its own columns, anything else as JSON lines of its rows.
+
+    Malformed rows of the latter are dropped here: they are kept in `rejected/raw-*`.
+    """
+    data = lake.read(path)
+    if data.startswith(PARQUET):
+        lake.write(path, _without(data, forgotten, _CLOCK))
+        return
+    documents = documents_of(forgotten.without(_read(lake, path).rows, _CLOCK))
+    lake.write(path, b"".join(document + b"\n" for document in documents) or b"\n")
+
+
+def _without(data: bytes, forgotten: Forgotten, clock: str) -> bytes:
+    """A Parquet file without deleted users; schema and metadata stay."""
+    table = pq.read_table(pa.BufferReader(data))
+    return parquet_of(forgotten.without(table, clock).replace_schema_metadata(table.schema.metadata))
+
+
+def _held_lines(lake: Lake, path: str, forgotten: Forgotten) -> pa.Table | None:
+    lines = [line for data in lake.read(path).splitlines() if (line := line_of(data))]
+    gone = [line.body for line in lines if forgotten.mentioned_in(line.body, line.received_ms)]
+    return keys_of(gone) if gone else None
+
+
+def _rewrite_lines(lake: Lake, path: str, forgotten: Forgotten) -> None:
+    lines = [(data, line_of(data)) for data in lake.read(path).splitlines(keepends=True)]
+    kept = [data for data, line in lines if line and not forgotten.mentioned_in(line.body, line.received_ms)]
+    if kept:
+        lake.write(path, b"".join(kept))
+    else:
+        lake.delete(path)
+
+
+def _tables() -> dict[str, dict[str, str]]:
+    """Folders with users in them: part of the path -> the column that tells which rows are covered."""
+    clocks = {f"/{name}/": clock for name, schema in (AGGREGATES | STATES).items() if (clock := clock_of(schema))}
+    return {"clean": {"": clock_of(CLEAN) or ""}, "aggregates": clocks, "training": {"": TRAINING_CLOCK}}
+
+
+def _clear_tables(lake: Lake, root: str, clocks: dict[str, str], forgotten: Forgotten, done: Removed) -> None:
+    for part, clock in clocks.items():
+        schema = pa.schema([("user_id", pa.string()), (clock, pa.int64())])
+
+        def look(path: str, clock: str = clock, schema: pa.Schema = schema) -> pa.ChunkedArray | None:
+            return forgotten.rows(lake.dataset([path], schema).to_table(), clock)
+
+        for path in _each(look, [path for path in lake.list(root) if part in path]):
+            lake.write(path, _without(lake.read(path), forgotten, clock))
+            done.files += 1

@@ -1,0 +1,314 @@
+"""Every command in one table: its name, what it is for, an example, its options, and the function that runs it.
+
+A function's address is imported when the command runs, never before; it takes the options as keyword arguments and
+returns the exit code. A command whose package is not installed is hidden.
+"""
+
+import argparse
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+Option = tuple[tuple[str, ...], dict[str, Any]]
+"""Names and details of an argument, as argparse takes them."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What follows `pingfeed`. `summary` is for the list of commands, `more` continues it in the command's own help."""
+
+    name: str
+    address: str
+    summary: str
+    example: str
+    options: tuple[Option, ...] | None = ()
+    """None: the address names a function that adds its options to a parser."""
+    more: str = ""
+
+    @property
+    def meaning(self) -> str:
+        """What the command's help says first."""
+        return f"{self.summary}. {self.more}".strip()
+
+    @property
+    def installed(self) -> bool:
+        """Whether this installation has the command's package."""
+        return importlib.util.find_spec(self.address.split(".")[0]) is not None
+
+    def function(self) -> Callable[..., int | None]:
+        """The function at the address."""
+        module, _, name = self.address.partition(":")
+        found: Callable[..., int | None] = getattr(importlib.import_module(module), name)
+        return found
+
+
+def _option(*names: str, **details: Any) -> Option:
+    if details.get("default") is not None and "help" in details:
+        details["help"] += " (default: %(default)s)"
+    return names, details
+
+
+def _flag(name: str, meaning: str, **details: Any) -> Option:
+    return (name,), {"action": "store_true", "help": meaning, **details}
+
+
+def _moment(text: str) -> int:
+    from pingfeed.core.clock import to_ms
+
+    try:
+        return to_ms(datetime.fromisoformat(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2026-11-22T12:00:00Z") from error
+
+
+def _number(kind: Callable[[str], Any], low: float, high: float = float("inf")) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            limits = f"of at least {low}" if high == float("inf") else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {limits}")
+        return value
+
+    return parse
+
+
+def _count(name: str, default: int | None, meaning: str, low: int = 1, **more: Any) -> Option:
+    return _option(name, type=_number(int, low), default=default, metavar="N", help=meaning, **more)
+
+
+def _port(name: str, default: int | None, meaning: str) -> Option:
+    return _option(name, type=_number(int, 0, 65535), default=default, metavar="PORT", help=meaning)
+
+
+def _rate(name: str, default: float, meaning: str) -> Option:
+    return _option(name, type=_number(float, 0.001), default=default, metavar="N", help=meaning)
+
+
+def _seconds(name: str, default: float | None, meaning: str) -> Option:
+    return _option(name, type=_number(float, 0), default=default, metavar="SECONDS", help=meaning)
+
+
+def _days(default: str) -> tuple[Option, Option]:
+    return (
+        _option("--day", metavar="YYYY-MM-DD", help=f"UTC day of arrival (default: {default})"),
+        _option("--days", type=_number(int, 1, 400), metavar="N", help="the N days up to that day"),
+    )
+
+
+def _time(name: str, meaning: str) -> Option:
+    return _option(name, type=_moment, metavar="TIME", help=f"{meaning} (ISO 8601, UTC)")
+
+
+def _command(
+    entry: str, summary: str, example: str, *options: Option, more: str = "", declared: bool = True
+) -> Command:
+    """`entry` is `name = module:function`, as in the entry points of a package."""
+    name, _, address = entry.partition(" = ")
+    return Command(name, address, summary, example, options if declared else None, more)
+
+
+_JSON: Final = _flag("--json", "print the result as JSON, and no progress")
+_AT: Final = _time("--at", "act as at this time of the past")
+_STEP: Final = (_AT, _JSON, _seconds("--wait", 0, "how long to wait for another run to end"))
+_HOME: Final = _option(
+    "--home", metavar="DIR", help="folder with world.json (default: PINGFEED_HOME, var/pingfeed, var/demo)"
+)
+_LAKE: Final = _option("--lake", metavar="PLACE", help="a folder or s3://bucket/prefix (default: HOME/lake)")
+_INGEST: Final = _option("--ingest", default="http://127.0.0.1:8000", metavar="URL", help="where ingest listens")
+_FEED: Final = _option("--feed", default="http://127.0.0.1:8001", metavar="URL", help="where the feed listens")
+_REMOTE: Final = _flag("--allow-remote", "allow services on other machines than this one")
+_WORLD: Final = (
+    _count("--users", 1000, "how many users the world has"),
+    _count("--pings", 2000, "how many pings exist at the start"),
+    _count("--days", 14, "how many days of history to write"),
+    _count("--seed", 7, "the same seed makes the same world", low=0),
+)
+
+GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
+    "Try it": (
+        _command(
+            "demo = simulator.commands:demo",
+            "Run a small simulated world on this machine: history, training, both services",
+            "pingfeed demo\npingfeed demo --users 200 --days 7 --no-live",
+            _option("--home", type=Path, metavar="DIR", help="the folder of its state (default: var/demo)"),
+            *_WORLD,
+            _port("--ingest-port", 8000, "the port of ingest"),
+            _port("--feed-port", 8001, "the port of the feed"),
+            _flag("--no-live", "serve without simulated traffic"),
+            _flag("--exit-after-ready", "stop everything as soon as it is ready"),
+            _flag("--prepare", "only make the world, where the settings say, and serve nothing"),
+        ),
+        _command(
+            "simulate history = simulator.commands:history",
+            "Write weeks of a simulated world's events to the lake",
+            "pingfeed simulate history --users 1000 --days 14",
+            *_WORLD,
+            _HOME,
+            _time("--until", "when the history ends; by default the last tick before now"),
+            _count("--tick-minutes", 15, "length of a tick"),
+            _LAKE,
+        ),
+        _command(
+            "simulate live = simulator.commands:live",
+            "Play a simulated world over HTTP: its users read feeds and send events",
+            "pingfeed simulate live --rate 50 --seconds 60",
+            _HOME,
+            _rate("--rate", 20.0, "the most events per second"),
+            _seconds("--seconds", None, "how long to play (default: until stopped)"),
+            _count("--seed", 0, "decides what the users do", low=0),
+            _INGEST,
+            _FEED,
+            _REMOTE,
+            _JSON,
+        ),
+    ),
+    "Run it": (
+        _command(
+            "serve = pingfeed.commands:serve",
+            "Run a service: ingest, the feed, or both",
+            "pingfeed serve all\npingfeed serve ingest --host 0.0.0.0 --port 8000",
+            _option("service", choices=["ingest", "feed", "all"], help="which one to run"),
+            _option("--host", default="127.0.0.1", metavar="ADDRESS", help="the address to listen on"),
+            _port("--port", None, "the port (default: 8000 for ingest, 8001 for the feed)"),
+            more="With `all`, --port is that of ingest, and the feed takes the next one.",
+        ),
+        _command(
+            "schedule = batch.commands:schedule",
+            "Run a tick every 15 minutes, and the nightly job at its hour",
+            "pingfeed schedule\npingfeed schedule --once --night",
+            _flag("--once", "run what is due, tick and nightly job, then stop"),
+            _flag("--night", "with --once: run the nightly job at any hour"),
+            more="The nightly job is etl, train, and a tick for every user of the last 30 days.",
+        ),
+        _command(
+            "doctor = pingfeed.commands:doctor",
+            "Show what is configured, what answers and what is missing",
+            "pingfeed doctor",
+            _flag("--json", 'print {"checks":[{"name","ok","detail"}]}'),
+            more="The exit code is 1 if something fails that the installation needs.",
+        ),
+        _command(
+            "provision = deploy.commands:provision",
+            "Create the AWS bucket, tables and stream that the settings name",
+            "pingfeed provision --wait 120",
+            _seconds("--wait", 60.0, "how long AWS may take to answer"),
+            more="What exists already stays as it is.",
+        ),
+    ),
+    "Bring and account for data": (
+        _command(
+            "import = batch.importers.commands:import_events",
+            "Import the history of another system: an event log of Metarank's, or CSV",
+            "pingfeed import csv likes.csv --map user_id=user,ping_id=item,timestamp=time,event_type==like --dry-run",
+            declared=False,
+        ),
+        _command(
+            "reconcile = batch.ops.commands:reconcile",
+            "Show what was accepted on a day, and where all of it is",
+            "pingfeed reconcile --day 2026-11-22",
+            *_days("today"),
+            _flag("--json", "print JSON; a list with --days"),
+            more="The exit code is 1 if something is missing.",
+        ),
+        _command(
+            "rejected list = batch.ops.commands:list_rejected",
+            "List rejected events by day and reason, or print them to be repaired and sent again",
+            "pingfeed rejected list --json --code out_of_range > bodies.jsonl",
+            *_days("all that are kept"),
+            _option("--code", help="only this reason, such as out_of_range; --json prints forbidden events only so"),
+            _flag("--json", "print request bodies that send them again, one a line"),
+        ),
+        _command(
+            "forget = batch.ops.commands:forget",
+            "Remove users: packet and signals at once, the rest with the next nightly job",
+            "pingfeed forget user-17\npingfeed forget - < users.txt",
+            _option("users", nargs="+", metavar="USER", help="user ids; - reads them from standard input"),
+            _JSON,
+            more="`pingfeed etl` removes their events, aggregates and training rows from the lake now. Rejected events "
+            "are not searched: they expire within PINGFEED_REJECTED_DAYS. Totals of pings and creators stay, and so do "
+            "pings that a user published: delete those with `ping_deleted` events.",
+        ),
+    ),
+    "Run one step by hand": (
+        _command(
+            "etl = batch.commands:etl",
+            "Read every file that has landed, then bring the day's state up to date",
+            "pingfeed etl\npingfeed etl --at 2026-11-22T03:00:00Z",
+            *_STEP,
+        ),
+        _command(
+            "tick = batch.commands:tick",
+            "Run one tick: new events, features, candidates, snapshot, packets",
+            "pingfeed tick\npingfeed tick --all --json",
+            *_STEP,
+            _flag("--all", "write packets for every user of the last 30 days", dest="everyone"),
+        ),
+        _command(
+            "train = batch.commands:train",
+            "Train a model, and make it live if it passes the gate",
+            "pingfeed train --days 14",
+            *_STEP,
+            _count("--days", 30, "how many days back to learn from"),
+            more="While there is too little data it says how much is missing, and the fallback ranker serves.",
+        ),
+        _command(
+            "model list = batch.commands:model_list",
+            "List the models: when each was trained, how well it ranks, which one is live",
+            "pingfeed model list",
+            _JSON,
+        ),
+        _command(
+            "model promote = batch.commands:model_promote",
+            "Make a model live",
+            "pingfeed model promote 1994839-ab0c2b04",
+            _option("model_id", metavar="MODEL", help="its id, as `pingfeed model list` shows it"),
+            _JSON,
+        ),
+        _command(
+            "model rollback = batch.commands:model_rollback",
+            "Make the model live that was live before",
+            "pingfeed model rollback",
+            _JSON,
+        ),
+    ),
+    "Measure it": (
+        _command(
+            "evaluate affinity = simulator.commands:affinity",
+            "Compare served feeds with simulated users' true preferences",
+            "pingfeed evaluate affinity --users 200",
+            _count("--users", 200, "how many users"),
+            _count("--seed", 0, "chooses the users", low=0),
+            _FEED,
+            _REMOTE,
+            _LAKE,
+            _HOME,
+            _JSON,
+            more="The exit code is 1 if the served feed is not better than popular and new pings.",
+        ),
+        _command(
+            "evaluate ranklens = batch.evaluate.commands:ranklens",
+            "Measure the model on real lists of films, beside its peers",
+            "pingfeed evaluate ranklens events.jsonl.gz --test-from 7000",
+            _option("file", type=Path, metavar="FILE", help="Metarank's RankLens events, plain or gzip"),
+            _count("--test-from", None, "train on the first N clicked lists", required=True),
+            _JSON,
+        ),
+        _command(
+            "skew = batch.commands:skew",
+            "Recompute the feature vectors that the feed logged, and count those that differ",
+            "pingfeed skew --days 2",
+            _AT,
+            _JSON,
+            _count("--days", 2, "how many days of logged vectors"),
+            more="The exit code is 1 if one differs.",
+        ),
+    ),
+}
