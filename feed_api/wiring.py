@@ -1,4 +1,4 @@
-"""From settings to what the service works with. The only file here that knows which adapters there are."""
+"""Builds the services that the settings describe. The only file of the feed that knows which adapters exist."""
 
 import time
 from collections.abc import Callable
@@ -21,7 +21,7 @@ NEEDS: Final = ("events_url", "artifacts_url", "candidates_url", "cache_url", "s
 
 @dataclass(frozen=True)
 class Services:
-    """What the feed stands on. `create_app` starts it and closes it."""
+    """The feed's dependencies. `create_app` starts and closes them."""
 
     candidates: CandidateStore
     signals: UserSignals
@@ -30,15 +30,15 @@ class Services:
     delivery: Delivery
     acts: ServedActs
     publisher: Publisher | None = None
-    """Puts the spool's account into the lake."""
+    """Publishes the spool's stats to the lake."""
     clock: Clock = system_clock
     make_id: IdMaker = uuid7
     refresh_s: float = 2.0
-    """How often the pointers to model and snapshot are looked at."""
+    """Interval between reads of the model and snapshot pointers."""
     trending_s: float = 3.0
-    """How often the hot lists are read."""
+    """Interval between reads of the trending lists."""
     monotonic: Callable[[], float] = time.perf_counter
-    """Seconds that only grow: what a request's budget is measured by."""
+    """Seconds that never go back; measures a request's budget."""
 
 
 def build(settings: Settings) -> Services:

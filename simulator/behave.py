@@ -15,8 +15,8 @@ from simulator.world import World, creator_id, ping_number, sigmoid, user_id
 
 Bools = NDArray[np.bool_]
 
-NOBODY: Final = -1
-"""Stands in a list for a ping that this world does not know: it is looked at, and nothing more."""
+UNKNOWN_PING: Final = -1
+"""A ping that this world did not make: it gets an impression and no other reaction."""
 KINDS: Final = ("impression", "view", "like", "comment", "share", "hide", "report", "follow")
 
 _MOMENT: Final = 0.6
@@ -37,9 +37,9 @@ class Reactions:
 def react(world: World, user: Ints, pings: Ints, at_ms: Ints, follows: Bools, rng: np.random.Generator) -> Reactions:
     """How `user` (lists,) take `pings` (lists, slots) served at `at_ms` (lists,).
 
-    `follows` (lists, slots) says whose creators they follow already. Pings may be NOBODY.
+    `follows` (lists, slots) says whose creators they follow already. Pings may be UNKNOWN_PING.
     """
-    known = pings != NOBODY
+    known = pings != UNKNOWN_PING
     some = np.where(known, pings, 0)
     shape = pings.shape
     appeal = world.appeal(user[:, None], some, at_ms[:, None])
@@ -76,7 +76,7 @@ def _looked_at(patience: Floats, chance: Floats) -> Bools:
 
 
 def _timing(world: World, pings: Ints, seen: Bools, watch: Floats, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """Watching takes its time, half a minute at most: nobody in this world sits through more of one ping."""
+    """When each impression and the acts after it happen; one ping is watched for half a minute at most."""
     watching = np.minimum(watch * world.pings.duration_ms[pings], 30_000)
     spent = (seen * (700 + 800 * rng.random(pings.shape)) + watching).astype(np.int64)
     return 500 + spent.cumsum(axis=1) - spent, spent
@@ -110,6 +110,6 @@ def events_of(
 
 
 def numbers_of(world: World, items: list[str]) -> Ints:
-    """The numbers of served ids, NOBODY for those of another world (or not made yet)."""
+    """The numbers of served ids, UNKNOWN_PING for those of another world (or not made yet)."""
     numbers = (ping_number(item) for item in items)
-    return np.array([NOBODY if n is None or n >= len(world.pings) else n for n in numbers], dtype=np.int64)
+    return np.array([UNKNOWN_PING if n is None or n >= len(world.pings) else n for n in numbers], dtype=np.int64)

@@ -29,7 +29,7 @@ def write_history(world: World, lake: str | Path, progress: Progress = lambda _s
     """Write the world's history below `lake` (a folder, or `s3://bucket/prefix`), its parameters and its people beside.
 
     Returns the number of rows. Writing the same world again replaces the same files by the same bytes. InvalidInput if
-    the lake already holds the history of another world: two would be mixed, and nobody could tell them apart.
+    the lake already holds the history of another world: two histories in one lake cannot be told apart.
     """
     store = Store(lake)
     _check_unmixed(world, store)

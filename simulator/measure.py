@@ -1,4 +1,4 @@
-"""How good is what is served? The mean true affinity of the first ten, against two feeds that know nobody.
+"""Feed quality: the mean true affinity of the first ten pings, against two feeds that are not personalised.
 
 The rivals are the ten most popular pings (most users' likes, comments, shares and views of at least half, over the
 last 7 days of raw events) and the ten newest. The same rule holds for every list: nothing is left out for having been
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pingfeed.core.arrow import EVENT_SCHEMA
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import NotFound
-from simulator.behave import NOBODY, numbers_of
+from simulator.behave import UNKNOWN_PING, numbers_of
 from simulator.people import Floats, Ints
 from simulator.remote import Services
 from simulator.store import Store
@@ -142,11 +142,11 @@ def _announced(world: World, events: Any) -> Ints:
     """Numbers of the pings that the services can know of."""
     ids = events.to_table(columns=["ping_id"], filter=pc.field("event_type") == "ping_created")["ping_id"].unique()
     numbers = numbers_of(world, ids.to_pylist())
-    return np.asarray(numbers[numbers != NOBODY])
+    return np.asarray(numbers[numbers != UNKNOWN_PING])
 
 
 def _mean(world: World, user: int, pings: list[str], now_ms: int) -> float:
-    """Mean affinity of one list; 0 for a list without a single ping of this world: nobody enjoys an empty feed."""
+    """Mean affinity of one list; 0 for a list without pings of this world."""
     numbers = numbers_of(world, pings)
-    known = numbers[numbers != NOBODY]
+    known = numbers[numbers != UNKNOWN_PING]
     return float(world.true_affinity(user, known, now_ms).mean()) if len(known) else 0.0

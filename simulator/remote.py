@@ -1,4 +1,4 @@
-"""The services as this world's people know them: two addresses, three calls, and patience when nobody answers."""
+"""HTTP client of both services, with retries while they are unavailable."""
 
 import asyncio
 import ipaddress
@@ -17,7 +17,7 @@ LONGEST_PAUSE_S: Final = 5
 
 
 def check_loopback(url: str, allow_remote: bool) -> str:
-    """The URL without a slash at its end; InvalidInput if it leaves this machine and nobody allowed that.
+    """The URL without a slash at its end; InvalidInput if it is remote without `allow_remote`.
 
     Made-up events in a real service's lake are hard to get out again.
     """

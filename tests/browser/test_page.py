@@ -26,7 +26,7 @@ async def looked_at(browser: "Browser", town: DemoTown, width: int, scheme: str,
 
 
 def person(width: int, scheme: str, first: int) -> str:
-    """Somebody of each look's own, so that no test finds another one's acts."""
+    """A separate user for each run, so that tests do not see each other's acts."""
     return user_id(first + LOOKS.index((width, scheme)))
 
 
@@ -42,9 +42,9 @@ async def test_acts_change_the_next_feed(browser: "Browser", demo_town: DemoTown
     assert before[0] not in await visit.pings()
     assert "you hid it" in await visit.changes()
 
-    stranger = await visit.followable()
-    creator = str(await visit.card(stranger).locator(".creator").text_content())
-    await visit.act(stranger, "Follow")
+    ping = await visit.followable()
+    creator = str(await visit.card(ping).locator(".creator").text_content())
+    await visit.act(ping, "Follow")
     theirs = visit.cards.filter(has_text=creator)
     best = int(str(await theirs.first.locator(".place").text_content()).removeprefix("Place "))
     assert best < 10, "the creator's pings rise"
@@ -187,7 +187,7 @@ async def test_an_unknown_user_gets_a_feed(visit: Visit) -> None:
     await visit.open()
     await visit.be("nobody.knows.me")
     assert len(await visit.pings()) == 10
-    await visit.page.get_by_text("A stranger to this world").wait_for()
+    await visit.page.get_by_text("Not a simulated user").wait_for()
 
 
 async def test_further_pages_never_repeat_a_ping(visit: Visit) -> None:
@@ -389,4 +389,4 @@ async def test_without_simulated_people_a_user_id_is_typed(visit: Visit) -> None
     await visit.page.get_by_role("heading", name="Choose a person").wait_for()
     await visit.be("anybody")
     assert len(await visit.pings()) == 10
-    assert await visit.page.get_by_role("button", name="Be somebody else").is_hidden()
+    assert await visit.page.get_by_role("button", name="Switch to a random user").is_hidden()

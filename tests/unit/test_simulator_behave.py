@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pingfeed.core.events import to_rows
-from simulator.behave import KINDS, NOBODY, Reactions, events_of, numbers_of, react
+from simulator.behave import KINDS, UNKNOWN_PING, Reactions, events_of, numbers_of, react
 from simulator.world import TICK_MS, Spec, World, ping_id
 
 UNTIL_MS = 1_800_000_000_000 // TICK_MS * TICK_MS
@@ -84,7 +84,7 @@ def test_a_creator_is_not_followed_twice(world: World) -> None:
 
 def test_a_ping_of_another_world_gets_only_an_impression(world: World) -> None:
     rng = np.random.default_rng(1)
-    foreign = np.full((500, 3), NOBODY)
+    foreign = np.full((500, 3), UNKNOWN_PING)
     reactions = react(
         world, rng.integers(0, 200, 500), foreign, np.full(500, UNTIL_MS), np.zeros((500, 3), np.bool_), rng
     )
@@ -102,7 +102,7 @@ def test_reactions_follow_the_order_of_the_list(world: World) -> None:
 def test_a_view_event_has_its_ratio_and_a_follow_event_its_creator(world: World) -> None:
     items = [ping_id(5), "somebody-elses", ping_id(7)]
     pings = numbers_of(world, items)
-    assert pings.tolist() == [5, NOBODY, 7]
+    assert pings.tolist() == [5, UNKNOWN_PING, 7]
     acts = np.zeros((len(KINDS), 3), np.bool_)
     acts[0] = True
     acts[KINDS.index("view"), 0] = acts[KINDS.index("follow"), 2] = True
