@@ -19,9 +19,9 @@ from ingest_api.app import create_app
 from pingfeed.core.events import Row
 from pingfeed.ports import SinkCounters
 from pingfeed.settings import Settings, load
-from pingfeed.spool.counters import Counters
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.spool import Spool
+from pingfeed.spool.stats import Counters
 from pingfeed.telemetry import configure_logs
 from pingfeed.web import server
 from pingfeed.web.app import create_shell

@@ -7,7 +7,6 @@ from typing import Final
 from fastapi import FastAPI
 
 from feed_api.artifact_loader import ArtifactLoader
-from feed_api.background import Repeated
 from feed_api.demo_page import routes as demo_page
 from feed_api.metrics import FeedMetrics
 from feed_api.pipeline import Pipeline
@@ -18,6 +17,7 @@ from feed_api.wiring import Services
 from pingfeed import checks
 from pingfeed.ports import PacketCache
 from pingfeed.settings import Settings
+from pingfeed.spool.tasks import Repeated
 from pingfeed.web import middleware
 from pingfeed.web.app import create_shell
 from pingfeed.web.health import Readiness, ReadyCheck

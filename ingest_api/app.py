@@ -1,4 +1,4 @@
-"""The ingest service: events in, durable and applied before they are acknowledged."""
+"""The ingest app: events are durable and applied before they are acknowledged."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -6,10 +6,9 @@ from typing import Final
 
 from fastapi import FastAPI
 
-from ingest_api.counters import Counters, watch
 from ingest_api.receiver import EventReceiver
 from ingest_api.routes import TYPES, create_router, handlers
-from ingest_api.wiring import Services
+from ingest_api.wiring import Counters, Services, watch
 from pingfeed import checks
 from pingfeed.settings import Settings
 from pingfeed.web import middleware
@@ -18,42 +17,41 @@ from pingfeed.web.health import Readiness, ReadyCheck
 from pingfeed.web.metrics import Metrics
 
 _DESCRIPTION: Final = (
-    "Takes what users do and what creators publish. **202 means durable and applied**: the next feed knows of it, and "
-    "no crash loses it. An event that is refused is refused alone, with its reason."
+    "Records what users do and what creators publish. **202 means durable and applied**: the next feed shows it, and "
+    "no crash loses it. A bad event is rejected alone, with its reason."
 )
 
 
 def create_app(services: Services, settings: Settings, metrics: Metrics | None = None) -> FastAPI:
-    """The app around opened services; its lifespan starts their work and closes them. `metrics` is what it counts."""
+    """The app around opened services; its lifespan starts and closes them."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         try:
             await services.delivery.start()
-            for part in (services.shipper, services.publisher):
-                if part is not None:
-                    part.start()
+            services.rejected.start()
+            if services.publisher is not None:
+                services.publisher.start()
             yield
         finally:
-            # Delivery first: it flushes through the sink (which it closes) and applies through the other two.
+            # Delivery first: it flushes into the sink (which it closes) and applies to signals and trending.
             await services.delivery.close()
-            for part in (services.shipper, services.publisher):
-                if part is not None:
-                    await part.close()
+            if services.publisher is not None:
+                await services.publisher.close()
             await services.rejected.close()
             await services.signals.close()
             await services.trending.close()
 
     metrics = metrics or Metrics()
     watch(metrics, services)
-    door = EventReceiver(
+    receiver = EventReceiver(
         delivery=services.delivery,
         rejected=services.rejected,
         counters=Counters(metrics),
         clock=services.clock,
         make_id=services.make_id,
     )
-    answering = handlers(door)
+    answering = handlers(receiver)
     app = create_shell(
         "pingfeed ingest",
         _DESCRIPTION,
@@ -72,7 +70,7 @@ def create_app(services: Services, settings: Settings, metrics: Metrics | None =
 
 def _ready(services: Services) -> ReadyCheck:
     async def ready() -> Readiness:
-        """Ready while events can be made durable; what comes after that is caught up with."""
+        """Ready while events can be made durable; everything after that catches up."""
         problems = await checks.problems(
             spool=services.delivery.check,
             events=services.sink.check,

@@ -1,4 +1,4 @@
-"""The door's duplicate window: which events this process made durable lately, and which it is about to."""
+"""The duplicate window: the events that this process made durable recently, or is making durable now."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -11,15 +11,15 @@ MAX_KEYS: Final = 100_000
 
 
 def key_of(row: Row) -> str:
-    """What makes an event the same event, here and in the batch: `event_id`, of fixed length, then `user_id`."""
+    """An event's identity, here and in the batch: `event_id`, of fixed length, then `user_id`."""
     key: str = row["event_id"] + row.get("user_id", "")
     return key
 
 
 class RecentEvents:
-    """At least the last `limit` keys, at most twice as many: two generations, of which the older goes as a whole.
+    """At least the last `limit` keys, at most twice as many: two generations, the older of which is dropped as a whole.
 
-    It spares retries a second row; the batch side removes what slips through.
+    It keeps retries from being stored twice; the batch side removes duplicates that slip through.
     """
 
     def __init__(self, limit: int = MAX_KEYS) -> None:
@@ -27,18 +27,18 @@ class RecentEvents:
         self._young: set[str] = set()
         self._old: set[str] = set()
         self._claimed: set[str] = set()
-        self._settled: asyncio.Future[None] | None = None
+        self._released: asyncio.Future[None] | None = None
 
     @asynccontextmanager
     async def claimed(self, rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:
-        """The new ones of some rows, for the body to make durable; they are remembered where that raises nothing.
+        """The new ones of some rows, for the `with` body to make durable; they are remembered unless it raises.
 
-        A row that another request is making durable at this moment is waited for: it is new only if that fails.
+        A row that another request is making durable is waited for: it is new only if that fails.
         """
         keys = [key_of(row) for row in rows]
         while not self._claimed.isdisjoint(keys):
-            self._settled = self._settled or asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._settled)
+            self._released = self._released or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._released)
         fresh, new = self.new_of(rows)
         self._claimed |= new
         try:
@@ -46,12 +46,12 @@ class RecentEvents:
             self.remember(new)
         finally:
             self._claimed -= new
-            if self._settled is not None:
-                self._settled.set_result(None)
-                self._settled = None
+            if self._released is not None:
+                self._released.set_result(None)
+                self._released = None
 
     def new_of(self, rows: Sequence[Row]) -> tuple[Sequence[Row], set[str]]:
-        """Those rows that are neither remembered nor repeated among themselves, in order, and their keys."""
+        """The rows that are neither remembered nor repeated, in order, and their keys."""
         keys = [key_of(row) for row in rows]
         distinct = set(keys)
         if len(distinct) == len(keys) and self._young.isdisjoint(keys) and self._old.isdisjoint(keys):
@@ -63,7 +63,7 @@ class RecentEvents:
         return list(fresh.values()), set(fresh)
 
     def remember(self, keys: Iterable[str]) -> None:
-        """Enter keys of rows that are durable; the oldest leave."""
+        """Add the keys of durable rows and drop the oldest."""
         self._young.update(keys)
         if len(self._young) >= self._limit:
             self._old, self._young = self._young, set()

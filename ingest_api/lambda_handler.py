@@ -1,15 +1,15 @@
 """Ingest as an AWS Lambda function behind an HTTP API: `ingest_api.lambda_handler.handler`.
 
-One execution environment has one event loop, one app and one set of clients, made at its first invocation and used by
-all that follow. They are made outside the app's lifespan, which Mangum would enter and leave with every invocation.
-Importing this opens nothing and reads no settings: a snapshot that Lambda takes after it (SnapStart) holds neither a
-connection nor anything that must be unique.
+An execution environment has one event loop, one app and one set of clients, created by its first invocation and used by
+all later ones. They are created outside the app's lifespan, which Mangum would run for every invocation. Importing this
+module opens nothing and reads no settings: a snapshot taken after it (SnapStart) holds no connection and nothing that
+must be unique.
 
-Between two invocations the environment stands still. So nothing runs after an answer: what a request began without
-waiting for it (a set of keys that is read anew, a call that was given up) is waited for here, and then called off. What
-died while it stood still is tried again by whoever uses it (`pingfeed/spool/inline.py`).
+The environment is frozen between invocations, so nothing may run after a response: tasks that a request has started and
+not awaited (a refresh of keys, an abandoned call) are awaited here, then cancelled. Calls on connections that died
+meanwhile are retried by their callers (`pingfeed/spool/inline.py`).
 
-What was counted goes into the log at the end of an invocation (`pingfeed/web/metrics.py`).
+Counters are logged at the end of an invocation (`pingfeed/web/metrics.py`).
 """
 
 import asyncio
@@ -47,10 +47,10 @@ COUNTED: Final = (
     "auth_rejected",
     "rate_limited",
 )
-"""The counters that become metrics of CloudWatch. Requests are counted by the HTTP API itself."""
+"""The counters that become CloudWatch metrics. The HTTP API itself counts requests."""
 
 REST_S: Final = 6.0
-"""How long an answer waits for what its request left behind: keys of tokens that are read anew take so long at most."""
+"""How long a response waits for tasks that its request left behind: a refresh of token keys takes at most this long."""
 _log = logging.getLogger(__name__)
 
 
@@ -71,9 +71,9 @@ class Function:
         self._lines: MetricLines | None = None
 
     def __call__(self, event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-        """Answer one request of an HTTP API; RuntimeError, which Lambda logs, for an event that is none."""
+        """Handle one request of an HTTP API; RuntimeError, which Lambda logs, for any other event."""
         loop = self._own_loop()
-        # Leaving it waits for its threads: none goes on after the answer.
+        # Leaving the block waits for its threads: none outlives the response.
         with ThreadPoolExecutor(thread_name_prefix="pingfeed") as threads:
             loop.set_default_executor(threads)
             answer = Mangum(self._ready_app(loop, context), lifespan="off")(event, context)
@@ -83,7 +83,7 @@ class Function:
         return answer
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop of all invocations, as the one that Mangum finds. The logs are set up with it."""
+        """The loop of all invocations, made current for Mangum. Logging is configured with it."""
         if self._loop is None:
             self._loop = self._new_loop()
             configure_logs()
@@ -92,19 +92,19 @@ class Function:
         return self._loop
 
     def _ready_app(self, loop: asyncio.AbstractEventLoop, context: LambdaContext) -> ASGI:
-        """The app; where it cannot be made, one that says so. The next invocation tries again."""
+        """The app, or one that reports why it cannot be created. The next invocation retries."""
         try:
             if self._app is None:
                 self._app = loop.run_until_complete(self._made(context))
         except PingfeedError as error:
             _log.error("the function cannot serve: %s", error.message)
-            return OutermostLayer(_Refusing(error), metrics=Metrics())
+            return OutermostLayer(_Failing(error), metrics=Metrics())
         return self._app
 
     async def _made(self, context: LambdaContext) -> ASGI:
-        """The app of this environment's settings. In the loop, for what is made belongs to it."""
+        """Create the app from this environment's settings; runs in the loop because clients belong to it."""
         if context.get_remaining_time_in_millis() < (TIMEOUT_S - 1) * 1000:
-            raise SettingsError(f"the function's time-out is under {TIMEOUT_S} s; a request may need that")
+            raise SettingsError(f"the function's timeout is under {TIMEOUT_S} s; a request may need that")
         settings = load(self._environ)
         check_open(settings, "an HTTP API")
         services, metrics = self._build(settings), Metrics()
@@ -114,8 +114,8 @@ class Function:
         return app
 
 
-class _Refusing:
-    """An app that answers every request with one error."""
+class _Failing:
+    """An app that responds to every request with one error."""
 
     def __init__(self, error: PingfeedError) -> None:
         self._error = error
@@ -125,7 +125,7 @@ class _Refusing:
 
 
 async def _rest() -> None:
-    """Wait for what was begun and is not over yet, and call off what takes too long."""
+    """Wait for unfinished tasks, and cancel those that take too long."""
     begun = asyncio.all_tasks() - {asyncio.current_task()}
     if begun:
         _, late = await asyncio.wait(begun, timeout=REST_S)
@@ -135,4 +135,4 @@ async def _rest() -> None:
 
 
 handler: Final = Function()
-"""What Lambda calls. It does nothing before that."""
+"""The entry point that Lambda calls; it does nothing before that."""

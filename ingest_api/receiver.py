@@ -1,23 +1,30 @@
-"""What both routes do with a request's events: check each, store the new ones, apply them, say what became of each.
+"""What both routes do with a request: decode, authorize, drop duplicates, store, apply, report each event's outcome.
 
-body -> rows and refusals -> without duplicates -> durable and applied -> remembered -> result
+A key may send every event. The token of a user may send what that user did and what they publish:
+
+| event | a user may send it if |
+|---|---|
+| `ping_created` | `creator_id` is the user, and `user_id` too where it is given |
+| `ping_deleted` | never: it does not say whose ping it is |
+| any other | `user_id` is the user |
+
+A `ping_created` under the id of someone else's ping changes nothing: only edits by its first creator count
+(`batch/sql/ping_versions.sql`).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import msgspec
 
-from ingest_api.counters import Counters
-from ingest_api.decode import Undecodable, many_events, one_event
+from ingest_api.decode import decode
 from ingest_api.dedupe import RecentEvents
-from ingest_api.permit import forbidden
-from ingest_api.plain import many_rows, one_row
 from ingest_api.rejected import RejectedEvents
+from ingest_api.wiring import Counters
 from pingfeed.core.clock import Clock
-from pingfeed.core.errors import MalformedBody
-from pingfeed.core.events import Refusal, Row, to_rows
+from pingfeed.core.errors import Forbidden, InvalidInput, MalformedBody
+from pingfeed.core.events import RejectedEvent
 from pingfeed.core.ids import IdMaker
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.inline import DirectDelivery
@@ -35,7 +42,7 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What became of a request's events; every one is counted once.
+    """The outcome of a request's events; each is counted once.
 
     `duplicates` were accepted before (or earlier in the request) under the same `user_id` and `event_id`: they count
     as delivered, and are not stored again.
@@ -47,24 +54,33 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def status(self) -> int:
-        """202, unless there is nothing in the request that is stored: then 422."""
+        """202, or 422 if nothing in the request was accepted, now or before."""
         return 202 if self.accepted or self.duplicates else 422
 
-
-@dataclass(frozen=True)
-class Shape:
-    """How a route's body is read: all at once where it is plain, else event by event."""
-
-    plain: Callable[[bytes, int, IdMaker], list[Row] | None]
-    events: Callable[[bytes], list[Any]]
+    def require_permission(self) -> None:
+        """Forbidden if nothing was accepted, only because the caller may not send it."""
+        if self.status == 422 and all(one.code == Forbidden.code for one in self.rejected):
+            first = self.rejected[0]
+            raise Forbidden(first.message, field=first.field)
 
 
-ONE: Final = Shape(one_row, one_event)
-MANY: Final = Shape(many_rows, many_events)
+def authorize(subject: str, event: Mapping[str, Any]) -> None:
+    """InvalidInput with Forbidden's code if this user may not send the event."""
+    kind, user_id = event.get("event_type"), event.get("user_id")
+    if kind == "ping_deleted":
+        raise _forbidden("event_type", "ping_deleted requires an API key")
+    if kind == "ping_created" and event.get("creator_id") != subject:
+        raise _forbidden("creator_id", "creator_id must be the token's user")
+    if user_id != subject and not (kind == "ping_created" and user_id is None):
+        raise _forbidden("user_id", "user_id must be the token's user")
+
+
+def _forbidden(field: str, message: str) -> InvalidInput:
+    return InvalidInput(message, field=field, code=Forbidden.code)
 
 
 class EventReceiver:
-    """Lets events in."""
+    """Accepts events."""
 
     def __init__(
         self,
@@ -83,54 +99,31 @@ class EventReceiver:
         self._recent = RecentEvents()
         rejected.on_dropped = counters.rejected_dropped.inc
 
-    async def accept(self, body: bytes, shape: Shape, caller: Caller) -> Result:
-        """Take in what a body holds and its caller may send; returns when what is accepted is durable and applied.
+    async def accept(self, body: bytes, caller: Caller, *, many: bool) -> Result:
+        """Accept a body's events that the caller may send; returns once they are durable and applied.
 
-        Raises Unavailable where nothing could be stored: then nothing of the request counts, and all may be sent again;
-        MalformedBody, InvalidInput or TooLarge where the body as a whole is refused.
+        Raises Unavailable if nothing could be stored: then nothing of the request counts, and all of it may be sent
+        again; MalformedBody, InvalidInput or TooLarge if the body as a whole is rejected.
         """
         now_ms = self._clock()
-        refusals: list[Refusal] = []
-        rows = shape.plain(body, now_ms, self._make_id)
-        if rows is None or forbidden(caller, rows):
-            rows, refusals = await self._one_by_one(body, shape, caller, now_ms)
+        check = None if caller.subject is None else partial(authorize, caller.subject)
+        try:
+            rows, rejected = decode(body, now_ms, self._make_id, many=many, check=check)
+        except MalformedBody as error:
+            await self._rejected.add([RejectedEvent(0, None, error.code, None, error.message, body)], now_ms)
+            raise
         async with self._recent.claimed(rows) as fresh:
             if fresh:
                 await self._delivery.accept(fresh)
-        await self._keep(refusals, now_ms)
-        return self._counted(len(fresh), len(rows) - len(fresh), refusals)
+        if rejected:
+            await self._rejected.add(rejected, now_ms)
+        return self._counted(len(fresh), len(rows) - len(fresh), rejected)
 
-    async def _one_by_one(
-        self, body: bytes, shape: Shape, caller: Caller, now_ms: int
-    ) -> tuple[list[Row], list[Refusal]]:
-        """The rows of the good events and a refusal for each bad one. A body that is no JSON is kept, and raised."""
-        try:
-            events = shape.events(body)
-        except MalformedBody as error:
-            await self._keep([Refusal(0, None, error.code, None, error.message, body)], now_ms)
-            raise
-        for index, refusal in forbidden(caller, events).items():
-            events[index] = refusal
-        rows, refusals = to_rows(events, now_ms, self._make_id)
-        return rows, [_unread(refusal, events[refusal.index]) for refusal in refusals]
-
-    async def _keep(self, refusals: Sequence[Refusal], now_ms: int) -> None:
-        if refusals:
-            await self._rejected.add(refusals, now_ms)
-
-    def _counted(self, accepted: int, duplicates: int, refusals: Sequence[Refusal]) -> Result:
+    def _counted(self, accepted: int, duplicates: int, rejected: Sequence[RejectedEvent]) -> Result:
         if duplicates:
             self._counters.duplicates.inc(duplicates)
-        for refusal in refusals:
-            self._counters.rejected.labels(refusal.code).inc()
-        rejected = [Rejected(r.index, r.event_id, r.code, r.field, r.message) for r in refusals]
-        return Result(accepted, duplicates, rejected)
-
-
-def _unread(refusal: Refusal, event: Any) -> Refusal:
-    """The refusal of an event that was refused before, or could not be decoded, by that reason; any other as it is."""
-    if isinstance(event, Refusal):
-        return event
-    if not isinstance(event, Undecodable):
-        return refusal
-    return replace(refusal, code=event.code, message=event.message, body=event.body)
+        for one in rejected:
+            self._counters.rejected.labels(one.code).inc()
+        return Result(
+            accepted, duplicates, [Rejected(r.index, r.event_id, r.code, r.field, r.message) for r in rejected]
+        )

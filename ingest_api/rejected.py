@@ -1,185 +1,186 @@
-"""Refused events are kept, with the reason: `rejected/day=YYYY-MM-DD/<writer>.jsonl`, one object a line.
+"""Rejected events are kept with the reason: `rejected/day=YYYY-MM-DD/<name>.jsonl` in the lake, one object a line.
 
     {"received_ms": 1795348800000, "code": "out_of_range", "field": "watch_time_ratio",
      "message": "watch_time_ratio must be a number >= 0.0", "body": "{\\"event_type\\":\\"view\\", ...}"}
 
-`body` is what was sent, as text (bytes that are not UTF-8 are escaped). A day keeps the first `max_bytes`; what comes
-later is counted and dropped, never written over what is there: a client gone wild must not hide the first mistake.
-Nothing here is on a request's way: lines are written by a thread, and a refusal that cannot be kept is only counted.
+`body` is what was sent, as text (bytes that are not UTF-8 are escaped). The first of a day are kept, up to a limit;
+later ones are counted and dropped, so that a misbehaving client cannot fill the store or hide the first mistake.
 
-A Lambda function has no disk that stays: `rejected_objects.py` puts the same lines into the lake itself.
-
-Where the lake is a folder this one lies in it, and `pingfeed rejected replay --remove` may take lines out of a file
-that is appended to (`pingfeed/local/appended.py`). Where it is not, `ship.py` takes the files there: then a writer
-begins a new file now and then (`<writer>-<n>.jsonl`), what is complete is taken away, and `day=.../.shipped` holds how
-many bytes of the day have left, as a decimal number, so that a day keeps no more than it may.
+A service keeps them in a spool of its own (`RejectedSpool`): the request does not wait for it. A Lambda function has
+no disk that lasts, so it puts each request's lines into the lake before the response (`RejectedObjects`).
 """
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 
 from pingfeed.core.clock import day_of
-from pingfeed.core.events import Refusal
-from pingfeed.files import write_whole
-from pingfeed.local.appended import append
-
-log = logging.getLogger(__name__)
+from pingfeed.core.errors import PingfeedError
+from pingfeed.core.events import RejectedEvent
+from pingfeed.files import write_whole, writing
+from pingfeed.ports import Artifacts, Batch, SinkCounters
+from pingfeed.spool.deliverer import Deliverer
+from pingfeed.spool.spool import Spool
+from pingfeed.spool.stats import Counters
 
 MAX_BYTES_A_DAY: Final = 64 << 20
 MAX_WAITING_BYTES: Final = 8 << 20
-_SHIPPED: Final = ".shipped"
+MAX_OBJECTS_A_DAY: Final = 100
+WITHIN_S: Final = 4.0
+CLOSE_S: Final = 5.0
+_log = logging.getLogger(__name__)
 
 
-class RejectedLine(msgspec.Struct, frozen=True):
-    """One line of the log."""
-
-    received_ms: int
-    code: str
-    field: str | None
-    message: str
-    body: str
-
-
-def line_of(refusal: Refusal, received_ms: int) -> bytes:
-    """A refusal as a line, its line feed included."""
-    body = refusal.body.decode("utf-8", "backslashreplace")
-    kept = RejectedLine(received_ms, refusal.code, refusal.field, refusal.message, body)
-    return msgspec.json.encode(kept) + b"\n"
+def line_of(rejected: RejectedEvent, received_ms: int) -> bytes:
+    """A rejected event as a line, with its line feed."""
+    line = {"received_ms": received_ms, "code": rejected.code, "field": rejected.field, "message": rejected.message}
+    return msgspec.json.encode(line | {"body": rejected.body.decode("utf-8", "backslashreplace")}) + b"\n"
 
 
 class RejectedEvents(Protocol):
-    """Where refused events are kept, with the reason.
-
-    What is kept is bounded. What there is no room for, and what cannot be kept, is dropped; `on_dropped` hears how
-    many. A refusal that is not kept is never the caller's trouble.
-    """
+    """Where rejected events are kept. Bounded; `on_dropped` is called with the number of events that are not kept."""
 
     on_dropped: Callable[[int], None]
 
-    async def add(self, refusals: Sequence[Refusal], received_ms: int) -> None:
-        """Take refusals of one moment. Raises nothing, and has an end, whatever hangs.
+    def start(self) -> None:
+        """Start background work, if there is any."""
 
-        On return they are kept or dropped, unless the process goes on after the answer: then it may be done later.
-        """
+    async def add(self, rejected: Sequence[RejectedEvent], received_ms: int) -> None:
+        """Keep events that were rejected at the same moment, or drop them. Raises nothing, and never hangs."""
 
     async def close(self) -> None:
-        """Keep what waits."""
+        """Store what waits."""
 
 
-class RejectedLog:
-    """Appends refusals to this `writer`'s file of the day; satisfies `RejectedEvents`.
+class RejectedSpool:
+    """Keeps rejected events in a spool, whose deliverer puts one file per flush into the lake. Owns spool and store.
 
-    A day keeps `max_bytes_a_day`; all days that lie here together, `max_bytes`.
+    A day keeps `max_bytes_a_day`, restarts included; `MAX_WAITING_BYTES` may wait for the disk.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        writer: str,
-        max_bytes_a_day: int = MAX_BYTES_A_DAY,
-        max_bytes: int = sys.maxsize,
-        max_waiting_bytes: int = MAX_WAITING_BYTES,
+        self, spool: Spool, store: Artifacts, *, flush_seconds: float, max_bytes_a_day: int = MAX_BYTES_A_DAY
     ) -> None:
-        self._folder = folder
-        self._writer, self._files = writer, 0
-        self._file = f"{writer}.jsonl"
-        self._max_bytes_a_day, self._max_bytes = max_bytes_a_day, max_bytes
-        self._max_waiting = max_waiting_bytes
+        self._spool, self._max_bytes = spool, max_bytes_a_day
+        self._sink = _LakeSink(store, spool.directory / "stored.json")
+        self._deliverer = Deliverer(spool, self._sink, flush_seconds=flush_seconds, counters=Counters())
+        self._appends: set[asyncio.Task[None]] = set()
         self._waiting = 0
-        self._thread = ThreadPoolExecutor(1, "rejected")
-        self._day = ""
-        self._room = 0
+        self._day, self._room = "", 0
         self.on_dropped: Callable[[int], None] = lambda _count: None
 
-    async def add(self, refusals: Sequence[Refusal], received_ms: int) -> None:
-        """Hand refusals of one moment to the writer; returns at once."""
-        lines = [line_of(refusal, received_ms) for refusal in refusals]
-        size = sum(map(len, lines))
-        if self._waiting + size > self._max_waiting:
-            self.on_dropped(len(lines))
-            return
-        self._waiting += size
-        writing = asyncio.get_running_loop().run_in_executor(self._thread, self._write, day_of(received_ms), lines)
-        writing.add_done_callback(lambda done: self._written(size, len(lines), done))
+    def start(self) -> None:
+        """Start to deliver."""
+        self._deliverer.start()
 
-    async def finished(self, now_ms: int) -> list[Path]:
-        """Begin a new file; the complete ones, oldest day first. What was added before this is in them."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._begin_file, day_of(now_ms))
-
-    async def taken(self, file: Path) -> None:
-        """Remove a complete file that is kept elsewhere now."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._remove, file)
+    async def add(self, rejected: Sequence[RejectedEvent], received_ms: int) -> None:
+        """Keep as many as there is room for; returns at once."""
+        lines = [line_of(one, received_ms) for one in rejected]
+        kept = [line for line in lines if self._fits(day_of(received_ms), len(line))]
+        if len(kept) < len(lines):
+            self.on_dropped(len(lines) - len(kept))
+        if kept:
+            appending = asyncio.create_task(self._append(b"".join(kept), len(kept), received_ms))
+            self._appends.add(appending)
+            appending.add_done_callback(self._appends.discard)
 
     async def close(self) -> None:
-        """Write what waits."""
-        await asyncio.to_thread(self._thread.shutdown)
+        """Write and deliver what waits; what the lake does not take in time is delivered by the next start."""
+        if self._appends:
+            await asyncio.wait(self._appends)
+        await self._deliverer.close(CLOSE_S)
+        await self._spool.close()
+        await self._sink.close()
 
-    def _written(self, size: int, count: int, done: "asyncio.Future[int]") -> None:
-        self._waiting -= size
-        error = done.exception()
-        if error is not None:
-            log.warning("refused events could not be kept: %s", error)
-        dropped = count if error is not None else done.result()
-        if dropped:
-            self.on_dropped(dropped)
-
-    def _write(self, day: str, lines: Sequence[bytes]) -> int:
-        """Append what there is room for; how many lines there was none for."""
-        folder = self._folder / f"day={day}"
+    def _fits(self, day: str, size: int) -> bool:
         if day != self._day:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._day, self._room = day, self._room_of(folder)
-        kept = []
-        for line in lines:
-            if len(line) <= self._room:
-                self._room -= len(line)
-                kept.append(line)
-        if kept:
-            append(folder / self._file, b"".join(kept))
-        return len(lines) - len(kept)
+            self._day = day
+            self._room = self._max_bytes - self._sink.stored(day) - self._spool.depth()[1]
+        if size > self._room or self._waiting + size > MAX_WAITING_BYTES:
+            return False
+        self._room -= size
+        self._waiting += size
+        return True
 
-    def _room_of(self, folder: Path) -> int:
-        """How many bytes a day may still take: of its own, and of what all days that are here may hold together."""
-        own = _bytes_in(folder) + _shipped(folder)
-        return min(self._max_bytes_a_day - own, self._max_bytes - sum(map(_bytes_in, self._folder.glob("day=*"))))
-
-    def _begin_file(self, today: str) -> list[Path]:
-        self._files += 1
-        self._file, self._day = f"{self._writer}-{self._files}.jsonl", ""
-        for folder in self._folder.glob("day=*"):
-            if folder.name < f"day={today}" and not any(folder.glob("*.jsonl")):
-                _remove_empty(folder)
-        return sorted(self._folder.glob("day=*/*.jsonl"))
-
-    def _remove(self, file: Path) -> None:
-        # Noted first: a crash in between counts the file twice, and the day takes a little less.
-        write_whole(file.with_name(_SHIPPED), b"%d" % (_shipped(file.parent) + file.stat().st_size))
-        file.unlink()
+    async def _append(self, lines: bytes, count: int, received_ms: int) -> None:
+        try:
+            await self._spool.append(lines, count, received_ms)
+        except PingfeedError as error:
+            _log.warning("rejected events could not be kept", extra={"reason": error.message})
+            self.on_dropped(count)
+        finally:
+            self._waiting -= len(lines)
 
 
-def _remove_empty(folder: Path) -> None:
-    """A day's folder, with its note and what a kill left of one. What else is there stays, and stops no shipping."""
-    with suppress(OSError):
-        for note in folder.glob(f"*{_SHIPPED}*"):
-            note.unlink()
-        folder.rmdir()
+class _LakeSink:
+    """Puts a batch as one file under its day; satisfies `ports.EventSink`. `note` keeps how many bytes a day has."""
+
+    def __init__(self, store: Artifacts, note: Path) -> None:
+        self._store, self._note = store, note
+        self.counters = SinkCounters()
+
+    async def write(self, batch: Batch) -> None:
+        """Put the batch; the same batch again replaces its file."""
+        day, data = day_of(batch.received_ms), b"".join(batch.lines)
+        await self._store.put(f"rejected/day={day}/{batch.name}.jsonl", data)
+        note = msgspec.json.encode({day: self.stored(day) + len(data)})
+        with writing(str(self._note)):
+            await asyncio.to_thread(write_whole, self._note, note)
+
+    def stored(self, day: str) -> int:
+        """The bytes that this spool has stored under a day, if that is the last one it stored anything for."""
+        try:
+            return msgspec.json.decode(self._note.read_bytes(), type=dict[str, int]).get(day, 0)
+        except (OSError, msgspec.DecodeError):
+            return 0
+
+    async def check(self) -> None:
+        """Raise Unavailable if the lake does not answer."""
+        await self._store.check()
+
+    async def close(self) -> None:
+        """Close the store."""
+        await self._store.close()
 
 
-def _bytes_in(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.jsonl"))
+class RejectedObjects:
+    """Puts each request's rejected events as one object: the first `max_objects_a_day` of this `writer`, one attempt.
 
+    A store that fails or hangs costs the request `within_s` at most. Owns the store.
+    """
 
-def _shipped(folder: Path) -> int:
-    try:
-        return int((folder / _SHIPPED).read_bytes())
-    except FileNotFoundError:
-        return 0
+    def __init__(
+        self, store: Artifacts, *, writer: str, max_objects_a_day: int = MAX_OBJECTS_A_DAY, within_s: float = WITHIN_S
+    ) -> None:
+        self._store, self._writer = store, writer
+        self._max, self._within_s = max_objects_a_day, within_s
+        self._day, self._count = "", 0
+        self.on_dropped: Callable[[int], None] = lambda _count: None
+
+    def start(self) -> None:
+        """Nothing runs in the background."""
+
+    async def add(self, rejected: Sequence[RejectedEvent], received_ms: int) -> None:
+        """Keep events that were rejected at the same moment; on return they are in the store, or dropped."""
+        day = day_of(received_ms)
+        if day != self._day:
+            self._day, self._count = day, 0
+        if self._count == self._max:
+            self.on_dropped(len(rejected))
+            return
+        self._count += 1
+        lines = b"".join(line_of(one, received_ms) for one in rejected)
+        try:
+            async with asyncio.timeout(self._within_s):
+                await self._store.put(f"rejected/day={day}/{self._writer}-{self._count}.jsonl", lines)
+        except (PingfeedError, TimeoutError) as error:
+            _log.warning("rejected events could not be kept", extra={"reason": str(error) or "the store hangs"})
+            self.on_dropped(len(rejected))
+
+    async def close(self) -> None:
+        """Close the store; nothing waits."""
+        await self._store.close()

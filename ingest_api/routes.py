@@ -1,4 +1,4 @@
-"""The two routes: the same door, one event or up to 500."""
+"""The two routes: one event, or up to 500."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -7,8 +7,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ingest_api.permit import check_result
-from ingest_api.receiver import MANY, ONE, EventReceiver, Result, Shape
+from ingest_api.receiver import EventReceiver, Result
 from pingfeed.core.events import MAX_EVENTS, ClientEvent
 from pingfeed.web import openapi
 from pingfeed.web.auth import authenticate
@@ -24,7 +23,7 @@ class TrackEvents(msgspec.Struct, frozen=True):
 
 
 TYPES: Final = (TrackEvents, Result)
-"""What the routes' OpenAPI refers to."""
+"""The types that the routes' OpenAPI refers to."""
 
 _VIEW: Final = {
     "event_type": "view",
@@ -55,7 +54,7 @@ _BAD: Final = {
 }
 
 _ABOUT: Final = (
-    "A bad event is refused alone, with its reason. Sending an event again under the same `event_id` is safe. "
+    "A bad event is rejected alone, with its reason. Sending an event again under the same `event_id` is safe. "
     "The body may be gzip (`Content-Encoding: gzip`); inflated it is at most 1 MiB."
 )
 
@@ -63,32 +62,32 @@ _ABOUT: Final = (
 def _answers() -> dict[int | str, dict[str, Any]]:
     taken = openapi.answer(
         Result,
-        meaning="Durable and applied: what was accepted is in the next feed, and survives a crash of this service.",
+        meaning="Durable and applied: accepted events affect the next feed, and survive a crash of this service.",
         example={"accepted": 1, "duplicates": 0, "rejected": [_BAD]},
     )
     nothing = openapi.answer(
         Result,
         ErrorBody,
-        meaning="Nothing was accepted: `rejected` has each event's reason. Or the body has no list of events.",
+        meaning="Nothing was accepted: `rejected` has the reason of each event. Or the body has no list of events.",
         example={"accepted": 0, "duplicates": 0, "rejected": [{**_BAD, "index": 0}]},
     )
     return {202: taken, 422: nothing, **openapi.refusals(400, 401, 403, 413, 429, 503)}
 
 
-def handlers(door: EventReceiver) -> dict[tuple[str, str], Handler]:
-    """What answers, by method and path."""
+def handlers(receiver: EventReceiver) -> dict[tuple[str, str], Handler]:
+    """The handlers by method and path."""
 
     async def track_event(request: Request) -> Response:
-        return await _track(request, door, ONE)
+        return await _track(request, receiver, many=False)
 
     async def track_events(request: Request) -> Response:
-        return await _track(request, door, MANY)
+        return await _track(request, receiver, many=True)
 
     return {("POST", "/track-event"): track_event, ("POST", "/track-events"): track_events}
 
 
 def create_router(answering: Mapping[tuple[str, str], Handler]) -> APIRouter:
-    """The routes of these handlers, with what is said of them."""
+    """The routes of these handlers, with their documentation."""
     router = APIRouter(tags=["events"])
     shared: dict[str, Any] = {"description": _ABOUT, "status_code": 202, "responses": _answers(), "methods": ["POST"]}
     router.add_api_route(
@@ -108,8 +107,8 @@ def create_router(answering: Mapping[tuple[str, str], Handler]) -> APIRouter:
     return router
 
 
-async def _track(request: Request, door: EventReceiver, shape: Shape) -> Response:
+async def _track(request: Request, receiver: EventReceiver, *, many: bool) -> Response:
     caller = await authenticate(request)
-    result = await door.accept(await read_body(request), shape, caller)
-    check_result(result)
+    result = await receiver.accept(await read_body(request), caller, many=many)
+    result.require_permission()
     return json_response(result, result.status)

@@ -1,4 +1,4 @@
-"""What accepted events change at once: the users' signals, and what is trending."""
+"""Applies accepted events at once: to the users' signals and to trending."""
 
 import logging
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class SignalWriter:
-    """Called by Delivery with rows that are durable, and again with the same ones when it replays."""
+    """Called by Delivery with durable rows, and again with the same ones on replay."""
 
     def __init__(self, signals: UserSignals, trending: Trending) -> None:
         self._signals = signals
@@ -22,8 +22,8 @@ class SignalWriter:
     async def __call__(self, rows: Sequence[Row]) -> None:
         """Apply rows, in order.
 
-        Raises Unavailable where signals could not be written: Delivery tries again. Trending is an estimate that
-        decays anyway: what it misses is counted, not tried again (the error may be of rows that came before).
+        Raises Unavailable if signals could not be written: Delivery retries. Trending is a decaying estimate: a failed
+        update is counted, not retried (the error may be about earlier rows).
         """
         acts = [act for row in rows for act in acts_of(row)]
         if acts:

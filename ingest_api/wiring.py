@@ -1,12 +1,10 @@
-"""From settings to what the service works with. The only file here that knows which adapters there are."""
+"""From settings to the opened services and their metrics. The only file here that imports adapters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ingest_api.rejected import RejectedEvents, RejectedLog
-from ingest_api.rejected_objects import RejectedObjects
-from ingest_api.ship import Shipper
+from ingest_api.rejected import MAX_BYTES_A_DAY, RejectedEvents, RejectedObjects, RejectedSpool
 from ingest_api.signal_writer import SignalWriter
 from pingfeed.adapters import registry
 from pingfeed.core.clock import Clock, system_clock
@@ -14,17 +12,18 @@ from pingfeed.core.errors import SettingsError
 from pingfeed.core.ids import IdMaker, uuid7
 from pingfeed.core.urls import scheme_of
 from pingfeed.ports import EventSink, Trending, UserSignals
-from pingfeed.settings import PREFIX, Settings, url_path
+from pingfeed.settings import PREFIX, Settings
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.inline import DirectDelivery
 from pingfeed.spool.spool import Spool
-from pingfeed.spool.stats import Publisher
+from pingfeed.spool.stats import REJECTED, Publisher
+from pingfeed.web.metrics import Metrics
 
 NEEDS: Final = ("events_url", "signals_url", "trending_url", "jwt_jwks")
-"""The parts that have to answer before it starts (`pingfeed/checks.py`)."""
+"""The parts that have to answer before the service starts (`pingfeed/checks.py`)."""
 
-MAX_BYTES_BESIDE_SPOOL: Final = 256 << 20
-"""Refused events that may wait on this machine for their lake: four full days."""
+REJECTED_FLUSH: Final = 6
+"""Rejected events go to the lake this many times less often than accepted ones."""
 
 ON_LAMBDA: Final[Mapping[str, tuple[str, ...]]] = {
     "events_url": ("firehose",),
@@ -32,20 +31,20 @@ ON_LAMBDA: Final[Mapping[str, tuple[str, ...]]] = {
     "signals_url": ("dynamodb", "redis", "rediss"),
     "trending_url": ("snapshot", "redis", "rediss"),
 }
-"""What may be chosen there: a function's disk is its own, and goes with it."""
+"""What may be chosen there: a function loses its disk."""
 
 TIMEOUT_S: Final = 22
-"""The least time-out of a function. At the worst it imports and connects (6 s), waits for the keys of tokens (6 s), for
-the stream and the signals (`direct.WITHIN_S`, 5 s), and for what it refused to be kept (4 s)."""
+"""The minimum timeout of a function. At worst it imports and connects (6 s), waits for the keys of tokens (6 s), for
+the stream and the signals (`inline.WITHIN_S`, 5 s), and for its rejected events to be stored (4 s)."""
 FIREHOSE_CALL_S: Final = 2.0
-"""How long a call of a function may take: one on a connection that died while it stood still is then made anew."""
+"""The timeout of one call; one on a connection that died while the function was frozen is then repeated."""
 FIREHOSE_PATIENCE_S: Final = 3.0
-"""How long a function tries; both fit into `direct.WITHIN_S`, and so the answer can say why."""
+"""How long a function retries; both fit into `inline.WITHIN_S`, so that the response can say why it failed."""
 
 
 @dataclass(frozen=True)
 class Services:
-    """What the routes stand on. `create_app` starts it and closes it."""
+    """What the routes use. `create_app` starts and closes it."""
 
     delivery: Delivery | DirectDelivery
     sink: EventSink
@@ -53,10 +52,8 @@ class Services:
     trending: Trending
     writer: SignalWriter
     rejected: RejectedEvents
-    shipper: Shipper | None = None
-    """Takes the refused events to a lake that is no folder of this machine."""
     publisher: Publisher | None = None
-    """Puts the spool's account into the lake."""
+    """Publishes the spool's stats into the lake."""
     clock: Clock = system_clock
     make_id: IdMaker = uuid7
 
@@ -67,23 +64,26 @@ def build(settings: Settings) -> Services:
     sink = registry.open_event_sink(settings)
     signals, trending = registry.open_signals(settings), registry.open_trending(settings)
     writer = SignalWriter(signals, trending)
-    rejected, shipper = _rejected(settings)
+    rejected = Spool(settings.spool_dir / "ingest" / REJECTED, max_bytes=MAX_BYTES_A_DAY)
     return Services(
         delivery=Delivery(spool, sink, apply=writer, flush_seconds=settings.sink_flush_seconds),
         sink=sink,
         signals=signals,
         trending=trending,
         writer=writer,
-        rejected=rejected,
-        shipper=shipper,
+        rejected=RejectedSpool(
+            rejected,
+            registry.open_lake_objects(settings),
+            flush_seconds=REJECTED_FLUSH * settings.sink_flush_seconds,
+        ),
         publisher=Publisher(spool.directory, registry.open_lake_objects(settings)),
     )
 
 
 def build_for_lambda(settings: Settings) -> Services:
-    """The same where nothing may run after the answer; opens no connection.
+    """The same for Lambda, where nothing may run after the response; opens no connection.
 
-    SettingsError for a setting that needs a disk of its own.
+    SettingsError for a setting that needs a disk.
     """
     _check_places(settings)
     limits = {"read_s": FIREHOSE_CALL_S, "patience_s": FIREHOSE_PATIENCE_S}
@@ -109,11 +109,26 @@ def _check_places(settings: Settings) -> None:
             raise SettingsError(sentence, field=variable)
 
 
-def _rejected(settings: Settings) -> tuple[RejectedLog, Shipper | None]:
-    """The log of refused events: in the lake's folder, or beside the spool and from there to the lake."""
-    writer = uuid7(system_clock())
-    if scheme_of(settings.lake_url) == "file":
-        return RejectedLog(url_path(settings.lake_url) / "rejected", writer=writer), None
-    # In the spool's own folder, which no other process works in.
-    log = RejectedLog(settings.spool_dir / "ingest" / "rejected", writer=writer, max_bytes=MAX_BYTES_BESIDE_SPOOL)
-    return log, Shipper(log, registry.open_lake_objects(settings))
+class Counters:
+    """What the service itself counts, besides what delivery counts (all `pingfeed_*`)."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.duplicates = metrics.counter("events_duplicate", "Duplicate events, acknowledged but not stored again")
+        self.rejected = metrics.counter("events_rejected", "Rejected events, by reason", ("code",))
+        self.rejected_dropped = metrics.counter("events_rejected_dropped", "Rejected events that were not kept")
+
+
+def watch(metrics: Metrics, services: Services) -> None:
+    """Show what the services count for themselves."""
+    found = services.delivery
+    metrics.counted("events_accepted", "Events made durable", lambda: found.counters.accepted)
+    metrics.counted("events_delivered", "Events that the sink took", lambda: found.counters.delivered)
+    metrics.counted("delivery_failures", "Failed deliveries of a batch", lambda: found.counters.delivery_failures)
+    metrics.counted("signals_given_up", "Events whose signals cannot be applied", lambda: found.counters.apply_given_up)
+    metrics.counted("signal_failures", "Failed attempts to apply signals", lambda: found.counters.apply_failures)
+    metrics.counted("trending_failures", "Failed updates of trending", lambda: services.writer.trending_failures)
+    metrics.gauge("spool_events", "Events that wait for delivery").set_function(lambda: found.counters.spooled_events)
+    metrics.gauge("spool_bytes", "Bytes that wait for delivery").set_function(lambda: found.counters.spooled_bytes)
+    metrics.gauge("spool_unapplied", "Segments with unapplied signals").set_function(lambda: found.counters.unapplied)
+    metrics.counted("spool_damage", "Damaged places in the spool's files", lambda: found.counters.spooled_damage)
+    metrics.watch_sink(lambda: found.sink_counters)

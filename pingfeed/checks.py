@@ -22,7 +22,7 @@ from pingfeed.core.clock import DAY_MS, HOUR_MS, Clock, system_clock
 from pingfeed.core.errors import NotFound, PingfeedError, SettingsError, Unavailable
 from pingfeed.core.urls import masked
 from pingfeed.settings import FEED_PORT, INGEST_PORT, PREFIX, Settings, load
-from pingfeed.spool.landing import wait_landed
+from pingfeed.spool.stats import wait_landed
 
 START_S: Final = 8.0
 """How long a start waits: parts may come up together, and AWS's library takes seconds to find no credentials."""

@@ -1,5 +1,6 @@
-"""Files that appear atomically and survive a power cut."""
+"""Files that appear atomically and survive a power cut, and locks between processes."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -78,3 +79,22 @@ def remove(path: Path) -> None:
 def below(root: Path, relative: str) -> Path:
     """`relative` (forward slashes) below `root`; InvalidInput if it would lead elsewhere or to a hidden name."""
     return root.joinpath(*parts_of(relative))
+
+
+def try_lock(path: Path, *, shared: bool = False) -> int | None:
+    """Lock a file and return the descriptor that holds the lock; None while another process holds it; OSError.
+
+    An exclusive lock creates the file where there is none. The kernel releases the lock when the descriptor is closed
+    or the process ends.
+    """
+    flags = os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

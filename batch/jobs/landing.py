@@ -3,7 +3,7 @@
 from urllib.parse import urlsplit
 
 from batch.wiring import Batch
-from pingfeed.spool.landing import wait_landed
+from pingfeed.spool.stats import wait_landed
 
 
 def wait_for_landing(batch: Batch, tick: int) -> int:

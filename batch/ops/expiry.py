@@ -16,7 +16,7 @@ from batch.wiring import Batch
 from pingfeed.core.clock import DAY_MS
 from pingfeed.files import writing
 from pingfeed.ports import Lake
-from pingfeed.spool.damage import FOLDER as QUARANTINE
+from pingfeed.spool.recovery import QUARANTINE
 
 _DAY: Final = re.compile(r"/(?:year=(\d{4})/month=(\d{2})/)?day=(?:(\d{4}-\d{2})-)?(\d{2})/")
 

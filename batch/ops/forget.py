@@ -32,7 +32,7 @@ from batch.wiring import Batch
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.signals import UserState
 from pingfeed.ports import Lake
-from pingfeed.spool.landing import waiting_by_day
+from pingfeed.spool.stats import waiting_by_day
 
 ACTIVE_DAYS: Final = 35
 """The longest that an event may be on its way: the 7 days of de-duplication, and an outage of four weeks."""

@@ -31,7 +31,7 @@ from pingfeed.core.clock import DAY_MS, to_iso
 from pingfeed.core.errors import NotFound
 from pingfeed.ports import Lake
 from pingfeed.spool.checkpoint import FILE, KEPT_DAYS
-from pingfeed.spool.stats import Account, account_of
+from pingfeed.spool.stats import SpoolStats, stats_of
 
 _TRIES: Final = 3
 FIREHOSE_BUFFER_MS: Final = 15 * 60_000
@@ -76,7 +76,7 @@ class Reconciled(msgspec.Struct, frozen=True):
     counts: Counts
     removed: int
     """Acceptances that were removed because a user was deleted."""
-    spools: list[Account]
+    spools: list[SpoolStats]
     """Spools with events of that day."""
     expired: bool
     """Whether the day's raw events may have been removed as too old: then none is missing."""
@@ -148,7 +148,7 @@ def _reconcile(lake: Lake, spool_dir: Path, days: Sequence[str], now_ms: int, ra
     return Report(found, landed.unreadable)
 
 
-def _day(day: str, spools: list[Account], found: tuple[int, int, int], *, expired: bool) -> Reconciled:
+def _day(day: str, spools: list[SpoolStats], found: tuple[int, int, int], *, expired: bool) -> Reconciled:
     landed, removed, duplicates = found
     spooled = sum(stats.spooled.get(day, 0) for stats in spools)
     delivered = sum(stats.days[day].delivered for stats in spools if day in stats.days)
@@ -158,14 +158,14 @@ def _day(day: str, spools: list[Account], found: tuple[int, int, int], *, expire
     return Reconciled(counts, removed, spools, expired)
 
 
-def _spools(lake: Lake, spool_dir: Path, now_ms: int) -> list[Account]:
+def _spools(lake: Lake, spool_dir: Path, now_ms: int) -> list[SpoolStats]:
     """The stats of every spool, by service and id; a spool on this machine is read directly, which is fresher."""
     found = {}
     for path in lake.list("accounts"):
-        stats = Account.of(lake.read(path), path)
+        stats = SpoolStats.of(lake.read(path), path)
         found[stats.spool_id] = stats
     for file in spool_dir.rglob(FILE):
-        own = account_of(file.parent, now_ms)
+        own = stats_of(file.parent, now_ms)
         if own is not None:
             found[own.spool_id] = own
     return sorted(found.values(), key=lambda stats: (stats.service, stats.spool_id))

@@ -7,7 +7,7 @@ Arrow and Glue columns are derived from this file. Columns are only ever added.
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, get_type_hints
@@ -245,7 +245,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RejectedEvent:
     """Why one event of a request was not accepted; `body` is what was sent, as JSON bytes."""
 
     index: int
@@ -372,26 +372,32 @@ def happened_ms(timestamp: datetime | None, sent_at: datetime | None, received_m
     return at_ms
 
 
-def to_rows(events: Iterable[Any], received_ms: int, make_id: IdMaker) -> tuple[list[Row], list[Refusal]]:
-    """Rows of the good events and a refusal for each bad one; a bad event never takes its neighbours with it."""
+def to_rows(
+    events: Iterable[Any], received_ms: int, make_id: IdMaker, check: Callable[[Any], None] = lambda _event: None
+) -> tuple[list[Row], list[RejectedEvent]]:
+    """Rows of the valid events and the rejected ones; `check` rejects an event by raising InvalidInput.
+
+    A bad event never affects its neighbours.
+    """
     rows: list[Row] = []
-    refusals: list[Refusal] = []
+    rejected: list[RejectedEvent] = []
     for index, event in enumerate(events):
         try:
+            check(event)
             rows.append(to_row(event, received_ms, make_id))
         except InvalidInput as error:
-            refusals.append(_refusal(index, event, error))
-    return rows, refusals
+            rejected.append(_rejected(index, event, error))
+    return rows, rejected
 
 
-def _refusal(index: int, event: Any, error: InvalidInput) -> Refusal:
+def _rejected(index: int, event: Any, error: InvalidInput) -> RejectedEvent:
     given = event.get("event_id") if isinstance(event, dict) else None
     event_id = given if isinstance(given, str) else None
     try:
         body = _as_json(event)
     except InvalidInput:
         body = b"null"
-    return Refusal(index, event_id, error.code, error.field, error.message, body)
+    return RejectedEvent(index, event_id, error.code, error.field, error.message, body)
 
 
 def encode_rows(rows: Iterable[Row]) -> bytes:

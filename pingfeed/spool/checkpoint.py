@@ -1,14 +1,14 @@
-"""What one spool has delivered, by UTC day of arrival: a small file in its directory that outlives every process.
+"""The checkpoint: what one spool has delivered, by UTC day of arrival, in a small file in its directory.
 
     <spool>/tally.json
     {"spool_id": "9f3c0a51d2e84b76", "service": "ingest", "settled_to": 1234,
      "days": {"2026-11-22": {"delivered": 5000, "delivered_ms": 1795348800000}}, "crc": 2891336453}
 
-`delivered` counts acceptances (rows) that arrived on that day and are at the sink, `delivered_ms` is when the last of
-them got there. `settled_to` is the id of the last record that is at the sink. To replace this file is the moment in
-which a segment counts as delivered: the sink has it before, its file is removed after. So a crash at any moment counts
-nothing twice, though the sink may get it twice. `spool_id` is 16 hex digits made with the file and part of every
-batch's name; the file is written before the first batch is. `crc` is the CRC-32 of the same JSON with 0 in its place.
+`delivered` counts the rows that arrived on that day and are at the sink; `delivered_ms` is when the last of them got
+there. `settled_to` is the id of the last record that is at the sink. Replacing this file is what marks a segment as
+delivered: the sink has it before, its file is removed after. So a crash never counts a row twice, although the sink may
+receive it twice. `spool_id` is 16 hex digits, created with the file and part of every batch's name; the file is written
+before the first batch. `crc` is the CRC-32 of the same JSON with 0 in its place.
 """
 
 import zlib
@@ -23,24 +23,26 @@ from pingfeed.core.errors import FormatError
 from pingfeed.files import write_whole, writing
 
 FILE: Final = "tally.json"
+LOCK: Final = "lock"
+"""The process that owns the spool holds a lock on this file."""
 KEPT_DAYS: Final = 400
-"""Days that arrived longer ago are dropped: nobody reconciles them."""
+"""Older days are dropped; they are never reconciled."""
 
 _ENCODER: Final = msgspec.json.Encoder(order="sorted")
 
 Write = Callable[[Path, bytes], None]
-"""Replaces a file, whole and durable; OSError."""
+"""Replaces a file atomically and durably; OSError."""
 
 
 class Delivered(msgspec.Struct, frozen=True):
-    """What of one day is at the sink."""
+    """The rows of one day that are at the sink."""
 
     delivered: int
     delivered_ms: int
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """The count of one spool."""
+    """The delivered rows of one spool."""
 
     spool_id: str
     service: str
@@ -50,18 +52,18 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, data: bytes, name: str = FILE) -> Self:
-        """The tally in a file's bytes; FormatError if they are none."""
+        """Parse a file's bytes; FormatError if they are not a tally."""
         try:
             found = msgspec.json.decode(data, type=cls)
             bare = msgspec.json.decode(data) | {"crc": 0}
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise FormatError(f"{name} is no tally of a spool: {error}") from error
+            raise FormatError(f"{name} is not a spool's tally: {error}") from error
         if found.crc != zlib.crc32(_ENCODER.encode(bare)):
-            raise FormatError(f"{name} is no tally of a spool: its checksum is another")
+            raise FormatError(f"{name} is not a spool's tally: its checksum does not match")
         return msgspec.structs.replace(found, crc=0)
 
     def settled(self, segment_id: int, counts_by_day: Mapping[str, int], now_ms: int) -> Self:
-        """This tally with one more segment at the sink; itself where that segment was counted before."""
+        """This tally with one more segment at the sink; unchanged if that segment was counted before."""
         if segment_id <= self.settled_to:
             return self
         oldest = day_of(now_ms - KEPT_DAYS * DAY_MS)
@@ -77,6 +79,6 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
         return _ENCODER.encode(msgspec.structs.replace(self, crc=crc))
 
     def write(self, path: Path, write: Write = write_whole) -> None:
-        """Replace the file; on return all in it counts as delivered. Raises Unavailable."""
+        """Replace the file; on return its segments count as delivered. Raises Unavailable."""
         with writing(str(path)):
             write(path, self.encode())

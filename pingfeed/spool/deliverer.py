@@ -1,8 +1,8 @@
 """The deliverer: a background task that carries the spool's segments to the sink, one batch each, oldest first.
 
-A flush closes the open segment and delivers all that is closed. It comes when the oldest record has waited
-`flush_seconds`, or when a segment is full. A sink that is down is asked again with growing pauses; records wait in the
-spool meanwhile.
+A flush closes the open segment and delivers all closed ones. It happens when the oldest record has waited
+`flush_seconds`, or when a segment is full. While the sink is down, records wait in the spool and delivery is retried
+with growing pauses.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from typing import TypeVar
 from pingfeed.core.errors import PingfeedError
 from pingfeed.core.retry import Backoff, until_done
 from pingfeed.ports import EventSink
-from pingfeed.spool.counters import Counters
+from pingfeed.spool.segment import Segment
 from pingfeed.spool.spool import Spool
-from pingfeed.spool.spooled import Segment
+from pingfeed.spool.stats import Counters
 from pingfeed.spool.tasks import Background
 
 _T = TypeVar("_T")
@@ -42,12 +42,12 @@ class Deliverer:
         spool.on_appended = self.notice
 
     def start(self) -> None:
-        """Begin; what an earlier process left goes at once."""
+        """Start; what an earlier process left is delivered at once."""
         self._due_at = asyncio.get_running_loop().time()
         self._background.start()
 
     def notice(self) -> None:
-        """Say that the spool has something new (or something whose signals are applied now)."""
+        """The spool has new rows, or rows whose signals have been applied."""
         if self._due_at is None:
             self._due_at = asyncio.get_running_loop().time() + self._flush_seconds
             self._wake.set()
@@ -55,21 +55,21 @@ class Deliverer:
             self._wake.set()
 
     def check(self) -> None:
-        """Raise Unavailable if nobody delivers."""
+        """Raise Unavailable if the background task is not running."""
         self._background.check()
 
     async def close(self, timeout_s: float) -> None:
-        """Deliver what is left, for at most `timeout_s`; the rest stays in the spool for the next start."""
+        """Deliver the rest, for at most `timeout_s`; what is left stays in the spool for the next start."""
         self._closing.set()
         self._wake.set()
-        await self._background.ended(timeout_s)
+        await self._background.stop(timeout_s)
 
     async def _run(self) -> None:
         while not self._closing.is_set():
             await self._until_due()
-            with suppress(PingfeedError):  # Only while closing; told and counted by `_failed`.
+            with suppress(PingfeedError):  # Only while closing; `_failed` has logged and counted it.
                 await self._flush()
-        with suppress(PingfeedError):  # What came while the last flush was under way.
+        with suppress(PingfeedError):  # Rows that arrived during the last flush.
             await self._flush()
 
     async def _until_due(self) -> None:
@@ -84,18 +84,18 @@ class Deliverer:
         self._due_at = None
 
     async def _flush(self) -> None:
-        """Deliver every record that is in the spool by now."""
+        """Deliver every record that is in the spool now."""
         self._spool.seal()
         last_id = self._spool.last_id
-        await self._persist(self._spool.sweep)
-        while (batch := await self._persist(self._spool.next_batch)) and batch.segment.first_id <= last_id:
-            if batch.segment is not self._at_sink:  # It is where only counting it failed.
-                await self._persist(partial(self._sink.write, batch))
+        await self._retry(self._spool.sweep)
+        while (batch := await self._retry(self._spool.next_batch)) and batch.segment.first_id <= last_id:
+            if batch.segment is not self._at_sink:  # Already there if only its ack failed.
+                await self._retry(partial(self._sink.write, batch))
                 self._at_sink = batch.segment
                 self._counters.delivered += batch.events
-            await self._persist(partial(self._spool.settle, batch))
+            await self._retry(partial(self._spool.ack, batch))
 
-    async def _persist(self, step: Callable[[], Awaitable[_T]]) -> _T:
+    async def _retry(self, step: Callable[[], Awaitable[_T]]) -> _T:
         return await until_done(step, stop=self._closing, backoff=self._backoff, failed=self._failed)
 
     def _failed(self, error: PingfeedError) -> None:

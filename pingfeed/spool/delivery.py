@@ -1,9 +1,8 @@
-"""What both services hold between an accepted request and the sink: the spool, its deliverer, and the signals' replay.
+"""Delivery: everything between an accepted request and the sink, that is the spool, its deliverer and the replay.
 
-`accept` returns when the rows are durable and their signals applied. Where applying fails the rows stay accepted: their
-segment stays in the spool, whether it is delivered or not, and is applied again in the background until that succeeds;
-a process that dies before applies everything that is still spooled when it starts. So the signals are never behind
-what left the spool. Applying twice is the same as once, for acts are idempotent and carry their time.
+`accept` returns when the rows are durable and their signals applied. If applying fails the rows are accepted all the
+same: their segment stays in the spool, delivered or not, and is replayed in the background until that succeeds. After a
+crash the next start applies everything that is still spooled. So signals never lag behind what has left the spool.
 """
 
 from collections.abc import Sequence
@@ -13,11 +12,10 @@ from pingfeed.core.errors import PingfeedError
 from pingfeed.core.events import Row, encode_rows
 from pingfeed.core.retry import Backoff
 from pingfeed.ports import EventSink, SinkCounters
-from pingfeed.spool.apply import Apply
-from pingfeed.spool.counters import Counters
 from pingfeed.spool.deliverer import Deliverer
-from pingfeed.spool.replay import Replay
+from pingfeed.spool.replay import Apply, Replay
 from pingfeed.spool.spool import Spool
+from pingfeed.spool.stats import Counters
 
 CLOSE_S: Final = 10.0
 
@@ -27,7 +25,7 @@ class Delivery:
 
     delivery = Delivery(Spool(settings.spool_dir / "ingest"), sink, apply=apply, flush_seconds=10)
     await delivery.start()          # before serving
-    await delivery.accept(rows)     # 202 once this returns; Unavailable is a 503, nothing was taken
+    await delivery.accept(rows)     # 202 once this returns; Unavailable is a 503: nothing was accepted
     await delivery.close()
     """
 
@@ -44,7 +42,7 @@ class Delivery:
         self._counters = Counters()
         backoff = backoff or Backoff()
         self._deliverer = Deliverer(spool, sink, flush_seconds=flush_seconds, counters=self._counters, backoff=backoff)
-        self._replay = Replay(spool, apply, counters=self._counters, backoff=backoff, settled=self._deliverer.notice)
+        self._replay = Replay(spool, apply, counters=self._counters, backoff=backoff, caught_up=self._deliverer.notice)
 
     @property
     def counters(self) -> Counters:
@@ -61,42 +59,42 @@ class Delivery:
         return self._sink.counters
 
     async def start(self) -> None:
-        """Apply everything that is still spooled, then begin to deliver. Await it before serving.
+        """Apply everything that is still spooled, then start to deliver. Await it before serving.
 
-        Where the signals' store is down, serving may begin all the same: what is spooled stays and is applied later.
+        If the signals' store is down, serving may start all the same: spooled rows stay and are applied later.
         """
         await self._replay.run_all()
         self._replay.start()
         self._deliverer.start()
 
     async def accept(self, rows: Sequence[Row]) -> None:
-        """Make rows of one UTC day of arrival durable and apply their signals; Unavailable: none of them was taken.
+        """Make rows of one UTC day of arrival durable and apply their signals; Unavailable: none was accepted.
 
-        Cancelling the caller (a client that hangs up, a deadline) undoes nothing: what is durable is applied in the
+        Cancelling the caller (a client that hangs up, a deadline) undoes nothing: durable rows are applied in the
         background.
         """
         if not rows:
             return
-        segment = await self._spool.append(encode_rows(rows), len(rows), rows[0]["received_ms"], held=True)
+        segment = await self._spool.append(encode_rows(rows), len(rows), rows[0]["received_ms"], in_flight=True)
         try:
             await self._apply(rows)
         except PingfeedError as error:
             self._replay.failed(error)
-            self._spool.postpone(segment)
+            self._spool.requeue(segment)
         except BaseException:  # Cancelled, or a bug: durable all the same.
-            self._spool.postpone(segment)
+            self._spool.requeue(segment)
             raise
         else:
-            self._spool.release(segment)
+            self._spool.done(segment)
 
     async def check(self) -> None:
-        """Raise Unavailable with a sentence if rows would be refused now, or nobody delivers them."""
+        """Raise Unavailable if rows would not be accepted now, or would not be delivered."""
         self._deliverer.check()
         self._replay.check()
         await self._spool.check()
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Apply and deliver what is left, each for at most `timeout_s`, close spool and sink."""
+        """Apply and deliver the rest, each for at most `timeout_s`; close spool and sink."""
         await self._spool.idle()
         await self._replay.close(timeout_s)
         await self._deliverer.close(timeout_s)

@@ -1,8 +1,9 @@
-"""The few calls by which the spool touches the disk, so that tests can put a failing one in their place.
+"""The few calls that the spool makes to the disk, so that tests can replace it with one that fails.
 
-Every call raises OSError as the system does; what was not synced a power cut may take away, in part or whole.
+Every call raises OSError as the system does. A power cut may undo, wholly or in part, anything that was not synced.
 """
 
+import fcntl
 import os
 import sys
 from pathlib import Path
@@ -12,49 +13,49 @@ from pingfeed.files import make_folder, sync_folder, write_whole
 
 RESERVE_BYTES: Final = 32 << 20
 RESERVE_SHARE: Final = 16
-"""A disk that the spool fills keeps this many bytes, or this share of it if that is less: what delivery needs to go on,
-and so to make room: a new tally, and where the lake is on the same disk the file of one batch."""
+"""Appends leave this many bytes free, or this share of the disk if that is less. Delivery needs them to make room: it
+writes a new tally and, if the lake is on the same disk, the file of one batch."""
 
 
 class Disk(Protocol):
-    """A folder's files, appended to and removed. Handles are the system's descriptors, or stand for them."""
+    """A folder's files, appended to and removed. Handles are file descriptors, or stand for them in tests."""
 
     def make_folder(self, folder: Path) -> None:
-        """Create a folder and its parents, durably; there already is fine."""
+        """Create a folder and its parents durably, unless they exist."""
 
     def names(self, folder: Path) -> list[str]:
         """The names in a folder, sorted."""
 
     def spare(self, folder: Path) -> int:
-        """How many bytes may be appended below a folder before the disk is down to its reserve."""
+        """How many bytes may be appended below a folder before only the reserve is left."""
 
     def read(self, path: Path) -> bytes:
         """A file's bytes."""
 
     def create(self, path: Path) -> int:
-        """A handle of a new file; its entry is durable. An older file of that name is emptied."""
+        """Create a file durably and return its handle. An older file of that name is emptied."""
 
     def write(self, handle: int, data: bytes) -> None:
-        """Append all of the bytes, or raise: then some of them may be there."""
+        """Append all of the bytes; after an error some of them may be there."""
 
     def sync(self, handle: int) -> None:
-        """Return once what was written is durable, the file's length included."""
+        """Return once everything written is durable, including the file's length."""
 
     def truncate(self, handle: int, size: int) -> None:
-        """Cut the file to its first `size` bytes, and append from there on."""
+        """Truncate the file to its first `size` bytes; further appends go there."""
 
     def close(self, handle: int) -> None:
-        """Let a handle go."""
+        """Close a handle."""
 
     def remove(self, path: Path) -> None:
-        """Remove a file; absent is fine. After a power cut it may be there again."""
+        """Remove a file; absent is fine. A power cut may bring it back."""
 
     def write_whole(self, path: Path, data: bytes) -> None:
-        """Create or replace a file, durably: a reader sees the old bytes or the new."""
+        """Create or replace a file durably; a reader sees the old bytes or the new."""
 
 
 class SystemDisk:
-    """The real one."""
+    """The real disk."""
 
     def make_folder(self, folder: Path) -> None:
         """See `Disk`."""
@@ -67,7 +68,7 @@ class SystemDisk:
     def spare(self, folder: Path) -> int:
         """See `Disk`."""
         found = os.statvfs(folder)
-        if not found.f_blocks:  # A file system that does not say.
+        if not found.f_blocks:  # The file system does not say.
             return sys.maxsize
         reserve = min(RESERVE_BYTES, found.f_blocks * found.f_frsize // RESERVE_SHARE)
         return max(0, found.f_bavail * found.f_frsize - reserve)
@@ -114,9 +115,7 @@ class SystemDisk:
 
 
 def _sync(handle: int) -> None:
-    """fdatasync; where fsync does not reach the platter (macOS), what does."""
-    import fcntl
-
+    """fdatasync, or F_FULLFSYNC on macOS, where fsync does not reach the platter."""
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is not None:
         fcntl.fcntl(handle, full)

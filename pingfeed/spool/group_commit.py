@@ -1,12 +1,12 @@
 """Group commit: appends that wait at the same time share one write and one sync.
 
-One thread writes. While it waits for the disk, the loop collects the next group. A quiet service answers after one
-sync. A busy one syncs every `GAP_S` at most, for a sync costs a core about as much as taking in a hundred events: so it
-pays one for many requests, which wait that moment longer.
+One thread writes; while it waits for the disk, the event loop collects the next group. A quiet service answers after
+one sync. A busy one syncs at most every `GAP_S`: a sync costs about as much CPU as ingesting a hundred events, so it is
+shared by many requests, which wait a few milliseconds longer.
 
-After a write that failed (a full disk) the file is cut back to what is durable, and takes the next one. After a sync
-that failed nobody knows what the disk has (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC
-2020): the file is `broken`, nothing is appended to it any more, and what was durable before stays so.
+After a failed write (a full disk) the file is truncated to its durable bytes and can be appended to again. After a
+failed sync the state of the disk is unknown (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX
+ATC 2020): the file is marked `broken`, nothing more is appended to it, and its durable bytes remain valid.
 """
 
 import asyncio
@@ -24,22 +24,21 @@ from typing import Final
 from pingfeed.spool.disk import Disk
 
 Done = Callable[[OSError | None], None]
-"""Told on the loop, in order, how an append went; None: it is durable."""
+"""Called on the loop, in order, with the outcome of an append; None: it is durable."""
 
 GAP_S: Final = 0.003
-"""Between the beginnings of two syncs."""
+"""Minimum time between the starts of two syncs."""
 _log = logging.getLogger(__name__)
-_BROKEN: Final = "an earlier sync of the file failed"
 
 
 @dataclass(eq=False, slots=True)
 class LogFile:
-    """A file that begins with `head` and is appended to. It is made with its first append."""
+    """An append-only file that starts with `head`; its first append creates it."""
 
     path: Path
     head: bytes
     size: int = 0
-    """Its durable bytes. What lies behind them was never acknowledged."""
+    """Its durable bytes. Anything after them was never acknowledged."""
     broken: bool = False
     handle: int = -1
 
@@ -52,7 +51,7 @@ class _Group:
 
 
 class GroupCommit:
-    """Appends to files on one thread. For one event loop."""
+    """Appends to files from one thread. Belongs to one event loop."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -64,7 +63,7 @@ class GroupCommit:
         self._turn: asyncio.Future[None] | None = None
 
     def append(self, file: LogFile, parts: Iterable[bytes], done: Done) -> None:
-        """Append to the file; `done` is told once that is durable, or could not be done."""
+        """Append to the file and call `done` once that is durable or has failed."""
         group = self._group
         if not group.waiting and not self._is_writing:
             self._write_soon()
@@ -72,18 +71,18 @@ class GroupCommit:
         group.waiting.append((file, done))
 
     async def turn(self) -> None:
-        """Wait until the appends that are being written now, or next, have been."""
+        """Wait until the group that is being written, or else the next one, has been."""
         if self._is_writing or self._group.waiting:
             self._turn = self._turn or asyncio.get_running_loop().create_future()
             await asyncio.shield(self._turn)
 
     async def idle(self) -> None:
-        """Wait until nothing is being written."""
+        """Wait until nothing is left to write."""
         while self._is_writing or self._group.waiting:
             await self.turn()
 
     async def close(self) -> None:
-        """Finish what was asked for, and end the thread."""
+        """Finish all appends and end the thread."""
         await self.idle()
         if self._thread is not None:
             self._queue.put(None)
@@ -91,7 +90,7 @@ class GroupCommit:
             self._thread = None
 
     def _write_soon(self) -> None:
-        """At the end of this turn of the loop, so that what arrived together is one group; or once the gap is over."""
+        """Write after this loop iteration, so that concurrent appends form one group, or once the gap is over."""
         loop = asyncio.get_running_loop()
         left_s = self._began + GAP_S - loop.time()
         if left_s > 0:
@@ -127,16 +126,16 @@ class GroupCommit:
                     self._commit(file, b"".join(parts))
                 except OSError as error:
                     group.failures[file] = error
-                except Exception as error:  # noqa: BLE001 - a bug: nobody may wait for ever
+                except Exception as error:  # noqa: BLE001 - a bug must not leave appends waiting forever
                     _log.exception("the spool's writer failed")
                     file.broken = True
                     group.failures[file] = OSError(errno.EIO, str(error))
-            with suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+            with suppress(RuntimeError):  # The loop is closed, and nothing waits any more.
                 loop.call_soon_threadsafe(self._written, group)
 
     def _commit(self, file: LogFile, data: bytes) -> None:
         if file.broken:
-            raise OSError(errno.EIO, _BROKEN)
+            raise OSError(errno.EIO, "an earlier sync of the file failed")
         if not file.size:
             data = file.head + data
         if self._disk.spare(file.path.parent) < len(data):
@@ -157,7 +156,7 @@ class GroupCommit:
         file.size += len(data)
 
     def _cut(self, file: LogFile) -> None:
-        """Back to what is durable; a file that holds nothing begins anew."""
+        """Truncate to the durable bytes; a file without any is created anew by its next append."""
         if not file.size:
             handle, file.handle, file.broken = file.handle, -1, False
             self._disk.close(handle)

@@ -1,11 +1,11 @@
-"""Delivery where nothing may run after the answer (Lambda): no spool, the request itself waits for the sink.
+"""Delivery without a spool, for Lambda, where nothing may run after the response: the request waits for the sink.
 
-Durable means here that the sink has it. Rows go to the sink and into the signals at the same time; where either does
-not take them in time the request is refused, and the client sends it again. So rows may land twice, as always: readers
-remove duplicates, and acts are the same applied twice. Nothing is kept in this process.
+Durable means that the sink has the rows. They go to the sink and into the signals concurrently; if either does not take
+them in time, the request fails and the client retries it. Rows may land twice, as always: readers remove duplicates,
+and applying signals twice is the same as once. Nothing is kept in this process.
 
-A process that stood still between two requests finds connections that died meanwhile, and learns of it by a call that
-fails. A sink tries again by itself; signals are applied a second time here, for nobody would in the background.
+Connections may have died while the process was frozen between two requests, which shows only when a call fails. Sinks
+retry by themselves; signals are retried once here, because no background task would.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from pingfeed.core.errors import PingfeedError, Unavailable
 from pingfeed.core.events import Row, encode_rows
 from pingfeed.core.ids import IdMaker, uuid7
 from pingfeed.ports import EventSink, SinkCounters
-from pingfeed.spool.apply import Apply, OrGiveUp
-from pingfeed.spool.counters import Counters
+from pingfeed.spool.replay import Apply, OrGiveUp
+from pingfeed.spool.stats import Counters
 
 WITHIN_S: Final = 5.0
 _RETRY_S: Final = 2
@@ -36,7 +36,7 @@ class DirectBatch:
 
 
 class DirectDelivery:
-    """Stands where `Delivery` stands. Owns the sink: `close` closes it."""
+    """Used in place of `Delivery`. Owns the sink: `close` closes it."""
 
     def __init__(self, sink: EventSink, *, apply: Apply, within_s: float = WITHIN_S, make_id: IdMaker = uuid7) -> None:
         self._sink, self._within_s, self._make_id = sink, within_s, make_id
@@ -52,7 +52,7 @@ class DirectDelivery:
         """Nothing runs in the background."""
 
     async def accept(self, rows: Sequence[Row]) -> None:
-        """Return once the sink has the rows and their signals are applied; Unavailable: send them again."""
+        """Return once the sink has the rows and their signals are applied; Unavailable: they have to be sent again."""
         if not rows:
             return
         received_ms = rows[0]["received_ms"]
@@ -60,7 +60,7 @@ class DirectDelivery:
         try:
             await self._in_time(self._sink.write(batch), self._applied(rows))
         except PingfeedError as error:
-            _log.warning("events were refused", extra={"events": len(rows), "reason": error.message})
+            _log.warning("events were not accepted", extra={"events": len(rows), "reason": error.message})
             raise
         self.counters.accepted += len(rows)
         self.counters.delivered += len(rows)
@@ -76,11 +76,11 @@ class DirectDelivery:
     async def _applied(self, rows: Sequence[Row]) -> None:
         try:
             await self._apply(rows)
-        except PingfeedError:  # All that `OrGiveUp` lets through can be tried again.
+        except PingfeedError:  # `OrGiveUp` only raises errors that a retry can help.
             await self._apply(rows)
 
     async def _in_time(self, *steps: Awaitable[None]) -> None:
-        """All of the steps, or Unavailable; what one has done meanwhile stays done."""
+        """Run all steps in time, or raise Unavailable; a step that has finished is not undone."""
         try:
             async with asyncio.timeout(self._within_s):
                 outcomes = await asyncio.gather(*steps, return_exceptions=True)

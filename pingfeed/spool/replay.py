@@ -1,50 +1,78 @@
-"""Signals that could not be applied when their rows were accepted: applied again until that succeeds.
+"""Replay: signals that could not be applied when their rows were accepted are retried until that succeeds.
 
-Applying twice is the same as once, for acts are idempotent and carry their time. So what waits is a segment, not a
-record: all of it is applied, a page at a time. A record that fails alone is tried again later and keeps no other
-waiting; where a whole page fails, the store is down and everybody waits.
+Signals are idempotent and carry their time, so applying them twice is the same as once. Replay therefore works on
+whole segments, a page of records at a time. A record that fails on its own is retried later without holding up others;
+if a whole page fails, the store is down and everything waits.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
 from pingfeed.core.errors import PingfeedError
 from pingfeed.core.events import Row, decode_rows
 from pingfeed.core.retry import Backoff, until_done
-from pingfeed.spool.apply import Apply, OrGiveUp
-from pingfeed.spool.counters import Counters
-from pingfeed.spool.segment import Record
+from pingfeed.spool.segment import Record, Segment
 from pingfeed.spool.spool import Spool
-from pingfeed.spool.spooled import Segment
+from pingfeed.spool.stats import Counters
 from pingfeed.spool.tasks import Background
+
+Apply = Callable[[Sequence[Row]], Awaitable[None]]
+"""Applies the signals of accepted rows; raises Unavailable if a retry can help."""
 
 PAGE: Final = 200
 _TRIED_ALONE: Final = 3
 _log = logging.getLogger(__name__)
 
 
+class OrGiveUp:
+    """An `Apply` that gives up signals that no retry can apply, such as a state that this version cannot read."""
+
+    def __init__(self, apply: Apply, counters: Counters) -> None:
+        self._apply, self._counters = apply, counters
+
+    async def __call__(self, rows: Sequence[Row]) -> None:
+        """Apply rows, except those of users whose signals cannot be applied; raises errors that a retry can help."""
+        try:
+            await self._apply(rows)
+        except PingfeedError as error:
+            if error.retryable:
+                raise
+            await self._apply_by_user(rows)
+
+    async def _apply_by_user(self, rows: Sequence[Row]) -> None:
+        for user_id in dict.fromkeys(row.get("user_id") for row in rows):
+            mine = [row for row in rows if row.get("user_id") == user_id]
+            try:
+                await self._apply(mine)
+            except PingfeedError as error:
+                if error.retryable:
+                    raise
+                self._counters.apply_given_up += len(mine)
+                _log.error("signals cannot be applied and are given up", extra={"reason": error.message})
+
+
 class Replay:
-    """Applies what the spool says is unapplied; `settled` is told when all of it is."""
+    """Applies the unapplied signals of a spool, and calls `caught_up` once there are none left."""
 
     def __init__(
-        self, spool: Spool, apply: Apply, *, counters: Counters, backoff: Backoff, settled: Callable[[], None]
+        self, spool: Spool, apply: Apply, *, counters: Counters, backoff: Backoff, caught_up: Callable[[], None]
     ) -> None:
         self._spool, self._apply, self._counters, self._backoff = spool, apply, counters, backoff
         self._apply_or_give_up = OrGiveUp(apply, counters)
-        self._settled = settled
+        self._caught_up = caught_up
         self._stuck: dict[Segment, set[int]] = {}
-        """Records that failed alone, of segments of which all others are applied."""
+        """Records that failed on their own, of segments whose other records are applied."""
         self._wanted = asyncio.Event()
         self._closing = asyncio.Event()
-        self._background = Background("applier", self._run)
-        spool.on_postponed = self._postponed
+        self._background = Background("signal replay", self._run)
+        spool.on_requeued = self._requeued
 
     async def run_all(self) -> None:
-        """Apply everything that is spooled, once; after the first failure the rest is left to the background."""
+        """Apply everything that is spooled, once; after the first failure the background task does the rest."""
         failure: PingfeedError | None = None
         for segment in self._spool.segments():
             try:
@@ -58,25 +86,25 @@ class Replay:
             self._spool.replay(segment)
 
     def start(self) -> None:
-        """Begin to apply in the background."""
+        """Start to apply in the background."""
         self._background.start()
 
     def failed(self, error: PingfeedError) -> None:
-        """Count and tell a failure."""
+        """Count and log a failure."""
         self._counters.apply_failures += 1
-        _log.warning("signals were not applied, they will be again", extra={"reason": error.message})
+        _log.warning("signals were not applied, will retry", extra={"reason": error.message})
 
     def check(self) -> None:
-        """Raise Unavailable if nobody applies."""
+        """Raise Unavailable if the background task is not running."""
         self._background.check()
 
     async def close(self, timeout_s: float) -> None:
-        """End, after one last round of at most `timeout_s`; what is unapplied then is applied by the next start."""
+        """Stop after a last round of at most `timeout_s`; the next start applies what is left."""
         self._closing.set()
         self._wanted.set()
-        await self._background.ended(timeout_s)
+        await self._background.stop(timeout_s)
 
-    def _postponed(self, segment: Segment) -> None:
+    def _requeued(self, segment: Segment) -> None:
         self._stuck.pop(segment, None)
         self._wanted.set()
 
@@ -84,32 +112,32 @@ class Replay:
         while not self._closing.is_set():
             await self._wanted.wait()
             self._wanted.clear()
-            with suppress(PingfeedError):  # Only while closing; told and counted by `failed`.
+            with suppress(PingfeedError):  # Only while closing; `failed` has logged and counted it.
                 await until_done(self._round, stop=self._closing, backoff=self._backoff, failed=self.failed)
 
     async def _round(self) -> None:
-        """Give all that is unapplied a turn; raises the last failure, at once where the store is down."""
+        """Try every unapplied segment once; raises the last failure, at once if the store is down."""
         failure: PingfeedError | None = None
         for segment in self._spool.unapplied():
             failure = await self._apply_segment(segment) or failure
         if failure is not None:
             raise failure
-        self._settled()
+        self._caught_up()
 
     async def _apply_segment(self, segment: Segment) -> PingfeedError | None:
-        """Why some of a segment's records failed alone, if some did; raises where the store is down."""
-        stuck, postponed = self._stuck.get(segment), segment.postponed
+        """The error of records that failed on their own, if any did; raises if the store is down."""
+        stuck, requeued = self._stuck.get(segment), segment.requeued
         found = await asyncio.to_thread(self._spool.records, segment)
         left, failure = await self._apply_records([one for one in found if stuck is None or one.id in stuck])
-        if segment.postponed == postponed:  # Else there is more of it than was found.
+        if segment.requeued == requeued:  # Otherwise it has more records than were read.
             self._stuck[segment] = left
         if failure is None:
             self._stuck.pop(segment, None)
-            segment.caught_up_to = postponed
+            segment.replayed = requeued
         return failure
 
     async def _apply_records(self, found: Sequence[Record]) -> tuple[set[int], PingfeedError | None]:
-        """The records that failed alone, and why the last one did; raises where the store is down."""
+        """The records that failed on their own, and the last error; raises if the store is down."""
         left: set[int] = set()
         failure: PingfeedError | None = None
         for page in _pages(found):
@@ -121,7 +149,7 @@ class Replay:
         return left, failure
 
     async def _apply_singly(self, page: Sequence[Record], error: PingfeedError) -> set[int]:
-        """The ids of those that fail alone; raises `error` where the first few all do."""
+        """The ids of the records that fail on their own; raises `error` if the first few all do."""
         failed: set[int] = set()
         for tried, record in enumerate(random.sample(page, len(page)), 1):
             try:

@@ -1,9 +1,9 @@
-"""A segment: one file of the spool, and how it is read whatever has become of it.
+"""A segment: one file of the spool, and how to read it even when it is damaged.
 
     header   8 bytes   b"PFSPOOL2"
              8 bytes   the spool's id
     record  36 bytes   the head, little-endian:
-                       4  b"\\xf0PFR"      found again after damage, for no UTF-8 text holds these bytes
+                       4  b"\\xf0PFR"      a mark to find the next record after damage: no UTF-8 text holds it
                        8  id             ascends by one from the number in the file's name
                        8  received_ms    when the request was accepted
                        4  events         rows in it
@@ -13,19 +13,21 @@
              length    `events.encode_rows` bytes: newline-delimited JSON
     record ...
 
-A file's name is the id of its first record, 16 digits, and `.segment`. Files are only ever appended to, in one process'
-life; the next process never appends to what it finds.
+A file's name is the id of its first record, 16 digits, and `.segment`. A file is only ever appended to, by the process
+that created it.
 
-A reader takes every record that is whole, wherever it lies, and each id once. What is not (a torn tail, a flipped bit,
-a piece that is missing) it jumps over, to the next head that is whole, and reports as `Damage`; it never gives a record
-that is not what was written. An empty file is no damage: a process died between making it and writing to it.
+A reader returns every whole record, wherever it lies, and each id once. It skips anything else (a torn tail, a flipped
+bit, a missing piece) up to the next whole head, and reports it as `Damage`; it never returns a record that was not
+written. An empty file is not damage: a process died between creating it and writing to it.
 """
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from pingfeed.spool.group_commit import LogFile
 
 MAGIC: Final = b"PFSPOOL2"
 HEADER_BYTES: Final = 16
@@ -49,20 +51,54 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes of a file that are no whole record: where they begin and end, and what is wrong with the first of them."""
+    """Bytes of a file that belong to no whole record: where they start and end, and what is wrong at their start."""
 
     start: int
     end: int
     reason: str
 
 
+@dataclass(eq=False, slots=True)
+class Segment:
+    """What the spool knows about one segment; to its callers a token for `done` and `requeue`."""
+
+    first_id: int
+    day: int
+    """The UTC day on which its records arrived, as days since the epoch."""
+    file: LogFile
+    last_id: int = 0
+    events: int = 0
+    bytes: int = 0
+    """Size of its records with their heads. Like `events` it includes what is still being written."""
+    writing: int = 0
+    """Appends that are not durable yet."""
+    in_flight: int = 0
+    """Appends whose signals are being applied right now."""
+    requeued: int = 0
+    """How many times its signals were left to be replayed."""
+    replayed: int = 0
+    """How many of those have been replayed."""
+    delivered: bool = False
+
+
+@dataclass(frozen=True)
+class SpooledBatch:
+    """A segment's records; satisfies `ports.Batch`."""
+
+    name: str
+    lines: Sequence[bytes]
+    received_ms: int
+    events: int
+    segment: Segment
+
+
 def name_of(first_id: int) -> str:
-    """The file's name of the segment that begins with this record."""
+    """The file name of the segment whose first record has this id."""
     return f"{first_id:016d}{SUFFIX}"
 
 
 def first_id_of(name: str) -> int | None:
-    """The record that a file's name says it begins with; None if it is no segment's name."""
+    """The id of the first record according to a file's name; None if that is not a segment's name."""
     stem = name.removesuffix(SUFFIX)
     return int(stem) if name.endswith(SUFFIX) and len(stem) == 16 and stem.isdecimal() else None
 
@@ -73,14 +109,14 @@ def header(spool_id: str) -> bytes:
 
 
 def encode_head(record_id: int, lines: bytes, count: int, received_ms: int) -> bytes:
-    """What stands before a record's lines."""
+    """The head that precedes a record's lines."""
     head = _HEAD.pack(_MARK, record_id, received_ms, count, len(lines), zlib.crc32(lines))
     return head + _SUM.pack(zlib.crc32(head))
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A record without its lines, which lie from `start` to `end`."""
+    """A record without its lines, which span `start` to `end`."""
 
     id: int
     received_ms: int
@@ -91,56 +127,56 @@ class Head:
 
 
 def heads(data: bytes) -> Iterator[Head | Damage]:
-    """The heads of a file's records in order, and what lies between them that is none; lines are not looked at."""
+    """The heads of a file's records in order, and the damage between them; the lines are not checked."""
     return _found(data, _head_at)
 
 
 def begins_with(data: bytes) -> int | None:
-    """The id that a file begins with, from its first `BEGINNING_BYTES`; None if the head there is not whole."""
+    """The id of the first record, from a file's first `BEGINNING_BYTES`; None if its head is damaged."""
     head = _parsed(data, HEADER_BYTES)
     return head.id if isinstance(head, Head) else None
 
 
 def records(data: bytes) -> Iterator[Record | Damage]:
-    """A file's whole records in order, and its damage."""
+    """A file's whole records and its damage, in order."""
     seen: set[int] = set()
     for found in _found(data, _whole_at):
         if isinstance(found, Damage):
             yield found
         elif found.id in seen:
-            yield Damage(found.start - HEAD_BYTES, found.end, "a record is there twice")
+            yield Damage(found.start - HEAD_BYTES, found.end, "the record is a duplicate")
         else:
             seen.add(found.id)
             yield Record(found.id, data[found.start : found.end], found.count, found.received_ms)
 
 
 def _found(data: bytes, look: Callable[[bytes, int], Head | str]) -> Iterator[Head | Damage]:
-    """What `look` makes of a file, from place to place."""
+    """Apply `look` from the start of a file to its end."""
     at, first = HEADER_BYTES, _next_head(data, 0)
     if data and (data[:8] != MAGIC or len(data) < HEADER_BYTES or first < HEADER_BYTES):
         at = first
-        yield Damage(0, at, "the file's header is not whole")
+        yield Damage(0, at, "the file's header is damaged")
     while at < len(data):
         found = look(data, at)
         if isinstance(found, Head):
             yield found
             at = found.end
-        else:  # Its length may be wrong too: the next one is looked for from its first byte on.
+        else:  # Its length may be wrong too, so search from the next byte on.
             end = _next_head(data, at + 1)
             yield Damage(at, end, found)
             at = end
 
 
 def _whole_at(data: bytes, at: int) -> Head | str:
-    """The head that begins there if its lines are whole, or what is wrong."""
+    """The head at this offset if its lines are whole too, else what is wrong."""
     found = _head_at(data, at)
     if isinstance(found, Head) and zlib.crc32(memoryview(data)[found.start : found.end]) != found.crc:
-        return "a record's lines are not what was written"
+        return "a record's lines do not match their checksum"
     return found
 
 
 def _head_at(data: bytes, at: int) -> Head | str:
-    """The head that begins there with its lines behind it, or why there is none."""
+    """The head at this offset if its lines fit into the file, else what is wrong."""
     found = _parsed(data, at)
     if isinstance(found, Head) and found.end > len(data):
         return "the file ends inside a record"
@@ -148,19 +184,19 @@ def _head_at(data: bytes, at: int) -> Head | str:
 
 
 def _parsed(data: bytes, at: int) -> Head | str:
-    """The head that begins there, wherever its lines end."""
+    """The head at this offset, wherever its lines end, else what is wrong."""
     if len(data) - at < HEAD_BYTES:
         return "the file ends inside a record"
     mark, record_id, received_ms, count, length, crc = _HEAD.unpack_from(data, at)
     (checksum,) = _SUM.unpack_from(data, at + _HEAD.size)
     if mark != _MARK or zlib.crc32(data[at : at + _HEAD.size]) != checksum:
-        return "a record's head is not whole"
+        return "a record's head is damaged"
     start = at + HEAD_BYTES
     return Head(record_id, received_ms, count, start, start + length, crc)
 
 
 def _next_head(data: bytes, at: int) -> int:
-    """Where the next whole head begins; the end of the file if there is none."""
+    """The offset of the next whole head, or the end of the file."""
     while (at := data.find(_MARK, at)) >= 0:
         if isinstance(_head_at(data, at), Head):
             return at

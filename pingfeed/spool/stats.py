@@ -1,49 +1,89 @@
-"""A spool's account in the lake, for the batch side's machines, which may not see the spool's directory.
+"""What a spool holds and has delivered: counters of the process that owns it, and a look at its directory by others.
 
-    accounts/<spool_id>.json    the tally (`tally.py`), with "spooled": {"2026-11-22": 120}, what waits by day of
-                                arrival, and "published_ms", as of when all that holds
+The batch side looks at the directories on its own machine, and reads the stats that services publish into the lake:
 
-In the background, at the start, now and then when something has changed, and at the end. An account is never removed:
-that of a spool which is gone says what it had delivered, and what was lost with it.
+    accounts/<spool_id>.json    the tally (`checkpoint.py`), with "spooled": {"2026-11-22": 120}, the waiting events by
+                                day of arrival, and "published_ms", the time at which all of it held
+
+They are published at the start, every few minutes if something has changed, and at the end. They are never removed: the
+stats of a spool that is gone say what it had delivered, and what was lost with it.
 """
 
 import asyncio
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pingfeed.core.clock import Clock, system_clock
-from pingfeed.files import reading
+from pingfeed.core.clock import Clock, day_of, system_clock
+from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
+from pingfeed.files import reading, try_lock
 from pingfeed.ports import Artifacts
-from pingfeed.spool.checkpoint import FILE, Tally
-from pingfeed.spool.landing import waiting_by_day
-from pingfeed.spool.rounds import CLOSE_S, EVERY_S, Rounds
+from pingfeed.spool.checkpoint import FILE, LOCK, Tally
+from pingfeed.spool.segment import BEGINNING_BYTES, Head, begins_with, first_id_of, heads
+from pingfeed.spool.tasks import Background
 
+REJECTED: Final = "rejected"
+"""The folder of a spool whose rows are rejected events: they are not accepted ones, and nothing here counts them."""
+EVERY_S: Final = 300.0
+CLOSE_S: Final = 5.0
 _LOOKS: Final = 5
+_POLL_S: Final = 0.1
+_log = logging.getLogger(__name__)
 
 
-class Account(Tally, frozen=True, kw_only=True):
+@dataclass
+class Counters:
+    """What happened since the process started, and what waits now: plain numbers for metrics."""
+
+    accepted: int = 0
+    """Events that are durable: in the spool or past it."""
+    delivered: int = 0
+    """Events that the sink took. Those of an earlier process count too, so it may exceed `accepted`."""
+    delivery_failures: int = 0
+    """Failed attempts to deliver a batch, or to remove a delivered one."""
+    apply_failures: int = 0
+    """Failed attempts to apply the signals of accepted events; they are retried."""
+    apply_given_up: int = 0
+    """Events whose signals no retry can apply; the events themselves are delivered."""
+    spooled_events: int = 0
+    """Undelivered events now."""
+    spooled_bytes: int = 0
+    """Undelivered bytes now."""
+    spooled_damage: int = 0
+    """Damaged places that this process found in the spool's files."""
+    unapplied: int = 0
+    """Segments now with signals that still have to be applied."""
+
+
+class SpoolStats(Tally, frozen=True, kw_only=True):
     """What one spool has accepted: what it has delivered, and what waits in it."""
 
     spooled: dict[str, int] = {}
     published_ms: int = 0
 
 
-def account_of(folder: Path, now_ms: int) -> Account | None:
-    """The account of the spool in a directory as it is now; None where there is no tally. FormatError, Unavailable.
+def stats_of(folder: Path, now_ms: int) -> SpoolStats | None:
+    """The current stats of the spool in a directory; None if it holds no accepted events. FormatError, Unavailable.
 
-    The process that has the spool goes on meanwhile: a look during which something was delivered is repeated, so that
-    no event counts on both sides or on none. A spool that is never still for so long counts some on both.
+    The spool's process keeps working meanwhile: if something was delivered during a look it is repeated, so that no
+    event counts on both sides or on neither. A spool that is never still long enough counts some events on both.
     """
     tally = _tally(folder / FILE)
     for _ in range(_LOOKS):
-        if tally is None:
+        if tally is None or tally.service == REJECTED:
             return None
         spooled = waiting_by_day(folder).get(tally.spool_id, {})
         before, tally = tally, _tally(folder / FILE)
         if tally == before:
             break
     assert tally is not None, "a tally is replaced, never removed"
-    return Account(
+    return SpoolStats(
         spool_id=tally.spool_id,
         service=tally.service,
         settled_to=tally.settled_to,
@@ -54,36 +94,130 @@ def account_of(folder: Path, now_ms: int) -> Account | None:
 
 
 class Publisher:
-    """Publishes the account of one spool's directory into a store. Owns the store: `close` closes it.
+    """Publishes the stats of one spool's directory into a store. Owns the store: `close` closes it.
 
     publisher.start()
-    await publisher.close()    # after the spool is closed, so that the last account says all
+    await publisher.close()    # after the spool is closed, so that the last stats are complete
     """
 
     def __init__(
         self, folder: Path, store: Artifacts, *, every_s: float = EVERY_S, clock: Clock = system_clock
     ) -> None:
-        self._folder, self._store, self._clock = folder, store, clock
-        self._published: Account | None = None
-        failed = "the spool's account was not published, it will be again"
-        self._rounds = Rounds("publisher of the spool's account", self.publish, failed=failed, every_s=every_s)
+        self._folder, self._store, self._every_s, self._clock = folder, store, every_s, clock
+        self._published: SpoolStats | None = None
+        self._closing = asyncio.Event()
+        self._background = Background("publisher of the spool's stats", self._run)
 
     def start(self) -> None:
-        """Begin, in a task of the running loop."""
-        self._rounds.start()
+        """Start, in a task of the running loop."""
+        self._background.start()
 
     async def publish(self) -> None:
-        """Put the account if it says anything new; raises what the store raises."""
-        account = await asyncio.to_thread(account_of, self._folder, self._clock())
-        if account is None or _same(account, self._published):
+        """Put the stats if they have changed; raises what the store raises."""
+        stats = await asyncio.to_thread(stats_of, self._folder, self._clock())
+        if stats is None or _same(stats, self._published):
             return
-        await self._store.put(f"accounts/{account.spool_id}.json", account.encode())
-        self._published = account
+        await self._store.put(f"accounts/{stats.spool_id}.json", stats.encode())
+        self._published = stats
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:
         """Publish a last time, for at most `timeout_s`."""
-        await self._rounds.close(timeout_s)
+        self._closing.set()
+        await self._background.stop(timeout_s)
         await self._store.close()
+
+    async def _run(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self._closing.is_set()
+            try:
+                await self.publish()
+            except (PingfeedError, OSError) as error:
+                _log.warning("the spool's stats could not be published, will retry: %s", error)
+            if not is_last:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), self._every_s)
+
+
+def wait_landed(
+    spool_dir: Path, before_ms: int, timeout_s: float, *, pause: Callable[[float], None] = time.sleep
+) -> int:
+    """Wait until no spool below `spool_dir` has an undelivered event that was accepted before `before_ms`.
+
+    Returns how many such events still wait: 0 when all have landed, more after the timeout, or if the spool's process
+    is gone (nothing delivers them, so waiting is pointless). Changes nothing. Raises Unavailable.
+    """
+    deadline = time.monotonic() + timeout_s
+    folders = _folders(spool_dir)
+    while True:
+        waiting = {folder: _waiting(folder, before_ms) for folder in folders}
+        alive = any(events and is_held(folder) for folder, events in waiting.items())
+        if not alive or time.monotonic() >= deadline:
+            return sum(waiting.values())
+        pause(_POLL_S)
+
+
+def waiting_by_day(spool_dir: Path) -> dict[str, dict[str, int]]:
+    """Undelivered events of every spool below `spool_dir`: spool id -> UTC day of arrival -> events. Unavailable."""
+    found: dict[str, dict[str, int]] = {}
+    for folder in _folders(spool_dir):
+        days: Counter[str] = Counter()
+        for head in _undelivered(folder):
+            days[day_of(head.received_ms)] += head.count
+        found[tally_of(folder).spool_id] = dict(days)
+    return found
+
+
+def tally_of(folder: Path) -> Tally:
+    """The tally of the spool in a folder. Raises Unavailable."""
+    try:
+        return Tally.of((folder / FILE).read_bytes())
+    except (OSError, FormatError) as error:
+        raise Unavailable(f"the spool {folder} cannot be read: {error}") from error
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process owns the spool in a folder; takes a shared lock for a moment."""
+    try:
+        descriptor = try_lock(folder / LOCK, shared=True)
+    except OSError:
+        return False
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is None
+
+
+def _folders(spool_dir: Path) -> list[Path]:
+    return [file.parent for file in sorted(spool_dir.rglob(FILE)) if file.parent.name != REJECTED]
+
+
+def _waiting(folder: Path, before_ms: int) -> int:
+    """Undelivered events in one spool that were accepted before `before_ms`."""
+    return sum(head.count for head in _undelivered(folder) if head.received_ms < before_ms)
+
+
+def _undelivered(folder: Path) -> Iterator[Head]:
+    # The tally first: events that are delivered during this look count as waiting, never as neither.
+    settled_to = tally_of(folder).settled_to
+    for name in sorted(os.listdir(folder)):
+        if first_id_of(name) is None:
+            continue
+        first_id = begins_with(_read(folder / name, BEGINNING_BYTES))
+        if first_id is not None and first_id <= settled_to:
+            continue  # At the sink, and kept for its signals; it may be large, so it is not read.
+        found = [one for one in heads(_read(folder / name)) if isinstance(one, Head)]
+        if found and min(one.id for one in found) > settled_to:
+            yield from found
+
+
+def _read(file: Path, size: int = -1) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(size)
+    except FileNotFoundError:
+        return b""  # Delivered meanwhile.
+    except OSError as error:
+        raise Unavailable(f"the spool {file.parent} cannot be read: {error.strerror}") from error
 
 
 def _tally(path: Path) -> Tally | None:
@@ -93,7 +227,7 @@ def _tally(path: Path) -> Tally | None:
         return Tally.of(path.read_bytes(), str(path))
 
 
-def _same(one: Account, other: Account | None) -> bool:
+def _same(one: SpoolStats, other: SpoolStats | None) -> bool:
     return other is not None and (one.settled_to, one.days, one.spooled) == (
         other.settled_to,
         other.days,

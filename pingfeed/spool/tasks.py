@@ -1,8 +1,9 @@
-"""A task that works beside the requests for as long as its service lives."""
+"""Background tasks that run beside the requests for as long as a service lives."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from pingfeed.core.errors import Unavailable
@@ -11,24 +12,29 @@ _log = logging.getLogger(__name__)
 
 
 class Background:
-    """Runs `work` once, under a name. What tells `work` that it shall end is its owner's."""
+    """Runs `work` once, as a named task. Telling `work` to stop is up to its owner."""
 
     def __init__(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._name, self._work = name, work
+        self.name, self._work = name, work
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def alive(self) -> bool:
+        """Whether the task is running: it is not before `start`, nor after a bug ended it."""
+        return self._task is not None and not self._task.done()
+
     def start(self) -> None:
-        """Begin, in a task of the running loop."""
-        self._task = asyncio.create_task(self._work(), name=self._name)
-        self._task.add_done_callback(report_end)
+        """Start the task in the running loop."""
+        self._task = asyncio.create_task(self._work(), name=self.name)
+        self._task.add_done_callback(_log_crash)
 
     def check(self) -> None:
-        """Raise Unavailable if it was not begun, or has ended."""
-        if self._task is None or self._task.done():
-            raise Unavailable(f"the {self._name} is not running")
+        """Raise Unavailable if the task is not running."""
+        if not self.alive:
+            raise Unavailable(f"the {self.name} is not running")
 
-    async def ended(self, timeout_s: float) -> None:
-        """Wait until it has ended by itself, for at most `timeout_s`; then end it."""
+    async def stop(self, timeout_s: float = 0) -> None:
+        """Wait up to `timeout_s` for the task to end by itself, then cancel it."""
         if self._task is None:
             return
         await asyncio.wait([self._task], timeout=timeout_s)
@@ -36,7 +42,23 @@ class Background:
         await asyncio.wait([self._task])
 
 
-def report_end(task: asyncio.Task[None]) -> None:
-    """A done-callback: a background task that dies of a bug must not die in silence."""
+class Repeated(Background):
+    """Awaits `repeat` every `interval_s`, or as soon as `wake` is set. `repeat` handles its own errors."""
+
+    def __init__(
+        self, name: str, repeat: Callable[[], Awaitable[None]], interval_s: float, wake: asyncio.Event | None = None
+    ) -> None:
+        super().__init__(name, self._run)
+        self._repeat, self._interval_s = repeat, interval_s
+        self._wake = wake or asyncio.Event()
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._interval_s)
+            await self._repeat()
+
+
+def _log_crash(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         _log.error("the %s stopped", task.get_name(), exc_info=task.exception())

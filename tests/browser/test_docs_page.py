@@ -22,7 +22,7 @@ async def test_the_docs_show_every_operation_and_try_one(
     address = demo_town.address(service)
     await visit.page.goto(f"{address}/docs")
     await visit.page.get_by_text(operation, exact=True).wait_for()
-    await visit.page.get_by_text("Is the process alive?", exact=True).click()
+    await visit.page.get_by_text("Liveness", exact=True).click()
     await visit.page.get_by_role("button", name="Try it out").click()
     await visit.page.get_by_role("button", name="Execute").click()
     await visit.page.locator(".live-responses-table").get_by_text('"ok"').wait_for()

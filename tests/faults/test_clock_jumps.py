@@ -9,9 +9,10 @@ import httpx
 import pyarrow.parquet as pq
 
 from ingest_api.app import create_app
-from ingest_api.rejected import RejectedLog
+from ingest_api.rejected import RejectedSpool
 from ingest_api.signal_writer import SignalWriter
 from ingest_api.wiring import Services as Wired
+from pingfeed.adapters.artifacts_file import FileArtifacts
 from pingfeed.adapters.event_sink_disk import DiskEventSink, partition_of
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.core.clock import DAY_MS, day_of
@@ -20,8 +21,8 @@ from pingfeed.ports import Batch
 from pingfeed.settings import load
 from pingfeed.spool.checkpoint import FILE, Tally
 from pingfeed.spool.delivery import Delivery
-from pingfeed.spool.landing import wait_landed
 from pingfeed.spool.spool import Spool
+from pingfeed.spool.stats import wait_landed
 from tests.conformance.samples import NOON_MS
 from tests.faults.reconciled import reconcile
 from tests.journeys.conftest import Services
@@ -88,7 +89,7 @@ async def test_a_restart_after_the_clock_went_back_loses_nothing_and_reuses_no_i
         assert batch is not None
         assert batch.lines == [b"%d" % now_ms]
         names.append(batch.name)
-        await spool.settle(batch)
+        await spool.ack(batch)
         await spool.close()
     assert len(set(names)) == len(names)
 
@@ -103,7 +104,7 @@ def _app(folder: Path, clock: Clock) -> tuple[Any, Spool, Sink]:
         signals=signals,
         trending=trending,
         writer=writer,
-        rejected=RejectedLog(folder / "rejected", writer="one"),
+        rejected=RejectedSpool(Spool(folder / "rejected-spool"), FileArtifacts(f"file://{folder}"), flush_seconds=3600),
         clock=clock,
     )
     return create_app(services, load({}, cwd=folder)), spool, sink

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from pingfeed.core.clock import system_clock
-from pingfeed.spool.landing import wait_landed
+from pingfeed.spool.stats import wait_landed
 from tests.conformance.samples import eventually
 from tests.faults.clean_table import check_each_once
 from tests.faults.firehose_server import firehose

@@ -68,7 +68,7 @@ def test_a_second_process_on_the_same_spool_is_told_so(services: Services) -> No
     second = services.launch("serve", "ingest", "--port", "0", name="second")
     assert second.process.wait(60) == 1
     last = second.log_file.read_text().splitlines()[-1]
-    assert last.startswith("pingfeed serve: another process holds the spool")
+    assert last.startswith("pingfeed serve: another process uses the spool")
 
 
 def test_a_port_that_is_taken_is_one_sentence(services: Services) -> None:

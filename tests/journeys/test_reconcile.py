@@ -1,11 +1,13 @@
 """The counts agree to the event whenever the service is killed; rejected events can be repaired and sent again."""
 
+import asyncio
 import json
 from typing import Any
 
 import httpx
 
 from pingfeed.settings import url_path
+from tests.conformance.samples import eventually
 from tests.journeys.conftest import Services
 from tests.journeys.test_ingest_kill import BATCH, batch_of, one_round
 
@@ -49,6 +51,8 @@ def test_rejected_events_are_repaired_and_sent_again(services: Services) -> None
     bad = {"event_type": "view", "user_id": "u", "ping_id": "p", "watch_time_ratio": -1}
     events = [*batch_of("u"), bad, bad | {"user_id": "v"}]
     httpx.post(f"{ingest.url}/track-events", json={"events": events}).raise_for_status()
+    lake = url_path(services.settings.lake_url)
+    asyncio.run(eventually(lambda: any(lake.glob("rejected/*/*.jsonl"))))
     code, body = command(services, "rejected", "list", "--code", "out_of_range", "--json")
     assert (code, len(body.splitlines())) == (0, 1)
     repaired = body.replace('"watch_time_ratio":-1', '"watch_time_ratio":1')

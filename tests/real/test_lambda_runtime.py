@@ -110,7 +110,7 @@ async def test_connections_that_died_while_it_was_frozen_cost_no_request(
     assert await follows(place) == {"before", "after"}
     # Refused events get no second try: where the store is silent they are dropped, and counted.
     warned = {line["logger"] for line in function.log() if line.get("level") in ("error", "warning")}
-    assert warned <= ({"ingest_api.rejected_objects"} if how == "silence_all" else set())
+    assert warned <= ({"ingest_api.rejected"} if how == "silence_all" else set())
 
 
 async def test_an_outage_is_a_503_and_the_same_request_is_taken_after_it(

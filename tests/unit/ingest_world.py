@@ -12,9 +12,10 @@ import msgspec
 from fastapi import FastAPI
 
 from ingest_api.app import create_app
-from ingest_api.rejected import RejectedLog
+from ingest_api.rejected import RejectedSpool
 from ingest_api.signal_writer import SignalWriter
 from ingest_api.wiring import Services
+from pingfeed.adapters.artifacts_file import FileArtifacts
 from pingfeed.core.errors import Unavailable
 from pingfeed.core.events import Row, decode_rows
 from pingfeed.core.ids import uuid7
@@ -145,7 +146,9 @@ async def ingest_world(
         signals=signals,
         trending=trending,
         writer=writer,
-        rejected=RejectedLog(folder / "rejected", writer="one"),
+        rejected=RejectedSpool(
+            Spool(folder / "rejected-spool"), FileArtifacts(f"file://{folder}"), flush_seconds=flush_seconds
+        ),
         clock=lambda: NOW_MS,
         make_id=uuid7,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ingest_api.lambda_handler import Function
-from ingest_api.rejected_objects import RejectedObjects
+from ingest_api.rejected import RejectedObjects
 from ingest_api.signal_writer import SignalWriter
 from ingest_api.wiring import Services
 from pingfeed.adapters.event_sink_firehose import FirehoseEventSink

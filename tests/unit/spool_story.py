@@ -13,9 +13,8 @@ from pathlib import Path
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import PingfeedError
 from pingfeed.spool.checkpoint import FILE, Tally
-from pingfeed.spool.segment import Record
+from pingfeed.spool.segment import Record, Segment, SpooledBatch
 from pingfeed.spool.spool import Spool
-from pingfeed.spool.spooled import Segment, SpooledBatch
 from tests.conformance.samples import NOON_MS
 from tests.unit.power_cut import PowerCutDisk
 
@@ -34,9 +33,9 @@ class Story:
         """Text to rows of every record that an append was asked for."""
         self.acknowledged: set[bytes] = set()
         self.offered: set[bytes] = set()
-        """In a batch that the sink took and that was to be settled."""
-        self.settled: set[bytes] = set()
-        """Of those, where settling returned."""
+        """In a batch that the sink took and that was to be acked."""
+        self.acked: set[bytes] = set()
+        """Those of them whose ack returned."""
         self.owed: set[bytes] = set()
         """Acknowledged, and their signals have to be applied later."""
         self.batch: SpooledBatch | None = None
@@ -54,17 +53,17 @@ class Story:
                 continue
         self._look(self.spool)
 
-    def append(self, sizes: Sequence[int], *, days: int = 0, held: bool = False, applied: bool = True) -> None:
+    def append(self, sizes: Sequence[int], *, days: int = 0, in_flight: bool = False, applied: bool = True) -> None:
         """Append records of so many rows at the same time."""
         records = [(b"%d:" % (len(self.tried) + n) + b"x" * (17 * rows), rows) for n, rows in enumerate(sizes)]
         self.tried |= dict(records)
-        answers = self.loop.run_until_complete(self._append_all(records, self.now_ms + days * DAY_MS, held))
+        answers = self.loop.run_until_complete(self._append_all(records, self.now_ms + days * DAY_MS, in_flight))
         for (text, _), answer in zip(records, answers, strict=True):
             if isinstance(answer, Segment):
                 assert not self.disk.is_dead or answer.file.size, "acknowledged by a disk without power"
                 self.acknowledged.add(text)
-                if held:
-                    self._end_hold(answer, text, applied=applied)
+                if in_flight:
+                    self._end_flight(answer, text, applied=applied)
             elif not isinstance(answer, PingfeedError):
                 raise answer
 
@@ -80,19 +79,19 @@ class Story:
         self.batch = batch or self.batch
         if batch is not None:
             assert set(batch.lines) <= self.tried.keys(), "the sink got what nobody wrote"
-            assert not set(batch.lines) & self.settled, "counted, and delivered again"
+            assert not set(batch.lines) & self.acked, "counted, and delivered again"
 
-    def settle(self) -> None:
-        """Say that the batch is at the sink."""
+    def ack(self) -> None:
+        """The batch is at the sink."""
         if self.batch is None:
             return
         self.offered |= set(self.batch.lines)
         try:
-            self.loop.run_until_complete(self._spool.settle(self.batch))
+            self.loop.run_until_complete(self._spool.ack(self.batch))
         except PingfeedError:
             if not self.batch.segment.delivered:
                 return
-        self.settled |= set(self.batch.lines)
+        self.acked |= set(self.batch.lines)
         self.batch = None
 
     def apply(self) -> None:
@@ -102,7 +101,7 @@ class Story:
                 self.owed -= set(_texts(self._spool.records(segment)))
             except PingfeedError:
                 continue
-            segment.caught_up_to = segment.postponed
+            segment.replayed = segment.requeued
         try:
             self.loop.run_until_complete(self._spool.sweep())
         except PingfeedError:
@@ -126,7 +125,7 @@ class Story:
         self.seal()
         self.take()
         while self.batch is not None:
-            self.settle()
+            self.ack()
             self.take()
         self.apply()
         assert self.acknowledged <= self.offered, "lost"
@@ -154,16 +153,16 @@ class Story:
         return Spool(self.folder, segment_bytes=SEGMENT_BYTES, disk=self.disk, clock=lambda: self.now_ms)
 
     async def _append_all(
-        self, records: Iterable[tuple[bytes, int]], now_ms: int, held: bool
+        self, records: Iterable[tuple[bytes, int]], now_ms: int, in_flight: bool
     ) -> Sequence[Segment | BaseException]:
-        appends = (self._spool.append(text, rows, now_ms, held=held) for text, rows in records)
+        appends = (self._spool.append(text, rows, now_ms, in_flight=in_flight) for text, rows in records)
         return await asyncio.gather(*appends, return_exceptions=True)
 
-    def _end_hold(self, segment: Segment, text: bytes, *, applied: bool) -> None:
+    def _end_flight(self, segment: Segment, text: bytes, *, applied: bool) -> None:
         if applied:
-            self._spool.release(segment)
+            self._spool.done(segment)
         else:
-            self._spool.postpone(segment)
+            self._spool.requeue(segment)
             self.owed.add(text)
 
     def _look(self, spool: Spool) -> None:
@@ -176,7 +175,7 @@ class Story:
         assert everything <= self.tried.keys(), "there is a record that nobody wrote"
         assert len(waiting) == len(set(waiting))
         assert self.acknowledged - self.offered - set(waiting) == set(), "an acknowledged record is lost"
-        assert not self.settled & set(waiting), "what was counted waits again"
+        assert not self.acked & set(waiting), "what was counted waits again"
         assert self.owed <= everything, "a record left before its signals were applied"
         assert spool.depth()[0] == self._rows(waiting)
         self._look_at_the_tally(set(waiting))
@@ -185,7 +184,7 @@ class Story:
         tally = Tally.of(self.disk.read(self.folder / FILE))
         counted = sum(day.delivered for day in tally.days.values())
         gone = self.offered - waiting
-        certain = gone & (self.acknowledged | self.settled)
+        certain = gone & (self.acknowledged | self.acked)
         assert self._rows(certain) <= counted <= self._rows(gone), "not counted exactly once"
 
     def _rows(self, texts: Iterable[bytes]) -> int:

@@ -19,12 +19,11 @@ from pingfeed.core.events import Row, decode_rows
 from pingfeed.core.retry import Backoff, until_done
 from pingfeed.core.signals import acts_of
 from pingfeed.ports import Batch, SinkCounters
-from pingfeed.spool.counters import Counters
 from pingfeed.spool.deliverer import Deliverer
 from pingfeed.spool.delivery import Delivery
-from pingfeed.spool.segment import Record
+from pingfeed.spool.segment import Record, SpooledBatch
 from pingfeed.spool.spool import Spool
-from pingfeed.spool.spooled import SpooledBatch
+from pingfeed.spool.stats import Counters
 from tests.conformance.samples import NOON_MS, eventually, like
 from tests.unit.fakes import RowSignals
 
@@ -178,7 +177,7 @@ async def test_delivered_but_not_deleted_is_delivered_twice_never_lost(
 
     await _append(spool, 3)
     with monkeypatch.context() as patch:
-        patch.setattr(spool, "settle", refuse)
+        patch.setattr(spool, "ack", refuse)
         async with _delivering(spool, sink, NEVER_S) as deliverer:
             await eventually(lambda: deliverer._counters.delivery_failures >= 3)
     assert [len(batch.lines) for batch in sink.batches] == [3], "a sink that took it is not asked again"

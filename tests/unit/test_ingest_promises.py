@@ -10,6 +10,7 @@ import pytest
 from ingest_api.dedupe import RecentEvents, key_of
 from pingfeed.core.errors import Unavailable
 from pingfeed.core.events import Row
+from tests.conformance.samples import eventually
 from tests.unit.ingest_world import NOW_MS, World, ingest_world
 
 LIKE = {"event_type": "like", "user_id": "u1", "ping_id": "p1", "country": "DE"}
@@ -17,13 +18,6 @@ FOLLOW = {"event_type": "follow", "user_id": "u1", "creator_id": "c1"}
 HIDE = {"event_type": "hide", "user_id": "u1", "ping_id": "p9"}
 ID = "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3d"
 OTHER_ID = "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3e"
-
-
-async def eventually(condition: Any, seconds: float = 10) -> None:
-    """Wait for a condition with a deadline."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # what is waited for happens in threads and files
-            await asyncio.sleep(0.005)
 
 
 async def test_signals_are_applied_when_the_202_is_out(tmp_path: Path) -> None:

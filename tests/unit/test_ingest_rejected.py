@@ -1,93 +1,178 @@
-"""Refused events are kept with their reason, the first of a day for good, and never at the cost of a request."""
+"""Rejected events reach the lake with their reason, the first of a day, and never at the cost of a request."""
 
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
-from ingest_api.rejected import RejectedLog, line_of
+from ingest_api.rejected import MAX_WAITING_BYTES, RejectedSpool, line_of
+from ingest_api.wiring import build
 from pingfeed.core.clock import DAY_MS
-from pingfeed.core.events import Refusal
+from pingfeed.core.events import RejectedEvent
+from pingfeed.settings import load
+from pingfeed.spool.spool import Spool
+from pingfeed.spool.stats import REJECTED, stats_of, wait_landed, waiting_by_day
+from tests.conformance.samples import eventually
+from tests.unit.fakes import MemoryArtifacts
 
 NOW_MS = 1_795_348_800_000
+TODAY, TOMORROW = "2026-11-22", "2026-11-23"
+Open = Callable[..., RejectedSpool]
 
 
-def refusal(body: bytes = b'{"event_type":"like"}', code: str = "missing_field") -> Refusal:
-    return Refusal(0, None, code, "ping_id", "ping_id is required", body)
+def rejected(code: str = "missing_field", body: bytes = b'{"event_type":"like"}') -> RejectedEvent:
+    return RejectedEvent(0, None, code, "ping_id", "ping_id is required", body)
 
 
-def lines_of(folder: Path, day: str) -> list[dict[str, Any]]:
-    files = sorted((folder / f"day={day}").glob("*.jsonl"))
-    return [msgspec.json.decode(line) for file in files for line in file.read_bytes().splitlines()]
+SIZE = len(line_of(rejected("a"), NOW_MS))
 
 
-async def test_a_line_says_when_why_and_what(tmp_path: Path) -> None:
-    kept = RejectedLog(tmp_path, writer="one")
-    await kept.add([refusal()], NOW_MS)
+@pytest.fixture
+def store() -> MemoryArtifacts:
+    return MemoryArtifacts()
+
+
+@pytest.fixture
+async def opened(tmp_path: Path, store: MemoryArtifacts) -> AsyncIterator[Open]:
+    """Opens the spool of one test; started, and closed at the end."""
+    made: list[RejectedSpool] = []
+
+    def open_(flush_seconds: float = 3600, max_bytes: int = 1 << 20, **options: Any) -> RejectedSpool:
+        spool = Spool(tmp_path / REJECTED, max_bytes=max_bytes)
+        made.append(RejectedSpool(spool, store, flush_seconds=flush_seconds, **options))
+        made[-1].dropped = []  # type: ignore[attr-defined]
+        made[-1].on_dropped = made[-1].dropped.append  # type: ignore[attr-defined]
+        made[-1].start()
+        return made[-1]
+
+    yield open_
+    for one in made:
+        await one.close()
+
+
+def lines(store: MemoryArtifacts, day: str = "") -> list[dict[str, Any]]:
+    files = [data for key, data in store.data.items() if key.startswith(f"rejected/day={day}")]
+    return [msgspec.json.decode(line) for data in files for line in data.splitlines()]
+
+
+def codes(store: MemoryArtifacts, day: str = "") -> list[str]:
+    return [line["code"] for line in lines(store, day)]
+
+
+def test_a_line_has_time_reason_and_body_even_if_that_is_not_text() -> None:
+    line = line_of(rejected(body=b'{"a":"\xff\n\x00"'), NOW_MS)
+    assert line.count(b"\n") == 1
+    assert msgspec.json.decode(line) == {
+        "received_ms": NOW_MS,
+        "code": "missing_field",
+        "field": "ping_id",
+        "message": "ping_id is required",
+        "body": '{"a":"\\xff\n\x00"',
+    }
+
+
+async def test_rejected_events_go_to_the_folder_of_their_day_and_leave_the_spool(
+    opened: Open, store: MemoryArtifacts, tmp_path: Path
+) -> None:
+    kept = opened(flush_seconds=0.01)
+    await kept.add([rejected("a"), rejected("b")], NOW_MS)
+    await kept.add([rejected("c")], NOW_MS + DAY_MS)
+    await eventually(lambda: len(lines(store)) == 3)
+    assert (codes(store, TODAY), codes(store, TOMORROW)) == (["a", "b"], ["c"])
+    await eventually(lambda: not list((tmp_path / REJECTED).glob("*.segment")))
+
+
+async def test_closing_delivers_what_waits(opened: Open, store: MemoryArtifacts) -> None:
+    kept = opened()
+    await kept.add([rejected("last")], NOW_MS)
     await kept.close()
-    assert lines_of(tmp_path, "2026-11-22") == [
-        {
-            "received_ms": NOW_MS,
-            "code": "missing_field",
-            "field": "ping_id",
-            "message": "ping_id is required",
-            "body": '{"event_type":"like"}',
-        }
-    ]
+    assert (codes(store), store.closed) == (["last"], True)
 
 
-async def test_bytes_that_are_no_text_still_make_one_line(tmp_path: Path) -> None:
-    kept = RejectedLog(tmp_path, writer="one")
-    await kept.add([refusal(b'{"a":"\xff\n\x00"')], NOW_MS)
+async def test_a_lake_that_is_down_loses_nothing_and_the_next_start_delivers(
+    opened: Open, store: MemoryArtifacts
+) -> None:
+    store.down = "no S3 today"
+    kept = opened()
+    await kept.add([rejected("a")], NOW_MS)
     await kept.close()
-    (line,) = lines_of(tmp_path, "2026-11-22")
-    assert line["body"] == '{"a":"\\xff\n\x00"'
+    store.down = ""
+    opened()
+    await eventually(lambda: codes(store) == ["a"])
 
 
-async def test_each_day_has_its_own_folder(tmp_path: Path) -> None:
-    kept = RejectedLog(tmp_path, writer="one")
-    await kept.add([refusal()], NOW_MS)
-    await kept.add([refusal(), refusal()], NOW_MS + DAY_MS)
+async def test_a_lake_that_hangs_does_not_delay_closing_forever(
+    opened: Open, store: MemoryArtifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest_api.rejected.CLOSE_S", 0.05)
+    store.hangs = True
+    kept = opened()
+    await kept.add([rejected("a")], NOW_MS)
     await kept.close()
-    assert [len(lines_of(tmp_path, day)) for day in ("2026-11-22", "2026-11-23")] == [1, 2]
+    store.hangs = False
+    opened()
+    await eventually(lambda: codes(store) == ["a"])
 
 
-async def test_a_day_keeps_the_first_and_counts_the_rest(tmp_path: Path) -> None:
-    size = len(line_of(refusal(code="c0"), NOW_MS))
-    kept = RejectedLog(tmp_path, writer="one", max_bytes_a_day=3 * size)
-    dropped: list[int] = []
-    kept.on_dropped = dropped.append
-    for n in range(5):
-        await kept.add([refusal(code=f"c{n}")], NOW_MS)
+async def test_a_day_keeps_the_first_and_counts_the_rest_and_the_next_day_keeps_as_many(
+    opened: Open, store: MemoryArtifacts
+) -> None:
+    kept = opened(max_bytes_a_day=3 * SIZE)
+    for code in "abcde":
+        await kept.add([rejected(code)], NOW_MS)
+    await kept.add([rejected("f")], NOW_MS + DAY_MS)
     await kept.close()
-    assert [line["code"] for line in lines_of(tmp_path, "2026-11-22")] == ["c0", "c1", "c2"]
-    assert dropped == [1, 1]
+    assert codes(store) == ["a", "b", "c", "f"]
+    assert kept.dropped == [1, 1]  # type: ignore[attr-defined]
 
 
-async def test_the_bound_holds_over_restarts_and_writers(tmp_path: Path) -> None:
-    size = len(line_of(refusal(), NOW_MS))
-    for writer in ("one", "two", "one"):
-        kept = RejectedLog(tmp_path, writer=writer, max_bytes_a_day=2 * size)
-        await kept.add([refusal()], NOW_MS)
+@pytest.mark.parametrize("down", ["", "no S3 today"], ids=["delivered", "waiting"])
+async def test_the_daily_limit_holds_across_restarts(opened: Open, store: MemoryArtifacts, down: str) -> None:
+    store.down = down
+    for code in "abc":
+        kept = opened(max_bytes_a_day=3 * SIZE)
+        await kept.add([rejected(code)] * 2, NOW_MS)
         await kept.close()
-    assert len(lines_of(tmp_path, "2026-11-22")) == 2
+    store.down = ""
+    await opened().close()
+    assert 2 <= len(codes(store)) <= 3
+    assert codes(store)[:2] == ["a", "a"]
 
 
-async def test_what_could_not_be_written_is_counted(tmp_path: Path) -> None:
-    (tmp_path / "rejected").write_text("a file where the folder should be")
-    kept = RejectedLog(tmp_path / "rejected", writer="one")
-    dropped: list[int] = []
-    kept.on_dropped = dropped.append
-    await kept.add([refusal(), refusal()], NOW_MS)
+async def test_events_that_the_spool_cannot_take_are_counted(opened: Open, store: MemoryArtifacts) -> None:
+    kept = opened(max_bytes=10)
+    await kept.add([rejected(), rejected()], NOW_MS)
     await kept.close()
-    assert dropped == [2]
+    assert (kept.dropped, lines(store)) == ([2], [])  # type: ignore[attr-defined]
 
 
-async def test_a_flood_is_counted_not_queued(tmp_path: Path) -> None:
-    kept = RejectedLog(tmp_path, writer="one", max_waiting_bytes=10)
-    dropped: list[int] = []
-    kept.on_dropped = dropped.append
-    await kept.add([refusal()], NOW_MS)
-    await kept.close()
-    assert dropped == [1]
-    assert lines_of(tmp_path, "2026-11-22") == []
+async def test_a_flood_is_dropped_and_counted_rather_than_queued(opened: Open) -> None:
+    kept = opened(max_bytes=64 << 20)
+    large = rejected(body=b"x" * (MAX_WAITING_BYTES // 2))
+    for _ in range(3):
+        await kept.add([large], NOW_MS)
+    assert kept.dropped == [1, 1]  # type: ignore[attr-defined]
+
+
+async def test_rejected_events_never_count_as_accepted_ones(
+    opened: Open, store: MemoryArtifacts, tmp_path: Path
+) -> None:
+    store.down = "no S3 today"
+    kept = opened()
+    await kept.add([rejected("a")], NOW_MS)
+    await eventually(lambda: any((tmp_path / REJECTED).glob("*.segment")))
+    assert waiting_by_day(tmp_path) == {}
+    assert wait_landed(tmp_path, NOW_MS + DAY_MS, 60) == 0
+    assert stats_of(tmp_path / REJECTED, NOW_MS) is None
+
+
+async def test_the_wiring_puts_them_beside_the_events_of_the_lake(tmp_path: Path) -> None:
+    services = build(load({"PINGFEED_HOME": str(tmp_path)}))
+    services.rejected.start()
+    await services.rejected.add([rejected("a")], NOW_MS)
+    await services.rejected.close()
+    (file,) = (tmp_path / "lake" / "rejected" / f"day={TODAY}").glob("*.jsonl")
+    assert msgspec.json.decode(file.read_bytes())["code"] == "a"
+    await services.delivery.close()

@@ -13,7 +13,7 @@ from pingfeed.core.errors import FormatError
 from pingfeed.settings import load
 from pingfeed.spool import stats
 from pingfeed.spool.checkpoint import FILE, Delivered, Tally
-from pingfeed.spool.stats import Account, Publisher, account_of
+from pingfeed.spool.stats import Publisher, SpoolStats, stats_of
 from tests.unit.fakes import MemoryArtifacts
 from tests.unit.feed_world import until
 
@@ -38,8 +38,8 @@ def folder(tmp_path: Path, waiting: dict[str, dict[str, int]]) -> Path:
     return tmp_path / "ingest"
 
 
-def published(store: MemoryArtifacts) -> Account:
-    return Account.of(store.data[KEY])
+def published(store: MemoryArtifacts) -> SpoolStats:
+    return SpoolStats.of(store.data[KEY])
 
 
 def publisher(folder: Path, store: MemoryArtifacts, every_s: float = 3600) -> Publisher:
@@ -53,7 +53,7 @@ async def true(look: Callable[[], bool]) -> bool:
 async def test_an_account_says_what_was_delivered_and_what_waits(folder: Path) -> None:
     store = MemoryArtifacts()
     await publisher(folder, store).publish()
-    assert published(store) == Account(
+    assert published(store) == SpoolStats(
         spool_id=SPOOL,
         service="ingest",
         settled_to=7,
@@ -65,8 +65,8 @@ async def test_an_account_says_what_was_delivered_and_what_waits(folder: Path) -
         *("spool_id", "service", "settled_to", "days", "crc"),
         *("spooled", "published_ms"),
     }
-    with pytest.raises(FormatError, match="is no tally"):
-        Account.of(store.data[KEY].replace(b'"2026-11-22":3', b'"2026-11-22":4'))
+    with pytest.raises(FormatError, match="is not a spool's tally"):
+        SpoolStats.of(store.data[KEY].replace(b'"2026-11-22":3', b'"2026-11-22":4'))
 
 
 async def test_only_news_is_published(folder: Path, waiting: dict[str, dict[str, int]]) -> None:
@@ -127,7 +127,7 @@ def test_what_is_delivered_during_the_look_counts_on_one_side(folder: Path, monk
 
     looked: list[int] = []
     monkeypatch.setattr(stats, "waiting_by_day", deliver_after_the_first_look)
-    account = account_of(folder, NOW_MS)
+    account = stats_of(folder, NOW_MS)
     assert account is not None
     assert (account.days[DAY].delivered, account.spooled) == (8, {})
 
@@ -143,10 +143,10 @@ async def test_both_services_publish_into_whatever_lake_there_is(tmp_path: Path,
         await services.publisher.close()
 
 
-async def test_the_account_of_a_file_lake_is_a_file(folder: Path, tmp_path: Path) -> None:
+async def test_the_stats_of_a_file_lake_is_a_file(folder: Path, tmp_path: Path) -> None:
     services = build_ingest(load({"PINGFEED_HOME": str(tmp_path / "home")}))
     assert services.publisher is not None
     TALLY.write(tmp_path / "home" / "spool" / "ingest" / FILE)
     await services.publisher.publish()
-    assert Account.of((tmp_path / "home" / "lake" / KEY).read_bytes()).days == TALLY.days
+    assert SpoolStats.of((tmp_path / "home" / "lake" / KEY).read_bytes()).days == TALLY.days
     await services.delivery.close()

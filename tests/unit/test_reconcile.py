@@ -26,7 +26,7 @@ from pingfeed.core.errors import FormatError, NotFound
 from pingfeed.core.events import Row, encode_rows
 from pingfeed.spool import stats
 from pingfeed.spool.checkpoint import FILE, Delivered, Tally
-from pingfeed.spool.stats import Account
+from pingfeed.spool.stats import SpoolStats
 from tests.unit.forget_world import places_of
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 
@@ -60,7 +60,7 @@ class Town(LakeWorld):
         tally = Tally.of(path.read_bytes()) if path.exists() else Tally(spool_id=spool, service="ingest")
         tally.settled(tally.settled_to + 1, {day: count}, at_ms).write(path)
 
-    def publish(self, account: Account) -> None:
+    def publish(self, account: SpoolStats) -> None:
         self.lake.write(f"accounts/{account.spool_id}.json", account.encode())
 
     def reconcile(self, days: Iterable[str] = (TODAY,), now_ms: int = NOON + 2000) -> Report:
@@ -296,13 +296,13 @@ def test_spools_of_other_machines_count_by_what_they_published(town: Town) -> No
     town.land([like(1), like(2), like(3)])
     town.deliver(1)
     days = {TODAY: Delivered(2, NOON)}
-    there = Account(spool_id="b" * 16, service="feed", days=days, spooled={TODAY: 7}, published_ms=NOON)
+    there = SpoolStats(spool_id="b" * 16, service="feed", days=days, spooled={TODAY: 7}, published_ms=NOON)
     town.publish(there)
     assert town.counts() == expected(3, spooled=7)
 
 
 def test_what_this_machine_sees_of_a_spool_is_fresher_than_what_it_published(town: Town) -> None:
-    stale = Account(spool_id="a" * 16, service="ingest", spooled={TODAY: 1}, published_ms=1)
+    stale = SpoolStats(spool_id="a" * 16, service="ingest", spooled={TODAY: 1}, published_ms=1)
     town.publish(stale)
     town.land([like(1)])
     town.deliver(1)
@@ -362,7 +362,7 @@ def test_a_day_without_spool_stats_is_said_to_be_one(town: Town) -> None:
 
 def test_more_than_was_delivered_is_explained(town: Town) -> None:
     town.land([like(1), like(2)])
-    town.publish(Account(spool_id="b" * 16, service="feed", days={TODAY: Delivered(1, 1)}, spooled={TODAY: 7}))
+    town.publish(SpoolStats(spool_id="b" * 16, service="feed", days={TODAY: Delivered(1, 1)}, spooled={TODAY: 7}))
     assert "1 more landed than spools report" in town.said()
 
 
@@ -420,7 +420,7 @@ def test_the_command_knows_how_long_raw_events_are_kept(
 def test_the_command_shows_each_spool_and_when_it_was_last_heard_of(town: Town, printed: Printed) -> None:
     town.land([like(1)])
     town.deliver(1)
-    town.publish(Account(spool_id="b" * 16, service="feed", spooled={TODAY: 7}))
+    town.publish(SpoolStats(spool_id="b" * 16, service="feed", spooled={TODAY: 7}))
     code, text = printed("--day", TODAY)
     assert (code, "nothing is missing" in text, "a" * 16 in text) == (0, True, True)
     (lost,) = [line for line in text.splitlines() if "b" * 16 in line]

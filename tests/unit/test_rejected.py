@@ -8,14 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingest_api.permit import forbidden
 from ingest_api.rejected import line_of
 from pingfeed import cli
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.core.clock import DAY_MS, day_of, system_clock, to_iso
-from pingfeed.core.events import MAX_BODY_BYTES, EventId, Refusal, to_rows
+from pingfeed.core.errors import Forbidden
+from pingfeed.core.events import MAX_BODY_BYTES, EventId, RejectedEvent, to_rows
 from pingfeed.core.ids import uuid7
-from pingfeed.web.auth import Caller
 
 NOW = system_clock() // DAY_MS * DAY_MS
 TODAY, YESTERDAY = day_of(NOW), day_of(NOW - DAY_MS)
@@ -25,7 +24,7 @@ BAD = {**GOOD, "watch_time_ratio": -1}
 
 def line(event: Any, code: str = "x", at_ms: int = NOW) -> bytes:
     body = event if isinstance(event, bytes) else msgspec.json.encode(event)
-    return line_of(Refusal(0, None, code, None, "message", body), at_ms)
+    return line_of(RejectedEvent(0, None, code, None, "message", body), at_ms)
 
 
 class Place:
@@ -111,7 +110,7 @@ def test_bodies_are_within_the_limits_of_the_endpoint(place: Place) -> None:
 
 def test_what_a_caller_was_forbidden_to_send_is_printed_only_on_request(place: Place) -> None:
     others = {"event_type": "block", "user_id": "ada", "creator_id": "c1"}
-    place.keep(*(line_of(one, NOW) for one in forbidden(Caller("eve", False), [others]).values()), line(GOOD))
+    place.keep(line(others, Forbidden.code), line(GOOD))
     assert [event["event_type"] for event in place.events()] == ["view"]
     assert place.run("--json")[1] == "skipped, forbidden: 1\n"
     assert [event["event_type"] for event in place.events("--code", "forbidden")] == ["block"]

@@ -19,12 +19,10 @@ import pytest
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import Busy, Unavailable
 from pingfeed.spool.checkpoint import FILE as TALLY
-from pingfeed.spool.checkpoint import Tally
-from pingfeed.spool.landing import wait_landed, waiting_by_day
-from pingfeed.spool.lock import LOCK
-from pingfeed.spool.segment import HEADER_BYTES, MAGIC, Head, Record, heads
+from pingfeed.spool.checkpoint import LOCK, Tally
+from pingfeed.spool.segment import HEADER_BYTES, MAGIC, Head, Record, Segment, SpooledBatch, heads
 from pingfeed.spool.spool import Spool
-from pingfeed.spool.spooled import Segment, SpooledBatch
+from pingfeed.spool.stats import wait_landed, waiting_by_day
 from tests.conformance.samples import NOON_MS
 
 NOW_MS = NOON_MS
@@ -151,7 +149,7 @@ async def test_a_settled_batch_is_gone_for_good_and_counted(spool: Spool) -> Non
     await spool.append(b"one", 2, NOW_MS)
     batch = await _batch(spool)
     await spool.append(b"two", 2, NOW_MS)
-    await spool.settle(batch)
+    await spool.ack(batch)
     assert _lines(spool) == [b"two"]
     assert spool.depth()[0] == 2
     again = await _reopened(spool)
@@ -166,7 +164,7 @@ async def test_settling_twice_counts_once(spool: Spool) -> None:
     await spool.append(b"one", 2, NOW_MS)
     batch = await _batch(spool)
     for _ in range(2):
-        await spool.settle(batch)
+        await spool.ack(batch)
     assert Tally.of((spool.directory / TALLY).read_bytes()).days["2026-11-22"].delivered == 2
     assert spool.depth() == (0, 0)
 
@@ -179,7 +177,7 @@ async def test_a_batch_is_bounded_by_events_and_by_bytes(tmp_path: Path) -> None
     found = []
     while (batch := await spool.next_batch()) is not None:
         found.append([len(lines) for lines in batch.lines])
-        await spool.settle(batch)
+        await spool.ack(batch)
     assert found == [[1, 1], [1, 160], [160], [900], [1]]
     await spool.close()
 
@@ -192,7 +190,7 @@ async def test_a_batch_is_of_one_utc_day_even_where_the_clock_jumps(spool: Spool
     found = []
     while (batch := await spool.next_batch()) is not None:
         found.append((batch.received_ms, batch.events))
-        await spool.settle(batch)
+        await spool.ack(batch)
     assert found == [(midnight - 2, 2), (midnight, 2), (midnight - 1, 1)]
     days = Tally.of((spool.directory / TALLY).read_bytes()).days
     assert {day: one.delivered for day, one in days.items()} == {"2026-11-21": 3, "2026-11-22": 2}
@@ -201,7 +199,7 @@ async def test_a_batch_is_of_one_utc_day_even_where_the_clock_jumps(spool: Spool
 async def test_an_id_and_a_name_are_never_used_again(spool: Spool) -> None:
     await spool.append(b"x", 1, NOW_MS)
     batch = await _batch(spool)
-    await spool.settle(batch)
+    await spool.ack(batch)
     again = await _reopened(spool)
     assert again.spool_id == spool.spool_id
     await again.append(b"y", 1, NOW_MS)
@@ -217,31 +215,31 @@ async def test_a_new_spool_has_an_identity_of_its_own(spool: Spool, tmp_path: Pa
 
 
 async def test_what_is_being_applied_is_not_removed_though_it_is_delivered(spool: Spool) -> None:
-    held = await spool.append(b"held", 1, NOW_MS, held=True)
-    await spool.settle(await _batch(spool))
+    held = await spool.append(b"held", 1, NOW_MS, in_flight=True)
+    await spool.ack(await _batch(spool))
     assert (spool.depth(), _lines(spool)) == ((0, 0), [])
     assert [record.lines for record in _records(spool)] == [b"held"]
-    spool.release(held)
+    spool.done(held)
     await spool.sweep()
     assert spool.segments() == []
 
 
 async def test_what_is_postponed_stays_until_it_is_applied(spool: Spool) -> None:
     told: list[Segment] = []
-    spool.on_postponed = told.append
-    held = await spool.append(b"held", 1, NOW_MS, held=True)
-    spool.postpone(held)
+    spool.on_requeued = told.append
+    held = await spool.append(b"held", 1, NOW_MS, in_flight=True)
+    spool.requeue(held)
     assert told == spool.unapplied() == [held]
-    await spool.settle(await _batch(spool))
+    await spool.ack(await _batch(spool))
     assert spool.segments() == [held]
-    held.caught_up_to = held.postponed
+    held.replayed = held.requeued
     await spool.sweep()
     assert spool.segments() == []
 
 
 async def test_a_delivered_segment_is_applied_after_a_restart_but_not_delivered_again(spool: Spool) -> None:
-    await spool.append(b"held", 1, NOW_MS, held=True)
-    await spool.settle(await _batch(spool))
+    await spool.append(b"held", 1, NOW_MS, in_flight=True)
+    await spool.ack(await _batch(spool))
     again = await _reopened(spool)
     assert [record.lines for record in _records(again)] == [b"held"]
     assert await again.next_batch() is None
@@ -251,7 +249,7 @@ async def test_a_delivered_segment_is_applied_after_a_restart_but_not_delivered_
 
 
 async def test_an_appender_that_is_cancelled_leaves_its_rows_to_be_applied(spool: Spool) -> None:
-    appending = asyncio.create_task(spool.append(b"x", 1, NOW_MS, held=True))
+    appending = asyncio.create_task(spool.append(b"x", 1, NOW_MS, in_flight=True))
     await asyncio.sleep(0)
     appending.cancel()
     await spool.idle()
@@ -299,7 +297,7 @@ async def test_a_full_spool_refuses_and_accepts_again_after_delivery(tmp_path: P
     spool.max_bytes = 192
     with pytest.raises(Unavailable):
         await spool.check()
-    await spool.settle(await _batch(spool))
+    await spool.ack(await _batch(spool))
     await spool.append(b"y" * 80, 1, NOW_MS)
     assert _lines(spool) == [b"y" * 80]
     await spool.close()
@@ -307,8 +305,8 @@ async def test_a_full_spool_refuses_and_accepts_again_after_delivery(tmp_path: P
 
 async def test_the_bound_counts_what_waits_for_its_signals_and_survives_a_restart(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=200)
-    await spool.append(b"x" * 60, 1, NOW_MS, held=True)
-    await spool.settle(await _batch(spool))
+    await spool.append(b"x" * 60, 1, NOW_MS, in_flight=True)
+    await spool.ack(await _batch(spool))
     with pytest.raises(Unavailable):
         await spool.append(b"y" * 80, 1, NOW_MS)
     again = await _reopened(spool)
@@ -396,8 +394,8 @@ async def test_a_torn_tail_is_set_aside_and_takes_nothing_else_with_it(spool: Sp
 
 
 async def test_a_damaged_tally_is_set_aside_and_everything_is_delivered_once_more(spool: Spool) -> None:
-    await spool.append(b"x", 1, NOW_MS, held=True)
-    await spool.settle(await _batch(spool))
+    await spool.append(b"x", 1, NOW_MS, in_flight=True)
+    await spool.ack(await _batch(spool))
     spool_id = spool.spool_id
     await spool.close()
     tally = spool.directory / TALLY
@@ -426,7 +424,7 @@ async def test_what_waits_is_told_by_spool_and_day(spool: Spool, tmp_path: Path)
     for received_ms, count in ((NOW_MS - DAY_MS, 3), (NOW_MS, 5)):
         await spool.append(b"x", count, received_ms)
     assert waiting_by_day(tmp_path) == {spool.spool_id: {"2026-11-21": 3, "2026-11-22": 5}}
-    await spool.settle(await _batch(spool))
+    await spool.ack(await _batch(spool))
     assert waiting_by_day(tmp_path) == {spool.spool_id: {"2026-11-22": 5}}
 
 
@@ -437,7 +435,7 @@ async def test_landing_ends_when_the_last_older_event_is_delivered(tmp_path: Pat
     polls: list[float] = []
 
     async def deliver_one() -> None:
-        await spool.settle(await _batch(spool))
+        await spool.ack(await _batch(spool))
 
     def deliver_meanwhile(seconds: float) -> None:
         polls.append(seconds)
@@ -453,8 +451,8 @@ async def test_landing_ends_when_the_last_older_event_is_delivered(tmp_path: Pat
 async def test_landing_does_not_wait_for_what_is_delivered_and_waits_for_its_signals(
     spool: Spool, tmp_path: Path
 ) -> None:
-    await spool.append(b"x", 1, NOW_MS - 1, held=True)
-    await spool.settle(await _batch(spool))
+    await spool.append(b"x", 1, NOW_MS - 1, in_flight=True)
+    await spool.ack(await _batch(spool))
     assert await asyncio.to_thread(wait_landed, tmp_path, NOW_MS, 60, pause=_must_not_wait) == 0
 
 

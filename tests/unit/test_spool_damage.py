@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from pingfeed.spool.checkpoint import FILE as TALLY
-from pingfeed.spool.landing import wait_landed
-from pingfeed.spool.segment import HEADER_BYTES, Damage, Record, encode_head, header, name_of, records
+from pingfeed.spool.segment import HEADER_BYTES, Damage, Record, SpooledBatch, encode_head, header, name_of, records
 from pingfeed.spool.spool import Spool
-from pingfeed.spool.spooled import SpooledBatch
+from pingfeed.spool.stats import wait_landed
 from tests.conformance.samples import NOON_MS
 from tests.prove import figure, rounds
 
@@ -139,7 +138,7 @@ async def _filled(folder: Path) -> set[bytes]:
             for _ in range(2):
                 batch = await spool.next_batch()
                 assert batch is not None
-                await spool.settle(batch)
+                await spool.ack(batch)
     left = _lines_of(spool)
     await spool.close()
     return left
@@ -198,7 +197,7 @@ async def _delivered(spool: Spool) -> set[bytes]:
     spool.seal()
     while (batch := await spool.next_batch()) is not None:
         sink[batch.name] = batch
-        await spool.settle(batch)
+        await spool.ack(batch)
     return {lines for batch in sink.values() for lines in batch.lines}
 
 
@@ -256,13 +255,13 @@ async def test_a_tally_that_is_gone_is_told_and_no_name_is_given_to_a_sink_again
     """What had left is not known any more: another batch of an old name would take a delivered file's place."""
     spool = Spool(tmp_path, segment_events=1)
     names = []
-    await spool.append(b"held", 1, NOON_MS, held=True)
+    await spool.append(b"held", 1, NOON_MS, in_flight=True)
     for number in range(3):
         await spool.append(b"%d" % number, 1, NOON_MS)
     spool.seal()
     while (batch := await spool.next_batch()) is not None:
         names.append(batch.name)
-        await spool.settle(batch)
+        await spool.ack(batch)
     assert [one.file.path.name for one in spool.segments()] == [name_of(1)]
     await spool.close()
     (tmp_path / TALLY).unlink()
@@ -273,7 +272,7 @@ async def test_a_tally_that_is_gone_is_told_and_no_name_is_given_to_a_sink_again
     first = await again.next_batch()
     assert first is not None
     assert (first.name, first.lines) == (names[0], [b"held"]), "the same records, the same name"
-    await again.settle(first)
+    await again.ack(first)
     second = await again.next_batch()
     assert second is not None
     assert (second.name in names, second.lines) == (False, [b"new"])
@@ -296,6 +295,6 @@ async def test_a_record_that_a_power_cut_brings_back_shares_its_id_with_no_other
         batch = await last.next_batch()
         assert batch is not None
         delivered += batch.lines
-        await last.settle(batch)
+        await last.ack(batch)
         await last.close()
     assert delivered == [b"acknowledged", b"refused", b"acknowledged too"]

@@ -27,15 +27,15 @@ def _a_life(story: Story) -> None:
     story.append([1, 2, 1])
     for _ in range(3):
         story.append([1])
-    story.append([9, 4], held=True, applied=False)
+    story.append([9, 4], in_flight=True, applied=False)
     story.seal()
     story.take()
     story.append([1], days=1)
-    story.settle()
-    story.append([2, 2], held=True)
+    story.ack()
+    story.append([2, 2], in_flight=True)
     story.seal()
     story.take()
-    story.settle()
+    story.ack()
     story.take()
     story.apply()
     story.end(by_power_cut=False)
@@ -43,7 +43,7 @@ def _a_life(story: Story) -> None:
     story.append([3])
     story.seal()
     story.take()
-    story.settle()
+    story.ack()
     story.apply()
 
 
@@ -97,8 +97,8 @@ class AnyStory(RuleBasedStateMachine):
         self.story.append(sizes, days=days)
 
     @rule(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=2), applied=st.booleans())
-    def append_held(self, sizes: list[int], applied: bool) -> None:
-        self.story.append(sizes, held=True, applied=applied)
+    def append_in_flight(self, sizes: list[int], applied: bool) -> None:
+        self.story.append(sizes, in_flight=True, applied=applied)
 
     @rule()
     def seal(self) -> None:
@@ -108,7 +108,7 @@ class AnyStory(RuleBasedStateMachine):
     def deliver(self) -> None:
         self.story.seal()
         self.story.take()
-        self.story.settle()
+        self.story.ack()
 
     @rule()
     def take(self) -> None:
@@ -116,8 +116,8 @@ class AnyStory(RuleBasedStateMachine):
 
     @precondition(lambda self: self.story.batch is not None)
     @rule()
-    def settle(self) -> None:
-        self.story.settle()
+    def ack(self) -> None:
+        self.story.ack()
 
     @rule()
     def apply(self) -> None:
@@ -205,7 +205,7 @@ async def test_on_a_disk_that_is_down_to_its_reserve_appends_are_refused_and_del
     spool.seal()
     batch = await spool.next_batch()
     assert batch is not None
-    await spool.settle(batch)
+    await spool.ack(batch)
     assert spool.depth() == (0, 0)
     disk.room = 1 << 20
     await spool.check()

@@ -56,7 +56,7 @@ def test_fields_of_a_later_version_are_passed_over() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"spool_id":1}', b"\xff", NEW.encode().replace(b"ingest", b"inwest")])
 def test_a_damaged_tally_is_named(data: bytes) -> None:
-    with pytest.raises(FormatError, match="is no tally of a spool"):
+    with pytest.raises(FormatError, match="is not a spool's tally"):
         Tally.of(data)
 
 

@@ -1,4 +1,4 @@
-"""The short way of a plain request gives what the way event by event gives, or leaves the request to it."""
+"""The fast path of the decoder returns what decoding event by event returns, or leaves the body to it."""
 
 from typing import Any
 
@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest_api.decode import many_events, one_event
-from ingest_api.plain import many_rows, one_row
+from ingest_api.decode import _fast, decode, many_events, one_event
 from pingfeed.core.clock import to_iso
-from pingfeed.core.errors import PingfeedError
+from pingfeed.core.errors import InvalidInput, PingfeedError
 from pingfeed.core.events import CLIENT_TYPES, MAX_AHEAD_MS, MAX_EVENTS, Row, to_rows
 
 NOW_MS = 1_795_348_800_000
@@ -49,38 +48,38 @@ def make_id(_now_ms: int) -> str:
     return ID
 
 
-def short(*events: Any) -> list[Row] | None:
-    return many_rows(msgspec.json.encode({"events": events}), NOW_MS, make_id)
+def fast(*events: Any) -> list[Row] | None:
+    return _fast(msgspec.json.encode({"events": events}), NOW_MS, make_id, True)
 
 
-def long(body: bytes) -> list[Row] | None:
-    """What the way event by event gives; None where it refuses anything."""
+def slow(body: bytes) -> list[Row] | None:
+    """What decoding event by event returns; None if it rejects anything."""
     try:
-        rows, refusals = to_rows(many_events(body), NOW_MS, make_id)
+        rows, rejected = to_rows(many_events(body), NOW_MS, make_id)
     except PingfeedError:
         return None
-    return None if refusals else rows
+    return None if rejected else rows
 
 
 @pytest.mark.parametrize("kind", CLIENT_TYPES)
-def test_every_type_with_every_field_is_plain(kind: str) -> None:
+def test_every_type_with_every_field_takes_the_fast_path(kind: str) -> None:
     event = FULL[kind] | {"event_type": kind}
     body = msgspec.json.encode(event)
     expected, _ = to_rows(one_event(body), NOW_MS, make_id)
     assert expected
-    assert one_row(body, NOW_MS, make_id) == short(event) == expected
+    assert _fast(body, NOW_MS, make_id, False) == fast(event) == expected
 
 
 @pytest.mark.parametrize("kind", CLIENT_TYPES)
-def test_what_is_not_given_is_not_in_the_row(kind: str) -> None:
+def test_absent_fields_are_absent_in_the_row(kind: str) -> None:
     needed = {f.name for f in msgspec.structs.fields(CLIENT_TYPES[kind]) if f.required}
     event = {name: value for name, value in FULL[kind].items() if name in needed} | {"event_type": kind}
-    assert short(event) == to_rows([event], NOW_MS, make_id)[0]
+    assert fast(event) == to_rows([event], NOW_MS, make_id)[0]
 
 
 def test_null_counts_as_absent_and_an_empty_list_does_not() -> None:
     created: dict[str, Any] = {"event_type": "ping_created", "ping_id": "p", "creator_id": "c", "topics": []}
-    rows = short(created | {"country": None})
+    rows = fast(created | {"country": None})
     assert rows is not None
     assert rows[0]["topics"] == []
     assert "country" not in rows[0]
@@ -113,15 +112,15 @@ LIKE = {"event_type": "like", "user_id": "u", "ping_id": "p"}
         None,
     ],
 )
-def test_anything_else_is_left_to_the_way_event_by_event(event: Any) -> None:
-    assert short(LIKE, event) is None
+def test_anything_else_is_decoded_event_by_event(event: Any) -> None:
+    assert fast(LIKE, event) is None
 
 
 def test_no_events_and_too_many_are_left_to_it_too() -> None:
-    assert short() is None
-    assert short(*[LIKE] * (MAX_EVENTS + 1)) is None
-    assert many_rows(b"{", NOW_MS, make_id) is None
-    assert many_rows(b"[]", NOW_MS, make_id) is None
+    assert fast() is None
+    assert fast(*[LIKE] * (MAX_EVENTS + 1)) is None
+    assert _fast(b"{", NOW_MS, make_id, True) is None
+    assert _fast(b"[]", NOW_MS, make_id, True) is None
 
 
 odd = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=8))
@@ -150,8 +149,22 @@ fields = st.fixed_dictionaries(
 
 
 @given(st.lists(fields, min_size=1, max_size=3))
-def test_where_the_short_way_gives_rows_they_are_those_of_the_long_way(events: list[dict[str, Any]]) -> None:
+def test_rows_of_the_fast_path_equal_those_of_the_slow_one(events: list[dict[str, Any]]) -> None:
     body = msgspec.json.encode({"events": events})
-    rows = many_rows(body, NOW_MS, make_id)
+    rows = _fast(body, NOW_MS, make_id, True)
     if rows is not None:
-        assert rows == long(body)
+        assert rows == slow(body)
+
+
+def test_a_check_rejects_events_on_either_path_and_sees_objects_only() -> None:
+    def check(event: Any) -> None:
+        if event["user_id"] == "eve":
+            raise InvalidInput("no", field="user_id", code="forbidden")
+
+    eve = LIKE | {"user_id": "eve", "event_id": ID}
+    for others in ([LIKE], [LIKE, 5, None, "x", [LIKE]]):
+        body = msgspec.json.encode({"events": [eve, *others]})
+        rows, rejected = decode(body, NOW_MS, make_id, many=True, check=check)
+        assert [row["user_id"] for row in rows] == ["u"]
+        assert (rejected[0].code, rejected[0].event_id) == ("forbidden", ID)
+        assert {one.code for one in rejected[1:]} <= {"invalid_type"}

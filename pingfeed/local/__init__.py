@@ -1,1 +1,0 @@
-"""This machine's disk, done right once: whole files that last, and SQLite with group commit."""
