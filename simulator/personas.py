@@ -24,7 +24,7 @@ _LIKES: Final = 5
 _DISLIKES: Final = 2
 
 
-class Taste(msgspec.Struct, frozen=True):
+class Preference(msgspec.Struct, frozen=True):
     """How much one topic appeals."""
 
     topic: str
@@ -38,8 +38,8 @@ class Portrait(msgspec.Struct, frozen=True):
     country: str
     language: str
     feeds_per_day: float
-    likes: list[Taste]
-    dislikes: list[Taste]
+    likes: list[Preference]
+    dislikes: list[Preference]
 
 
 class Gallery(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ def gallery(world: World) -> Gallery:
 def _portrait(world: World, number: int) -> Portrait:
     interest = world.users.interest[number]
     order = np.argsort(-interest, kind="stable").tolist()
-    tastes = [Taste(TOPICS[topic], round(float(interest[topic]), 2)) for topic in order]
+    tastes = [Preference(TOPICS[topic], round(float(interest[topic]), 2)) for topic in order]
     return Portrait(
         user_id=user_id(number),
         country=world.country(number),

@@ -14,7 +14,7 @@ ANGLES: Final = (
 )
 SUBJECTS: Final = {
     "animals": ("Cats of the old harbour", "Training a stubborn beagle", "Urban foxes", "A parrot that whistles"),
-    "art": ("Watercolour skies", "Drawing hands", "A mural in three nights", "Museum corners nobody visits"),
+    "art": ("Watercolour skies", "Drawing hands", "A mural in three nights", "Museum corners no one visits"),
     "books": ("Short novels worth a weekend", "Reading the classics", "Second-hand finds", "A chapter a day"),
     "cars": ("Rebuilding a 1987 estate", "City driving, electric", "Rust repair", "Weekend rally notes"),
     "comedy": ("Open mic night", "Flatmate impressions", "Office small talk", "A joke told badly"),
