@@ -233,7 +233,7 @@ def test_the_command_fails_if_nothing_could_be_imported(home: Path, tmp_path: Pa
         (["metarank", "FILE", "--stretch", "long"], "'long' is not a length"),
         (["metarank", "FILE", "--events", "click=view"], "an interaction can become one of impression"),
         (["metarank", "FILE"], "no list and no interaction"),
-        (["metarank", "FILE", "--at", "noon"], "--at 'noon' is not a time"),
+        (["metarank", "FILE", "--keep-dates", "--end-now"], "--keep-dates and --end-now exclude each other"),
     ],
 )
 def test_what_the_caller_got_wrong_is_one_sentence(
@@ -241,7 +241,7 @@ def test_what_the_caller_got_wrong_is_one_sentence(
 ) -> None:
     assert cli.main(["import", *(str(log) if one == "FILE" else one for one in arguments)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("pingfeed import: ")
+    assert error.startswith(f"pingfeed import {arguments[0]}: ")
     assert message in error
     assert error.count("\n") == 1
 
