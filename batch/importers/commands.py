@@ -14,9 +14,9 @@ from rich.progress import Progress
 from batch.importers.csv_format import CsvFormat
 from batch.importers.csv_mapping import SKIP, FieldMap, event_types, field_map, pairs
 from batch.importers.csv_times import check_formats
+from batch.importers.formats import Format
 from batch.importers.importer import Importer, Placing, Watch
 from batch.importers.metarank import REACTIONS, TYPES, MetarankFormat, Names
-from batch.importers.pieces import Format
 from batch.importers.report import as_json, show
 from batch.importers.source import OnRead, Source
 from batch.jobs.lease import lease

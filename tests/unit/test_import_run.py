@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batch.importers import pieces
+from batch.importers import formats
 from batch.jobs.lease import lease
 from pingfeed import cli
 from pingfeed.core.clock import DAY_MS
@@ -147,7 +147,7 @@ def test_pings_that_the_lake_has_met_are_not_introduced_again(world: ImportWorld
 def test_rejected_records_are_kept_with_their_reason_and_bounded(
     world: ImportWorld, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "MAX_KEPT", 50)
+    monkeypatch.setattr(formats, "MAX_KEPT", 50)
     monkeypatch.setattr("batch.importers.csv_reader.BATCH", 7)
     log.write_text(log.read_text() + "nonsense\n" * 70 + "u1,p1,dance,1\n" * 70)
     outcome = world.run(log, csv_log())
