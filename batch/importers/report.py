@@ -1,5 +1,6 @@
 """What an import came to, for a person and for programs."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -55,8 +56,8 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def show(outcome: Outcome, mapped: list[str], console: Console) -> None:
-    """The outcome for a person; `mapped` says how the columns were mapped."""
+def show(outcome: Outcome, notes: Sequence[str], console: Console) -> None:
+    """The outcome for a person; `notes` are lines for a dry run."""
     if outcome.again:
         _say(
             console,
@@ -66,7 +67,7 @@ def show(outcome: Outcome, mapped: list[str], console: Console) -> None:
         return
     if outcome.dry_run:
         _show_sample(outcome.sample, console)
-        _say(console, *mapped)
+        _say(console, *notes)
     _say(console, *_summary(outcome))
     if outcome.rejected.count:
         _show_rejected(outcome, console)
