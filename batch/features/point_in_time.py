@@ -34,6 +34,7 @@ from pingfeed.core.features import (
 
 Int64 = NDArray[np.int64]
 _NONE = -1  # no creator, no facet value: as uint32 it is NO_VALUE
+SERVABLE_DAYS = 30
 _LOOKBACK_DAYS = 31  # 30 days of windows and priors, counted from the day of the earliest probe
 _OWN = [f.name for f in PING if f.name.startswith("ping_")]
 _CREATOR = [f.name for f in PING if f.name.startswith("creator_")]
@@ -202,6 +203,21 @@ class PointInTime:
         keys = affinity_keys(row, _column(found, key).astype(np.uint32))
         order = np.argsort(keys)
         return keys[order], packet.rounded(_column(found, "affinity").astype(np.float32))[order]
+
+
+def servable(catalogue: Catalogue, point_in_time: PointInTime, ticks: Ticks, tick: int) -> Int64:
+    """The pings that a feed may show as of a tick, ascending: those of 30 days and the evergreen, minus the deleted.
+
+    Only these get features, which bounds the cost of a tick.
+    """
+    ping = catalogue.pings["ping"].to_numpy()
+    created = catalogue.pings["created_tick"].to_numpy()
+    young = created > tick - ticks.first_of(SERVABLE_DAYS)
+    evergreen = np.isin(ping, point_in_time.evergreen(ticks.day(tick)))
+    deletions = catalogue.deletions
+    deleted = deletions["ping"].to_numpy()[deletions["known_tick"].to_numpy() <= tick]
+    keep = (created <= tick) & (young | evergreen) & ~np.isin(ping, deleted)
+    return np.sort(ping[keep]).astype(np.int64)
 
 
 def _distinct(high: Int64, low: Int64) -> tuple[Int64, NDArray[np.intp]]:

@@ -1,50 +1,45 @@
-"""One tick: what landed, the snapshot, the packets of whoever was active."""
+"""One tick: load the events that landed, publish the snapshot, refresh the packets of active users."""
 
-from collections import Counter
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import msgspec
 
 from batch.features import catalogue, day_state
 from batch.features.point_in_time import PointInTime
-from batch.jobs.landing import wait_for_landing
 from batch.jobs.load_events import EventLoader
 from batch.serving import packets, snapshot
+from batch.training.models import live_ranker
 from batch.wiring import Batch
-from pingfeed.adapters._dynamodb.items import packet_write_units
+from pingfeed.spool.stats import wait_landed
 
 
 @dataclass(frozen=True)
 class TickDone:
-    """What a tick came to."""
+    """The result of a tick."""
 
     tick: int
     events: int
     pings: int
     packets: int
+    packet_bytes_p50: int
     packet_bytes_p95: int
-    packet_write_units: dict[int, int]
-    """How many of the packets cost how many write units where DynamoDB stores them, cheapest first."""
     waiting: int
-    """Events that were acknowledged before the tick but had not landed when it began; a later tick takes them."""
+    """Events that were acknowledged before the tick but had not landed when it began; a later tick loads them."""
     read: int = 0
     """Rows in the files that it read; those beyond `events` are duplicates."""
-    refused: int = 0
-    """Documents in those files that were no rows."""
+    rejected: int = 0
+    """Documents in those files that are not valid rows."""
     left_out: int = 0
-    """Files that could not be read."""
-
-    @property
-    def packet_write_units_p95(self) -> int:
-        """What 95 % of the packets do not exceed; 0 without packets."""
-        return p95([units for units, count in self.packet_write_units.items() for _ in range(count)])
+    """Unreadable files."""
 
 
 def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
-    """Run tick `tick`; again, it publishes the same. `everyone` refreshes all users of 30 days.
+    """Run a tick; running it again publishes the same. `everyone` refreshes all users of 30 days.
 
-    A tick of the past (`--at`) makes its snapshot, and leaves the pointer and the packets, which are newer, alone.
+    A past tick (`--at`) builds its snapshot but leaves the live pointer and the packets, which are newer, unchanged.
     """
     waiting = wait_for_landing(batch, tick)
     manifest = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress).run(tick, batch.clock())
@@ -59,15 +54,13 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         [] if is_past else packets.users_to_refresh(batch, tick, None if everyone else _refreshed_before(batch, tick))
     )
     sizes: list[int] = []
-    units: Counter[int] = Counter()
-    with batch.progress.step(f"packets of {len(users):,} users"), packets.PacketWriter(batch) as shelf:
-        for made in packets.make(batch, content, source, users):
-            shelf.put(made)
+    with batch.progress.step(f"packets of {len(users):,} users"), packets.PacketWriter(batch) as writer:
+        for made in packets.make(batch, content, source, users, asyncio.run(live_ranker(batch))):
+            writer.put(made)
             sizes += [len(packet) for packet in made.values()]
-            units.update(packet_write_units(user_id, packet) for user_id, packet in made.items())
-        # Users deleted since the tick began: the command removed only the packet that was there before.
+        # Users deleted since the tick began: `users delete` removed only the packet that existed before.
         for user_id in batch.tables.pending(anew=True).among(users, "tick", tick):
-            shelf.remove(user_id)
+            writer.remove(user_id)
     if not is_past:
         _mark_done(batch, tick, len(sizes))
     return TickDone(
@@ -75,25 +68,37 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         events=manifest.kept,
         pings=len(content.numbers),
         packets=len(sizes),
-        packet_bytes_p95=p95(sizes),
-        packet_write_units=dict(sorted(units.items())),
+        packet_bytes_p50=percentile(sizes, 50),
+        packet_bytes_p95=percentile(sizes, 95),
         waiting=waiting,
         read=manifest.read,
-        refused=manifest.refused,
+        rejected=manifest.rejected,
         left_out=manifest.left_out,
     )
 
 
-def p95(values: Iterable[int]) -> int:
-    """What 95 % of the values do not exceed; 0 of none."""
+def wait_for_landing(batch: Batch, tick: int) -> int:
+    """Wait until the events acknowledged before the tick have landed; the number still on their way.
+
+    Waits at most twice the services' flush interval, and only for a sink that lands events at once. Firehose buffers
+    for minutes: a later tick loads those events.
+    """
+    lands_at_once = urlsplit(batch.settings.events_url).scheme == "disk"
+    seconds = 2 * batch.settings.sink_flush_seconds + 5 if lands_at_once else 0
+    with batch.progress.step("waiting for acknowledged events to land"):
+        return wait_landed(batch.settings.spool_dir, batch.ticks.start_ms(tick), seconds)
+
+
+def percentile(values: Iterable[int], percent: int) -> int:
+    """The smallest value that `percent` % of the values do not exceed; 0 for no values."""
     ordered = sorted(values)
-    return ordered[-(-95 * len(ordered) // 100) - 1] if ordered else 0
+    return ordered[-(-percent * len(ordered) // 100) - 1] if ordered else 0
 
 
 def _mark_done(batch: Batch, tick: int, count: int) -> None:
-    """Remember that all of a tick's packets are stored: a later tick refreshes whoever was active since.
+    """Record that all packets of a tick are stored: a later tick refreshes the users active since then.
 
-    Marks before the last one are removed: nobody asks for them, and every listing would be longer by 96 a day.
+    Removes the marks before the last one: they are no longer needed and would lengthen every listing by 96 a day.
     """
     batch.tables.lake.write(_mark(tick), msgspec.json.encode({"packets": count}))
     last = _refreshed_before(batch, tick)
