@@ -49,7 +49,7 @@ def etl(*, at: int | None, json: bool, wait: float) -> None:
     """`pingfeed etl`."""
     with _leased(at, wait, json=json) as (batch, now_tick):
         done = run_etl(batch, now_tick)
-    read = in_words(read=done.read, kept=done.kept, refused=done.refused, left_out=done.left_out)
+    read = in_words(read=done.read, kept=done.kept, rejected=done.rejected, left_out=done.left_out)
     _say(f"tick {done.tick}: {read}; files read: {len(done.files):,}", done, json=json)
 
 
@@ -57,13 +57,13 @@ def tick(*, at: int | None, json: bool, wait: float, everyone: bool) -> None:
     """`pingfeed tick`."""
     with _leased(at, wait, json=json) as (batch, now_tick):
         done = ticking.run(batch, now_tick, everyone=everyone)
-    read = in_words(read=done.read, kept=done.events, refused=done.refused, left_out=done.left_out)
+    read = in_words(read=done.read, kept=done.events, rejected=done.rejected, left_out=done.left_out)
     sentence = (
         f"tick {done.tick}: {read}; {done.pings:,} pings in the snapshot, {done.packets:,} packets "
-        f"(95 % within {done.packet_bytes_p95} bytes)"
+        f"(bytes p50/p95: {done.packet_bytes_p50:,}/{done.packet_bytes_p95:,})"
     )
     if done.waiting:
-        sentence += f"; {done.waiting:,} acknowledged events have not landed yet, a later tick reads them"
+        sentence += f"; {done.waiting:,} acknowledged events have not landed yet; a later tick loads them"
     _say(sentence, done, json=json)
 
 

@@ -34,7 +34,7 @@ class Catalogue:
 
 
 def load(tables: Tables, engine: Engine, ticks: Ticks) -> Catalogue:
-    """Read the catalogue and settle from when until when each version of a ping holds."""
+    """Read the catalogue with the range of ticks in which each version of a ping is valid."""
     params = ticks.params()
     raw = {name: tables.catalogue(name) for name in CATALOGUE}
     versions = engine.run("ping_versions", params, versions=raw["versions"])
@@ -48,8 +48,8 @@ def load(tables: Tables, engine: Engine, ticks: Ticks) -> Catalogue:
     )
 
 
-def learn(tables: Tables, run: int, events: pa.Table) -> None:
-    """Take the clean events of a run into the catalogue: number what is new, keep each `ping_created` as a version."""
+def add(tables: Tables, run: int, events: pa.Table) -> None:
+    """Add the clean events of a run to the catalogue: number new ids, keep each `ping_created` as a version."""
     created = events.filter(pc.field("event_type") == "ping_created")
     facets = _facets_of(created)
     numbers = _number_new(tables, run, events, facets)

@@ -2,12 +2,17 @@
 
 A statement reads the tables that the caller names and the one-row table `params`; it has no other inputs, so the same
 file runs on another engine that can register Arrow tables under names.
+
+`python -m batch.features.engine FILE` (`make digest`) writes the digest of the statements into that file.
 """
 
 import hashlib
+import re
+import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -20,6 +25,13 @@ Params = Mapping[str, int]
 def statement(name: str) -> str:
     """The text of `batch/sql/<name>.sql`."""
     return resources.files("batch").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+
+
+def sql_digest() -> str:
+    """16 hex digits that change with any statement. `feature_set.SQL_DIGEST` repeats it, since the feed has no SQL."""
+    files = sorted(resources.files("batch").joinpath("sql").iterdir(), key=lambda file: file.name)
+    text = "".join(f"{file.name}\n{file.read_text(encoding='utf-8')}" for file in files if file.name.endswith(".sql"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 class Engine:
@@ -45,18 +57,6 @@ class Engine:
         self._connection.close()
 
 
-def sql_digest() -> str:
-    """16 hex digits of all SQL files; `feature_set.SQL_DIGEST` repeats them for the feed, which has no SQL."""
-    files = sorted(resources.files("batch").joinpath("sql").iterdir(), key=lambda file: file.name)
-    text = "".join(f"{file.name}\n{file.read_text(encoding='utf-8')}" for file in files if file.name.endswith(".sql"))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
 if __name__ == "__main__":
-    import re
-    import sys
-    from pathlib import Path
-
-    # `make digest`, after a change of the SQL: models and snapshots with another digest are then rejected.
-    path = Path(sys.argv[1])
-    path.write_text(re.sub(r'SQL_DIGEST: Final = "\w+"', f'SQL_DIGEST: Final = "{sql_digest()}"', path.read_text()))
+    target = Path(sys.argv[1])
+    target.write_text(re.sub(r'SQL_DIGEST: Final = "\w+"', f'SQL_DIGEST: Final = "{sql_digest()}"', target.read_text()))

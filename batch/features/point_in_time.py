@@ -205,6 +205,21 @@ class PointInTime:
         return keys[order], packet.rounded(_column(found, "affinity").astype(np.float32))[order]
 
 
+def servable(catalogue: Catalogue, point_in_time: PointInTime, ticks: Ticks, tick: int) -> Int64:
+    """The pings that a feed may show as of a tick, ascending: those of 30 days and the evergreen, minus the deleted.
+
+    Only these get features, which bounds the cost of a tick.
+    """
+    ping = catalogue.pings["ping"].to_numpy()
+    created = catalogue.pings["created_tick"].to_numpy()
+    young = created > tick - ticks.first_of(SERVABLE_DAYS)
+    evergreen = np.isin(ping, point_in_time.evergreen(ticks.day(tick)))
+    deletions = catalogue.deletions
+    deleted = deletions["ping"].to_numpy()[deletions["known_tick"].to_numpy() <= tick]
+    keep = (created <= tick) & (young | evergreen) & ~np.isin(ping, deleted)
+    return np.sort(ping[keep]).astype(np.int64)
+
+
 def _distinct(high: Int64, low: Int64) -> tuple[Int64, NDArray[np.intp]]:
     """Distinct (high, low) pairs as one sortable number each, and where each given pair is among them."""
     distinct, back = np.unique((high << 32) + low, return_inverse=True)
@@ -271,18 +286,3 @@ def _codes(table: pa.Table, name: str, at: NDArray[np.intp], code: Any) -> UInt3
     codes = np.array([*(code(text) for text in encoded.dictionary.to_pylist()), 0], np.uint32)
     index = encoded.indices.fill_null(len(codes) - 1).to_numpy(zero_copy_only=False).astype(np.intp)
     return np.where(at >= 0, codes[index[at]] if len(index) else 0, 0).astype(np.uint32)
-
-
-def servable(catalogue: Catalogue, point_in_time: PointInTime, ticks: Ticks, tick: int) -> Int64:
-    """Ping numbers that can be in a feed as of a tick, ascending: the last 30 days plus evergreen, minus deleted.
-
-    Only these get features, which keeps the cost flat.
-    """
-    ping = catalogue.pings["ping"].to_numpy()
-    created = catalogue.pings["created_tick"].to_numpy()
-    young = created > tick - ticks.first_of(SERVABLE_DAYS)
-    evergreen = np.isin(ping, point_in_time.evergreen(ticks.day(tick)))
-    deletions = catalogue.deletions
-    deleted = deletions["ping"].to_numpy()[deletions["known_tick"].to_numpy() <= tick]
-    keep = (created <= tick) & (young | evergreen) & ~np.isin(ping, deleted)
-    return np.sort(ping[keep]).astype(np.int64)

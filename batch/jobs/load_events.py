@@ -57,10 +57,10 @@ class EventLoader:
         forgotten = Forgotten([*requests.pending(), *requests.done_since()])
         for label, found, is_history in self._groups(self._ledger.unread(tick, everything=everything)):
             _forget(found, forgotten)
-            self._account_for(found, manifest)
+            self._record(found, manifest)
             rows = self._stamped(found.rows, None if is_history else tick + is_amendment(run))
             with self._progress.step(f"{label}: {rows.num_rows:,} events"):
-                self._take_in(run, rows, manifest)
+                self._load(run, rows, manifest)
         if done is not None and not manifest.files:
             return done
         self._repair_states(manifest)
@@ -76,18 +76,18 @@ class EventLoader:
         if unread.errors:
             yield "what Firehose did not convert", read_errors(self._tables.lake, unread.errors), False
 
-    def _account_for(self, found: Read, manifest: Manifest) -> None:
-        """Name in the manifest what was read, keep what was refused, say what was left out.
+    def _record(self, found: Read, manifest: Manifest) -> None:
+        """Add the files that were read to the manifest, store rejected documents, report unreadable files.
 
-        A source's refused documents have a file of their own, the same whoever writes it: a run that dies doubles none.
+        Each source's rejected documents get one file with a fixed name, so a run that is repeated stores none twice.
         """
         manifest.files += found.files
-        manifest.refused += len(found.refused)
+        manifest.rejected += len(found.rejected)
         manifest.left_out += len(found.left_out)
-        for source, refused in groupby(found.refused, key=attrgetter("source")):
-            kept = list(refused)
+        for source, rejected in groupby(found.rejected, key=attrgetter("source")):
+            kept = list(rejected)
             self._tables.lake.write(rejected_path(source, kept), msgspec.json.Encoder().encode_lines(kept))
-            _LOG.error("documents of a raw file were refused", extra={"path": source, "documents": len(kept)})
+            _LOG.error("documents of a raw file were rejected", extra={"path": source, "documents": len(kept)})
         for path, reason in found.left_out.items():
             _LOG.error("a raw file is unreadable and was left out", extra={"path": path, "error": reason})
             self._progress.say(f"left out, unreadable: {path}")
@@ -100,7 +100,7 @@ class EventLoader:
             known = pa.array(np.full(rows.num_rows, known_tick, np.int64))
         return rows.append_column("known_tick", known)
 
-    def _take_in(self, run: int, rows: pa.Table, manifest: Manifest) -> None:
+    def _load(self, run: int, rows: pa.Table, manifest: Manifest) -> None:
         manifest.read += rows.num_rows
         if not rows.num_rows:
             return
@@ -113,7 +113,7 @@ class EventLoader:
         manifest.oldest_day = first if manifest.oldest_day is None else min(first, manifest.oldest_day)
         for day in pc.unique(days).to_pylist():
             self._tables.add_clean(day, run, kept.filter(pc.equal(days, day)))
-        catalogue.learn(self._tables, run, kept)
+        catalogue.add(self._tables, run, kept)
         self._aggregate(run, kept)
 
     def _without_duplicates(self, rows: pa.Table) -> pa.Table:
@@ -145,4 +145,4 @@ class EventLoader:
 def _forget(found: Read, forgotten: Forgotten) -> None:
     """Leave out late events of deleted users, and those that are imported again."""
     found.rows = forgotten.without(found.rows, "received_ms")
-    found.refused = [one for one in found.refused if not forgotten.mentioned_in(one.body, one.received_ms)]
+    found.rejected = [one for one in found.rejected if not forgotten.mentioned_in(one.body, one.received_ms)]

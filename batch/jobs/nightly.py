@@ -4,7 +4,6 @@ import logging
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batch.features import catalogue, day_state
 from batch.features.point_in_time import PointInTime, servable
@@ -12,6 +11,7 @@ from batch.jobs.load_events import EventLoader
 from batch.jobs.tick import wait_for_landing
 from batch.lake.compaction import RawCompaction
 from batch.lake.ledger import Ledger, Manifest
+from batch.lake.tables import parquet_of
 from batch.ops.expiry import expire
 from batch.ops.forget import remove_forgotten
 from batch.serving import collaborative
@@ -98,6 +98,4 @@ def _keep_features(batch: Batch, day: int) -> None:
     ids = catalogue.ids_of(known, "ping")
     columns: dict[str, object] = {"ping_id": [ids[int(number)] for number in numbers]}
     columns |= {feature.name: values[:, index] for index, feature in enumerate(batch.features.ping)}
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), buffer, compression="zstd")
-    batch.tables.lake.write(path, buffer.getvalue().to_pybytes())
+    batch.tables.lake.write(path, parquet_of(pa.table(columns)))

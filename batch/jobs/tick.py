@@ -1,7 +1,9 @@
-"""One tick: new events, the snapshot, and the packets of active users."""
+"""One tick: load the events that landed, publish the snapshot, refresh the packets of active users."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -9,34 +11,35 @@ from batch.features import catalogue, day_state
 from batch.features.point_in_time import PointInTime
 from batch.jobs.load_events import EventLoader
 from batch.serving import packets, snapshot
+from batch.training.models import live_ranker
 from batch.wiring import Batch
-from pingfeed.core.urls import scheme_of
 from pingfeed.spool.stats import wait_landed
 
 
 @dataclass(frozen=True)
 class TickDone:
-    """The outcome of a tick."""
+    """The result of a tick."""
 
     tick: int
     events: int
     pings: int
     packets: int
+    packet_bytes_p50: int
     packet_bytes_p95: int
     waiting: int
-    """Events accepted before the tick that had not landed when it began; a later tick reads them."""
+    """Events that were acknowledged before the tick but had not landed when it began; a later tick loads them."""
     read: int = 0
-    """Rows in the files that were read; those beyond `events` are duplicates."""
-    refused: int = 0
-    """Documents in those files that were no rows."""
+    """Rows in the files that it read; those beyond `events` are duplicates."""
+    rejected: int = 0
+    """Documents in those files that are not valid rows."""
     left_out: int = 0
-    """Files that could not be read."""
+    """Unreadable files."""
 
 
 def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
-    """Run a tick; running it again publishes the same. `everyone` refreshes every user of the last 30 days.
+    """Run a tick; running it again publishes the same. `everyone` refreshes all users of 30 days.
 
-    A past tick (`--at`) writes its snapshot but leaves the pointer and the newer packets alone.
+    A past tick (`--at`) builds its snapshot but leaves the live pointer and the packets, which are newer, unchanged.
     """
     waiting = wait_for_landing(batch, tick)
     manifest = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress).run(tick, batch.clock())
@@ -52,10 +55,10 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
     )
     sizes: list[int] = []
     with batch.progress.step(f"packets of {len(users):,} users"), packets.PacketWriter(batch) as writer:
-        for made in packets.make(batch, content, source, users):
+        for made in packets.make(batch, content, source, users, asyncio.run(live_ranker(batch))):
             writer.put(made)
             sizes += [len(packet) for packet in made.values()]
-        # Users deleted since the tick began: the command removed only the packet that was there before.
+        # Users deleted since the tick began: `users delete` removed only the packet that existed before.
         for user_id in batch.tables.pending(anew=True).among(users, "tick", tick):
             writer.remove(user_id)
     if not is_past:
@@ -65,24 +68,37 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         events=manifest.kept,
         pings=len(content.numbers),
         packets=len(sizes),
-        packet_bytes_p95=p95(sizes),
+        packet_bytes_p50=percentile(sizes, 50),
+        packet_bytes_p95=percentile(sizes, 95),
         waiting=waiting,
         read=manifest.read,
-        refused=manifest.refused,
+        rejected=manifest.rejected,
         left_out=manifest.left_out,
     )
 
 
-def p95(values: Iterable[int]) -> int:
-    """What 95 % of the values do not exceed; 0 of none."""
+def wait_for_landing(batch: Batch, tick: int) -> int:
+    """Wait until the events acknowledged before the tick have landed; the number still on their way.
+
+    Waits at most twice the services' flush interval, and only for a sink that lands events at once. Firehose buffers
+    for minutes: a later tick loads those events.
+    """
+    lands_at_once = urlsplit(batch.settings.events_url).scheme == "disk"
+    seconds = 2 * batch.settings.sink_flush_seconds + 5 if lands_at_once else 0
+    with batch.progress.step("waiting for acknowledged events to land"):
+        return wait_landed(batch.settings.spool_dir, batch.ticks.start_ms(tick), seconds)
+
+
+def percentile(values: Iterable[int], percent: int) -> int:
+    """The smallest value that `percent` % of the values do not exceed; 0 for no values."""
     ordered = sorted(values)
-    return ordered[-(-95 * len(ordered) // 100) - 1] if ordered else 0
+    return ordered[-(-percent * len(ordered) // 100) - 1] if ordered else 0
 
 
 def _mark_done(batch: Batch, tick: int, count: int) -> None:
-    """Remember that all of a tick's packets are stored: a later tick refreshes whoever was active since.
+    """Record that all packets of a tick are stored: a later tick refreshes the users active since then.
 
-    Marks before the last one are removed: they are never read, and would lengthen every listing by 96 a day.
+    Removes the marks before the last one: they are no longer needed and would lengthen every listing by 96 a day.
     """
     batch.tables.lake.write(_mark(tick), msgspec.json.encode({"packets": count}))
     last = _refreshed_before(batch, tick)
@@ -102,14 +118,3 @@ def _marked(batch: Batch) -> list[int]:
 def _refreshed_before(batch: Batch, tick: int) -> int | None:
     """The last tick before this one whose packets were all stored, None if there was none."""
     return max((done for done in _marked(batch) if done < tick), default=None)
-
-
-def wait_for_landing(batch: Batch, tick: int) -> int:
-    """Wait for events accepted before the tick to land; returns how many have not (a later tick reads them).
-
-    Waits two flush intervals and five seconds at most, and only for the disk sink: Firehose holds events for minutes.
-    """
-    lands_at_once = scheme_of(batch.settings.events_url) == "disk"
-    seconds = 2 * batch.settings.sink_flush_seconds + 5 if lands_at_once else 0
-    with batch.progress.step("waiting for accepted events to land"):
-        return wait_landed(batch.settings.spool_dir, batch.ticks.start_ms(tick), seconds)

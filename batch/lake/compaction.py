@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from batch.lake.ledger import Ledger, is_compacted, partition_day
 from batch.lake.raw_files import read_events
-from batch.lake.tables import CLEAN, Tables
+from batch.lake.tables import CLEAN, Tables, parquet_of
 from batch.ticks import day_name
 
 MAX_ROWS: Final = 400_000
@@ -131,11 +131,8 @@ class RawCompaction:
     def _write(self, day: str, sources: list[str], rows: pa.Table) -> None:
         name = hashlib.blake2b("\n".join(sources).encode(), digest_size=8).hexdigest()
         done = Compaction(file=_beside(sources[0], name), sources=sources, rows=rows.num_rows)
-        buffer = pa.BufferOutputStream()
-        pq.write_table(
-            rows.replace_schema_metadata({_SOURCES: msgspec.json.encode(sources)}), buffer, compression="zstd"
-        )
-        self._lake.write(done.file, buffer.getvalue().to_pybytes())
+        about = {_SOURCES: msgspec.json.encode(sources)}
+        self._lake.write(done.file, parquet_of(rows.replace_schema_metadata(about)))
         self._lake.write(_path(day, name), msgspec.json.format(msgspec.json.encode(done)))
         self._remove(sources)
 

@@ -47,7 +47,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     """Rows in those files."""
     kept: int = 0
     """Rows that were no duplicates."""
-    refused: int = 0
+    rejected: int = 0
     """Documents in those files that were no rows: they lie under `rejected/`."""
     left_out: int = 0
     """Files that could not be read; they are in no manifest and looked at again."""
@@ -55,11 +55,11 @@ class Manifest(msgspec.Struct, kw_only=True):
     """The earliest day that got events: before the tick's own day where history was written."""
 
 
-def in_words(*, read: int, kept: int, refused: int, left_out: int) -> str:
+def in_words(*, read: int, kept: int, rejected: int, left_out: int) -> str:
     """What a manifest says of the rows that its run read."""
     said = f"{read:,} events read, {kept:,} of them new, {read - kept:,} duplicates"
-    if refused:
-        said += f", {refused:,} documents refused"
+    if rejected:
+        said += f", {rejected:,} documents rejected"
     return said + (f", {left_out:,} files unreadable" if left_out else "")
 
 

@@ -8,7 +8,7 @@
 Either may be gzip; JSON of which all was forgotten is a line feed. A file's content says what it is, for Firehose names
 objects as it likes; each file is read once, whole, for on S3 a file is paid by the request. Columns that a file lacks
 are null, those that the schema lacks are left out, those of another type are cast. A file that cannot be read is left
-out as a whole. A document that is no row is refused alone, as a `Refused`; its neighbours are kept.
+out as a whole. A document that is no row is rejected alone, as a `Rejected`; its neighbours are kept.
 """
 
 import base64
@@ -44,7 +44,7 @@ UNREADABLE: Final = (pa.ArrowException, OSError, EOFError, zlib.error, KeyError,
 """What reading a raw file raises if it is damaged or archived."""
 
 
-class Refused(msgspec.Struct, frozen=True):
+class Rejected(msgspec.Struct, frozen=True):
     """A document that is no row: a line below `rejected/`, as the ingest service writes them, with its source.
 
     `received_ms` is when it arrived, the beginning of that day where no more is known.
@@ -67,10 +67,10 @@ class Read:
     """Those that were read."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Those that cannot be, with the reason."""
-    refused: list[Refused] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
 
 
-_Parsed = tuple[pa.Table, list[Refused]]
+_Parsed = tuple[pa.Table, list[Rejected]]
 _Document = tuple[bytes, int, str | None]
 """A document, when it arrived, and what Firehose said about it."""
 
@@ -91,13 +91,13 @@ def each_errors(lake: Lake, paths: Iterable[str]) -> Iterator[Read]:
 
 
 def read_errors(lake: Lake, paths: Iterable[str]) -> Read:
-    """The rows that Firehose put under the error prefix beside a bad one; the bad ones are refused."""
+    """The rows that Firehose put under the error prefix beside a bad one; the bad ones are rejected."""
     return _read(lake, paths, _errors_of)
 
 
-def rejected_path(source: str, refused: list[Refused]) -> str:
-    """Where the refused documents of a raw file are kept. A run that died writes the same file again."""
-    day = partition_of(source) or day_of(refused[0].received_ms)
+def rejected_path(source: str, rejected: list[Rejected]) -> str:
+    """Where the rejected documents of a raw file are kept. A run that died writes the same file again."""
+    day = partition_of(source) or day_of(rejected[0].received_ms)
     return f"rejected/day={day}/raw-{hashlib.blake2b(source.encode(), digest_size=12).hexdigest()}.jsonl"
 
 
@@ -108,7 +108,7 @@ def _read(lake: Lake, paths: Iterable[str], parse: Callable[[str, bytes], _Parse
         tables.append(one.rows)
         found.files += one.files
         found.left_out |= one.left_out
-        found.refused += one.refused
+        found.rejected += one.rejected
     found.rows = pa.concat_tables([found.rows, *tables])
     return found
 
@@ -117,11 +117,11 @@ def _each(lake: Lake, paths: Iterable[str], parse: Callable[[str, bytes], _Parse
     for path, fetched in _fetched(lake, paths):
         try:
             data = fetched.result()
-            rows, refused = parse(path, gzip.decompress(data) if data.startswith(GZIP) else data)
+            rows, rejected = parse(path, gzip.decompress(data) if data.startswith(GZIP) else data)
         except UNREADABLE as error:
             yield Read(EVENT_SCHEMA.empty_table(), left_out={path: str(error)})
         else:
-            yield Read(rows, files=[path], refused=refused)
+            yield Read(rows, files=[path], rejected=rejected)
 
 
 def _fetched(lake: Lake, paths: Iterable[str]) -> Iterator[tuple[str, "Future[bytes]"]]:
@@ -170,15 +170,15 @@ def _documents_of(path: str, line: bytes) -> Iterator[_Document]:
 
 def _rows_of(path: str, documents: Iterable[_Document]) -> _Parsed:
     rows: list[Row] = []
-    refused: list[Refused] = []
+    rejected: list[Rejected] = []
     for document, arrived_ms, said in documents:
         try:
             rows.append(row_of(document))
         except FormatError as error:
             message = f"{error.message} (Firehose: {said})" if said else error.message
             body = document.decode("utf-8", "backslashreplace")
-            refused.append(Refused(arrived_ms, error.code, error.field, message, body, path))
-    return table_of_rows(rows), refused
+            rejected.append(Rejected(arrived_ms, error.code, error.field, message, body, path))
+    return table_of_rows(rows), rejected
 
 
 def as_events(table: pa.Table) -> pa.Table:

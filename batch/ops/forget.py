@@ -160,7 +160,7 @@ def _held(lake: Lake, path: str, forgotten: Forgotten, done: Removed) -> pa.Tabl
         return None
     gone = forgotten.rows(found.rows, _CLOCK)
     if gone is None:
-        mentioned = any(forgotten.mentioned_in(one.body, one.received_ms) for one in found.refused)
+        mentioned = any(forgotten.mentioned_in(one.body, one.received_ms) for one in found.rejected)
         return _KEYS.empty_table() if mentioned else None
     return found.rows.filter(pc.and_(gone, pc.invert(is_content(found.rows)))).select(_KEYS.names)
 

@@ -203,7 +203,7 @@ class _Landed:
     def _add_file(self, found: Read) -> None:
         self.unreadable |= found.left_out
         self._add(found.rows.select(_KEYS.names), _RAW)
-        self._add(keys_of(one.body for one in found.refused), _RAW)
+        self._add(keys_of(one.body for one in found.rejected), _RAW)
 
     def _add(self, keys: pa.Table, place: int, event: str = _HASH) -> None:
         if keys.num_rows:

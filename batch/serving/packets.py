@@ -1,4 +1,4 @@
-"""Makes the packets of a tick: candidates from every source, pre-scored by the live ranker, the best 100 kept."""
+"""Builds the packets of a tick: candidates from every source, pre-scored by the live ranker, the best 100 kept."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +11,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batch.features.point_in_time import PointInTime
-from batch.serving import collaborative, user_profile
+from batch.serving import collaborative, sources, user_profile
 from batch.serving.collaborative import Factors
-from batch.serving.sources import SOURCE_FUNCTIONS, Pool, Rows, UserProfile, merge
-from batch.serving.user_profile import user_part
+from batch.serving.sources import Pool, Rows, UserProfile
 from batch.ticks import hour_of
-from batch.training.models import live_ranker
 from batch.wiring import Batch
 from pingfeed.core.features import REALTIME, FeatureSet, Float32, PingBlock, UserBlock, assemble
 from pingfeed.core.packet import MAX_CANDIDATES, TTL_S, Packet, encode
@@ -24,7 +22,7 @@ from pingfeed.core.ranker import Ranker
 from pingfeed.core.snapshot import SnapshotContent
 
 _USERS_AT_ONCE: Final = 200
-_COLLABORATIVE_OFFER: Final = 300
+_COLLABORATIVE_ROWS: Final = 300
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,11 @@ def users_to_refresh(batch: Batch, tick: int, since: int | None) -> list[str]:
 
 
 def make(
-    batch: Batch, content: SnapshotContent, point_in_time: PointInTime, users: Sequence[str]
+    batch: Batch, content: SnapshotContent, point_in_time: PointInTime, users: Sequence[str], ranker: Ranker
 ) -> Iterator[Mapping[str, bytes]]:
-    """Encoded packets of these users, some hundred at a time."""
+    """Encoded packets of these users, a few hundred at a time."""
     pool = _pool(content)
     factors = collaborative.factors_of(batch, batch.ticks.day(content.tick))
-    ranker = asyncio.run(live_ranker(batch))
     block = point_in_time.users(pa.array(users, pa.string()), np.full(len(users), content.tick, np.int64))
     history = user_profile.load(batch, users, content.tick)
     for start in range(0, len(users), _USERS_AT_ONCE):
@@ -70,7 +67,7 @@ def make(
 
 
 class PacketWriter:
-    """Where the feed reads packets: the candidate store, opened once for all of a tick's, so that it can pace itself.
+    """Writes packets to the candidate store, opened once a tick so that its rate limit covers the whole tick.
 
     with PacketWriter(batch) as writer:
         writer.put(packets)
@@ -109,13 +106,13 @@ def _pool(content: SnapshotContent) -> Pool:
 
 
 def _candidates(pool: Pool, one: UserProfile, factors: Factors) -> Candidates:
-    """What all sources offer one user, merged; the collaborative score goes with every ping that has one."""
+    """One user's candidates from all sources, merged, with the collaborative score of every ping that has one."""
     scores = _collaborative_scores(pool, one, factors)
-    offers = {name: offer(pool, one) for name, offer in SOURCE_FUNCTIONS.items()}
+    found = {name: source(pool, one) for name, source in sources.ALL.items()}
     known = np.flatnonzero(~np.isnan(scores))
-    offers["collaborative"] = known[np.argsort(-scores[known], kind="stable")][:_COLLABORATIVE_OFFER]
-    rows, sources, keep = merge(offers, one.excluded)
-    return Candidates(rows, sources, scores[rows], keep)
+    found["collaborative"] = known[np.argsort(-scores[known], kind="stable")][:_COLLABORATIVE_ROWS]
+    rows, bits, keep = sources.merge(found, one.excluded)
+    return Candidates(rows, bits, scores[rows], keep)
 
 
 def _collaborative_scores(pool: Pool, one: UserProfile, factors: Factors) -> Float32:
@@ -131,7 +128,7 @@ def _collaborative_scores(pool: Pool, one: UserProfile, factors: Factors) -> Flo
 def _ranked(
     batch: Batch, pool: Pool, users: UserBlock, found: Sequence[Candidates], ranker: Ranker, tick: int
 ) -> list[Candidates]:
-    """Each user's best `MAX_CANDIDATES`, best first; real-time values are unknown to a tick."""
+    """Each user's best `MAX_CANDIDATES`, best first; a tick has no real-time values."""
     rows = np.concatenate([one.rows for one in found])
     counts = [len(one.rows) for one in found]
     n = len(rows)
@@ -151,7 +148,7 @@ def _ranked(
 def _best(one: Candidates, scores: NDArray[np.float64]) -> Candidates:
     chosen = np.lexsort((-scores, ~one.keep))[:MAX_CANDIDATES]
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
-    # All that are to stay are among the chosen (they are far fewer than 100), the rest by score.
+    # The kept rows come first in `chosen` (they are far fewer than 100), the others by score.
     return Candidates(one.rows[chosen], one.sources[chosen], one.scores[chosen], one.keep[chosen])
 
 
@@ -160,5 +157,5 @@ def _taken(pings: PingBlock, rows: Rows) -> PingBlock:
 
 
 def _encoded(features: FeatureSet, pool: Pool, users: UserBlock, at: int, best: Candidates, tick: int) -> bytes:
-    part = user_part(users, at)
+    part = user_profile.user_part(users, at)
     return encode(Packet(tick, pool.numbers[best.rows], best.scores, best.sources, part), features.digest)

@@ -1,4 +1,4 @@
-"""User profiles for the candidate sources as of a tick: affinities, follows, engaged and seen pings."""
+"""User profiles as of a tick, from a block of many users: affinities, follows, pings engaged with and seen."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from batch.features import day_state
 from batch.serving.collaborative import ENGAGED_POINTS
-from batch.serving.sources import Pool, Rows, UserProfile
+from batch.serving.sources import NO_ROWS, Pool, Rows, UserProfile
 from batch.wiring import Batch
-from pingfeed.core.features import UInt32, UserBlock, place_name
+from pingfeed.core.features import UInt32, UInt64, UserBlock, place_name
 from pingfeed.core.packet import UserPart
 
 Int64 = NDArray[np.int64]
@@ -22,7 +22,7 @@ _NONE = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class History:
-    """What some users did, as of a tick: ping and creator numbers by user id."""
+    """The acts of some users as of a tick: ping and creator numbers by user id."""
 
     seen: Mapping[str, Int64]
     engaged: Mapping[str, Int64]
@@ -70,26 +70,8 @@ def profile_of(user_id: str, at: int, users: UserBlock, history: History, pool: 
     )
 
 
-def _excluded(user_id: str, history: History, pool: Pool) -> NDArray[np.bool_]:
-    """Rows that the user saw, hid, made or blocked the creator of."""
-    out = np.isin(pool.pings.creator, history.blocked.get(user_id, _NONE))
-    out |= pool.pings.creator == pool.creator_numbers.get(user_id, -1)
-    out[_rows(pool, history.seen.get(user_id, _NONE))] = True
-    out[_rows(pool, history.hidden.get(user_id, _NONE))] = True
-    return out
-
-
-def _rows(pool: Pool, numbers: Int64) -> Rows:
-    """Rows of those ping numbers that are servable."""
-    if not len(pool.numbers) or not len(numbers):
-        return np.empty(0, np.intp)
-    at = np.minimum(np.searchsorted(pool.numbers, numbers), len(pool.numbers) - 1)
-    rows: Rows = at[pool.numbers[at] == numbers]
-    return rows
-
-
 def user_part(users: UserBlock, at: int) -> UserPart:
-    """What a packet holds of the block's user `at`."""
+    """The part of a packet that describes the block's user `at`."""
     creators = slice(*np.searchsorted(users.creator_keys, _bounds(at)))
     values = slice(*np.searchsorted(users.facet_keys, _bounds(at)))
     return UserPart(
@@ -103,9 +85,27 @@ def user_part(users: UserBlock, at: int) -> UserPart:
     )
 
 
-def _bounds(at: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _bounds(at: int) -> UInt64:
     return np.array([at << 32, (at + 1) << 32], np.uint64)
 
 
-def _numbers(keys: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> UInt32:
+def _numbers(keys: UInt64) -> UInt32:
     return (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+
+
+def _excluded(user_id: str, history: History, pool: Pool) -> NDArray[np.bool_]:
+    """Rows that the user saw, hid, made or blocked the creator of."""
+    out = np.isin(pool.pings.creator, history.blocked.get(user_id, _NONE))
+    out |= pool.pings.creator == pool.creator_numbers.get(user_id, -1)
+    out[_rows(pool, history.seen.get(user_id, _NONE))] = True
+    out[_rows(pool, history.hidden.get(user_id, _NONE))] = True
+    return out
+
+
+def _rows(pool: Pool, numbers: Int64) -> Rows:
+    """Rows of those ping numbers that are servable."""
+    if not len(pool.numbers) or not len(numbers):
+        return NO_ROWS
+    at = np.minimum(np.searchsorted(pool.numbers, numbers), len(pool.numbers) - 1)
+    rows: Rows = at[pool.numbers[at] == numbers]
+    return rows

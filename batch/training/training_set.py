@@ -11,11 +11,11 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from batch.features import catalogue
 from batch.features.point_in_time import PointInTime
+from batch.lake.tables import parquet_of
 from batch.ticks import day_name
 from batch.wiring import Batch
 from pingfeed.core.clock import HOUR_MS
@@ -198,9 +198,8 @@ def _make(batch: Batch, first: int, last: int, cutoff_tick: int) -> None:
         columns |= {name: made.matrix[here, i] for i, name in enumerate(batch.features.names)}
         closed = _is_closed(batch, day, cutoff_tick)
         path = _path(batch, day) if closed else _open_path(batch, day)
-        buffer = pa.BufferOutputStream()
-        pq.write_table(pa.table(columns, schema=_schema(list(batch.features.names))), buffer, compression="zstd")
-        batch.tables.lake.write(path, buffer.getvalue().to_pybytes())
+        rows = pa.table(columns, schema=_schema(list(batch.features.names)))
+        batch.tables.lake.write(path, parquet_of(rows))
         if closed:
             batch.tables.lake.delete(_open_path(batch, day))
 

@@ -77,7 +77,7 @@ async def landed(adapter: Adapter, place: Place, count: int) -> list[tuple[str, 
 def _rows(lake: Lake, path: str) -> list[Row]:
     read = read_events(lake, [path])
     assert read.files == [path]
-    assert not read.refused
+    assert not read.rejected
     rows = read.rows.to_pylist(maps_as_pydicts="strict")
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 

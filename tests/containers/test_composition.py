@@ -2,6 +2,7 @@
 
 import re
 
+from pingfeed.adapters._dynamodb.items import packet_item, write_units
 from pingfeed.adapters.registry import open_lake
 from pingfeed.core.clock import to_iso
 from simulator.world import user_id
@@ -67,7 +68,9 @@ def test_follow_hide_and_likes_show_in_the_next_feed_and_are_learned_by_the_next
     assert outcome["model"]["cutoff_tick"] == town.now_tick + 30
     done = town.tick()
     assert done["packets"] >= 80
-    assert done["packet_bytes_p95"] < 950, "with its key and names a packet fits into one write unit of DynamoDB"
+    assert write_units(packet_item(USER, bytes(done["packet_bytes_p95"]), 10**13)) == 1, (
+        "write units of 95 % of the packets"
+    )
     sources = town.packet_sources(USER)
     assert hidden not in sources
     followed = [ping for ping, found in sources.items() if "followed" in found]

@@ -83,7 +83,7 @@ async def test_a_document_that_the_table_refuses_takes_no_neighbour_with_it(stre
     assert len(lake.list("errors/format-conversion-failed")) == 2
 
     tick = world.batch.ticks.of(system_clock()) + 1
-    assert _night(world, tick).refused == 2
+    assert _night(world, tick).rejected == 2
     assert _learned(world) == sorted(like(n)["event_id"] for n in (1, 3, 5, *range(10, 15)))
     (today,) = {path.split("/")[1] for path in lake.list("rejected")}
     assert today in (f"day={day_of(now_ms)}", f"day={day_of(system_clock())}")

@@ -1,4 +1,4 @@
-"""What lies in the raw zone becomes rows, whoever wrote it; what does not is refused alone, once, with its reason."""
+"""What lies in the raw zone becomes rows, whoever wrote it; what does not is rejected alone, once, with its reason."""
 
 import base64
 import gzip
@@ -162,23 +162,23 @@ def test_a_file_in_an_archive_is_left_out_and_ends_no_night(
     assert "is archived" in found.left_out[f"{DAY}/archived"]
 
 
-def test_a_document_that_is_no_row_is_refused_and_its_neighbours_are_kept(lake: CountingLake) -> None:
+def test_a_document_that_is_no_row_is_rejected_and_its_neighbours_are_kept(lake: CountingLake) -> None:
     bad = encode_rows([{**like(2), "position": "third"}])
     found = read_one(lake, encode_rows([like(1)]) + bad + b'{"torn":\n' + encode_rows([like(3)]))
     assert rows_of(found) == [like(1), like(3)]
-    assert [(one.code, one.field, one.body) for one in found.refused] == [
+    assert [(one.code, one.field, one.body) for one in found.rejected] == [
         ("format", "position", bad.decode().strip()),
         ("format", None, '{"torn":'),
     ]
-    assert {(one.received_ms, one.source) for one in found.refused} == {(FIRST_DAY * DAY_MS, f"{DAY}/any-name")}
+    assert {(one.received_ms, one.source) for one in found.rejected} == {(FIRST_DAY * DAY_MS, f"{DAY}/any-name")}
 
 
-def test_a_row_without_an_id_a_type_or_a_time_is_refused_in_parquet_too(lake: CountingLake) -> None:
+def test_a_row_without_an_id_a_type_or_a_time_is_rejected_in_parquet_too(lake: CountingLake) -> None:
     nameless = {name: value for name, value in like(2).items() if name != "event_id"}
     found = read_one(lake, parquet(table_of_rows([like(1), nameless, like(3)])))
     assert rows_of(found) == [like(1), like(3)]
-    assert [json.loads(one.body) for one in found.refused] == [nameless]
-    assert "event_id" in found.refused[0].message
+    assert [json.loads(one.body) for one in found.rejected] == [nameless]
+    assert "event_id" in found.rejected[0].message
 
 
 @pytest.mark.parametrize("form", ["errorCode", "lastErrorCode", "ErrorCode"])
@@ -190,10 +190,10 @@ def test_the_good_neighbours_in_an_error_are_rows_and_the_bad_one_has_both_reaso
     lake.write(f"{ERRORS}/x", error_line(encode_rows([like(1)]) + bad + encode_rows([like(3)]), **said))
     found = read_errors(lake, [f"{ERRORS}/x"])
     assert rows_of(found) == [like(1), like(3)]
-    (refused,) = found.refused
-    assert (refused.received_ms, refused.body, refused.field) == (ARRIVED_MS, bad.decode().strip(), "position")
-    assert "got `str`" in refused.message
-    assert refused.message.endswith("(Firehose: DataFormatConversion.MalformedData: It does not match.)")
+    (rejected,) = found.rejected
+    assert (rejected.received_ms, rejected.body, rejected.field) == (ARRIVED_MS, bad.decode().strip(), "position")
+    assert "got `str`" in rejected.message
+    assert rejected.message.endswith("(Firehose: DataFormatConversion.MalformedData: It does not match.)")
 
 
 def test_an_error_record_of_several_lines_gives_all_of_their_documents(lake: CountingLake) -> None:
@@ -205,11 +205,11 @@ def test_an_error_record_of_several_lines_gives_all_of_their_documents(lake: Cou
 @pytest.mark.parametrize(
     "line", [b'{"errorCode":"x"}', b'{"rawData":"%%%"}', b'{"rawData":5}', b'{"rawData":"aGk=","arrivalTimestamp":"?"}']
 )
-def test_a_line_that_is_no_error_record_is_kept_as_refused(lake: CountingLake, line: bytes) -> None:
+def test_a_line_that_is_no_error_record_is_kept_as_rejected(lake: CountingLake, line: bytes) -> None:
     lake.write(f"{ERRORS}/x", line + b"\n" + error_line(encode_rows([like(1)])))
     found = read_errors(lake, [f"{ERRORS}/x"])
     assert rows_of(found) == [like(1)]
-    assert [one.body for one in found.refused] == [line.decode()]
+    assert [one.body for one in found.rejected] == [line.decode()]
 
 
 def _rejected(world: LakeWorld) -> list[dict[str, Any]]:
@@ -239,7 +239,7 @@ def test_the_night_keeps_the_good_neighbours_from_its_run_on_and_moves_the_bad_o
     manifest = _night(world, FIRST + 2)
     late = [(event_id(2), FIRST + 2), (event_id(4), FIRST + 2)]
     assert _clean(world) == sorted([(event_id("p"), FIRST + 1), (event_id(1), FIRST + 1), *late])
-    assert manifest.refused == 2
+    assert manifest.rejected == 2
     lake = world.batch.tables.lake
     assert lake.list("rejected") == lake.list("rejected/day=2024-10-04")
     bodies = [one["body"] for one in _rejected(world)]
@@ -291,7 +291,7 @@ def test_a_file_that_could_not_be_read_is_learned_once_it_can(tmp_path: Path) ->
 
 def test_a_manifest_of_before_is_still_read(tmp_path: Path) -> None:
     old = {"run": 100, "tick": 1, "at_ms": 0, "files": ["a"], "read": 1, "kept": 1, "oldest_day": None}
-    assert msgspec.json.decode(json.dumps(old).encode(), type=Manifest).refused == 0
+    assert msgspec.json.decode(json.dumps(old).encode(), type=Manifest).rejected == 0
 
 
 @pytest.mark.parametrize(("url", "patience_s"), [("disk:///lake", 7), ("firehose://events", 0)])

@@ -187,7 +187,7 @@ def test_a_snapshot_of_other_features_is_refused_at_load(home: Path) -> None:
         Snapshot.open(path, "0" * 16)
 
 
-def test_a_tick_reports_what_it_did_in_a_sentence_and_as_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tick_reports_its_packets_and_the_events_that_it_read(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     at = to_iso(END * TICK_MS + 5_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PINGFEED_HOME", str(home))
@@ -197,25 +197,26 @@ def test_a_tick_reports_what_it_did_in_a_sentence_and_as_json(home: Path, capsys
         assert main(["tick", "--all", "--at", at]) == 0
         sentence = capsys.readouterr().out
     assert done["packets"] > USERS / 2
-    assert f"{done['packets']} packets (95 % within " in sentence
-    assert "DynamoDB" not in sentence, "an embedded installation has none"
-    assert (done["refused"], done["left_out"]) == (0, 0)
+    assert 0 < done["packet_bytes_p50"] <= done["packet_bytes_p95"]
+    assert f"{done['packets']} packets (bytes p50/p95: {done['packet_bytes_p50']:,}/" in sentence
+    assert (done["rejected"], done["left_out"]) == (0, 0)
     duplicates = done["read"] - done["events"]
     assert f"{done['read']:,} events read, {done['events']:,} of them new, {duplicates:,} duplicates;" in sentence
 
 
 def test_a_run_says_what_it_read_and_what_came_of_it() -> None:
     assert (
-        in_words(read=1200, kept=1000, refused=0, left_out=0) == "1,200 events read, 1,000 of them new, 200 duplicates"
+        in_words(read=1200, kept=1000, rejected=0, left_out=0) == "1,200 events read, 1,000 of them new, 200 duplicates"
     )
-    assert in_words(read=1, kept=1, refused=2, left_out=3).endswith("2 documents refused, 3 files unreadable")
+    assert in_words(read=1, kept=1, rejected=2, left_out=3).endswith("2 documents rejected, 3 files unreadable")
 
 
 def test_95_percent_do_not_exceed_the_p95() -> None:
-    assert tick.p95([]) == 0
-    assert tick.p95([7]) == 7
-    assert tick.p95([2] + [1] * 19) == 1
-    assert tick.p95([2, 2] + [1] * 19) == 2
+    assert tick.percentile([], 95) == 0
+    assert tick.percentile([7], 95) == 7
+    assert tick.percentile([2] + [1] * 19, 95) == 1
+    assert tick.percentile([2, 2] + [1] * 19, 95) == 2
+    assert tick.percentile([1, 2, 3], 50) == 2
 
 
 def test_a_tick_that_died_before_its_packets_is_made_up_for_by_the_next(tmp_path: Path) -> None:
