@@ -14,11 +14,11 @@ from pingfeed.terminal import print_json, print_table
 def ranklens(*, file: Path, test_from: int, json: bool) -> None:
     """`pingfeed evaluate ranklens`."""
     with watching(Source(file), quiet=json) as watch:
-        told = Evaluation(file, test_from, quiet=json).run(watch)
+        report = Evaluation(file, test_from, quiet=json).run(watch)
     if json:
-        print_json(told)
+        print_json(report)
         return
-    _show(told)
+    _show(report)
     sys.stdout.write(
         f"Trained on the first {test_from:,} clicked lists, of a log stretched to {STRETCH_DAYS} days from its "
         f"own first date; facets {FACETS}; attributes {ATTRIBUTES}. `model_nightly` has features frozen each midnight, "
