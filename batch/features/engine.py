@@ -4,6 +4,7 @@ A statement reads the tables that the caller names and the one-row table `params
 file runs on another engine that can register Arrow tables under names.
 """
 
+import hashlib
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -42,3 +43,20 @@ class Engine:
     def close(self) -> None:
         """Release the connection."""
         self._connection.close()
+
+
+def sql_digest() -> str:
+    """16 hex digits of all SQL files; `feature_set.SQL_DIGEST` repeats them for the feed, which has no SQL."""
+    files = sorted(resources.files("batch").joinpath("sql").iterdir(), key=lambda file: file.name)
+    text = "".join(f"{file.name}\n{file.read_text(encoding='utf-8')}" for file in files if file.name.endswith(".sql"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+if __name__ == "__main__":
+    import re
+    import sys
+    from pathlib import Path
+
+    # `make digest`, after a change of the SQL: models and snapshots with another digest are then rejected.
+    path = Path(sys.argv[1])
+    path.write_text(re.sub(r'SQL_DIGEST: Final = "\w+"', f'SQL_DIGEST: Final = "{sql_digest()}"', path.read_text()))

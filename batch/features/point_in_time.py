@@ -5,7 +5,7 @@ training probes each ping at the ticks at which it was served. Everything is kno
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,7 @@ from pingfeed.core.features import (
 )
 
 Int64 = NDArray[np.int64]
+SERVABLE_DAYS: Final = 30
 _NONE = -1  # no creator, no facet value: as uint32 it is NO_VALUE
 _LOOKBACK_DAYS = 31  # 30 days of windows and priors, counted from the day of the earliest probe
 _OWN = [f.name for f in PING if f.name.startswith("ping_")]
@@ -270,3 +271,18 @@ def _codes(table: pa.Table, name: str, at: NDArray[np.intp], code: Any) -> UInt3
     codes = np.array([*(code(text) for text in encoded.dictionary.to_pylist()), 0], np.uint32)
     index = encoded.indices.fill_null(len(codes) - 1).to_numpy(zero_copy_only=False).astype(np.intp)
     return np.where(at >= 0, codes[index[at]] if len(index) else 0, 0).astype(np.uint32)
+
+
+def servable(catalogue: Catalogue, point_in_time: PointInTime, ticks: Ticks, tick: int) -> Int64:
+    """Ping numbers that can be in a feed as of a tick, ascending: the last 30 days plus evergreen, minus deleted.
+
+    Only these get features, which keeps the cost flat.
+    """
+    ping = catalogue.pings["ping"].to_numpy()
+    created = catalogue.pings["created_tick"].to_numpy()
+    young = created > tick - ticks.first_of(SERVABLE_DAYS)
+    evergreen = np.isin(ping, point_in_time.evergreen(ticks.day(tick)))
+    deletions = catalogue.deletions
+    deleted = deletions["ping"].to_numpy()[deletions["known_tick"].to_numpy() <= tick]
+    keep = (created <= tick) & (young | evergreen) & ~np.isin(ping, deleted)
+    return np.sort(ping[keep]).astype(np.int64)

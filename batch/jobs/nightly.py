@@ -1,4 +1,4 @@
-"""The night: all that landed, who is to be forgotten, the day's state, factors and features, and tidy files."""
+"""The nightly job: new files, deletion requests, the day's state, factors and features, compaction."""
 
 import logging
 
@@ -7,10 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch.features import catalogue, day_state
-from batch.features.point_in_time import PointInTime
-from batch.features.servable import servable
-from batch.jobs.landing import wait_for_landing
+from batch.features.point_in_time import PointInTime, servable
 from batch.jobs.load_events import EventLoader
+from batch.jobs.tick import wait_for_landing
 from batch.lake.compaction import RawCompaction
 from batch.lake.ledger import Ledger, Manifest
 from batch.ops.expiry import expire
@@ -24,10 +23,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def etl(batch: Batch, tick: int) -> Manifest:
-    """Run the night as of `tick`. Running it again changes nothing."""
+    """Run the nightly job as of `tick`. Running it again changes nothing."""
     wait_for_landing(batch, tick)
-    learner = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress)
-    manifest = learner.run(tick, batch.clock(), everything=True)
+    loader = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress)
+    manifest = loader.run(tick, batch.clock(), everything=True)
     forgotten = _forget(batch)
     with batch.progress.step("states at the beginning of each day"):
         day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
@@ -79,7 +78,7 @@ def _expire(batch: Batch, day: int) -> None:
 
 
 def _compact_raw(batch: Batch, day: int) -> None:
-    """Tidying may fail (a right that is missing, say) without costing the night its training: it is due again then."""
+    """Compact raw files. A failure, such as a missing permission, does not stop training; the next run tries again."""
     try:
         RawCompaction(batch.tables, Ledger(batch.tables, batch.ticks)).run(day)
     except PingfeedError as error:

@@ -1,7 +1,7 @@
-"""Ticks on the quarter-hour, the night at its hour: one process, one thing at a time.
+"""Ticks on the quarter-hour and the nightly job at its hour, in one process, one at a time.
 
-Only the latest tick that was missed is caught up: it learns all that landed meanwhile. The night runs etl, train and a
-tick for everyone, at the first tick at or after the configured hour (UTC) of a day on which nobody has trained since
+Only the latest missed tick is caught up: it loads everything that landed meanwhile. The nightly job runs etl, train and
+a tick for every user, at the first tick at or after the configured hour (UTC), unless a model was trained since
 that hour: a restart neither repeats a night nor loses one.
 """
 
@@ -43,7 +43,7 @@ class Schedule:
         return tick if self.last_tick is None or tick > self.last_tick else None
 
     def night_is_due(self, tick: int) -> bool:
-        """Whether the night belongs to this tick: its hour has come, and nobody has trained since."""
+        """Whether the nightly job is due at this tick: its hour has come, and no model was trained since."""
         ticks = self.batch.ticks
         hour_began = ticks.of(ticks.day(tick) * DAY_MS + self.batch.settings.night_hour * HOUR_MS)
         trained = last_trained(self.batch)
@@ -73,7 +73,7 @@ class Schedule:
             _LOG.info("trained", extra={"outcome": train(self.batch, tick).sentence})
         except PingfeedError as error:
             self.night_not_before = tick + max(1, self.batch.ticks.day_ticks // 24)
-            _LOG.error("the night failed; it is tried again in an hour", extra={"error": error.message})
+            _LOG.error("the nightly job failed; it will be retried in an hour", extra={"error": error.message})
 
     def run_forever(self, stop: threading.Event) -> None:
         """Run until `stop` is set; looks twice a second whether a tick has begun."""

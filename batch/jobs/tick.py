@@ -1,6 +1,5 @@
-"""One tick: what landed, the snapshot, the packets of whoever was active."""
+"""One tick: new events, the snapshot, and the packets of active users."""
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -8,43 +7,36 @@ import msgspec
 
 from batch.features import catalogue, day_state
 from batch.features.point_in_time import PointInTime
-from batch.jobs.landing import wait_for_landing
 from batch.jobs.load_events import EventLoader
 from batch.serving import packets, snapshot
 from batch.wiring import Batch
-from pingfeed.adapters._dynamodb.items import packet_write_units
+from pingfeed.core.urls import scheme_of
+from pingfeed.spool.stats import wait_landed
 
 
 @dataclass(frozen=True)
 class TickDone:
-    """What a tick came to."""
+    """The outcome of a tick."""
 
     tick: int
     events: int
     pings: int
     packets: int
     packet_bytes_p95: int
-    packet_write_units: dict[int, int]
-    """How many of the packets cost how many write units where DynamoDB stores them, cheapest first."""
     waiting: int
-    """Events that were acknowledged before the tick but had not landed when it began; a later tick takes them."""
+    """Events accepted before the tick that had not landed when it began; a later tick reads them."""
     read: int = 0
-    """Rows in the files that it read; those beyond `events` are duplicates."""
+    """Rows in the files that were read; those beyond `events` are duplicates."""
     refused: int = 0
     """Documents in those files that were no rows."""
     left_out: int = 0
     """Files that could not be read."""
 
-    @property
-    def packet_write_units_p95(self) -> int:
-        """What 95 % of the packets do not exceed; 0 without packets."""
-        return p95([units for units, count in self.packet_write_units.items() for _ in range(count)])
-
 
 def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
-    """Run tick `tick`; again, it publishes the same. `everyone` refreshes all users of 30 days.
+    """Run a tick; running it again publishes the same. `everyone` refreshes every user of the last 30 days.
 
-    A tick of the past (`--at`) makes its snapshot, and leaves the pointer and the packets, which are newer, alone.
+    A past tick (`--at`) writes its snapshot but leaves the pointer and the newer packets alone.
     """
     waiting = wait_for_landing(batch, tick)
     manifest = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress).run(tick, batch.clock())
@@ -59,15 +51,13 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         [] if is_past else packets.users_to_refresh(batch, tick, None if everyone else _refreshed_before(batch, tick))
     )
     sizes: list[int] = []
-    units: Counter[int] = Counter()
-    with batch.progress.step(f"packets of {len(users):,} users"), packets.PacketWriter(batch) as shelf:
+    with batch.progress.step(f"packets of {len(users):,} users"), packets.PacketWriter(batch) as writer:
         for made in packets.make(batch, content, source, users):
-            shelf.put(made)
+            writer.put(made)
             sizes += [len(packet) for packet in made.values()]
-            units.update(packet_write_units(user_id, packet) for user_id, packet in made.items())
         # Users deleted since the tick began: the command removed only the packet that was there before.
         for user_id in batch.tables.pending(anew=True).among(users, "tick", tick):
-            shelf.remove(user_id)
+            writer.remove(user_id)
     if not is_past:
         _mark_done(batch, tick, len(sizes))
     return TickDone(
@@ -76,7 +66,6 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         pings=len(content.numbers),
         packets=len(sizes),
         packet_bytes_p95=p95(sizes),
-        packet_write_units=dict(sorted(units.items())),
         waiting=waiting,
         read=manifest.read,
         refused=manifest.refused,
@@ -93,7 +82,7 @@ def p95(values: Iterable[int]) -> int:
 def _mark_done(batch: Batch, tick: int, count: int) -> None:
     """Remember that all of a tick's packets are stored: a later tick refreshes whoever was active since.
 
-    Marks before the last one are removed: nobody asks for them, and every listing would be longer by 96 a day.
+    Marks before the last one are removed: they are never read, and would lengthen every listing by 96 a day.
     """
     batch.tables.lake.write(_mark(tick), msgspec.json.encode({"packets": count}))
     last = _refreshed_before(batch, tick)
@@ -113,3 +102,14 @@ def _marked(batch: Batch) -> list[int]:
 def _refreshed_before(batch: Batch, tick: int) -> int | None:
     """The last tick before this one whose packets were all stored, None if there was none."""
     return max((done for done in _marked(batch) if done < tick), default=None)
+
+
+def wait_for_landing(batch: Batch, tick: int) -> int:
+    """Wait for events accepted before the tick to land; returns how many have not (a later tick reads them).
+
+    Waits two flush intervals and five seconds at most, and only for the disk sink: Firehose holds events for minutes.
+    """
+    lands_at_once = scheme_of(batch.settings.events_url) == "disk"
+    seconds = 2 * batch.settings.sink_flush_seconds + 5 if lands_at_once else 0
+    with batch.progress.step("waiting for accepted events to land"):
+        return wait_landed(batch.settings.spool_dir, batch.ticks.start_ms(tick), seconds)

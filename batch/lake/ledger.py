@@ -98,14 +98,14 @@ class Ledger:
         """Remove what a crashed run left behind, as the lake is now: a run begins with this."""
         self._tables.refresh()
         single, days = set(self._single()), set(self._folded())
-        # Of a folded day nothing is unfinished: the night that folded it had begun with this.
+        # A folded day has nothing unfinished: the nightly job finishes runs before it folds.
         self._tables.keep_runs(lambda run: run in single or self._ticks.day(tick_of_run(run)) in days)
 
     def unread(self, tick: int, *, everything: bool) -> Unread:
         """Raw files that have landed and were never read.
 
-        A tick looks at the partitions of its last two days and at their manifests; `everything` (the night, a first
-        run) looks at all, and so finds files that landed in an old partition.
+        A tick looks only at the partitions of the last two days and their manifests. With `everything` (the nightly
+        job, a first run) all partitions are searched, which finds files that landed in an old one.
         """
         first_day = 0 if everything else self._ticks.day(tick) - _RECENT_DAYS + 1
         read = self.known_ticks(first_day)

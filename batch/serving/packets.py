@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from batch.features.point_in_time import PointInTime
 from batch.serving import collaborative, user_profile
-from batch.serving.candidates import engaged_creator, evergreen, followed, fresh, merge, topic, trending
-from batch.serving.candidates.collaborative import Factors
-from batch.serving.candidates.pool import Pool, Rows, UserProfile
-from batch.serving.user_parts import user_part
+from batch.serving.collaborative import Factors
+from batch.serving.sources import SOURCE_FUNCTIONS, Pool, Rows, UserProfile, merge
+from batch.serving.user_profile import user_part
 from batch.ticks import hour_of
 from batch.training.models import live_ranker
 from batch.wiring import Batch
@@ -24,14 +23,6 @@ from pingfeed.core.packet import MAX_CANDIDATES, TTL_S, Packet, encode
 from pingfeed.core.ranker import Ranker
 from pingfeed.core.snapshot import SnapshotContent
 
-_SOURCES: Final = {
-    "followed": followed.offer,
-    "engaged_creator": engaged_creator.offer,
-    "topic": topic.offer,
-    "trending": trending.offer,
-    "evergreen": evergreen.offer,
-    "fresh": fresh.offer,
-}
 _USERS_AT_ONCE: Final = 200
 _COLLABORATIVE_OFFER: Final = 300
 
@@ -67,10 +58,10 @@ def make(
     for start in range(0, len(users), _USERS_AT_ONCE):
         chunk = users[start : start + _USERS_AT_ONCE]
         rows = block.row[start : start + _USERS_AT_ONCE]
-        tastes = [
-            user_profile.taste_of(user, int(at), block, history, pool) for user, at in zip(chunk, rows, strict=True)
+        profiles = [
+            user_profile.profile_of(user, int(at), block, history, pool) for user, at in zip(chunk, rows, strict=True)
         ]
-        found = [_candidates(pool, one, factors) for one in tastes]
+        found = [_candidates(pool, one, factors) for one in profiles]
         ranked = _ranked(batch, pool, replace(block, row=rows), found, ranker, content.tick)
         yield {
             user: _encoded(batch.features, pool, block, int(at), best, content.tick)
@@ -81,8 +72,8 @@ def make(
 class PacketWriter:
     """Where the feed reads packets: the candidate store, opened once for all of a tick's, so that it can pace itself.
 
-    with PacketWriter(batch) as shelf:
-        shelf.put(packets)
+    with PacketWriter(batch) as writer:
+        writer.put(packets)
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -120,10 +111,10 @@ def _pool(content: SnapshotContent) -> Pool:
 def _candidates(pool: Pool, one: UserProfile, factors: Factors) -> Candidates:
     """What all sources offer one user, merged; the collaborative score goes with every ping that has one."""
     scores = _collaborative_scores(pool, one, factors)
-    offers = {name: offer(pool, one) for name, offer in _SOURCES.items()}
+    offers = {name: offer(pool, one) for name, offer in SOURCE_FUNCTIONS.items()}
     known = np.flatnonzero(~np.isnan(scores))
     offers["collaborative"] = known[np.argsort(-scores[known], kind="stable")][:_COLLABORATIVE_OFFER]
-    rows, sources, keep = merge.merge(offers, one.excluded)
+    rows, sources, keep = merge(offers, one.excluded)
     return Candidates(rows, sources, scores[rows], keep)
 
 

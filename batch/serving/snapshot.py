@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batch.features.catalogue import Catalogue, ids_of
-from batch.features.point_in_time import PingRows, PointInTime
-from batch.features.servable import servable
+from batch.features.point_in_time import PingRows, PointInTime, servable
 from batch.wiring import Batch
 from pingfeed.core.errors import NotFound
 from pingfeed.core.features import NO_VALUE, PING

@@ -1,4 +1,4 @@
-"""What each user is to the candidate sources as of a tick: affinities, follows, what they engaged with and saw."""
+"""User profiles for the candidate sources as of a tick: affinities, follows, engaged and seen pings."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batch.features import day_state
-from batch.serving.candidates.collaborative import ENGAGED_POINTS
-from batch.serving.candidates.pool import Pool, Rows, UserProfile
-from batch.serving.user_parts import user_part
+from batch.serving.collaborative import ENGAGED_POINTS
+from batch.serving.sources import Pool, Rows, UserProfile
 from batch.wiring import Batch
-from pingfeed.core.features import UserBlock, place_name
+from pingfeed.core.features import UInt32, UserBlock, place_name
+from pingfeed.core.packet import UserPart
 
 Int64 = NDArray[np.int64]
 _NONE = np.empty(0, np.int64)
@@ -55,8 +55,8 @@ def _by_user(table: pa.Table, column: str) -> dict[str, Int64]:
     return {user: np.array(sorted(numbers), np.int64) for user, numbers in found.items()}
 
 
-def taste_of(user_id: str, at: int, users: UserBlock, history: History, pool: Pool) -> UserProfile:
-    """One user's taste; `at` is their row in the block."""
+def profile_of(user_id: str, at: int, users: UserBlock, history: History, pool: Pool) -> UserProfile:
+    """One user's profile; `at` is their row in the block."""
     part = user_part(users, at)
     return UserProfile(
         country=place_name(part.country),
@@ -86,3 +86,26 @@ def _rows(pool: Pool, numbers: Int64) -> Rows:
     at = np.minimum(np.searchsorted(pool.numbers, numbers), len(pool.numbers) - 1)
     rows: Rows = at[pool.numbers[at] == numbers]
     return rows
+
+
+def user_part(users: UserBlock, at: int) -> UserPart:
+    """What a packet holds of the block's user `at`."""
+    creators = slice(*np.searchsorted(users.creator_keys, _bounds(at)))
+    values = slice(*np.searchsorted(users.facet_keys, _bounds(at)))
+    return UserPart(
+        values=users.values[at],
+        country=int(users.country[at]),
+        language=int(users.language[at]),
+        creators=_numbers(users.creator_keys[creators]),
+        creator_affinity=users.creator_values[creators],
+        facet_values=_numbers(users.facet_keys[values]),
+        facet_affinity=users.facet_values[values],
+    )
+
+
+def _bounds(at: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    return np.array([at << 32, (at + 1) << 32], np.uint64)
+
+
+def _numbers(keys: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> UInt32:
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)

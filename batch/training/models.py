@@ -22,7 +22,7 @@ async def live_pointer(artifacts: Artifacts, digest: str) -> Pointer | None:
 
 
 async def live_ranker(batch: Batch) -> Ranker:
-    """The live model, else the default ranker: what pre-scores candidates is what serves."""
+    """The live model, else the fallback ranker: candidates are pre-scored by the ranker that serves."""
     artifacts = batch.open_artifacts()
     try:
         pointer = await live_pointer(artifacts, batch.features.digest)

@@ -90,12 +90,12 @@ def _train(batch: Batch, tick: int, days: int) -> Outcome:
         return Outcome(
             None,
             f"{engaged} engaged requests with closed label windows, {missing} more are needed before a model can be "
-            "trained; the default ranker keeps serving",
+            "trained; the fallback ranker keeps serving",
         )
     training, held_out = _split(rows)
     if min(len(training.starts), len(held_out.starts)) < 2:
         sentence = "the earlier or the held-out time has no request with two different outcomes"
-        return Outcome(None, f"{sentence}; the default ranker, or the live model, keeps serving")
+        return Outcome(None, f"{sentence}; the live model, or the fallback ranker, keeps serving")
     requests = len(training.starts) - 1
     with batch.progress.step(f"training on {requests:,} requests, {len(training.grades):,} rows"):
         booster = fit(training, batch.features.names)

@@ -4,8 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from batch.serving.candidates import collaborative, engaged_creator, evergreen, followed, fresh, merge, topic, trending
-from batch.serving.candidates.pool import Pool, UserProfile, interleaved
+from batch.serving import collaborative
+from batch.serving.sources import (
+    QUOTAS,
+    Pool,
+    UserProfile,
+    engaged_creator,
+    evergreen,
+    followed,
+    fresh,
+    interleaved,
+    merge,
+    topic,
+    trending,
+)
 from pingfeed.core.features import FACET_WIDTH, NO_VALUE, PING, SOURCES, PingBlock
 
 N = 12
@@ -37,31 +49,31 @@ def _taste() -> UserProfile:
 
 
 def test_followed_offers_the_newest_of_followed_creators() -> None:
-    assert followed.offer(_pool(), _taste()).tolist() == [9, 6, 3, 0]
+    assert followed(_pool(), _taste()).tolist() == [9, 6, 3, 0]
 
 
 def test_engaged_creator_goes_round_the_favoured_creators_and_leaves_out_the_disliked() -> None:
-    assert engaged_creator.offer(_pool(), _taste()).tolist()[:4] == [11, 9, 8, 6]
-    assert 1 not in _pool().pings.creator[engaged_creator.offer(_pool(), _taste())]
+    assert engaged_creator(_pool(), _taste()).tolist()[:4] == [11, 9, 8, 6]
+    assert 1 not in _pool().pings.creator[engaged_creator(_pool(), _taste())]
 
 
 def test_topic_offers_the_best_of_favoured_topics() -> None:
-    assert topic.offer(_pool(), _taste()).tolist() == [11, 9, 7, 5, 3, 1]
+    assert topic(_pool(), _taste()).tolist() == [11, 9, 7, 5, 3, 1]
 
 
 def test_trending_offers_the_country_first() -> None:
-    assert trending.offer(_pool(), _taste()).tolist() == [7, 5, 4]
-    assert trending.offer(_pool(), replace(_taste(), country=None)).tolist() == [5, 4]
+    assert trending(_pool(), _taste()).tolist() == [7, 5, 4]
+    assert trending(_pool(), replace(_taste(), country=None)).tolist() == [5, 4]
 
 
 def test_evergreen_and_fresh_are_the_snapshots_lists() -> None:
-    assert evergreen.offer(_pool(), _taste()).tolist() == [2, 1]
-    assert fresh.offer(_pool(), _taste()).tolist()[0] == N - 1
+    assert evergreen(_pool(), _taste()).tolist() == [2, 1]
+    assert fresh(_pool(), _taste()).tolist()[0] == N - 1
 
 
 def test_a_ping_of_several_sources_is_merged_once_with_all_their_bits() -> None:
     offers = {"fresh": np.array([3, 2]), "trending": np.array([3])}
-    rows, bits, keep = merge.merge(offers, np.zeros(N, bool))
+    rows, bits, keep = merge(offers, np.zeros(N, bool))
     assert rows.tolist() == [2, 3]
     assert bits[1] == 1 << SOURCES.index("fresh") | 1 << SOURCES.index("trending")
     assert keep.all()
@@ -70,8 +82,8 @@ def test_a_ping_of_several_sources_is_merged_once_with_all_their_bits() -> None:
 def test_excluded_rows_are_never_candidates_and_do_not_use_up_a_quota() -> None:
     excluded = np.zeros(200, bool)
     excluded[:100] = True
-    rows, _, _ = merge.merge({"fresh": np.arange(200)}, excluded)
-    assert rows.tolist() == list(range(100, 100 + merge.QUOTAS["fresh"]))
+    rows, _, _ = merge({"fresh": np.arange(200)}, excluded)
+    assert rows.tolist() == list(range(100, 100 + QUOTAS["fresh"]))
 
 
 def test_interleaved_takes_turns() -> None:

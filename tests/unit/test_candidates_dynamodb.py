@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from pingfeed.adapters._dynamodb.connection import BURST_S, WritePacer
-from pingfeed.adapters._dynamodb.items import MAX_ITEM_BYTES, item_bytes, packet_item, packet_write_units, write_units
+from pingfeed.adapters._dynamodb.items import MAX_ITEM_BYTES, item_bytes, packet_item, write_units
 from pingfeed.adapters.candidates_dynamodb import CALLS_AT_ONCE, STUCK, DynamodbCandidateStore
 from pingfeed.core.errors import FormatError, InvalidInput, Unavailable
 from pingfeed.core.packet import MAX_BYTES
@@ -209,12 +209,12 @@ def test_an_item_weighs_its_names_and_values() -> None:
 
 def test_a_write_unit_is_a_kib_begun() -> None:
     around = len("k" + "p/ann") + len("p") + len("e") + 8 + len("t") + 6
-    assert packet_write_units("ann", b"") == 1
-    assert packet_write_units("ann", bytes(1024 - around)) == 1
-    assert packet_write_units("ann", bytes(1024 - around + 1)) == 2
+    assert write_units(packet_item("ann", b"", NOON_MS)) == 1
+    assert write_units(packet_item("ann", bytes(1024 - around), NOON_MS)) == 1
+    assert write_units(packet_item("ann", bytes(1024 - around + 1), NOON_MS)) == 2
     assert write_units(packet_item("ann", bytes(MAX_BYTES), NOON_MS)) == 5
 
 
 def test_a_usual_packet_is_one_write_unit_for_any_user_id() -> None:
     """100 candidates and 16 + 16 affinities are 930 bytes; ids of up to 66 bytes leave it at one unit."""
-    assert packet_write_units("u" * 66, bytes(930)) == 1
+    assert write_units(packet_item("u" * 66, bytes(930), NOON_MS)) == 1

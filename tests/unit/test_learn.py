@@ -5,7 +5,7 @@ from typing import Any
 
 from batch.features import day_state
 from batch.features.catalogue import ids_of
-from batch.features.digest import sql_digest
+from batch.features.engine import sql_digest
 from batch.jobs.load_events import EventLoader
 from batch.jobs.nightly import etl
 from batch.lake.ledger import Ledger

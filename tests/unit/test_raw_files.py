@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from botocore.exceptions import ClientError
 
-from batch.jobs.landing import wait_for_landing
 from batch.jobs.load_events import EventLoader
+from batch.jobs.tick import wait_for_landing
 from batch.lake.ledger import Manifest
 from batch.lake.raw_files import Read, read_errors, read_events
 from batch.progress import Progress
@@ -307,7 +307,7 @@ def test_only_a_sink_that_lands_at_once_is_waited_for(
         waited.append(timeout_s)
         return 3
 
-    monkeypatch.setattr("batch.jobs.landing.wait_landed", wait)
+    monkeypatch.setattr("batch.jobs.tick.wait_landed", wait)
     assert wait_for_landing(world.batch, FIRST) == 3
     assert waited == [patience_s]
 

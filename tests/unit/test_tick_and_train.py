@@ -187,7 +187,7 @@ def test_a_snapshot_of_other_features_is_refused_at_load(home: Path) -> None:
         Snapshot.open(path, "0" * 16)
 
 
-def test_a_tick_reports_the_write_units_of_its_packets_as_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tick_reports_what_it_did_in_a_sentence_and_as_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     at = to_iso(END * TICK_MS + 5_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PINGFEED_HOME", str(home))
@@ -197,7 +197,6 @@ def test_a_tick_reports_the_write_units_of_its_packets_as_json(home: Path, capsy
         assert main(["tick", "--all", "--at", at]) == 0
         sentence = capsys.readouterr().out
     assert done["packets"] > USERS / 2
-    assert done["packet_write_units"] == {"1": done["packets"]}
     assert f"{done['packets']} packets (95 % within " in sentence
     assert "DynamoDB" not in sentence, "an embedded installation has none"
     assert (done["refused"], done["left_out"]) == (0, 0)
@@ -217,8 +216,6 @@ def test_95_percent_do_not_exceed_the_p95() -> None:
     assert tick.p95([7]) == 7
     assert tick.p95([2] + [1] * 19) == 1
     assert tick.p95([2, 2] + [1] * 19) == 2
-    assert tick.TickDone(1, 0, 0, 40, 900, {1: 38, 3: 2}, 0).packet_write_units_p95 == 1
-    assert tick.TickDone(1, 0, 0, 0, 0, {}, 0).packet_write_units_p95 == 0
 
 
 def test_a_tick_that_died_before_its_packets_is_made_up_for_by_the_next(tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ MAX_ITEM_BYTES: Final = 400 * 1024
 _WRITE_UNIT_BYTES: Final = 1024
 _FORMAT: Final = 1
 _LEVEL: Final = 6
-_ANY_MS: Final = 1_795_355_100_000
 
 
 def item_bytes(item: Item) -> int:
@@ -75,11 +74,6 @@ def packet_item(user_id: str, packet: bytes, expires_ms: int) -> Item:
         "e": {"N": str(expires_ms)},
         TTL: ttl(expires_ms),
     }
-
-
-def packet_write_units(user_id: str, packet: bytes) -> int:
-    """The write units of storing the packet."""
-    return write_units(packet_item(user_id, packet, _ANY_MS))
 
 
 def packet_of(item: Item | None, now_ms: int) -> bytes | None:
