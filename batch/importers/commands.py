@@ -139,7 +139,7 @@ def _run(form: Format, placing: Placing, common: Common, *notes: str, allow_rati
     if quiet:
         print_json(as_json(outcome))
     else:
-        show(outcome, notes, Console())
+        show(outcome, notes)
     imported = outcome.again or outcome.events or (outcome.duplicates and not outcome.rejected.count)
     return 0 if imported and not outcome.stopped else 1
 
