@@ -50,6 +50,9 @@ class Disk(Protocol):
     def remove(self, path: Path) -> None:
         """Remove a file; absent is fine. A power cut may bring it back."""
 
+    def sync_folder(self, folder: Path) -> None:
+        """Make the renames and removals in a folder durable."""
+
     def write_whole(self, path: Path, data: bytes) -> None:
         """Create or replace a file durably; a reader sees the old bytes or the new."""
 
@@ -108,6 +111,10 @@ class SystemDisk:
     def remove(self, path: Path) -> None:
         """See `Disk`."""
         path.unlink(missing_ok=True)
+
+    def sync_folder(self, folder: Path) -> None:
+        """See `Disk`."""
+        sync_folder(folder)
 
     def write_whole(self, path: Path, data: bytes) -> None:
         """See `Disk`."""

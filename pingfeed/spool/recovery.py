@@ -108,6 +108,9 @@ class _Recovery:
         if TALLY not in names and not named:
             return Found(self._new_tally(), [], 1)
         tally = self._tally(names)
+        # An earlier process may have died before its last rename was synced. A segment must not be removed before its
+        # count is durable.
+        self._disk.sync_folder(self._directory)
         for one in found:
             one.delivered = one.first_id <= tally.settled_to
         last = max(tally.settled_to, *(one.last_id for one in found), *named.values(), now_ms // 1000 * _IDS_A_SECOND)

@@ -190,6 +190,14 @@ class PowerCutDisk:
             if fault is not None:
                 raise _error(fault)
 
+    def sync_folder(self, folder: Path) -> None:
+        with self._lock:
+            fault = self._next("sync_folder")
+            if fault is not None:
+                raise _error(fault)
+            for path in [path for path in (*self._durable, *self._entries) if path.parent == folder]:
+                self._durable[path] = [self._entries.get(path)]
+
     def write_whole(self, path: Path, data: bytes) -> None:
         with self._lock:
             fault = self._next("write_whole")

@@ -153,6 +153,21 @@ def test_nothing_is_lost_or_counted_twice_in_any_order_of_steps_and_faults() -> 
 # One rule each
 
 
+def test_a_count_whose_rename_was_never_synced_survives_a_restart_and_then_a_power_cut() -> None:
+    for seed in range(20):
+        story = AnyStory()
+        story.begin(seed)
+        story.append(sizes=[1], days=0)
+        story.seal()
+        story.take()
+        story.fail(call=1, fault="eio")
+        story.ack()
+        story.restart(by_power_cut=False)
+        story.apply()
+        story.restart(by_power_cut=True)
+        story.teardown()
+
+
 async def _spool(folder: Path, disk: PowerCutDisk) -> Spool:
     return Spool(folder, disk=disk)
 
