@@ -6,8 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from pingfeed.core.clock import DAY_MS, HOUR_MS
-from simulator.people import STYLES, TOPICS, Creators, Floats, Ints
-from simulator.places import rhythm
+from simulator.people import STYLES, TOPICS, Creators, Floats, Ints, rhythm
 
 FORMATS: Final = ("text", "photo", "video")
 TAGS: Final = tuple(f"tag-{number:02d}" for number in range(40))

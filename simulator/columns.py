@@ -15,8 +15,7 @@ from pingfeed.core.arrow import EVENT_SCHEMA, table_of_rows
 from pingfeed.core.events import Row
 from simulator.behave import KINDS
 from simulator.history import Acts, Served
-from simulator.people import DEVICES, Ints
-from simulator.places import LANGUAGES, PLACES
+from simulator.people import DEVICES, LANGUAGES, PLACES, Ints
 from simulator.world import World, creator_id, ping_id, user_id
 
 ACT, SERVED, REQUEST, PING, USER = range(5)

@@ -14,13 +14,14 @@ from typing import Final
 
 import httpx
 import msgspec
+import numpy as np
 from rich.console import Console
 
 from pingfeed.core.clock import Clock, to_iso
 from pingfeed.core.errors import Busy, InvalidInput, NotFound, Unavailable
-from simulator import banner, personas
+from simulator import personas
 from simulator.processes import COMMAND, Children, ended_by_signal, undisturbed
-from simulator.world import FILE, TICK_MS, Spec, World, load
+from simulator.world import FILE, TICK_MS, Spec, World, creator_id, load, ping_id, user_id
 
 HOST: Final = "127.0.0.1"
 STATE: Final = "demo.json"
@@ -267,7 +268,7 @@ def _live(demo: Demo) -> list[str]:
 
 def _show(demo: Demo, console: Console, now_ms: int) -> None:
     world = World.build(load(demo.home))
-    for line in [*banner.lines(world, demo.ingest, demo.feed, now_ms), f"State and logs: {demo.home}"]:
+    for line in [*welcome(world, demo.ingest, demo.feed, now_ms), f"State and logs: {demo.home}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -276,3 +277,41 @@ def _stop(children: Children, console: Console) -> None:
         names = children.stop()
     if names:
         console.print(f"stopped {', '.join(names)}", highlight=False)
+
+
+def welcome(world: World, ingest: str, feed: str, now_ms: int) -> list[str]:
+    """What to open, and three commands to try with ids of this world; `ingest` and `feed` are the services' addresses.
+
+    The follow and the hide are about the pings that the user would enjoy most, which a good feed soon shows.
+    """
+    user = int(world.users.feeds_per_day.argmax())
+    who = user_id(user)
+    liked, hidden = _favourites(world, user, now_ms)
+    follow = {"event_type": "follow", "user_id": who, "creator_id": creator_id(int(world.pings.creator[liked]))}
+    hide = {"event_type": "hide", "user_id": who, "ping_id": ping_id(hidden)}
+    ask = f"curl -s '{feed}/get-feed?user_id={who}'"
+    return [
+        "",
+        f"Open   {feed}/          a feed that reacts: be one of {len(world.users)} people, follow, hide, like",
+        f"       {feed}/docs      its API: try GET /get-feed",
+        f"       {ingest}/docs      events in",
+        "",
+        f"Try    {who}, the most active of {len(world.users)} users: their feed, a follow, a hide and the feed again",
+        ask,
+        _post(ingest, follow),
+        f"{_post(ingest, hide)} && {ask}",
+        "",
+    ]
+
+
+def _favourites(world: World, user: int, now_ms: int) -> tuple[int, int]:
+    """The numbers of a user's best ping and of the best by another creator."""
+    affinity = world.true_affinity(user, np.arange(len(world.pings)), now_ms)
+    best = int(affinity.argmax())
+    elsewhere = world.pings.creator != world.pings.creator[best]
+    return best, int(np.where(elsewhere, affinity, -1).argmax())
+
+
+def _post(ingest: str, event: dict[str, str]) -> str:
+    body = msgspec.json.encode(event).decode()
+    return f"curl -s -H 'content-type: application/json' -d '{body}' {ingest}/track-event"

@@ -12,8 +12,7 @@ import numpy as np
 from pingfeed.core.clock import HOUR_MS
 from simulator.behave import KINDS, Reactions, react
 from simulator.click_model import Past, choose
-from simulator.people import Floats, Ints
-from simulator.places import rhythm
+from simulator.people import Floats, Ints, rhythm
 from simulator.world import SLOTS, World
 
 _FOLLOW: Final = KINDS.index("follow")

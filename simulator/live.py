@@ -15,8 +15,7 @@ from pingfeed.core.clock import Clock, to_iso
 from pingfeed.core.errors import PingfeedError
 from pingfeed.core.ids import IdMaker
 from simulator.behave import KINDS, events_of, numbers_of, react
-from simulator.people import Ints
-from simulator.places import rhythm
+from simulator.people import Ints, rhythm
 from simulator.remote import Feed, Receipt, Services
 from simulator.world import World, user_id
 

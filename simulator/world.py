@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import FormatError, InvalidInput, NotFound
 from simulator.catalogue import FORMATS, LIVE_EVERY_MS, TAGS, Pings, draw_history, draw_live
-from simulator.people import Creators, Floats, Ints, Users, draw_creators, draw_users
-from simulator.places import LANGUAGES, PLACES
+from simulator.people import LANGUAGES, PLACES, Creators, Floats, Ints, Users, draw_creators, draw_users
 
 FILE: Final = "world.json"
 TICK_MS: Final = 15 * 60_000

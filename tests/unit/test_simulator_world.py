@@ -9,8 +9,7 @@ import pytest
 from pingfeed.core.clock import DAY_MS, HOUR_MS
 from pingfeed.core.errors import FormatError, InvalidInput, NotFound
 from simulator.catalogue import LIVE_EVERY_MS
-from simulator.people import TOPICS
-from simulator.places import PLACES, rhythm
+from simulator.people import PLACES, TOPICS, rhythm
 from simulator.world import TICK_MS, Spec, World, load, ping_id, ping_number, save
 
 UNTIL_MS = 1_800_000_000_000 // TICK_MS * TICK_MS
