@@ -188,9 +188,7 @@ def flat_memory(server: Server, millions: float) -> list[tuple[int, float]]:
 
 GOALS: Final = (
     (50, "durable", "not durable", 0.4),
-    (50, "durable, signals", "durable", 0.5),
     (1, "durable", "fastapi", 0.5),
-    (1, "durable, signals", "fastapi", 0.5),
 )
 
 
