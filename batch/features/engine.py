@@ -39,6 +39,8 @@ class Engine:
 
     def __init__(self, threads: int = 2) -> None:
         self._connection = duckdb.connect(config={"threads": threads, "preserve_insertion_order": True})
+        # DuckDB draws the progress of long queries on standard output, where --json prints.
+        self._connection.execute("SET enable_progress_bar = false")
 
     def run(self, name: str, params: Params, **tables: Any) -> pa.Table:
         """The result of a statement over Arrow tables or datasets, as an Arrow table."""

@@ -64,7 +64,7 @@ class CsvFormat:
         sql = rules.sql(places, checks)
         lines = source.text(self.encoding, on_read)
         with duckdb.connect(config={"threads": 1, "memory_limit": "200MB"}) as database:
-            database.execute("SET TimeZone = 'UTC'")
+            database.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             for records in read_records(lines, layout, places.get(self.fields.columns.get("timestamp", ""))):
                 yield self._piece(database, sql, checks, records, layout)
 

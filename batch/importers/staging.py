@@ -90,6 +90,7 @@ class Staging:
             "temp_directory": str(folder),
         }
         self._db = duckdb.connect(str(folder / "staging.duckdb"), config=config)
+        self._db.execute("SET enable_progress_bar = false")
         self._db.register("nothing", STAGED.empty_table())
         self._db.execute("CREATE TABLE events AS SELECT * FROM nothing")
 

@@ -113,6 +113,7 @@ def put_removed(lake: Lake, acceptances: pa.Table) -> None:
     """List acceptances (columns of `_KEYS`) as removed. Listing them again changes nothing."""
     days = f"SELECT received_ms // {DAY_MS} AS day, {_HASH} AS event, received_ms FROM keys ORDER BY ALL"  # noqa: S608
     with duckdb.connect() as db:
+        db.execute("SET enable_progress_bar = false")
         hashed: pa.Table = db.register("keys", acceptances.select(_KEYS.names)).sql(days).to_arrow_table()
     for day in pc.unique(hashed["day"]).to_pylist():
         if 0 <= day <= _LAST_DAY:
@@ -178,6 +179,7 @@ class _Landed:
         self._lake = lake
         self._bounds = {"first_ms": first * DAY_MS, "end_ms": (last + 1) * DAY_MS}
         self._db = duckdb.connect(config={"threads": 2, "memory_limit": "1GB"})
+        self._db.execute("SET enable_progress_bar = false")
         self._db.execute("CREATE TABLE seen (day BIGINT, event UBIGINT, received_ms BIGINT, place TINYINT)")
         self.unreadable: dict[str, str] = {}
 

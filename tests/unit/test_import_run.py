@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from batch.features.engine import Engine
 from batch.importers import formats
+from batch.importers.staging import Staging
 from batch.jobs.lease import lease
 from pingfeed import cli
 from pingfeed.core.clock import DAY_MS
@@ -213,6 +215,13 @@ def test_the_command_prints_json(home: Path, log: Path, capsys: pytest.CaptureFi
     assert printed["last"] == "2026-11-22T11:59:59.999Z"
     assert [one["line"] for one in printed["rejected"]["lines"]] == [12]
     assert all((home / "lake" / path).exists() for path in (*printed["files"], printed["rejected"]["file"]))
+
+
+def test_long_queries_draw_no_progress_where_json_is_printed(tmp_path: Path) -> None:
+    staging = Staging(tmp_path)
+    assert staging.query("SELECT current_setting('enable_progress_bar')") == [(False,)]
+    assert Engine()._connection.sql("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]
+    staging.close()
 
 
 def test_the_command_fails_if_nothing_could_be_imported(home: Path, tmp_path: Path) -> None:
