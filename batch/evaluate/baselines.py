@@ -1,4 +1,4 @@
-"""What a model is measured against, all from the log alone: chance, the order shown, fame, and popularity so far."""
+"""Baselines from the log alone: random order, the order shown, votes, and the click rate so far."""
 
 from collections import Counter
 

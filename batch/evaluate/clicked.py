@@ -1,4 +1,4 @@
-"""A log of lists and clicks as what rankers are measured on: the lists that somebody clicked in, in time order."""
+"""The evaluation data: the lists of a log with at least one click, in time order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
