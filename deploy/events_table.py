@@ -5,7 +5,7 @@ Its columns are `events.COLUMNS`, its partitions the UTC day of arrival. Columns
 
 from typing import Any, Final
 
-from deploy.answers import unless
+from deploy.clients import unless
 from pingfeed.aws import translated
 from pingfeed.core.events import COLUMNS
 

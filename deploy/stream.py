@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from botocore.exceptions import ClientError
 
 from deploy import clients
-from deploy.answers import unless
+from deploy.clients import unless
 from deploy.events_table import TABLE, ensure_table
 from pingfeed.aws import translated
 from pingfeed.core.errors import SettingsError, Unavailable

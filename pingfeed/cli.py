@@ -50,12 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Parse a command's arguments and call its function with them."""
-    parser = parser_of(command)
-    if command.options is None:  # It declares its options itself.
-        command.function()(parser)
-        options = parser.parse_args(arguments)
-        return int(options.run(options) or 0)
-    given = vars(parser.parse_args(arguments))
+    given = vars(parser_of(command).parse_args(arguments))
     return int(command.function()(**given) or 0)
 
 
@@ -73,7 +68,7 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
         epilog="example:\n" + "\n".join(f"  {line}" for line in command.example.splitlines()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for names, details in command.options or ():
+    for names, details in command.options:
         parser.add_argument(*names, **details)
     return parser
 

@@ -25,8 +25,7 @@ class Command:
     address: str
     summary: str
     example: str
-    options: tuple[Option, ...] | None = ()
-    """None: the address names a function that adds its options to a parser."""
+    options: tuple[Option, ...] = ()
     more: str = ""
 
     @property
@@ -107,12 +106,14 @@ def _time(name: str, meaning: str) -> Option:
     return _option(name, type=_moment, metavar="TIME", help=f"{meaning} (ISO 8601, UTC)")
 
 
-def _command(
-    entry: str, summary: str, example: str, *options: Option, more: str = "", declared: bool = True
-) -> Command:
+def _several(name: str, metavar: str, meaning: str, **details: Any) -> Option:
+    return (name,), {"action": "append", "default": [], "metavar": metavar, "help": meaning, **details}
+
+
+def _command(entry: str, summary: str, example: str, *options: Option, more: str = "") -> Command:
     """`entry` is `name = module:function`, as in the entry points of a package."""
     name, _, address = entry.partition(" = ")
-    return Command(name, address, summary, example, options if declared else None, more)
+    return Command(name, address, summary, example, options, more)
 
 
 _JSON: Final = _flag("--json", "print the result as JSON, and no progress")
@@ -125,6 +126,13 @@ _LAKE: Final = _option("--lake", metavar="PLACE", help="a folder or s3://bucket/
 _INGEST: Final = _option("--ingest", default="http://127.0.0.1:8000", metavar="URL", help="where ingest listens")
 _FEED: Final = _option("--feed", default="http://127.0.0.1:8001", metavar="URL", help="where the feed listens")
 _REMOTE: Final = _flag("--allow-remote", "allow services on other machines than this one")
+_FILE: Final = _option("file", type=Path, metavar="FILE", help="the log, plain or gzip")
+_IMPORT: Final = (
+    _flag("--dry-run", "write nothing; show what would be imported and rejected"),
+    _flag("--allow-rejected", "import the rest if over 10 %% of the rows are rejected"),
+    _AT,
+    _JSON,
+)
 _WORLD: Final = (
     _count("--users", 1000, "how many users the world has"),
     _count("--pings", 2000, "how many pings exist at the start"),
@@ -205,10 +213,56 @@ GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
     ),
     "Bring and account for data": (
         _command(
-            "import = batch.importers.commands:import_events",
-            "Import the history of another system: an event log of Metarank's, or CSV",
+            "import csv = batch.importers.commands:import_csv",
+            "Import an interaction log in CSV, with one event per line",
             "pingfeed import csv likes.csv --map user_id=user,ping_id=item,timestamp=time,event_type==like --dry-run",
-            declared=False,
+            _FILE,
+            _several(
+                "--map",
+                "FIELD=COLUMN,...",
+                "the column of each event field; FIELD==VALUE for the same value in every row; attributes.NAME and "
+                "facets.NAME for a ping's named numbers and lists",
+                dest="mapping",
+                required=True,
+            ),
+            _several(
+                "--events", "WORD=TYPE,...", "WORD in the event_type column means TYPE, or `skip` to omit the row"
+            ),
+            _several("--default", "COLUMN=VALUE,...", "the value of an empty cell"),
+            _option(
+                "--rating-like",
+                type=float,
+                metavar="N",
+                help="ratings (--map rating=COLUMN) from N up are likes, lower ones impressions",
+            ),
+            _flag("--allow-ratings", "import a watch_time_ratio that looks like ratings as it is"),
+            _several(
+                "--time-format",
+                "FORMAT",
+                "how times are written, as for strptime: '%%m/%%d/%%Y %%H:%%M'; may be given several times. ISO 8601, "
+                "epoch seconds, milliseconds, microseconds and Excel serial days need none",
+            ),
+            _option("--delimiter", help="one character, or `tab` (default: detected by the header)"),
+            _option("--separator", default="|", help="separates topics and other lists that are not JSON"),
+            _option("--header", metavar="A,B,...", help="the columns' names, if the first line is no header"),
+            _option("--encoding", help="such as cp1252 (default: UTF-16 if the file begins so, else UTF-8)"),
+            _flag("--escape-ids", "encode ids with characters that ids cannot have, instead of rejecting them"),
+            _flag("--keep-dates", "events arrive at the log's own times (the default)"),
+            _flag("--end-now", "move all times so that the last is at the last tick before now"),
+            *_IMPORT,
+        ),
+        _command(
+            "import metarank = batch.importers.commands:import_metarank",
+            "Import an event log of Metarank's, in JSON lines",
+            "pingfeed import metarank events.jsonl.gz --stretch 14d --dry-run",
+            _FILE,
+            _option("--stretch", metavar="LENGTH", help="spread the log evenly over this length: 14d, 36h, 90m"),
+            _several("--events", "WORD=TYPE,...", "interactions of type WORD become TYPE events (default: click=like)"),
+            _option("--topics", default="genres", help="the item's field with its topics"),
+            _option("--creator", default="director", help="the item's field with its creator"),
+            _flag("--keep-dates", "events arrive at the log's own times"),
+            _flag("--end-now", "move all times so that the last is at the last tick before now (the default)"),
+            *_IMPORT,
         ),
         _command(
             "reconcile = batch.ops.commands:reconcile",

@@ -1,7 +1,7 @@
 """The people of a world: users with tastes, creators with styles.
 
-A taste has two parts. Interest in topics is expressed: topics are on every ping. Taste for style is hidden: nothing
-that a service is told names it, so only what similar people did can reveal it.
+A taste has two parts. Interest in topics is expressed: topics are on every ping. A liking for style is hidden: nothing
+in the events names it, so only what similar people did can reveal it.
 """
 
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ TICK_MS: Final = 15 * 60_000
 SLOTS: Final = 10
 """Pings in one feed of the history."""
 
-# How the parts of an appeal weigh, in units of its logit. Taste outweighs quality: else showing everybody the same
+# How the parts of an appeal weigh, in units of its logit. Preference outweighs quality: else showing everybody the same
 # would be the best feed.
 _BASE: Final = -0.4
 _QUALITY: Final = 0.55

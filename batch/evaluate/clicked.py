@@ -1,5 +1,6 @@
-"""The evaluation data: the lists of a log with at least one click, in time order."""
+"""The clicked lists of a log in time order, and the baselines: chance, order shown, votes, click rate so far."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,10 @@ from numpy.typing import NDArray
 
 from batch.importers.metarank import Interaction, Item, MetarankLog, Ranking
 
+Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
+_PRIOR_IMPRESSIONS = 20.0
+"""How many impressions at the log's average a film begins with."""
 SHOWN_GRADE, CLICKED_GRADE = 2, 5
 """An impression's grade and a like's (batch/sql/labels.sql): what an import makes of a list and of a click."""
 
@@ -60,3 +64,32 @@ def in_time(log: MetarankLog) -> list[Ranking | Interaction]:
 def described(log: MetarankLog) -> dict[str, Item]:
     """What the log says of each film; its last word counts."""
     return {item.ping_id: item for item in log.items}
+
+
+def baseline_scores(log: MetarankLog, clicked: ClickedLists, seed: int) -> dict[str, Float64]:
+    """(n,) scores by ranker."""
+    films = described(log)
+    votes = {ping: item.attributes.get("vote_cnt", 0.0) for ping, item in films.items()}
+    return {
+        "random": np.random.default_rng(seed).random(len(clicked.grades)),
+        "shown": -clicked.position.astype(np.float64),
+        "votes": np.array([votes.get(ping, 0.0) for one in clicked.lists for ping in one.ping_ids], np.float64),
+        "ctr": _click_rates(log, clicked),
+    }
+
+
+def _click_rates(log: MetarankLog, clicked: ClickedLists) -> Float64:
+    """Clicks for each impression before the list, smoothed towards the average so far."""
+    shown, clicks = Counter[str](), Counter[str]()
+    rates: dict[str, list[float]] = {}
+    for act in in_time(log):
+        if isinstance(act, Ranking):
+            average = clicks.total() / max(shown.total(), 1)
+            rates[act.request_id] = [
+                (clicks[ping] + _PRIOR_IMPRESSIONS * average) / (shown[ping] + _PRIOR_IMPRESSIONS)
+                for ping in act.ping_ids
+            ]
+            shown.update(act.ping_ids)
+        else:
+            clicks[act.ping_id] += 1
+    return np.array([rate for one in clicked.lists for rate in rates[one.request_id]], np.float64)

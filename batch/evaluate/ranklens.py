@@ -13,11 +13,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from batch.evaluate import baselines, metarank50
-from batch.evaluate.clicked import ClickedLists, clicked_lists
-from batch.evaluate.report import report
+from batch.evaluate import metarank50
+from batch.evaluate.clicked import ClickedLists, Float64, baseline_scores, clicked_lists
 from batch.features import day_state
 from batch.importers.importer import Importer, Placing, Watch
 from batch.importers.metarank import MetarankFormat, MetarankLog, Names, read_metarank
@@ -39,7 +37,6 @@ _PAIRS: Final = [
     *(("model", "ctr"), ("model", "metarank50"), ("model", "votes"), ("model", "shown"), ("model", "random")),
     *(("metarank50", "ctr"), ("model", "model_nightly")),
 ]
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Evaluation:
             "model": _model_scores(clicked, own, self.test_from, names),
             "model_nightly": _model_scores(clicked, nightly, self.test_from, names),
             "metarank50": metarank50.scores(log, clicked, self.test_from, SEED),
-            **baselines.scores(log, clicked, SEED),
+            **baseline_scores(log, clicked, SEED),
         }
 
 
@@ -123,3 +120,19 @@ def _model_scores(clicked: ClickedLists, matrix: Float32, train_lists: int, name
     starts = clicked.starts[: train_lists + 1]
     booster = fit(Part(matrix[: starts[-1]], clicked.grades[: starts[-1]], starts), names)
     return np.asarray(booster.predict(matrix), np.float64)
+
+
+def report(found: Mapping[str, Float64], pairs: list[tuple[str, str]], seed: int) -> dict[str, Any]:
+    """`found` holds NDCG@10 of each list, (lists,), by ranker."""
+    return {
+        "lists": len(next(iter(found.values()))),
+        "rankers": {
+            name: {"ndcg_at_10": ndcg.mean(values), "ci": list(ndcg.interval(values, seed))}
+            for name, values in found.items()
+        },
+        "paired": {f"{one}-{other}": _difference(found[one] - found[other], seed) for one, other in pairs},
+    }
+
+
+def _difference(values: Float64, seed: int) -> dict[str, Any]:
+    return {"mean": ndcg.mean(values), "ci": list(ndcg.interval(values, seed))}

@@ -5,7 +5,7 @@ probes each ping at the ticks at which it was served. Only data known by that ti
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -33,8 +33,8 @@ from pingfeed.core.features import (
 )
 
 Int64 = NDArray[np.int64]
+SERVABLE_DAYS: Final = 30
 _NONE = -1  # no creator, no facet value: as uint32 it is NO_VALUE
-SERVABLE_DAYS = 30
 _LOOKBACK_DAYS = 31  # 30 days of windows and priors, counted from the day of the earliest probe
 _OWN = [f.name for f in PING if f.name.startswith("ping_")]
 _CREATOR = [f.name for f in PING if f.name.startswith("creator_")]

@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 from batch.importers.csv_mapping import SKIP, FieldMap
 from batch.importers.csv_reader import Layout, Records, find_layout, read_records
 from batch.importers.csv_rules import IDS, Check, Rules
-from batch.importers.ids import as_id
-from batch.importers.pieces import Piece, Rejected, rejected
+from batch.importers.formats import Piece, Rejected, as_id, rejected
 from batch.importers.source import OnRead, Source
 from pingfeed.core.errors import InvalidInput
 

@@ -25,7 +25,7 @@ _NUMBER: Final = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 
 
 class Check(NamedTuple):
-    """One reason to reject a record: where it applies, and what a person is told about the value."""
+    """One reason to reject a record: where it applies, and the message about the value."""
 
     where: str
     field: str

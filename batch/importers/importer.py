@@ -15,10 +15,9 @@ from typing import Any, Final
 import pyarrow as pa
 
 from batch.importers import import_log
-from batch.importers.missing_items import known_pings, missing_items
-from batch.importers.pieces import Format, Rejections, rejected_path
+from batch.importers.formats import Format, Rejections, rejected_path
 from batch.importers.source import OnRead, Source
-from batch.importers.staging import PREFIX, Staging, Timeline, write_history
+from batch.importers.staging import PREFIX, Staging, Timeline, known_pings, missing_items, write_history
 from batch.lake.ledger import Ledger
 from batch.wiring import Batch
 from pingfeed.core.clock import DAY_MS

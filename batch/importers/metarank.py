@@ -22,9 +22,7 @@ import pyarrow as pa
 
 from batch.importers.csv_mapping import SKIP
 from batch.importers.csv_times import EARLIEST_MS, LATEST_MS
-from batch.importers.ids import as_id, event_id
-from batch.importers.missing_items import UNKNOWN
-from batch.importers.pieces import Piece, Rejections, rejected
+from batch.importers.formats import UNKNOWN, Piece, Rejections, as_id, event_id, rejected
 from batch.importers.source import OnRead, Source, ignore_progress
 from pingfeed.core.arrow import table_of_rows
 from pingfeed.core.clock import to_iso, to_ms

@@ -1,16 +1,16 @@
 """What an import came to, for a person and for programs."""
 
+import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from batch.importers.importer import Outcome
 from batch.training.train import MIN_ENGAGED_REQUESTS
 from pingfeed.core.clock import DAY_MS, to_iso
 from pingfeed.core.events import Row
+from pingfeed.terminal import print_table
 
 _SHOWN: Final = 20
 """Rejected records that a person is shown."""
@@ -55,27 +55,26 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def show(outcome: Outcome, mapped: list[str], console: Console) -> None:
-    """The outcome for a person; `mapped` says how the columns were mapped."""
+def show(outcome: Outcome, notes: Sequence[str]) -> None:
+    """The outcome for a person; `notes` are lines for a dry run."""
     if outcome.again:
         _say(
-            console,
             f"{outcome.source} was imported before, with the same options: nothing to add. "
             f"Its events are in {len(outcome.files):,} files.",
         )
         return
     if outcome.dry_run:
-        _show_sample(outcome.sample, console)
-        _say(console, *mapped)
-    _say(console, *_summary(outcome))
+        _show_sample(outcome.sample)
+        _say(*notes)
+    _say(*_summary(outcome))
     if outcome.rejected.count:
-        _show_rejected(outcome, console)
+        _show_rejected(outcome)
     if outcome.stopped:
-        _say(console, f"Nothing {'would be' if outcome.dry_run else 'was'} written: {outcome.stopped}.")
+        _say(f"Nothing {'would be' if outcome.dry_run else 'was'} written: {outcome.stopped}.")
     elif outcome.events and not outcome.dry_run and outcome.engaged_requests < MIN_ENGAGED_REQUESTS:
-        _say(console, _WITHOUT_MODEL.format(needed=MIN_ENGAGED_REQUESTS, found=outcome.engaged_requests))
+        _say(_WITHOUT_MODEL.format(needed=MIN_ENGAGED_REQUESTS, found=outcome.engaged_requests))
     elif outcome.events and not outcome.dry_run:
-        _say(console, _NEXT)
+        _say(_NEXT)
 
 
 def _summary(outcome: Outcome) -> list[str]:
@@ -101,34 +100,34 @@ def _summary(outcome: Outcome) -> list[str]:
     return lines
 
 
-def _show_sample(rows: list[Row], console: Console) -> None:
-    table = Table("event_type", "received", "values", title="The first events of each type")
+def _show_sample(rows: list[Row]) -> None:
     hidden = ("event_type", "received_ms", "timestamp_ms", "event_id")
+    cells = []
     for row in rows:
         rest = ", ".join(f"{name}={value}" for name, value in row.items() if name not in hidden)
-        table.add_row(row["event_type"], _iso(row["received_ms"]), escape(rest[:_WIDEST]))
-    console.print(table)
+        cells.append((row["event_type"], _iso(row["received_ms"]), rest[:_WIDEST]))
+    print_table(("event_type", "received", "values"), cells, title="The first events of each type")
 
 
-def _show_rejected(outcome: Outcome, console: Console) -> None:
+def _show_rejected(outcome: Outcome) -> None:
     rejected = outcome.rejected
     plural = "" if rejected.count == 1 else "s"
-    table = Table("record", "line", "field", "why", "text", title=f"{rejected.count:,} record{plural} rejected")
-    for one in rejected.kept[:_SHOWN]:
-        table.add_row(f"{one.record}", f"{one.line}", one.field or "", escape(one.message), escape(one.body[:80]))
-    console.print(table)
+    print_table(
+        ("record", "line", "field", "why", "text"),
+        [(one.record, one.line, one.field or "", one.message, one.body[:80]) for one in rejected.kept[:_SHOWN]],
+        title=f"{rejected.count:,} record{plural} rejected",
+    )
     if rejected.count > _SHOWN:
-        _say(console, f"  and {rejected.count - _SHOWN:,} more")
+        _say(f"  and {rejected.count - _SHOWN:,} more")
     for reason, count in rejected.reasons.most_common(5):
-        _say(console, f"  {count:,} rejected for a reason such as: {rejected.examples[reason]}")
+        _say(f"  {count:,} rejected for a reason such as: {rejected.examples[reason]}")
     if outcome.rejected_file:
         kept = f"the first {len(rejected.kept):,} are" if rejected.count > len(rejected.kept) else "all are"
-        _say(console, f"  {kept} kept in {outcome.rejected_file} of the lake")
+        _say(f"  {kept} kept in {outcome.rejected_file} of the lake")
 
 
-def _say(console: Console, *lines: str) -> None:
-    for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+def _say(*lines: str) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
 def _iso(ms: int | None) -> str | None:

@@ -1,5 +1,5 @@
 -- What is known of each ping from when until when: a later version replaces the earlier one whole.
--- One that names another creator than the ping's first is nobody's edit: a user's token may publish under any ping's id.
+-- One that names another creator than the ping's first is ignored: a user's token may publish under any ping's id.
 -- versions(ping, creator, known_tick, received_ms, event_id, duration_ms, country, language): one row a `ping_created`.
 WITH firsts AS (
     SELECT

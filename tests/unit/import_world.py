@@ -7,8 +7,8 @@ from typing import Any
 
 from batch.importers.csv_format import CsvFormat
 from batch.importers.csv_mapping import event_types, field_map
+from batch.importers.formats import Format
 from batch.importers.importer import Importer, Outcome, Placing
-from batch.importers.pieces import Format
 from batch.importers.source import OnRead, Source
 from batch.ticks import day_number
 from pingfeed.core.arrow import EVENT_SCHEMA

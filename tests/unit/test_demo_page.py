@@ -18,7 +18,7 @@ from pingfeed.core.ranker import snapshot_key
 from pingfeed.core.signals import Engagement
 from simulator import personas
 from simulator.people import TOPICS
-from simulator.titles import SUBJECTS
+from simulator.personas import SUBJECTS
 from simulator.world import Spec, World, user_id
 from tests.unit.feed_world import NOW_MS, TICK, TICK_MS, Ping, feed_world
 from tests.unit.feed_world import World as FeedWorld

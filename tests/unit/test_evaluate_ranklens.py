@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batch.evaluate import baselines, metarank50
-from batch.evaluate.clicked import clicked_lists
+from batch.evaluate import metarank50
+from batch.evaluate.clicked import baseline_scores, clicked_lists
 from batch.evaluate.ranklens import Evaluation
 from batch.importers.metarank import read_metarank
 from pingfeed.cli import main
@@ -123,7 +123,7 @@ def test_lists_count_in_the_order_of_time_and_only_the_clicked(tmp_path: Path) -
 def test_the_click_rate_is_that_before_the_list(tmp_path: Path) -> None:
     events = [item(n) for n in range(2)] + [ranking(1, [0, 1]), click(1, 1), ranking(2, [0, 1]), click(2, 1)]
     log = read_metarank(write_json(tmp_path / "log", events))
-    rates = baselines.scores(log, clicked_lists(log), seed=0)["ctr"]
+    rates = baseline_scores(log, clicked_lists(log), seed=0)["ctr"]
     assert rates[:2].tolist() == [0, 0], "nothing was known before the first list"
     assert rates[2:].tolist() == pytest.approx([10 / 21, 11 / 21]), "20 impressions at the average of 1 in 2"
 
@@ -140,7 +140,7 @@ def test_no_ranker_from_the_log_sees_what_comes_after_a_list(tmp_path: Path) -> 
         clicked = clicked_lists(read)
         known = [n for n, one in enumerate(clicked.lists) if one.at_ms <= START_MS + 100_000]
         end = clicked.starts[len(known)]
-        made.append((metarank50.features(read, clicked)[:end], baselines.scores(read, clicked, 0)["ctr"][:end]))
+        made.append((metarank50.features(read, clicked)[:end], baseline_scores(read, clicked, 0)["ctr"][:end]))
     np.testing.assert_array_equal(made[0][0], made[1][0])
     np.testing.assert_array_equal(made[0][1], made[1][1])
 

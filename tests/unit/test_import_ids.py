@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.importers.ids import as_id, event_id
+from batch.importers.formats import as_id, event_id
 from pingfeed.core.errors import InvalidInput
 from pingfeed.core.events import EventId, Id
 

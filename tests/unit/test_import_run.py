@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batch.importers import pieces
+from batch.importers import formats
 from batch.jobs.lease import lease
 from pingfeed import cli
 from pingfeed.core.clock import DAY_MS
@@ -147,7 +147,7 @@ def test_pings_that_the_lake_has_met_are_not_introduced_again(world: ImportWorld
 def test_rejected_records_are_kept_with_their_reason_and_bounded(
     world: ImportWorld, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "MAX_KEPT", 50)
+    monkeypatch.setattr(formats, "MAX_KEPT", 50)
     monkeypatch.setattr("batch.importers.csv_reader.BATCH", 7)
     log.write_text(log.read_text() + "nonsense\n" * 70 + "u1,p1,dance,1\n" * 70)
     outcome = world.run(log, csv_log())
@@ -233,7 +233,7 @@ def test_the_command_fails_if_nothing_could_be_imported(home: Path, tmp_path: Pa
         (["metarank", "FILE", "--stretch", "long"], "'long' is not a length"),
         (["metarank", "FILE", "--events", "click=view"], "an interaction can become one of impression"),
         (["metarank", "FILE"], "no list and no interaction"),
-        (["metarank", "FILE", "--at", "noon"], "--at 'noon' is not a time"),
+        (["metarank", "FILE", "--keep-dates", "--end-now"], "--keep-dates and --end-now exclude each other"),
     ],
 )
 def test_what_the_caller_got_wrong_is_one_sentence(
@@ -241,7 +241,7 @@ def test_what_the_caller_got_wrong_is_one_sentence(
 ) -> None:
     assert cli.main(["import", *(str(log) if one == "FILE" else one for one in arguments)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("pingfeed import: ")
+    assert error.startswith(f"pingfeed import {arguments[0]}: ")
     assert message in error
     assert error.count("\n") == 1
 

@@ -1,8 +1,10 @@
-"""What the importer asks of a log format, and what it gets for each batch of records."""
+"""What the log formats share: ids, rejected records, and what the importer gets for each batch of records."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -11,9 +13,40 @@ from batch.importers.source import OnRead, Source
 from pingfeed.core.clock import day_of
 from pingfeed.core.errors import InvalidInput
 
+UNKNOWN: Final = "unknown"
+"""The creator of a ping for which the log names none."""
 MAX_KEPT: Final = 10_000
 """Rejected records of one import that are explained and kept; the others are only counted."""
 _MAX_BODY: Final = 1_000
+_ID: Final = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
+_FREE: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-")
+_MAX: Final = 128
+
+
+def as_id(text: str, field: str) -> str:
+    """A log's id as one of ours; the same text always gives the same id. InvalidInput if there is no text.
+
+    A valid id stays as it is. In any other, each byte outside `[A-Za-z0-9._@-]` becomes `:` and two hex digits
+    (percent-encoding with a colon), which can be undone. Beyond 128 characters, a digest replaces the tail.
+    """
+    if _ID.fullmatch(text):
+        return text
+    if not text:
+        raise InvalidInput(f"{field} is required", field=field, code="missing_field")
+    encoded = "".join(chr(byte) if byte in _FREE else f":{byte:02x}" for byte in text.encode("utf-8", "replace"))
+    if len(encoded) <= _MAX:
+        return encoded
+    tail = blake2b(encoded.encode(), digest_size=16).hexdigest()
+    return f"{encoded[: _MAX - 1 - len(tail)]}:{tail}"
+
+
+def event_id(*parts: bytes) -> str:
+    """The UUID (version 8, RFC 9562) that these parts determine, whatever bytes they hold."""
+    digest = blake2b(digest_size=16)
+    for part in parts:
+        digest.update(b"%d:" % len(part) + part)
+    h = digest.hexdigest()
+    return f"{h[:8]}-{h[8:12]}-8{h[13:16]}-{'89ab'[int(h[16], 16) & 3]}{h[17:20]}-{h[20:]}"
 
 
 class Rejected(msgspec.Struct, frozen=True):
