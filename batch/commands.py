@@ -32,7 +32,7 @@ def _open(at: int | None = None, *, json: bool) -> Batch:
 
 @contextmanager
 def _leased(at: int | None, wait_s: float, *, json: bool) -> Iterator[tuple[Batch, int]]:
-    """The batch side and the tick that it is in, with no other run at the same time."""
+    """The batch side and its current tick, under the lease."""
     batch = _open(at, json=json)
     with lease(batch.settings.home, wait_s=wait_s):
         yield batch, batch.ticks.of(batch.clock())

@@ -1,4 +1,4 @@
-"""Ticks and days as numbers, and the parameters that every SQL statement may read."""
+"""Ticks and days as numbers, and the parameters of the SQL statements."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -12,7 +12,7 @@ _EPOCH = date(1970, 1, 1)
 
 @dataclass(frozen=True)
 class Ticks:
-    """Arithmetic for one length of tick. A day is counted in days since 1970-01-01, UTC."""
+    """Arithmetic for one tick length. Days are numbered from 1970-01-01, UTC."""
 
     tick_ms: int
 
@@ -22,11 +22,11 @@ class Ticks:
         return DAY_MS // self.tick_ms
 
     def of(self, ms: int) -> int:
-        """The tick that runs at `ms`."""
+        """The tick that contains `ms`."""
         return ms // self.tick_ms
 
     def start_ms(self, tick: int) -> int:
-        """When the tick begins."""
+        """The start of the tick."""
         return tick * self.tick_ms
 
     def day(self, tick: int) -> int:
@@ -38,10 +38,10 @@ class Ticks:
         return day * self.day_ticks
 
     def params(self, last_probe: int = 0, first_probe: int = 0) -> dict[str, int]:
-        """What the statements read beside their tables: lengths in ticks, and the range of ticks asked about."""
+        """The table `params` of the statements: lengths in ticks, and the range of ticks to compute."""
         return {
             "tick_ms": self.tick_ms,
-            # With ticks longer than an hour the shortest window is one tick.
+            # If ticks are longer than an hour, the shortest window is one tick.
             "hour_ticks": max(1, HOUR_MS // self.tick_ms),
             "day_ticks": self.day_ticks,
             "week_ticks": 7 * self.day_ticks,

@@ -1,4 +1,4 @@
-"""What every step of the batch side works with, built from the settings."""
+"""Builds the dependencies of every batch step from the settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from pingfeed.ports import Artifacts, CandidateStore, UserSignals
 from pingfeed.settings import Settings
 
 NEEDS: Final = ("lake_url", "artifacts_url", "candidates_url", "cache_url")
-"""The parts that have to answer before it starts (`pingfeed/checks.py`)."""
+"""The parts that must be reachable before it starts (`pingfeed/checks.py`)."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The batch side of one installation. Async ports are opened anew at each step's edge (`asyncio.run`)."""
+    """The batch side of one installation. Each step opens async ports itself (`asyncio.run`)."""
 
     settings: Settings
     tables: Tables
@@ -36,7 +36,7 @@ class Batch:
 
 
 def build(settings: Settings, *, clock: Clock = system_clock, quiet: bool = False) -> Batch:
-    """The batch side that the settings describe."""
+    """The batch side for these settings."""
     return Batch(
         settings=settings,
         tables=Tables(registry.open_lake(settings), tombstones.pending),

@@ -23,7 +23,7 @@ _VERSION: Final = ("known_tick", "received_ms", "event_id", "duration_ms", "coun
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The catalogue as the SQL statements read it."""
+    """The tables of the catalogue that the SQL statements read."""
 
     numbers: pa.Table
     pings: pa.Table
@@ -68,7 +68,7 @@ def add(tables: Tables, run: int, events: pa.Table) -> None:
 
 
 def _number_new(tables: Tables, run: int, events: pa.Table, facets: pa.Table) -> pa.Table:
-    """All numbers, those of ids that these events are the first to mention included."""
+    """All numbers, including those of ids that these events mention for the first time."""
     numbers = tables.catalogue("numbers")
     mentioned = {"ping": events["ping_id"], "creator": events["creator_id"], "value": facets["value_id"]}
     added = []
@@ -92,7 +92,7 @@ def _look_up(numbers: pa.Table, kind: str, ids: pa.ChunkedArray) -> pa.ChunkedAr
 
 
 def _facets_of(created: pa.Table) -> pa.Table:
-    """One row for each (version, facet value): topics are the facet of that name, the others by their own."""
+    """One row for each (version, facet value); topics are the facet `topics`."""
     pieces = [_exploded(created, created["topics"], None)]
     maps = created["facets"].combine_chunks()
     if len(maps) and maps.null_count < len(maps):
@@ -103,7 +103,7 @@ def _facets_of(created: pa.Table) -> pa.Table:
 
 
 def _exploded(created: pa.Table, lists: pa.ChunkedArray | pa.Array, facet: pa.Array | None) -> pa.Table:
-    """One row for each value of each list; `facet` names each list's facet, None is topics."""
+    """One row for each value of each list; `facet` names each list's facet, None means topics."""
     values = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
     parent = pc.list_parent_indices(values)
     flat = pc.list_flatten(values)
@@ -113,7 +113,7 @@ def _exploded(created: pa.Table, lists: pa.ChunkedArray | pa.Array, facet: pa.Ar
 
 
 def _placed(rows: pa.Table) -> pa.Table:
-    """The rows with each value's position in its version's facet; a value counts once, the first that fit are kept."""
+    """The rows with each value's position in its version's facet, without repeated values, up to FACET_WIDTH each."""
     position: list[int] = []
     seen: set[tuple[str, str]] = set()
     count: Counter[tuple[str, str]] = Counter()

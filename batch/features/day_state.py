@@ -1,8 +1,8 @@
-"""The state at the beginning of a day: one row a key, carried forward from the day before, so that a day costs a day.
+"""State at the start of a day: one row a key, carried forward from the previous day, so that a day costs a day.
 
-`lifetime` is what each ping ever got (evergreen pings come from it), `relations` the last word of each user on
-following each creator, `blocked` and `hidden` every creator that they ever blocked and every ping that they ever hid. A
-state of day D sums known ticks before D's first, so it is the same whichever run makes it.
+`lifetime` has each ping's totals (evergreen pings come from it), `relations` the latest follow or unfollow of each user
+and creator, `blocked` and `hidden` all creators that a user ever blocked and all pings that a user ever hid. The state
+of day D sums the known ticks before D's first tick, so it does not depend on which run computes it.
 """
 
 from typing import Final
@@ -22,7 +22,7 @@ _SOURCE: Final = {
 
 
 def ensure(tables: Tables, engine: Engine, ticks: Ticks, tick: int, run: int) -> None:
-    """Write every state that is missing, up to that of the tick's own day."""
+    """Write all missing states up to the tick's day."""
     today = ticks.day(tick)
     for name in STATES:
         have = [day for day in tables.state_days(name) if day <= today]
@@ -35,14 +35,14 @@ def ensure(tables: Tables, engine: Engine, ticks: Ticks, tick: int, run: int) ->
 
 
 def current(tables: Tables, engine: Engine, ticks: Ticks, name: str, tick: int) -> pa.Table:
-    """A state as of a tick: that of the day's beginning with the day's buckets so far."""
+    """A state as of a tick: the state at the start of the day plus the day's buckets so far."""
     day = ticks.day(tick)
     buckets = tables.aggregate(_SOURCE[name], day, day, tick)
     return engine.run(name, ticks.params(), **{"state": tables.state(name, day), _SOURCE[name]: buckets})
 
 
 def evergreen(tables: Tables, engine: Engine, ticks: Ticks, first_day: int, last_day: int) -> pa.Table:
-    """(day, ping) of the top tenth by engagement before each day."""
+    """(day, ping) of the top tenth of pings by engagement before each day."""
     pieces = []
     for day in range(first_day, last_day + 1):
         pings = engine.run("evergreen", ticks.params(), lifetime=tables.state("lifetime", day))

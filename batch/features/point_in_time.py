@@ -1,7 +1,7 @@
 """Features as of any tick: the same statements fill a snapshot, a packet and a training row.
 
-A probe is an (entity, tick) at which the features are wanted. A snapshot probes every servable ping at one tick,
-training probes each ping at the ticks at which it was served. Everything is known by that tick: `known_tick <= tick`.
+A probe is an (entity, tick) pair to compute features for. A snapshot probes every servable ping at one tick, training
+probes each ping at the ticks at which it was served. Only data known by that tick count: `known_tick <= tick`.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ _CREATOR = [f.name for f in PING if f.name.startswith("creator_")]
 
 @dataclass(frozen=True)
 class PingRows:
-    """Pings at probes; `known` is False where the tick did not know the ping yet (its row is all unknown)."""
+    """Pings at probes; `known` is False where the ping was not known at the tick (its row is all unknown)."""
 
     block: PingBlock
     created_tick: Int64
@@ -50,7 +50,7 @@ class PingRows:
 
 
 class PointInTime:
-    """Everything that is needed to answer probes from `first_tick` to `last_tick`, loaded once."""
+    """All data for probes from `first_tick` to `last_tick`, loaded once."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class PointInTime:
         self._evergreen = day_state.evergreen(tables, engine, ticks, first, last)
 
     def evergreen(self, day: int) -> Int64:
-        """Evergreen pings of a day that lies in the loaded range."""
+        """Evergreen pings of a day in the loaded range."""
         days = _column(self._evergreen, "day")
         pings: Int64 = _column(self._evergreen, "ping")[days == day].astype(np.int64)
         return pings
@@ -221,7 +221,7 @@ def servable(catalogue: Catalogue, point_in_time: PointInTime, ticks: Ticks, tic
 
 
 def _distinct(high: Int64, low: Int64) -> tuple[Int64, NDArray[np.intp]]:
-    """Distinct (high, low) pairs as one sortable number each, and where each given pair is among them."""
+    """Distinct (high, low) pairs as one sortable number each, and the index of each given pair among them."""
     distinct, back = np.unique((high << 32) + low, return_inverse=True)
     return distinct, back.reshape(-1)
 
@@ -231,7 +231,7 @@ def _high(pairs: Int64) -> Int64:
 
 
 def _low(pairs: Int64) -> Int64:
-    """The low half, which may be -1 (nothing is known)."""
+    """The low half, which may be -1 (unknown)."""
     low = pairs & 0xFFFFFFFF
     return np.where(low == 0xFFFFFFFF, -1, low)
 
@@ -252,7 +252,7 @@ def _user_pairs(table: pa.Table, codes: dict[str, int]) -> Int64:
 
 
 def _align(have: Int64, wanted: Int64) -> NDArray[np.intp]:
-    """Where each wanted pair is in `have`, -1 where it is not."""
+    """The index of each wanted pair in `have`, -1 if absent."""
     if not len(have):
         return np.full(len(wanted), -1, np.intp)
     order = np.argsort(have, kind="stable")
@@ -266,7 +266,7 @@ def _column(table: pa.Table, name: str) -> NDArray[Any]:
 
 
 def _taken(table: pa.Table, name: str, at: NDArray[np.intp]) -> NDArray[Any]:
-    """The column at those rows; what stands where `at` is -1 means nothing (the caller masks it)."""
+    """The column at those rows; values where `at` is -1 are meaningless (the caller masks them)."""
     column = _column(table, name)
     return column[at] if len(column) else np.zeros(len(at))
 

@@ -1,1 +1,1 @@
-"""What runs on a schedule: ticks and the nightly job."""
+"""Scheduled work: ticks and the nightly job."""

@@ -1,6 +1,6 @@
-"""Whether the scheduler gets anywhere: `HOME/heartbeat` is touched when it starts and after every tick.
+"""The scheduler's health: `HOME/heartbeat` is touched when it starts and after every tick.
 
-`python -m batch.jobs.healthcheck` is a container's health check: exit code 1 when three ticks passed without one done.
+`python -m batch.jobs.healthcheck` is a container's health check: it exits with 1 if no tick finished for three ticks.
 """
 
 import os
@@ -14,21 +14,21 @@ MISSED: Final = 3
 
 
 def beat(home: Path) -> None:
-    """Note that a tick was done now."""
+    """Record that a tick has finished."""
     home.mkdir(parents=True, exist_ok=True)
     (home / FILE).touch()
 
 
 def silent(home: Path, tick_minutes: int, now_s: float) -> str | None:
-    """What is wrong, in a sentence; None while ticks get done."""
+    """What is wrong, in a sentence; None while ticks finish."""
     try:
         minutes = (now_s - (home / FILE).stat().st_mtime) / 60
     except FileNotFoundError:
         return "the scheduler has not started"
-    return f"no tick was done for {minutes:.0f} minutes" if minutes > MISSED * tick_minutes else None
+    return f"no tick has finished for {minutes:.0f} minutes" if minutes > MISSED * tick_minutes else None
 
 
 if __name__ == "__main__":
-    # Not the settings: reading them costs a second of imports, and the scheduler has checked them.
+    # Read directly: importing the settings takes a second, and the scheduler has validated them.
     home = Path(os.environ.get("PINGFEED_HOME", "var/pingfeed"))
     sys.exit(silent(home, int(os.environ.get("PINGFEED_TICK_MINUTES", "15")), time.time()))

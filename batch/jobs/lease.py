@@ -1,4 +1,4 @@
-"""Never two runs at once on one lake: a lock that the operating system gives back when its holder dies."""
+"""A lease on the lake: at most one run at a time. The operating system releases the file lock when its holder dies."""
 
 import fcntl
 import time
@@ -14,13 +14,13 @@ _PAUSE_S: Final = 0.2
 
 @contextmanager
 def lease(home: Path, name: str = "batch", wait_s: float = 0) -> Iterator[None]:
-    """Hold the lease while the block runs; Busy if another process holds it and does not give it back in `wait_s`."""
+    """Hold the lease while the block runs; Busy if another process does not release it within `wait_s`."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / f"{name}.lock").open("w") as file:
         deadline = time.monotonic() + wait_s
         while not _locked(file):
             if time.monotonic() >= deadline:
-                raise Busy("another etl, tick or train is running on this lake; try again when it is done")
+                raise Busy("another etl, tick or train is running on this lake; try again when it has finished")
             time.sleep(_PAUSE_S)
         yield
 

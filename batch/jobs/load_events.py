@@ -1,7 +1,7 @@
-"""What every run does first: read the files that landed, keep what is new, add it to catalogue and aggregates.
+"""Loads the events that landed: reads new raw files, drops duplicates, updates the catalogue and the aggregates.
 
-A run costs what it reads: no run rescans history. Everything is stamped with the tick that learned of it, and the
-manifest that makes the run count is written last, so a crash at any point is repaired by running again.
+A run's cost depends on what it reads: no run rescans history. Everything is stamped with the tick of the run, and the
+manifest that commits the run is written last, so running again repairs a crash at any point.
 """
 
 import logging
@@ -29,7 +29,7 @@ _KEYS = ["user_id", "event_id", "known_tick", "received_ms"]
 
 
 class EventLoader:
-    """One run's reading of the raw zone."""
+    """Loads raw files into the tables of one lake."""
 
     def __init__(self, tables: Tables, engine: Engine, ticks: Ticks, progress: Progress) -> None:
         self._tables = tables
@@ -39,10 +39,10 @@ class EventLoader:
         self._ledger = Ledger(tables, ticks)
 
     def run(self, tick: int, now_ms: int, *, everything: bool = False) -> Manifest:
-        """Learn what landed, as the run of `tick`, or as an amendment to it if it has finished.
+        """Load new events as the run of `tick`, or as an amendment to it if it has finished.
 
-        `everything` looks at every partition. Without it a tick that has run is not run again. A tick before the
-        latest that has run learns nothing (it is a replay of the past): what is new now was not known then.
+        `everything` lists every partition. Without it, a finished tick is not run again. A tick before the latest
+        finished one is a replay of the past and loads nothing: new events were not known then.
         """
         self._ledger.remove_unfinished()
         latest = max(self._ledger.finished(), default=-1)
@@ -68,13 +68,13 @@ class EventLoader:
         return manifest
 
     def _groups(self, unread: Unread) -> Iterator[tuple[str, Read, bool]]:
-        """What is unread, and whether it is history: a UTC day of that at a time, so that memory holds a day."""
+        """Unread events and whether they are history; history comes one UTC day at a time to bound memory."""
         for day, paths in groupby(unread.history, key=partition_day):
             yield f"history of {day}", read_events(self._tables.lake, paths), True
         if unread.live:
-            yield "what landed", read_events(self._tables.lake, unread.live), False
+            yield "new events", read_events(self._tables.lake, unread.live), False
         if unread.errors:
-            yield "what Firehose did not convert", read_errors(self._tables.lake, unread.errors), False
+            yield "records that Firehose could not convert", read_errors(self._tables.lake, unread.errors), False
 
     def _record(self, found: Read, manifest: Manifest) -> None:
         """Add the files that were read to the manifest, store rejected documents, report unreadable files.
@@ -87,13 +87,13 @@ class EventLoader:
         for source, rejected in groupby(found.rejected, key=attrgetter("source")):
             kept = list(rejected)
             self._tables.lake.write(rejected_path(source, kept), msgspec.json.Encoder().encode_lines(kept))
-            _LOG.error("documents of a raw file were rejected", extra={"path": source, "documents": len(kept)})
+            _LOG.error("rejected documents in a raw file", extra={"path": source, "documents": len(kept)})
         for path, reason in found.left_out.items():
-            _LOG.error("a raw file is unreadable and was left out", extra={"path": path, "error": reason})
+            _LOG.error("unreadable raw file left out", extra={"path": path, "error": reason})
             self._progress.say(f"left out, unreadable: {path}")
 
     def _stamped(self, rows: pa.Table, known_tick: int | None) -> pa.Table:
-        """Rows with the tick that learned of them; history's was the one after each row's arrival."""
+        """Rows with their known tick; for history (None), the tick after each row's arrival."""
         if known_tick is None:
             known = pc.add(pc.floor(pc.divide(rows["received_ms"], self._ticks.tick_ms)), 1).cast(pa.int64())
         else:
@@ -117,7 +117,7 @@ class EventLoader:
         self._aggregate(run, kept)
 
     def _without_duplicates(self, rows: pa.Table) -> pa.Table:
-        """The rows whose (user, event id) was not known in the 7 days before; first known wins."""
+        """The rows whose (user, event id) is not in the 7 days before; the first known row wins."""
         first = self._ticks.day(pc.min(rows["known_tick"]).as_py()) - _DEDUPE_DAYS
         recent = self._tables.clean(first, self._ticks.day(pc.max(rows["known_tick"]).as_py()), _KEYS)
         raw = rows.select(_KEYS).append_column("seq", pa.array(np.arange(rows.num_rows)))
@@ -125,7 +125,7 @@ class EventLoader:
         return rows.take(kept["seq"]).select(CLEAN.names)
 
     def _aggregate(self, run: int, events: pa.Table) -> None:
-        """Sum the events into the buckets of their (entity, known tick)."""
+        """Sum the events into buckets by (entity, known tick)."""
         known = catalogue.load(self._tables, self._engine, self._ticks)
         params = self._ticks.params()
         inputs = {"numbers": known.numbers, "pings": known.pings}
@@ -137,12 +137,12 @@ class EventLoader:
                 self._tables.add_aggregate(name, day, run, buckets.filter(pc.equal(days, day)))
 
     def _repair_states(self, manifest: Manifest) -> None:
-        """Events of an earlier day change what every later day began with, and what was learned from it."""
+        """Remove derived data that events of an earlier day have made stale."""
         if manifest.oldest_day is not None and manifest.oldest_day < self._ticks.day(manifest.tick):
             self._tables.drop_derived_since(manifest.oldest_day)
 
 
 def _forget(found: Read, forgotten: Forgotten) -> None:
-    """Leave out late events of deleted users, and those that are imported again."""
+    """Remove events of deleted users that arrived late or were imported again."""
     found.rows = forgotten.without(found.rows, "received_ms")
     found.rejected = [one for one in found.rejected if not forgotten.mentioned_in(one.body, one.received_ms)]

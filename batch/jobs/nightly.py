@@ -1,4 +1,4 @@
-"""The nightly job: new files, deletion requests, the day's state, factors and features, compaction."""
+"""The nightly job: load events, remove deleted users, update states, factors and features, compact and expire files."""
 
 import logging
 
@@ -28,7 +28,7 @@ def etl(batch: Batch, tick: int) -> Manifest:
     loader = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress)
     manifest = loader.run(tick, batch.clock(), everything=True)
     forgotten = _forget(batch)
-    with batch.progress.step("states at the beginning of each day"):
+    with batch.progress.step("states at the start of each day"):
         day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
     day = batch.ticks.day(tick)
     collaborative.factors_of(batch, day)
@@ -46,7 +46,7 @@ def etl(batch: Batch, tick: int) -> Manifest:
 
 
 def _forget(batch: Batch) -> bool:
-    """Remove deleted users. A failure does not stop training, for tables leave them out; raw files stay as they are."""
+    """Remove deleted users. A failure does not stop training: the tables leave them out; raw files stay unchanged."""
     try:
         done = remove_forgotten(batch)
     except PingfeedError as error:
@@ -63,7 +63,7 @@ def _forget(batch: Batch) -> bool:
 
 
 def _expire(batch: Batch, day: int) -> None:
-    """Like compaction: the next nightly job retries what fails."""
+    """Remove expired files and fold old manifests; the next nightly job retries a failure."""
     try:
         gone = expire(batch, day)
         Ledger(batch.tables, batch.ticks).fold(day)
@@ -78,15 +78,15 @@ def _expire(batch: Batch, day: int) -> None:
 
 
 def _compact_raw(batch: Batch, day: int) -> None:
-    """Compact raw files. A failure, such as a missing permission, does not stop training; the next run tries again."""
+    """Compact raw files. A failure, such as a missing permission, does not stop training."""
     try:
         RawCompaction(batch.tables, Ledger(batch.tables, batch.ticks)).run(day)
     except PingfeedError as error:
-        _LOG.error("raw files were not compacted; the next night tries again", extra={"error": error.message})
+        _LOG.error("raw files were not compacted; the next nightly job retries", extra={"error": error.message})
 
 
 def _keep_features(batch: Batch, day: int) -> None:
-    """The historical feature store: every servable ping's features when the day began, under `features/day=`."""
+    """Store the features of every servable ping as of the start of the day under `features/day=`."""
     tick = batch.ticks.first_of(day)
     path = f"features/day={day_name(day)}/pings-{batch.features.digest}.parquet"
     if path in batch.tables.lake.list(f"features/day={day_name(day)}"):

@@ -1,8 +1,8 @@
-"""Ticks on the quarter-hour and the nightly job at its hour, in one process, one at a time.
+"""Runs ticks every quarter of an hour and the nightly job at its hour, one at a time in one process.
 
-Only the latest missed tick is caught up: it loads everything that landed meanwhile. The nightly job runs etl, train and
-a tick for every user, at the first tick at or after the configured hour (UTC), unless a model was trained since
-that hour: a restart neither repeats a night nor loses one.
+After a pause, only the latest missed tick runs: it loads everything that has landed. The nightly job runs etl, train
+and a tick for all users, at the first tick at or after the configured hour (UTC) of a day without a training since that
+hour: a restart neither repeats nor skips it.
 """
 
 import logging
@@ -27,34 +27,34 @@ _BACKOFF = Backoff(first_s=1.0, longest_s=60.0)
 
 @dataclass
 class Schedule:
-    """What ran last, and what is due."""
+    """Remembers what ran last and decides what is due."""
 
     batch: Batch
     last_tick: int | None = None
     night_not_before: int = 0
 
     def due(self) -> int | None:
-        """The tick that is running now if it was not run yet; None otherwise.
+        """The current tick if it has not run yet, else None.
 
-        A tick is due a moment after it begins, so that what was accepted just before it has a chance to land.
+        A tick is due shortly after it begins, so that events accepted just before can land.
         """
         now_ms = self.batch.clock()
         tick = self.batch.ticks.of(now_ms - _GRACE_MS)
         return tick if self.last_tick is None or tick > self.last_tick else None
 
     def night_is_due(self, tick: int) -> bool:
-        """Whether the nightly job is due at this tick: its hour has come, and no model was trained since."""
+        """Whether the nightly job is due at this tick: its hour has come, and no training has run since."""
         ticks = self.batch.ticks
         hour_began = ticks.of(ticks.day(tick) * DAY_MS + self.batch.settings.night_hour * HOUR_MS)
         trained = last_trained(self.batch)
         return tick >= max(hour_began, self.night_not_before) and (trained is None or trained < hour_began)
 
     def run_once(self, *, night: bool | None = None) -> int | None:
-        """Run what is due; the tick that was run. Raises what a step raises."""
+        """Run what is due and return the tick that ran. Errors of a step propagate."""
         tick = self.due()
         if tick is None:
             return None
-        self.batch.tables.refresh()  # Somebody may have trained by hand since the last tick.
+        self.batch.tables.refresh()  # A manual training may have run since the last tick.
         nightly = self.night_is_due(tick) if night is None else night
         with lease(self.batch.settings.home):
             if nightly:
@@ -66,17 +66,17 @@ class Schedule:
         return tick
 
     def _night(self, tick: int) -> None:
-        """Etl and training. A night that fails is logged and tried again in an hour; the ticks go on."""
+        """Run etl and training. A failure is logged and retried in an hour; ticks continue."""
         try:
             etl(self.batch, tick)
             beat(self.batch.settings.home)
             _LOG.info("trained", extra={"outcome": train(self.batch, tick).sentence})
         except PingfeedError as error:
             self.night_not_before = tick + max(1, self.batch.ticks.day_ticks // 24)
-            _LOG.error("the nightly job failed; it will be retried in an hour", extra={"error": error.message})
+            _LOG.error("the nightly job failed; retrying in an hour", extra={"error": error.message})
 
     def run_forever(self, stop: threading.Event) -> None:
-        """Run until `stop` is set; looks twice a second whether a tick has begun."""
+        """Run until `stop` is set, checking twice a second for a new tick."""
         beat(self.batch.settings.home)
         failures = 0
         while not stop.is_set():
@@ -90,12 +90,12 @@ class Schedule:
             stop.wait(pause_s)
 
     def _failed(self, error: PingfeedError, failures: int) -> float:
-        """How long to wait after the n-th failure in a row. What no second try can mend is left to the next tick."""
-        if isinstance(error, Busy):  # Somebody trains by hand, say.
+        """The pause after the n-th failure in a row. An error that a retry cannot fix is left to the next tick."""
+        if isinstance(error, Busy):  # Such as a manual training.
             return _LOOK_S
         if not error.retryable:
             self.last_tick = self.due() or self.last_tick
             _LOG.error("a tick failed; the next one takes over", extra={"error": error.message})
             return _LOOK_S
-        _LOG.error("a tick failed and is tried again", extra={"error": error.message, "failures": failures})
+        _LOG.error("a tick failed; retrying", extra={"error": error.message, "failures": failures})
         return _BACKOFF.pause_s(failures)

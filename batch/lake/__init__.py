@@ -1,1 +1,1 @@
-"""What the batch side keeps in the lake: raw files, ledger, tables."""
+"""The batch side's part of the lake: raw files, ledger, tables."""

@@ -1,18 +1,18 @@
-"""Raw events in files worth keeping: of the small ones that runs have read, each day that is over gets large ones.
+"""Compacts raw files: the small files of each past day that runs have read become a few large ones.
 
     events/year=2026/month=11/day=22/compact-<digest>.parquet    the rows of its sources, and `known_tick`
-    compactions/day=2026-11-22/<digest>.json                     which sources those were
+    compactions/day=2026-11-22/<digest>.json                     its manifest, which lists the sources
 
-A sink writes a file every few seconds or minutes; S3 bills each, and none under 128 KB ever moves to Glacier. The
-digest is of the sources' names. `known_tick` is the tick from which a live event counts, as the manifest of the run
-that read its source says, so that the past can be rebuilt without the source. Files of written history stay as they are
-(they are large, and an importer looks for them by name), and so does what no run has read.
+A sink writes a file every few seconds or minutes; S3 bills each, and files under 128 KB never move to Glacier. The
+digest is that of the sources' names. `known_tick` is the tick from which a live event counts, taken from the manifest
+of the run that read its source, so that the past can be rebuilt without the source. Files of imported history stay as
+they are (they are large, and the importer finds them by name), and so do files that no run has read.
 
-Nothing is counted twice: the ledger never takes a compacted file for news, and knows the sources by their manifests for
-good. The file is written, then its manifest, then the sources are removed. A file without a manifest is what a crash
-left before any source was removed: it goes, if the sources that it names in its own metadata are still there; else it
-is the only copy, and stays. A source that still lies beside a finished compaction goes too; a sink that sends it once
-more, after a restart, writes the same rows.
+Nothing is counted twice: the ledger never reads a compacted file as new and remembers the sources by its own manifests.
+The compacted file is written first, then its manifest, then the sources are deleted. A file without a manifest is left
+over from a crash before any source was deleted: it is deleted if all sources that its metadata lists still exist;
+otherwise it is the only copy and stays. A source that still lies beside a finished compaction is deleted too; a sink
+that sends it again after a restart writes the same rows.
 """
 
 import hashlib
@@ -31,10 +31,9 @@ from batch.lake.tables import CLEAN, Tables, parquet_of
 from batch.ticks import day_name
 
 MAX_ROWS: Final = 400_000
-"""A file is closed when it has so many rows: memory holds that and one source."""
+"""Rows at which a file is closed: memory holds that many and one source."""
 DAYS: Final = 60
-"""Older partitions are left alone: their files may have moved to where reading costs (`deploy/bucket.py`)."""
-
+"""Older partitions are left unchanged: their files may be in an archive tier (`deploy/bucket.py`)."""
 
 _SOURCES: Final = b"sources"
 _LOG = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ class Compaction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RawCompaction:
-    """Compacts the raw partitions of one lake. Only what holds the lease may use it."""
+    """Compacts the raw partitions of one lake. Requires the lease."""
 
     def __init__(self, tables: Tables, ledger: Ledger) -> None:
         self._tables = tables
@@ -57,7 +56,7 @@ class RawCompaction:
         self._ledger = ledger
 
     def run(self, today: int) -> None:
-        """Compact every partition of the last `DAYS` days that is over; `today` is a day's number."""
+        """Compact every past partition of the last `DAYS` days; `today` is a day number."""
         first, last = day_name(today - DAYS), day_name(today - 1)
         known: dict[str, int] | None = None
         for day, paths in groupby(self._lake.list("events"), key=partition_day):
@@ -69,7 +68,7 @@ class RawCompaction:
                 self._compact(day, [path for path in loose if path in known], compacted, known)
 
     def _tidied(self, day: str, paths: list[str]) -> tuple[list[str], list[Compaction]]:
-        """A partition's loose files, and its compacted ones; what a crash left is removed."""
+        """A partition's loose files and its compactions, after removing what a crash left."""
         loose = [path for path in paths if not is_compacted(path) and not _is_history(path)]
         named = {_file(path) for path in self._lake.list(f"compactions/day={day}")}
         there = {path for path in paths if is_compacted(path)}
@@ -86,15 +85,15 @@ class RawCompaction:
         ]
 
     def _is_spare(self, path: str, paths: list[str]) -> bool:
-        """Whether all that a file without a manifest was made of is still there. If not, it is the only copy."""
+        """Whether all sources of a file without a manifest still exist. If not, it is the only copy."""
         sources = msgspec.json.decode(pq.read_metadata(pa.BufferReader(self._lake.read(path))).metadata[_SOURCES])
         spare = set(sources) <= set(paths)
         if not spare:
-            _LOG.error("a compacted file has lost its manifest and is left alone", extra={"path": path})
+            _LOG.error("a compacted file has no manifest and its sources are gone; kept", extra={"path": path})
         return spare
 
     def _compact(self, day: str, loose: list[str], compacted: list[Compaction], known: dict[str, int]) -> None:
-        """Make files of the loose ones, the smallest that is there included, so that latecomers join it."""
+        """Compact the loose files; latecomers join the smallest compacted file."""
         smallest = min(compacted, key=lambda one: one.rows, default=None)
         joined = [smallest.file] if loose and smallest is not None and smallest.rows < MAX_ROWS else []
         paths = [*joined, *loose]
@@ -103,7 +102,7 @@ class RawCompaction:
                 self._write(day, sources, rows)
 
     def _groups(self, paths: list[str], known: dict[str, int]) -> Iterator[tuple[list[str], pa.Table]]:
-        """Sources with their rows, each group as large as a file may be."""
+        """Groups of sources with their rows, each as large as one file may be."""
         sources: list[str] = []
         tables: list[pa.Table] = []
         for path in paths:
@@ -119,7 +118,7 @@ class RawCompaction:
             yield sources, pa.concat_tables(tables)
 
     def _read(self, path: str, known: dict[str, int]) -> pa.Table | None:
-        """A file's rows with their known tick; None for one that was read once and cannot be now: it stays."""
+        """A file's rows with their known tick; None for a file that has become unreadable: it stays."""
         if is_compacted(path):
             return self._lake.dataset([path], CLEAN).to_table()
         found = read_events(self._lake, [path])

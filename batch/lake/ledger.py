@@ -1,18 +1,18 @@
-"""The ledger: which files each tick's run has read. `ticks/<b>/manifest.json` is written last, and makes a run count.
+"""The ledger: which files each run has read. `ticks/<tick>/manifest.json` is written last and commits the run.
 
-A run reads every raw file that has landed and stands in no manifest, and stamps its events with its own tick: the
-system's clock is when it learned a thing. Files of written history (`history-*.parquet`) were known earlier: each of
-their events gets the tick after the one in which it was received.
+A run reads every raw file that has landed and is in no manifest, and stamps its events with its own tick: the time at
+which the system learned of them. Files of imported history (`history-*.parquet`) were known earlier: each of their
+events gets the tick after the one in which it was received.
 
-A tick is run once. What is read again under a finished tick (history imported just now, `etl` by hand) is an amendment:
-`manifest-1.json` and on. Features as of that tick may have been published, so an amendment's new events count from the
+A tick runs once. Files read later under a finished tick (history just imported, or a manual `etl`) form an amendment:
+`manifest-1.json` and so on. Features as of that tick may be published already, so an amendment's events count from the
 next tick. The run's number, `tick * 100 + amendment`, names its files.
 
-    ticks/1994832/manifest.json                       a run's
-    ticks/day=2026-10-01/manifests-199489600.json     all of a day's, its last run's number in the name
+    ticks/1994832/manifest.json                       one run
+    ticks/day=2026-10-01/manifests-199489600.json     all runs of a day; the name contains the last run's number
 
-A day has 96 manifests, and every night asks for all of them: those of days that are over `FOLD_DAYS` ago are folded
-into one. It is written before they are removed, so a crash leaves some of them twice, which says the same.
+A day has 96 manifests, and the nightly job reads all of them, so those of days older than `FOLD_DAYS` are folded into
+one file. It is written before they are deleted: after a crash some exist twice, with the same content.
 """
 
 import re
@@ -37,7 +37,7 @@ _READ_AT_ONCE: Final = 16
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """What a run read and made of it."""
+    """The files of a run and its counts."""
 
     run: int
     tick: int
@@ -46,17 +46,17 @@ class Manifest(msgspec.Struct, kw_only=True):
     read: int = 0
     """Rows in those files."""
     kept: int = 0
-    """Rows that were no duplicates."""
+    """Rows that were not duplicates."""
     rejected: int = 0
-    """Documents in those files that were no rows: they lie under `rejected/`."""
+    """Documents in those files that are not valid rows; stored under `rejected/`."""
     left_out: int = 0
-    """Files that could not be read; they are in no manifest and looked at again."""
+    """Unreadable files; they are in no manifest and are tried again."""
     oldest_day: int | None = None
-    """The earliest day that got events: before the tick's own day where history was written."""
+    """The earliest day that got events: before the tick's own day if history was imported."""
 
 
 def in_words(*, read: int, kept: int, rejected: int, left_out: int) -> str:
-    """What a manifest says of the rows that its run read."""
+    """The counts of a run for a person."""
     said = f"{read:,} events read, {kept:,} of them new, {read - kept:,} duplicates"
     if rejected:
         said += f", {rejected:,} documents rejected"
@@ -70,7 +70,7 @@ class Unread:
     live: list[str]
     history: list[str]
     errors: list[str]
-    """What Firehose could not convert; only `everything` looks at it."""
+    """Records that Firehose could not convert; read only with `everything`."""
 
 
 class Ledger:
@@ -82,7 +82,7 @@ class Ledger:
         self._ticks = ticks
 
     def finished(self) -> list[int]:
-        """Numbers of the runs that have finished, ascending; of a folded day the last alone."""
+        """Numbers of the finished runs, ascending; only the last one of a folded day."""
         return sorted({*self._single(), *self._folded().values()})
 
     def next_run(self, tick: int) -> int:
@@ -90,22 +90,22 @@ class Ledger:
         return max((run + 1 for run in self.finished() if tick_of_run(run) == tick), default=tick * _RUNS_A_TICK)
 
     def last_manifest(self, tick: int) -> Manifest | None:
-        """The manifest of the tick's latest run, None if it has not run."""
+        """The manifest of the tick's latest run, None if there is none."""
         runs = [run for run in self.finished() if tick_of_run(run) == tick]
         return self._load(runs[-1]) if runs else None
 
     def remove_unfinished(self) -> None:
-        """Remove what a crashed run left behind, as the lake is now: a run begins with this."""
+        """List the lake again and remove what a crashed run left; a run begins with this."""
         self._tables.refresh()
         single, days = set(self._single()), set(self._folded())
-        # A folded day has nothing unfinished: the nightly job finishes runs before it folds.
+        # A folded day has nothing unfinished: the nightly job that folded it began with this.
         self._tables.keep_runs(lambda run: run in single or self._ticks.day(tick_of_run(run)) in days)
 
     def unread(self, tick: int, *, everything: bool) -> Unread:
-        """Raw files that have landed and were never read.
+        """Raw files that have landed and that no run has read.
 
-        A tick looks only at the partitions of the last two days and their manifests. With `everything` (the nightly
-        job, a first run) all partitions are searched, which finds files that landed in an old one.
+        A tick lists the partitions of the last two days and their manifests; `everything` (the nightly job, a first
+        run) lists all partitions and so finds files that landed in an old one.
         """
         first_day = 0 if everything else self._ticks.day(tick) - _RECENT_DAYS + 1
         read = self.known_ticks(first_day)
@@ -121,7 +121,7 @@ class Ledger:
     def known_ticks(self, first_day: int = 0) -> dict[str, int]:
         """Every raw file that the runs since a day have read, with the tick from which its events count.
 
-        Of a file of written history it is the run's tick: its events count from earlier ones.
+        For a file of imported history this is the run's tick, although its events count from earlier ones.
         """
         return {path: tick_of_run(run) + is_amendment(run) for path, run in self.known_runs(first_day).items()}
 
@@ -134,7 +134,7 @@ class Ledger:
             return {path: one.run for one in [*together, *pool.map(self._load, runs)] for path in one.files}
 
     def fold(self, today: int) -> None:
-        """Keep the manifests of each day that is over `FOLD_DAYS` ago in one file."""
+        """Fold the manifests of each day older than `FOLD_DAYS` into one file."""
         folded = self._folded()
         for day, runs in groupby(self._single(), key=lambda run: self._ticks.day(tick_of_run(run))):
             if day < today - FOLD_DAYS:
@@ -152,7 +152,7 @@ class Ledger:
             self._lake.delete(_folded_path(day, before))
 
     def _single(self) -> list[int]:
-        """Runs whose manifests have a file of their own, ascending."""
+        """Runs whose manifests are separate files, ascending."""
         found = (_MANIFEST.match(path) for path in self._lake.list("ticks"))
         return sorted(int(match[1]) * _RUNS_A_TICK + int(match[2] or 0) for match in found if match)
 
@@ -162,7 +162,7 @@ class Ledger:
         return {day_number(match[1]): int(match[2]) for match in found if match}
 
     def finish(self, manifest: Manifest) -> None:
-        """Make the run count."""
+        """Commit the run."""
         self._lake.write(_path(manifest.run), msgspec.json.format(msgspec.json.encode(manifest)))
 
     def _load_folded(self, path: str) -> list[Manifest]:
@@ -173,7 +173,7 @@ class Ledger:
 
 
 def tick_of_run(run: int) -> int:
-    """The tick that a run's number belongs to."""
+    """The tick of a run number."""
     return run // _RUNS_A_TICK
 
 
@@ -183,7 +183,7 @@ def is_amendment(run: int) -> bool:
 
 
 def is_compacted(path: str) -> bool:
-    """Whether a raw file was made of files that had been read (`raw_compaction.py`): it is never read as new."""
+    """Whether a raw file is a compaction of files that were read (`compaction.py`): it is never read as new."""
     return bool(_COMPACTED.search(path))
 
 

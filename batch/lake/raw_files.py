@@ -1,14 +1,14 @@
-"""The raw zone as rows: what the sinks left under `events/`, and what Firehose could not convert, under `errors/`.
+"""Reads raw files as rows: those that sinks write under `events/`, and Firehose's failed records under `errors/`.
 
-    events/year=/month=/day=/<any name>    Parquet (the disk sink, Firehose with format conversion, written history),
-                                           or JSON documents, a line each or one behind the other (Firehose without)
+    events/year=/month=/day=/<any name>    Parquet (disk sink, Firehose with format conversion, imported history), or
+                                           JSON documents, one a line or concatenated (Firehose without conversion)
     errors/<kind>/year=/month=/day=/<any name>    JSON lines: `rawData` (a record, base64), `arrivalTimestamp`, and
                                            `lastErrorCode`, `errorCode` or `ErrorCode` with the `...Message`
 
-Either may be gzip; JSON of which all was forgotten is a line feed. A file's content says what it is, for Firehose names
-objects as it likes; each file is read once, whole, for on S3 a file is paid by the request. Columns that a file lacks
-are null, those that the schema lacks are left out, those of another type are cast. A file that cannot be read is left
-out as a whole. A document that is no row is rejected alone, as a `Rejected`; its neighbours are kept.
+Either may be gzip; a JSON file whose documents were all deleted is a line feed. The content determines the format,
+because Firehose chooses the object names; each file is read once and whole, because S3 bills requests. Missing columns
+are null, unknown columns are dropped, other types are cast. An unreadable file is left out as a whole. A document that
+is not a valid row is returned as `Rejected`; the other documents of its file are kept.
 """
 
 import base64
@@ -37,17 +37,17 @@ from pingfeed.core.glue_rows import NEEDED, documents_in, row_of
 from pingfeed.ports import Lake
 
 READERS: Final = 8
-"""Files that are fetched at once."""
+"""Files fetched in parallel."""
 _DAY: Final = re.compile(r"/year=(\d{4})/month=(\d{2})/day=(\d{2})/")
 PARQUET, GZIP = b"PAR1", b"\x1f\x8b"
 UNREADABLE: Final = (pa.ArrowException, OSError, EOFError, zlib.error, KeyError, ValueError, FormatError)
-"""What reading a raw file raises if it is damaged or archived."""
+"""Errors of a damaged or archived raw file."""
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """A document that is no row: a line below `rejected/`, as the ingest service writes them, with its source.
+    """A document that is not a valid row: a line under `rejected/` in the ingest service's format, plus its source.
 
-    `received_ms` is when it arrived, the beginning of that day where no more is known.
+    `received_ms` is the time of arrival, or the start of the day of arrival if only that is known.
     """
 
     received_ms: int
@@ -60,19 +60,19 @@ class Rejected(msgspec.Struct, frozen=True):
 
 @dataclass
 class Read:
-    """What came of some raw files."""
+    """The contents of some raw files."""
 
     rows: pa.Table
     files: list[str] = field(default_factory=list)
-    """Those that were read."""
+    """Files that were read."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Those that cannot be, with the reason."""
+    """Unreadable files with the reason."""
     rejected: list[Rejected] = field(default_factory=list)
 
 
 _Parsed = tuple[pa.Table, list[Rejected]]
 _Document = tuple[bytes, int, str | None]
-"""A document, when it arrived, and what Firehose said about it."""
+"""A document, its time of arrival, and Firehose's error."""
 
 
 def read_events(lake: Lake, paths: Iterable[str]) -> Read:
@@ -81,22 +81,22 @@ def read_events(lake: Lake, paths: Iterable[str]) -> Read:
 
 
 def each_events(lake: Lake, paths: Iterable[str]) -> Iterator[Read]:
-    """As `read_events`, a file at a time: memory holds one, and the bytes of those that are fetched ahead."""
+    """Like `read_events`, one file at a time: memory holds one file and the bytes of those fetched ahead."""
     return _each(lake, paths, _events_of)
 
 
 def each_errors(lake: Lake, paths: Iterable[str]) -> Iterator[Read]:
-    """As `read_errors`, a file at a time."""
+    """Like `read_errors`, one file at a time."""
     return _each(lake, paths, _errors_of)
 
 
 def read_errors(lake: Lake, paths: Iterable[str]) -> Read:
-    """The rows that Firehose put under the error prefix beside a bad one; the bad ones are rejected."""
+    """The valid rows among the records that Firehose could not convert; the others are rejected."""
     return _read(lake, paths, _errors_of)
 
 
 def rejected_path(source: str, rejected: list[Rejected]) -> str:
-    """Where the rejected documents of a raw file are kept. A run that died writes the same file again."""
+    """The file for the rejected documents of a raw file; a repeated run writes the same one."""
     day = partition_of(source) or day_of(rejected[0].received_ms)
     return f"rejected/day={day}/raw-{hashlib.blake2b(source.encode(), digest_size=12).hexdigest()}.jsonl"
 
@@ -125,7 +125,7 @@ def _each(lake: Lake, paths: Iterable[str], parse: Callable[[str, bytes], _Parse
 
 
 def _fetched(lake: Lake, paths: Iterable[str]) -> Iterator[tuple[str, "Future[bytes]"]]:
-    """Each file's bytes, in order; a few are fetched ahead."""
+    """Each file's bytes, in order; a few files are fetched ahead."""
     ahead: deque[tuple[str, Future[bytes]]] = deque()
     with ThreadPoolExecutor(READERS) as pool:
         for path in paths:
@@ -145,17 +145,17 @@ def _events_of(path: str, data: bytes) -> _Parsed:
 
 def _errors_of(path: str, data: bytes) -> _Parsed:
     if not _is_json(data):
-        raise FormatError("it is no list of JSON documents")
+        raise FormatError("it is not a list of JSON documents")
     return _rows_of(path, [found for line in documents_in(data) for found in _documents_of(path, line)])
 
 
 def _is_json(data: bytes) -> bool:
-    """Whether it looks like documents. A line feed alone is none; a file of no bytes was broken off."""
+    """Whether this looks like JSON documents, or like none (a line feed); an empty file is truncated."""
     return data.lstrip().startswith(b"{") or (bool(data) and not data.strip())
 
 
 def _documents_of(path: str, line: bytes) -> Iterator[_Document]:
-    """The documents of the record that an error's line is about; a line that is about none is one itself."""
+    """The documents of the record in an error line; a line without a record is itself the document."""
     try:
         error = {name.lower(): value for name, value in msgspec.json.decode(line, type=dict[str, Any]).items()}
         record = base64.b64decode(error["rawdata"], validate=True)
@@ -182,7 +182,7 @@ def _rows_of(path: str, documents: Iterable[_Document]) -> _Parsed:
 
 
 def as_events(table: pa.Table) -> pa.Table:
-    """A file's columns as those of the schema, in its order."""
+    """The table in the columns, types and order of the schema."""
     columns = [
         table.column(column.name).cast(column.type)
         if column.name in table.column_names
@@ -193,7 +193,7 @@ def as_events(table: pa.Table) -> pa.Table:
 
 
 def _split(path: str, table: pa.Table) -> _Parsed:
-    """The rows that are events, and those without an id, a type or a time."""
+    """The valid rows; those without an id, a type or a time are rejected."""
     whole = reduce(pc.and_, (pc.is_valid(table[name]) for name in NEEDED))
     if pc.all(whole).as_py() is not False:
         return table, []
@@ -202,18 +202,18 @@ def _split(path: str, table: pa.Table) -> _Parsed:
 
 
 def documents_of(table: pa.Table) -> list[bytes]:
-    """Rows of the schema as JSON, nulls left out: what stands for a row that is none."""
+    """Rows as JSON documents without nulls."""
     rows = table.to_pylist(maps_as_pydicts="lossy")
     return [msgspec.json.encode({name: value for name, value in row.items() if value is not None}) for row in rows]
 
 
 def partition_of(path: str) -> str:
-    """The UTC day that a raw file's partition names, `events/` or `errors/`; "" where it names none."""
+    """The UTC day in a raw file's path under `events/` or `errors/`; "" if it has none."""
     found = _DAY.search(path)
     return "-".join(found.groups()) if found else ""
 
 
 def day_ms(path: str) -> int:
-    """When the day of arrival began that a file's partition names; 0 where it names none."""
+    """The start of the day in a raw file's path; 0 if it has none."""
     day = partition_of(path)
     return day_number(day) * DAY_MS if day else 0

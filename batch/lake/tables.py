@@ -1,15 +1,15 @@
 """The batch side's own tables in the lake: one folder a table, or a table and day; one file a run.
 
-    clean/day=2026-11-22/run-<b>.parquet                 events, de-duplicated, with the tick that learned of them
+    clean/day=2026-11-22/run-<b>.parquet                 deduplicated events with their known tick
     aggregates/day=2026-11-22/<table>/run-<b>.parquet    measures for each (entity, known tick); states at day start
     catalogue/<table>/run-<b>.parquet                    pings' versions, numbers
 
-`run-<b>` is what run b added (a run's number is its tick's, times 100, plus its amendment). `whole-<b>` is
-everything up to and with that run: a compaction, or a state that is always written whole. A reader takes the newest
-whole file and the run files after it, so a compaction needs no lock and a crash between its write and its clean-up
-counts nothing twice. Files of a run without a manifest (it crashed) are removed by the next run (`ledger.py`).
+`run-<b>` holds the rows that run b added (run number = tick * 100 + amendment). `whole-<b>` holds everything up to and
+including that run: a compaction, or a state, which is always written whole. A reader uses the newest whole file and the
+run files after it, so compaction needs no lock, and a crash between its write and its clean-up counts nothing twice.
+The next run removes the files of a run without a manifest, which has crashed (`ledger.py`).
 
-No table read here has rows of deleted users, even before the nightly job has removed them (`ForgottenRows`).
+Reads leave out the rows of deleted users, even before the nightly job has removed them (`ForgottenRows`).
 """
 
 import re
@@ -30,7 +30,7 @@ FORGOTTEN: Final = "forgotten"
 _FILE: Final = re.compile(r"/(run|whole)-(\d+)\.parquet$")
 _DAY: Final = re.compile(r"/day=(\d{4}-\d{2}-\d{2})/")
 _FILES_AT_ONCE: Final = 16
-"""Where a file is large and far away, reading it is waiting for it."""
+"""Parallel reads hide the latency of a remote lake."""
 _LONG, _TEXT = pa.int64(), pa.string()
 
 
@@ -57,14 +57,14 @@ AGGREGATES: Final[dict[str, pa.Schema]] = {
         [("user_id", _TEXT), ("creator", _LONG), ("tick", _LONG), ("relation", _TEXT)],
     ),
 }
-"""Each is what the statement of that name in `batch/sql/` makes of a run's acts."""
+"""Each is the result of the statement of that name in `batch/sql/` over a run's acts."""
 STATES: Final[dict[str, pa.Schema]] = {
     "lifetime": _schema({"ping": _LONG}, *_REWARD),
     "relations": AGGREGATES["relation_buckets"],
     "blocked": _schema({"user_id": _TEXT, "creator": _LONG}, "tick"),
     "hidden": _schema({"user_id": _TEXT, "ping": _LONG}, "tick"),
 }
-"""One row a key, as it was when the day began: the statement of that name carries the day before forward."""
+"""One row a key as of the start of the day; the statement of that name carries the previous day forward."""
 CATALOGUE: Final[dict[str, pa.Schema]] = {
     "numbers": pa.schema([("kind", _TEXT), ("id", _TEXT), ("number", _LONG)]),
     "versions": pa.schema(
@@ -93,17 +93,17 @@ class ForgottenRows(Protocol):
     """Which rows belong to deleted users whose data the nightly job has yet to remove."""
 
     def __bool__(self) -> bool:
-        """Whether there are such users."""
+        """Whether any such users exist."""
 
     def among(self, user_ids: Iterable[str], clock: str, at: int) -> list[str]:
-        """Those users whose data of the moment `at`, in the unit of the column `clock`, are deleted."""
+        """The users among these whose data as of `at`, in the unit of the column `clock`, are deleted."""
 
     def without(self, table: pa.Table, clock: str) -> pa.Table:
         """The table without their rows, by `user_id` and the column `clock`."""
 
 
 class Tables:
-    """Reads and writes those tables; a day is a number (`ticks.day_number`). `find_forgotten` reads `FORGOTTEN`."""
+    """Reads and writes these tables; days are numbers (`ticks.day_number`). `find_forgotten` reads `FORGOTTEN`."""
 
     def __init__(self, lake: Lake, find_forgotten: Callable[[Lake], ForgottenRows]) -> None:
         self._listed = ListedLake(lake)
@@ -112,12 +112,12 @@ class Tables:
         self._pending: ForgottenRows | None = None
 
     def refresh(self) -> None:
-        """Forget what was listed: files have landed, another process may have run."""
+        """Clear cached listings: files have landed, or another process has run."""
         self._listed.refresh()
         self._pending = None
 
     def pending(self, *, anew: bool = False) -> ForgottenRows:
-        """Deleted users whose data are still there, as of the last `refresh`, or as of now."""
+        """Deleted users whose data still exist, as of the last `refresh`, or now if `anew`."""
         if anew:
             self._listed.refresh(FORGOTTEN)
         if anew or self._pending is None:
@@ -125,33 +125,33 @@ class Tables:
         return self._pending
 
     def clean(self, first_day: int, last_day: int, columns: list[str] | None = None) -> pa.Table:
-        """Clean events whose known tick lies in these days, both included."""
+        """Clean events whose known tick is in these days, both included."""
         paths = self._paths_of_days("clean", "", first_day, last_day)
         return self._read(paths, CLEAN, columns)
 
     def aggregate(self, name: str, first_day: int, last_day: int, last_tick: int | None = None) -> pa.Table:
-        """Buckets of these days, both included; none after `last_tick`."""
+        """Buckets of these days, both included, up to `last_tick`."""
         table = self._read(self._paths_of_days("aggregates", f"{name}/", first_day, last_day), AGGREGATES[name])
         return table if last_tick is None else table.filter(pc.field("tick") <= last_tick)
 
     def state(self, name: str, day: int) -> pa.Table:
-        """A state as it was when the day began; empty where none was written."""
+        """A state as of the start of the day; empty if none was written."""
         return self._read(self._paths_of_days("aggregates", f"{name}/", day, day), STATES[name])
 
     def state_days(self, name: str) -> list[int]:
-        """The days whose beginning has this state, ascending."""
+        """The days that have this state, ascending."""
         return sorted({self._day(path) for path in self.lake.list("aggregates") if f"/{name}/" in path})
 
     def catalogue(self, name: str) -> pa.Table:
-        """A table of the catalogue, whole."""
+        """A whole table of the catalogue."""
         return self._read(_live(self.lake.list(f"catalogue/{name}")), CATALOGUE[name])
 
     def clean_days(self) -> list[int]:
-        """Days that have clean events, ascending."""
+        """The days that have clean events, ascending."""
         return sorted({self._day(path) for path in self.lake.list("clean")})
 
     def add_clean(self, day: int, run: int, rows: pa.Table) -> None:
-        """Add a run's clean events of one day; the rows that this run already wrote there are kept."""
+        """Add a run's clean events of one day to those that the run has already written there."""
         self._add(f"clean/day={day_name(day)}", run, rows, CLEAN)
 
     def add_aggregate(self, name: str, day: int, run: int, rows: pa.Table) -> None:
@@ -163,22 +163,22 @@ class Tables:
         self._add(f"catalogue/{name}", run, rows, CATALOGUE[name])
 
     def put_state(self, name: str, day: int, run: int, rows: pa.Table) -> None:
-        """Write a day's state whole."""
+        """Write the whole state of a day."""
         self._write(f"aggregates/day={day_name(day)}/{name}/whole-{run}.parquet", rows, STATES[name])
 
     def compact_day(self, day: int, run: int) -> None:
-        """Make one file of each of a day's tables. Nothing may still be running with a tick up to `run`."""
+        """Compact each table of a day into one file. No run up to `run` may still be in progress."""
         self._compact(f"clean/day={day_name(day)}", run, CLEAN)
         for name, schema in AGGREGATES.items():
             self._compact(f"aggregates/day={day_name(day)}/{name}", run, schema)
 
     def compact_catalogue(self, run: int) -> None:
-        """Make one file of each of the catalogue's tables."""
+        """Compact each table of the catalogue into one file."""
         for name, schema in CATALOGUE.items():
             self._compact(f"catalogue/{name}", run, schema)
 
     def keep_runs(self, is_finished: Callable[[int], bool]) -> None:
-        """Remove the files of every run but those: what a crashed run left."""
+        """Remove the files of all other runs: they crashed."""
         for folder in ("clean", "aggregates", "catalogue"):
             for path in self.lake.list(folder):
                 found = _FILE.search(path)
@@ -186,7 +186,7 @@ class Tables:
                     self.lake.delete(path)
 
     def drop_derived_since(self, day: int) -> None:
-        """Remove what was derived from this day: events have joined it, later states and training rows are stale."""
+        """Remove data derived from this day, to which events were added: later states, features and training rows."""
         for path in self.lake.list("aggregates"):
             if any(f"/{name}/" in path for name in STATES) and self._day(path) > day:
                 self.lake.delete(path)
@@ -240,7 +240,7 @@ class Tables:
     @staticmethod
     def _day(path: str) -> int:
         found = _DAY.search(path)
-        assert found, f"{path} lies in no day"
+        assert found, f"{path} has no day"
         return day_number(found[1])
 
 
@@ -253,7 +253,7 @@ def parquet_of(table: pa.Table) -> bytes:
 
 
 def clock_of(schema: pa.Schema) -> str | None:
-    """The column that says whether a deleted user's row is covered; None for a table without users."""
+    """The time column that decides whether a deletion request covers a row; None for a table without users."""
     if "user_id" not in schema.names:
         return None
     return "received_ms" if "received_ms" in schema.names else "tick"
@@ -261,7 +261,7 @@ def clock_of(schema: pa.Schema) -> str | None:
 
 def _file_run(path: str) -> int:
     found = _FILE.search(path)
-    assert found, f"{path} is no table's file"
+    assert found, f"{path} is not a file of a table"
     return int(found[2])
 
 

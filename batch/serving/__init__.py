@@ -1,1 +1,1 @@
-"""What the feed reads: snapshots, candidates, packets."""
+"""The artifacts that the feed reads: snapshots and packets."""

@@ -1,4 +1,4 @@
-"""Makes and publishes the snapshot of a tick."""
+"""Builds and publishes the snapshot of a tick."""
 
 import asyncio
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _COLUMN = {feature.name: index for index, feature in enumerate(PING)}
 
 
 def build(batch: Batch, catalogue: Catalogue, point_in_time: PointInTime, tick: int) -> SnapshotContent:
-    """What the feed is to know of every servable ping as of the tick."""
+    """The features and lists of all servable pings as of the tick."""
     numbers = servable(catalogue, point_in_time, batch.ticks, tick)
     rows = point_in_time.pings(numbers, np.full(len(numbers), tick, np.int64))
     ping_ids, creator_ids = ids_of(catalogue, "ping"), ids_of(catalogue, "creator")
@@ -55,7 +55,7 @@ def _lists(batch: Batch, numbers: NDArray[np.int64], rows: PingRows, tick: int) 
 
 
 def _trending(batch: Batch, numbers: NDArray[np.int64], tick: int) -> dict[str, list[int]]:
-    """Rows by the last day's engagement: `trending` for everywhere, `trending:<country>` for each country."""
+    """Rows by the last day's engagement: `trending` for all countries, `trending:<country>` for each."""
     day = batch.ticks.day(tick)
     buckets = batch.tables.aggregate("country_ping_buckets", day - 1, day, tick)
     hot = batch.engine.run("trending", batch.ticks.params(tick), country_ping_buckets=buckets)
@@ -74,18 +74,18 @@ def _hottest(entry: tuple[str, int, int]) -> tuple[int, int]:
 
 
 def facet_names(catalogue: Catalogue, content: SnapshotContent) -> dict[str, dict[int, str]]:
-    """The names of the facet values in the snapshot, by facet and number: for who shows pings, ranking needs none."""
+    """The names of the facet values in the snapshot, by facet and number. For display; ranking does not use them."""
     names = ids_of(catalogue, "value")
     found: dict[str, dict[int, str]] = {}
     for at, facet in enumerate(content.facets):
         values = np.unique(content.pings.facets[:, at])
-        # The catalogue writes a value as `facet=value`.
+        # The catalogue stores a value as `facet=value`.
         found[facet] = {int(v): names[int(v)].partition("=")[2] for v in values[values != NO_VALUE]}
     return found
 
 
 def publish(batch: Batch, content: SnapshotContent, names: Mapping[str, Mapping[int, str]]) -> None:
-    """Store the snapshot and `facet_names`, then point to it; an older tick never replaces a newer one."""
+    """Store the snapshot and its facet names, then move the pointer; an older tick never replaces a newer one."""
     asyncio.run(_publish(batch, content, names))
 
 
@@ -112,9 +112,9 @@ async def _publish(batch: Batch, content: SnapshotContent, names: Mapping[str, M
 
 
 async def _folder(artifacts: Artifacts, content: SnapshotContent) -> str:
-    """The tick, or the tick and the digest where another version of the features has published this tick already.
+    """The tick, or tick and digest if another version of the features has already published this tick.
 
-    During a roll-out the old feeds must find their snapshot again when they restart.
+    During a roll-out, feeds of the old version must still find their snapshot when they restart.
     """
     try:
         about = msgspec.json.decode(await artifacts.get(snapshot_key(str(content.tick), "manifest.json")))

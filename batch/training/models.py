@@ -1,4 +1,4 @@
-"""Models among the artifacts: store, list, put live, roll back, load the live one."""
+"""Models in the artifact store: store, list, promote, roll back, load the live one."""
 
 import asyncio
 from typing import Final
@@ -14,7 +14,7 @@ _INDEX: Final = "models/index.json"
 
 
 async def live_pointer(artifacts: Artifacts, digest: str) -> Pointer | None:
-    """Which model is live for a feature digest, None if none is."""
+    """The pointer to the live model of a feature digest, None if there is none."""
     try:
         return msgspec.json.decode(await artifacts.get(pointer_key(digest, "model")), type=Pointer)
     except NotFound:
@@ -43,7 +43,7 @@ async def _index(artifacts: Artifacts) -> list[str]:
 
 
 def store(batch: Batch, manifest: Manifest, text: str) -> None:
-    """Keep a trained model; put it live if its manifest says so."""
+    """Store a trained model and make it live if its manifest says so."""
 
     async def put() -> None:
         artifacts = batch.open_artifacts()
@@ -68,7 +68,7 @@ async def _point(artifacts: Artifacts, digest: str, model_id: str) -> None:
 
 
 def listed(batch: Batch) -> list[tuple[Manifest, bool]]:
-    """Every model that was trained, newest last, and whether it is live."""
+    """All trained models, newest last, and whether each is live."""
 
     async def read() -> list[tuple[Manifest, bool]]:
         artifacts = batch.open_artifacts()
@@ -87,7 +87,7 @@ async def _manifest(artifacts: Artifacts, model_id: str) -> Manifest:
 
 
 def promote(batch: Batch, model_id: str) -> None:
-    """Put a model live by name, past the gate; InvalidInput if it was trained on another feature digest."""
+    """Make a model live whatever the gate said; InvalidInput if it was trained on another feature digest."""
 
     async def point() -> None:
         artifacts = batch.open_artifacts()
@@ -103,14 +103,14 @@ def promote(batch: Batch, model_id: str) -> None:
 
 
 def roll_back(batch: Batch) -> str:
-    """Put the model live that was live before; its id. NotFound if there was none."""
+    """Make the previously live model live again and return its id. NotFound if there was none."""
 
     async def point() -> str:
         artifacts = batch.open_artifacts()
         try:
             live = await live_pointer(artifacts, batch.features.digest)
             if live is None or live.previous is None:
-                raise NotFound("no earlier model was live: there is nothing to roll back to")
+                raise NotFound("no earlier model was live; there is nothing to roll back to")
             await _point(artifacts, batch.features.digest, live.previous)
             return live.previous
         finally:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 LABEL_GAIN: Final = (0.0, 1.0, 2.0, 3.5, 5.0, 9.0, 12.0, 15.0, 20.0)
-"""Gain of each grade 0 to 8; strictly increasing: equal gains would teach the ranker nothing."""
+"""Gain of each grade 0 to 8; strictly increasing: the ranker cannot learn from equal gains."""
 _CUT: Final = 10
 
 
@@ -17,7 +17,7 @@ def ndcg(grades: NDArray[np.int64], scores: Float64, starts: NDArray[np.int64]) 
     """NDCG@10 of each request, (requests,). Gains are measured from the request's worst grade.
 
     `starts` gives where each request's rows begin, and n. Ties in score rank by row. A request whose grades are all
-    equal has no better or worse order and counts 1.
+    equal counts 1: no order is better than another.
     """
     gains = np.array(LABEL_GAIN)[grades]
     out = np.ones(len(starts) - 1)
@@ -43,7 +43,7 @@ def interval(values: Float64, seed: int, rounds: int = 1000) -> tuple[float, flo
 
 
 def distinct_grades(grades: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which requests have two distinct grades: the others hold nothing to learn or to measure."""
+    """Which requests have two distinct grades: only those can be learned from or measured."""
     if len(starts) < 2:
         return np.zeros(0, bool)
     low, high = np.minimum.reduceat(grades, starts[:-1]), np.maximum.reduceat(grades, starts[:-1])

@@ -1,4 +1,4 @@
-"""Recomputes offline what the feed scored: every logged vector must come out the same, bit for bit."""
+"""Measures training-serving skew: recomputes every logged feature vector offline; it must match bit for bit."""
 
 import base64
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _COLUMNS: Final = [
 
 @dataclass(frozen=True)
 class Skew:
-    """How many logged rows there are, how many differ, and in which features."""
+    """The number of logged rows, of differing rows, and of differences by feature."""
 
     rows: int
     differing: int
@@ -32,7 +32,7 @@ class Skew:
 def measure(batch: Batch, first_day: int, last_day: int) -> Skew:
     """Compare the logged matrices of these days with the training path's vectors of the same rows.
 
-    What was logged under another feature digest is another vector: there is nothing to compare it with.
+    Vectors logged under another feature digest cannot be compared and are left out.
     """
     events = batch.tables.clean(first_day, last_day, _COLUMNS)
     same = pc.field("feature_digest") == batch.features.digest
@@ -51,10 +51,10 @@ def measure(batch: Batch, first_day: int, last_day: int) -> Skew:
 
 
 def _logged_rows(batch: Batch, logged: pa.Table) -> tuple[pa.Table, Float32]:
-    """One row a scored ping, as the training path takes it, and the vectors that the feed logged.
+    """One row a scored ping, as input of the training path, and the vectors that the feed logged.
 
-    What the log of served items holds (sources, scores, real-time values) is taken from there; of rows that were
-    scored but not served, from the logged vector itself, for nothing else has it.
+    Sources, scores and real-time values of served items come from the log; those of rows that were scored but not
+    served come from the logged vector itself, since nothing else has them.
     """
     names = batch.features.names
     first_retrieval = names.index(RETRIEVAL[0].name)

@@ -1,8 +1,8 @@
-"""Trains the ranker: LightGBM's lambdarank over what was shown, one group a request; later time judges it.
+"""Trains the ranker: LightGBM's lambdarank on what was shown, one group a request, judged on later time.
 
-The number of trees is fixed, and the trees are small and learn slowly. Stopping early by a validating part was measured
-to be worse (on RankLens by 0.004 NDCG@10): a few hundred requests say too little about when to stop, and those requests
-are missed in training. What was learned in vain, the gate holds back.
+The number of trees is fixed, and the trees are small with a low learning rate. Early stopping on a validation set was
+measured to be worse (by 0.004 NDCG@10 on RankLens): a few hundred requests are too few to decide when to stop, and they
+are missing from the training data. The gate keeps a model that learned nothing from going live.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ _TRAINED: Final = "ticks/trained.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to: a model, or what is missing."""
+    """The result of a training: a model, or what is missing."""
 
     manifest: Manifest | None
     sentence: str
@@ -61,7 +61,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Part:
-    """Some requests: their rows side by side, and where each begins, and n."""
+    """Some requests: their rows, and where each request begins, and n."""
 
     matrix: Float32
     grades: NDArray[np.int64]
@@ -69,7 +69,7 @@ class Part:
 
 
 def train(batch: Batch, tick: int, *, days: int = DAYS) -> Outcome:
-    """Train on what was known at `tick`, store the model, put it live if the gate lets it."""
+    """Train on what was known at `tick`, store the model, and make it live if it passes the gate."""
     outcome = _train(batch, tick, days)
     batch.tables.lake.write(_TRAINED, msgspec.json.encode({"tick": tick}))
     return outcome
@@ -86,22 +86,22 @@ def _train(batch: Batch, tick: int, days: int) -> Outcome:
     rows = training_set.collect(batch, tick, days)
     engaged = _engaged_requests(rows)
     if engaged < MIN_ENGAGED_REQUESTS:
-        missing = MIN_ENGAGED_REQUESTS - engaged
+        hours = batch.settings.label_window_hours
         return Outcome(
             None,
-            f"{engaged} engaged requests with closed label windows, {missing} more are needed before a model can be "
-            "trained; the fallback ranker keeps serving",
+            f"Not enough training data: {engaged:,} of {MIN_ENGAGED_REQUESTS} feed requests with an interaction "
+            f"({hours} h window); the current ranker keeps serving",
         )
     training, held_out = _split(rows)
     if min(len(training.starts), len(held_out.starts)) < 2:
-        sentence = "the earlier or the held-out time has no request with two different outcomes"
-        return Outcome(None, f"{sentence}; the live model, or the fallback ranker, keeps serving")
+        sentence = "Not enough training data: no request with two different outcomes in the training or held-out time"
+        return Outcome(None, f"{sentence}; the current ranker keeps serving")
     requests = len(training.starts) - 1
     with batch.progress.step(f"training on {requests:,} requests, {len(training.grades):,} rows"):
         booster = fit(training, batch.features.names)
     manifest, text = _describe(batch, tick, booster, requests, held_out)
     models.store(batch, manifest, text)
-    live = "is live" if manifest.live else "stays stored, not live"
+    live = "is live" if manifest.live else "is stored but not live"
     return Outcome(manifest, f"model {manifest.model_id} {live}: {manifest.gate}")
 
 
@@ -113,7 +113,7 @@ def _engaged_requests(rows: TrainingSet) -> int:
 
 
 def _split(rows: TrainingSet) -> tuple[Part, Part]:
-    """Training and held-out parts, in time order; requests of one grade are left out."""
+    """Training and held-out parts in time order, without requests whose grades are all equal."""
     starts, grades = rows.starts, rows.grades
     useful = ndcg.distinct_grades(grades, starts)
     count = len(useful)
@@ -129,19 +129,19 @@ def _split(rows: TrainingSet) -> tuple[Part, Part]:
 
 
 def fit(training: Part, names: tuple[str, ...]) -> lightgbm.Booster:
-    """A ranker of these requests; FormatError if LightGBM refuses them."""
+    """A ranker trained on these requests; FormatError if LightGBM rejects them."""
     group = np.diff(training.starts)
     data = lightgbm.Dataset(training.matrix, training.grades, group=group, feature_name=list(names))
     try:
         return lightgbm.train(PARAMS, data, num_boost_round=_TREES)
     except lightgbm.basic.LightGBMError as error:
-        raise FormatError(f"LightGBM refused the training set: {error}") from error
+        raise FormatError(f"LightGBM rejected the training set: {error}") from error
 
 
 def _describe(
     batch: Batch, tick: int, booster: lightgbm.Booster, trained_requests: int, held_out: Part
 ) -> tuple[Manifest, str]:
-    """The manifest with the gate's verdict, and the model's text."""
+    """The manifest with the gate's verdict, and the model as text."""
     text = booster.model_to_string()
     scores = np.asarray(booster.predict(held_out.matrix), np.float64)
     popularity = held_out.matrix[:, batch.features.names.index("ping_points_7d")].astype(np.float64)

@@ -1,8 +1,8 @@
-"""The training set: what was shown, with its features as they were then, and what came of it.
+"""The training set: the pings that were shown, with their features at that time, and the outcome.
 
-A request's rows take ping features at the snapshot tick and user features at the packet tick that were logged for it,
-or at the tick before anything of it became known; retrieval and real-time values come from the log or are unknown. A
-day whose label windows are over is kept under `training/day=`, so that a night costs a day.
+A request's rows use the ping features at the logged snapshot tick and the user features at the logged packet tick, or,
+if unlogged, those at the tick before the request became known; retrieval and real-time values come from the log or are
+unknown. A day whose label windows are closed is stored under `training/day=`, so that each nightly job costs one day.
 """
 
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ _EVENTS: Final = [
 _MENTION: Final = ["user_id", "request_id", "known_tick", "received_ms"]
 _LATE_DAYS: Final = 7
 CLOCK: Final = "first_tick"
-"""The column that says up to when a user's row is forgotten."""
+"""The time column by which a deletion request covers a row."""
 _META: Final = ("user_id", "request_id", "ping_id", "position", "grade", "first_tick")
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """n rows, those of a request side by side, requests in the order in which they became known."""
+    """n rows grouped by request, requests in the order in which they became known."""
 
     table: pa.Table  # the columns of _META
     matrix: Float32  # (n, F)
@@ -47,7 +47,7 @@ class TrainingSet:
 
     @property
     def starts(self) -> NDArray[np.int64]:
-        """Where each request's rows begin, and n."""
+        """The index at which each request's rows begin, and n."""
         change = np.zeros(max(self.table.num_rows - 1, 0), bool)
         for name in ("request_id", "user_id"):
             codes = self.table[name].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
@@ -60,7 +60,7 @@ class TrainingSet:
 
 
 def collect(batch: Batch, cutoff_tick: int, days: int) -> TrainingSet:
-    """The rows of up to `days` days before the cut-off whose label windows are over."""
+    """The rows of up to `days` days before the cut-off whose label windows are closed."""
     last = batch.ticks.day(cutoff_tick)
     learned = [day for day in batch.tables.clean_days() if last - days < day <= last]
     missing = [day for day in learned if not _is_kept(batch, day)]
@@ -79,13 +79,13 @@ def collect(batch: Batch, cutoff_tick: int, days: int) -> TrainingSet:
 def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, as_of_day: bool = False) -> TrainingSet:
     """Rows of the requests that became known from `first_tick` to before `until_tick`.
 
-    `as_of_day` takes features as they were when the request's day began: what a feed without ticks would have known.
+    `as_of_day` uses features as of the start of the request's day: what a feed without ticks would know.
     """
     first, last = batch.ticks.day(first_tick), batch.ticks.day(until_tick - 1)
     known = (pc.field("known_tick") <= cutoff_tick) & pc.field("request_id").is_valid()
-    # Label windows reach past the last day.
+    # Label windows extend past the last day.
     events = batch.tables.clean(first, last + 1 + label_ticks(batch) // batch.ticks.day_ticks, _EVENTS).filter(known)
-    # An act that arrives days after its request must not pass for a request of its own.
+    # An act that arrives days after its request must not count as a separate request.
     mentions = batch.tables.clean(first - _LATE_DAYS, last, _MENTION).filter(known)
     catalog = catalogue.load(batch.tables, batch.engine, batch.ticks)
     params = batch.ticks.params(cutoff_tick) | {
@@ -108,7 +108,7 @@ def _as_of_day(labels: pa.Table, day_ticks: int) -> pa.Table:
 
 
 def with_features(batch: Batch, catalog: catalogue.Catalogue, labels: pa.Table) -> TrainingSet:
-    """The vectors of labelled (or logged) rows, each as of its own ticks; rows whose ping was unknown are left out."""
+    """The vectors of labelled (or logged) rows, each as of its own ticks, without rows whose ping was unknown."""
     if not labels.num_rows:
         return TrainingSet(labels.select(_META), np.empty((0, len(batch.features.names)), np.float32))
     snapshot_tick = labels["snapshot_tick"].to_numpy()
@@ -131,7 +131,7 @@ def with_features(batch: Batch, catalog: catalogue.Catalogue, labels: pa.Table) 
 
 
 def served_items(events: pa.Table) -> pa.Table:
-    """One row for each item of each logged response, with the values that the log gives it."""
+    """One row for each item of each logged response, with its logged values."""
     logged = events.filter(pc.field("event_type") == "feed_served").combine_chunks()
     lists = logged["served_pings"].combine_chunks()
     counts = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -152,7 +152,7 @@ def served_items(events: pa.Table) -> pa.Table:
 
 
 def _item_values(lists: pa.ChunkedArray, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A logged list of numbers, end to end; NaN for a response whose list is absent or of another length."""
+    """Logged lists of numbers, concatenated; NaN for a response whose list is missing or of another length."""
     given = pc.list_value_length(lists).fill_null(-1).to_numpy()
     whole = given == lengths
     out = np.full(int(lengths.sum()), np.nan)
@@ -167,7 +167,7 @@ def _floats(column: pa.ChunkedArray) -> Float32:
 
 
 def label_ticks(batch: Batch) -> int:
-    """How many ticks after a request its outcome is waited for."""
+    """The length of the label window in ticks."""
     return max(1, batch.settings.label_window_hours * HOUR_MS // batch.ticks.tick_ms)
 
 
@@ -189,7 +189,7 @@ def _is_closed(batch: Batch, day: int, cutoff_tick: int) -> bool:
 
 
 def _make(batch: Batch, first: int, last: int, cutoff_tick: int) -> None:
-    """Make the days anew in one pass; keep those that are closed, and the open ones for this cut-off."""
+    """Build these days in one pass and store them; open days are valid for this cut-off only."""
     made = build(batch, batch.ticks.first_of(first), batch.ticks.first_of(last + 1), cutoff_tick)
     days = made.table["first_tick"].to_numpy() // batch.ticks.day_ticks
     for day in range(first, last + 1):
@@ -205,7 +205,7 @@ def _make(batch: Batch, first: int, last: int, cutoff_tick: int) -> None:
 
 
 def _open_path(batch: Batch, day: int) -> str:
-    """A day that is not over: written anew by each training until it is closed."""
+    """A day that is not closed: each training rewrites it."""
     return f"{_folder(day)}/{batch.features.digest}.open.parquet"
 
 
@@ -214,7 +214,7 @@ def _load(batch: Batch, day: int, cutoff_tick: int) -> pa.Table | None:
     if path not in batch.tables.lake.list(_folder(day)):
         return None
     table: pa.Table = batch.tables.lake.dataset([path], _schema(list(batch.features.names))).to_table()
-    # A kept day may be newer than the cut-off when the past is replayed (`--at`).
+    # A stored day may be newer than the cut-off if the past is replayed (`--at`).
     closed = cutoff_tick - label_ticks(batch)
     return batch.tables.pending().without(table, CLOCK).filter(pc.field("first_tick") <= closed)
 

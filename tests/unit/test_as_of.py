@@ -258,7 +258,7 @@ def _expected_affinity(count: Recount, world: LakeWorld, user: str, tick: int) -
     return out
 
 
-def test_an_event_on_the_border_of_a_tick_counts_from_the_run_that_learned_of_it(tmp_path: Path) -> None:
+def test_an_event_at_a_tick_boundary_counts_from_the_run_that_loaded_it(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     world.land(_created())
     world.learn(FIRST)

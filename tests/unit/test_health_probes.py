@@ -53,4 +53,4 @@ def test_a_scheduler_is_healthy_until_three_ticks_were_missed(tmp_path: Path) ->
     beat(tmp_path)
     os.utime(tmp_path / "heartbeat", (1_000_000, 1_000_000))
     assert silent(tmp_path, 15, 1_000_000 + 45 * 60) is None
-    assert silent(tmp_path, 15, 1_000_000 + 46 * 60) == "no tick was done for 46 minutes"
+    assert silent(tmp_path, 15, 1_000_000 + 46 * 60) == "no tick has finished for 46 minutes"

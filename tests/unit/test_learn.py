@@ -64,7 +64,9 @@ def test_the_same_event_id_of_two_users_is_two_events(tmp_path: Path) -> None:
     assert len(_clean(world)) == 2
 
 
-def test_a_tick_looks_at_two_days_and_the_night_finds_what_landed_in_an_older_partition(tmp_path: Path) -> None:
+def test_a_tick_lists_two_days_and_the_nightly_job_finds_files_in_older_partitions(
+    tmp_path: Path,
+) -> None:
     world = LakeWorld(tmp_path)
     world.learn(FIRST + 4 * DAY)
     world.land([_like(FIRST + DAY)])
@@ -90,7 +92,7 @@ def _fill(world: LakeWorld) -> None:
     world.land([_like(FIRST + 1, 1), _like(FIRST + 1, 2, user="bob")])
 
 
-def test_a_run_that_died_at_any_write_leaves_nothing_behind_for_the_next(tmp_path: Path) -> None:
+def test_a_run_killed_at_any_write_leaves_nothing_behind_for_the_next(tmp_path: Path) -> None:
     calm = LakeWorld(tmp_path / "calm")
     _fill(calm)
     calm.learn(FIRST + 1)
@@ -98,15 +100,15 @@ def test_a_run_that_died_at_any_write_leaves_nothing_behind_for_the_next(tmp_pat
     for attempt in deaths(least=10, most=60):
         world = LakeWorld(tmp_path / f"died-{attempt.changes}")
         _fill(world)
-        learner = EventLoader(world.batch.tables, world.batch.engine, world.batch.ticks, Progress(quiet=True))
+        loader = EventLoader(world.batch.tables, world.batch.engine, world.batch.ticks, Progress(quiet=True))
         with attempt.in_lake(world.batch.tables):
-            learner.run(FIRST + 1, 0)
+            loader.run(FIRST + 1, 0)
         if attempt.died:
             world.learn(FIRST + 1)
         assert _everything(world) == expected, f"died at change {attempt.changes}"
 
 
-def test_learning_again_changes_nothing(tmp_path: Path) -> None:
+def test_loading_again_changes_nothing(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     _fill(world)
     world.learn(FIRST + 1, everything=True)

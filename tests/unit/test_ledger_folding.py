@@ -1,6 +1,9 @@
-"""The manifests of old days lie together, and the ledger knows what it knew."""
+"""Folding the manifests of old days keeps everything that the ledger knows."""
 
 from pathlib import Path
+from shutil import copytree
+
+import pytest
 
 from batch.lake.ledger import FOLD_DAYS, Ledger
 from pingfeed.core.events import Row
@@ -14,16 +17,21 @@ def _like(tick: int) -> Row:
     return row("like", tick * TICK_MS - 1, user_id="ada", ping_id="p1")
 
 
-def _world(home: Path) -> LakeWorld:
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three runs and an amendment on one day, one run on the next, one lately."""
-    world = LakeWorld(home)
+    world = LakeWorld(tmp_path_factory.mktemp("prepared"))
     for tick in (FIRST + 1, FIRST + 2, FIRST + 3, FIRST + DAY + 1, (LATER + 1) * DAY):
         world.land([_like(tick)])
         world.learn(tick)
         if tick == FIRST + 3:
             world.land([_like(tick)])
             world.learn(tick, everything=True)
-    return world
+    return world.home
+
+
+def _world(prepared: Path, home: Path) -> LakeWorld:
+    return LakeWorld(copytree(prepared, home, dirs_exist_ok=True))
 
 
 def _ledger(world: LakeWorld) -> Ledger:
@@ -36,8 +44,8 @@ def _manifests(world: LakeWorld) -> list[str]:
     return world.batch.tables.lake.list("ticks")
 
 
-def test_a_days_manifests_become_one_and_every_file_stays_known(tmp_path: Path) -> None:
-    world = _world(tmp_path)
+def test_a_days_manifests_become_one_and_every_file_stays_known(prepared: Path, tmp_path: Path) -> None:
+    world = _world(prepared, tmp_path)
     before = _ledger(world).known_runs()
     _ledger(world).fold(LATER)
     assert [path for path in _manifests(world) if "/day=" in path] == [
@@ -49,26 +57,26 @@ def test_a_days_manifests_become_one_and_every_file_stays_known(tmp_path: Path) 
     assert len(_ledger(world).known_runs(FIRST_DAY + 1)) == 2
 
 
-def test_folding_again_changes_nothing(tmp_path: Path) -> None:
-    world = _world(tmp_path)
+def test_folding_again_changes_nothing(prepared: Path, tmp_path: Path) -> None:
+    world = _world(prepared, tmp_path)
     _ledger(world).fold(LATER)
     before = _manifests(world)
     _ledger(world).fold(LATER)
     assert _manifests(world) == before
 
 
-def test_the_tables_of_folded_runs_stay_and_nothing_is_learned_anew(tmp_path: Path) -> None:
-    world = _world(tmp_path)
+def test_tables_of_folded_runs_stay_and_nothing_is_loaded_again(prepared: Path, tmp_path: Path) -> None:
+    world = _world(prepared, tmp_path)
     _ledger(world).fold(LATER + 1)
     rows = world.batch.tables.clean(FIRST_DAY, LATER + 1).num_rows
     assert world.learn((LATER + 1) * DAY + 1, everything=True).files == []
     assert world.batch.tables.clean(FIRST_DAY, LATER + 1).num_rows == rows == 6
-    assert world.learn(FIRST + 2).files == [], "a tick of the past learns nothing"
+    assert world.learn(FIRST + 2).files == [], "a past tick loads nothing"
 
 
-def test_a_folding_that_died_at_any_change_knows_every_file(tmp_path: Path) -> None:
+def test_folding_killed_at_any_change_knows_every_file(prepared: Path, tmp_path: Path) -> None:
     for attempt in deaths(least=5, most=20):
-        world = _world(tmp_path / f"died-{attempt.changes}")
+        world = _world(prepared, tmp_path / f"died-{attempt.changes}")
         before = _ledger(world).known_runs()
         with attempt.in_lake(world.batch.tables):
             _ledger(world).fold(LATER)

@@ -1,6 +1,7 @@
-"""Raw files that runs have read become few and large, and no event is lost, read again or counted twice by it."""
+"""Compaction makes few large raw files of many small ones and loses, rereads or duplicates no event."""
 
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -50,7 +51,7 @@ def _known(world: LakeWorld) -> list[tuple[str, int]]:
     return sorted(zip(table["event_id"].to_pylist(), table["known_tick"].to_pylist(), strict=True), key=repr)
 
 
-def test_what_runs_have_read_becomes_one_file_that_keeps_every_row_and_its_tick(tmp_path: Path) -> None:
+def test_files_that_runs_have_read_become_one_file_with_every_row_and_its_tick(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     _fill(world)
     _compact(world)
@@ -60,7 +61,7 @@ def test_what_runs_have_read_becomes_one_file_that_keeps_every_row_and_its_tick(
     assert len(_rows(world)) == 8
 
 
-def test_no_run_reads_a_compacted_file_as_news(tmp_path: Path) -> None:
+def test_no_run_reads_a_compacted_file_as_new(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     _fill(world)
     _compact(world)
@@ -70,7 +71,7 @@ def test_no_run_reads_a_compacted_file_as_news(tmp_path: Path) -> None:
     assert _known(world) == before
 
 
-def test_what_no_run_has_read_is_left_alone(tmp_path: Path) -> None:
+def test_files_that_no_run_has_read_stay(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     _fill(world)
     read = set(_raw(world))
@@ -82,7 +83,7 @@ def test_what_no_run_has_read_is_left_alone(tmp_path: Path) -> None:
     assert world.learn(FIRST + DAY, everything=True).kept == 2
 
 
-def test_a_day_that_is_not_over_and_written_history_are_left_alone(tmp_path: Path) -> None:
+def test_files_of_the_current_day_and_imported_history_stay(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     _fill(world)
     before = _raw(world)
@@ -95,7 +96,7 @@ def test_a_day_that_is_not_over_and_written_history_are_left_alone(tmp_path: Pat
     assert sum("history-" in path for path in _raw(world)) == 2
 
 
-def test_partitions_whose_files_may_have_moved_to_the_archive_are_left_alone(tmp_path: Path) -> None:
+def test_partitions_whose_files_may_be_archived_stay(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     _fill(world)
     before = _raw(world)
@@ -124,7 +125,7 @@ def test_compacting_again_changes_nothing(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_file_holds_no_more_rows_than_memory_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compacted_file_holds_at_most_max_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "MAX_ROWS", 4)
     world = LakeWorld(tmp_path)
     _fill(world, files=5)
@@ -148,15 +149,16 @@ def test_a_source_that_a_sink_sends_again_is_removed_again(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("joining", [False, True], ids=["first", "with-a-latecomer"])
-def test_a_compaction_that_died_at_any_change_loses_and_doubles_nothing(tmp_path: Path, joining: bool) -> None:
+def test_a_compaction_killed_at_any_change_loses_and_duplicates_nothing(tmp_path: Path, joining: bool) -> None:
+    prepared = LakeWorld(tmp_path / "prepared")
+    _fill(prepared)
+    if joining:
+        _compact(prepared)
+        prepared.land([_like(FIRST + 9, 200)])
+        prepared.learn(FIRST + DAY, everything=True)
+    expected = _known(prepared)
     for attempt in deaths(least=4, most=20):
-        world = LakeWorld(tmp_path / f"died-{attempt.changes}")
-        _fill(world)
-        if joining:
-            _compact(world)
-            world.land([_like(FIRST + 9, 200)])
-            world.learn(FIRST + DAY, everything=True)
-        expected = _known(world)
+        world = LakeWorld(copytree(prepared.home, tmp_path / f"died-{attempt.changes}"))
         with attempt.in_lake(world.batch.tables):
             _compact(world)
         assert world.learn(FIRST + DAY + 1, everything=True).files == [], f"read again after change {attempt.changes}"
@@ -167,7 +169,7 @@ def test_a_compaction_that_died_at_any_change_loses_and_doubles_nothing(tmp_path
         assert len(_raw(world)) == 1
 
 
-def test_the_night_compacts_the_days_that_are_over(tmp_path: Path) -> None:
+def test_the_nightly_job_compacts_past_days(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
     _fill(world)
     world.land([_like(FIRST + DAY + 2, 300)])
@@ -178,7 +180,7 @@ def test_the_night_compacts_the_days_that_are_over(tmp_path: Path) -> None:
     assert len(_rows(world)) == 10
 
 
-def test_a_file_that_was_read_once_and_cannot_be_now_stays(tmp_path: Path) -> None:
+def test_a_file_that_has_become_unreadable_stays(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     _fill(world)
     damaged, *others = _raw(world)
@@ -190,7 +192,7 @@ def test_a_file_that_was_read_once_and_cannot_be_now_stays(tmp_path: Path) -> No
     assert world.batch.tables.lake.dataset([p for p in kept if p != damaged], CLEAN).count_rows() == 6
 
 
-def test_a_compacted_file_is_known_in_whatever_folder_of_its_day_something_else_lies(tmp_path: Path) -> None:
+def test_a_compacted_file_is_recognised_beside_other_folders_of_its_day(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     _fill(world)
     _compact(world)
@@ -202,7 +204,7 @@ def test_a_compacted_file_is_known_in_whatever_folder_of_its_day_something_else_
     assert world.batch.tables.lake.dataset([file], CLEAN).count_rows() == len(before)
 
 
-def test_a_compacted_file_whose_manifest_is_lost_is_kept_where_it_is_the_only_copy(tmp_path: Path) -> None:
+def test_a_compacted_file_without_a_manifest_is_kept_if_it_is_the_only_copy(tmp_path: Path) -> None:
     """A lake of which `events/` alone was copied, say."""
     world = LakeWorld(tmp_path)
     _fill(world)
@@ -215,7 +217,7 @@ def test_a_compacted_file_whose_manifest_is_lost_is_kept_where_it_is_the_only_co
     assert _raw(world) == before
 
 
-def test_a_compaction_that_fails_costs_the_night_nothing_else(
+def test_a_failed_compaction_does_not_stop_the_nightly_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(_self: RawCompaction, _today: int) -> None:

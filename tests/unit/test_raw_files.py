@@ -1,4 +1,4 @@
-"""What lies in the raw zone becomes rows, whoever wrote it; what does not is rejected alone, once, with its reason."""
+"""Raw files of every writer become rows; a document that is not a valid row is rejected once, with its reason."""
 
 import base64
 import gzip
@@ -144,7 +144,7 @@ def test_a_file_that_cannot_be_read_is_left_out_with_its_reason(lake: CountingLa
     assert rows_of(found) == [FULL, like(2)]
 
 
-def test_a_file_in_an_archive_is_left_out_and_ends_no_night(
+def test_a_file_in_an_archive_is_left_out_and_does_not_stop_the_nightly_job(
     lake: CountingLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Glacier's answer, after our own rule has moved a file that no run could read."""
@@ -162,7 +162,7 @@ def test_a_file_in_an_archive_is_left_out_and_ends_no_night(
     assert "is archived" in found.left_out[f"{DAY}/archived"]
 
 
-def test_a_document_that_is_no_row_is_rejected_and_its_neighbours_are_kept(lake: CountingLake) -> None:
+def test_a_document_that_is_not_a_row_is_rejected_and_its_neighbours_are_kept(lake: CountingLake) -> None:
     bad = encode_rows([{**like(2), "position": "third"}])
     found = read_one(lake, encode_rows([like(1)]) + bad + b'{"torn":\n' + encode_rows([like(3)]))
     assert rows_of(found) == [like(1), like(3)]
@@ -218,7 +218,7 @@ def _rejected(world: LakeWorld) -> list[dict[str, Any]]:
 
 
 def _fill(world: LakeWorld) -> None:
-    """A raw zone with all there is: Parquet, JSON with a bad document, and two errors, one of which repeats a row."""
+    """Raw files of every kind: Parquet, JSON with a bad document, and two errors, one of which repeats a row."""
     lake, base = world.batch.tables.lake, FIRST * TICK_MS
     world.land([row("ping_created", base, event_id=event_id("p"), ping_id="p1", creator_id="c", topics=["x"])])
     lake.write(f"{DAY}/json", encode_rows([_like(FIRST + 1, 1)]) + b'{"bad":1}\n')
@@ -227,16 +227,16 @@ def _fill(world: LakeWorld) -> None:
     lake.write(f"{ERRORS}/two", error_line(encode_rows([_like(FIRST + 1, 4)]) + b"torn{"))
 
 
-def _night(world: LakeWorld, tick: int) -> Manifest:
+def _load_all(world: LakeWorld, tick: int) -> Manifest:
     return world.learn(tick, everything=True)
 
 
-def test_the_night_keeps_the_good_neighbours_from_its_run_on_and_moves_the_bad_one(tmp_path: Path) -> None:
+def test_the_nightly_job_loads_good_documents_from_errors_and_rejects_bad_ones(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     _fill(world)
     world.learn(FIRST + 1)
     assert _clean(world) == sorted([(event_id("p"), FIRST + 1), (event_id(1), FIRST + 1)])
-    manifest = _night(world, FIRST + 2)
+    manifest = _load_all(world, FIRST + 2)
     late = [(event_id(2), FIRST + 2), (event_id(4), FIRST + 2)]
     assert _clean(world) == sorted([(event_id("p"), FIRST + 1), (event_id(1), FIRST + 1), *late])
     assert manifest.rejected == 2
@@ -251,18 +251,18 @@ def test_the_night_keeps_the_good_neighbours_from_its_run_on_and_moves_the_bad_o
 def test_an_error_object_is_read_once(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     _fill(world)
-    _night(world, FIRST + 1)
+    _load_all(world, FIRST + 1)
     before, rejected = _everything(world), _rejected(world)
-    again = _night(world, FIRST + 1)
-    assert _night(world, FIRST + 2).files == []
+    again = _load_all(world, FIRST + 1)
+    assert _load_all(world, FIRST + 2).files == []
     assert (_everything(world), _rejected(world)) == (before, rejected)
     assert again.run == (FIRST + 1) * 100
 
 
-def test_a_night_that_died_at_any_write_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_a_nightly_job_killed_at_any_write_loses_and_duplicates_nothing(tmp_path: Path) -> None:
     calm = LakeWorld(tmp_path / "calm")
     _fill(calm)
-    _night(calm, FIRST + 2)
+    _load_all(calm, FIRST + 2)
     expected = (_everything(calm), _rejected(calm))
     assert len(expected[1]) == 3
     for attempt in deaths(least=10, most=80):
@@ -274,22 +274,22 @@ def test_a_night_that_died_at_any_write_loses_and_doubles_nothing(tmp_path: Path
                 FIRST + 1, 0, everything=True
             )
         if attempt.died:
-            _night(world, FIRST + 2)  # a later tick's run: another number, the same rejected files
+            _load_all(world, FIRST + 2)  # a later tick's run: another number, the same rejected files
             assert (_everything(world), _rejected(world)) == expected, f"died at change {attempt.changes}"
 
 
-def test_a_file_that_could_not_be_read_is_learned_once_it_can(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_loaded_once_it_can_be_read(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     lake = world.batch.tables.lake
     lake.write(f"{DAY}/x", b"PAR1 torn")
     assert world.learn(FIRST + 1).left_out == 1
-    assert _night(world, FIRST + 1).run == (FIRST + 1) * 100, "nothing was read: no amendment"
+    assert _load_all(world, FIRST + 1).run == (FIRST + 1) * 100, "nothing was read: no amendment"
     lake.write(f"{DAY}/x", parquet(table_of_rows([_like(FIRST + 1)])))
     world.learn(FIRST + 2)
     assert _clean(world) == [(event_id(0), FIRST + 2)]
 
 
-def test_a_manifest_of_before_is_still_read(tmp_path: Path) -> None:
+def test_an_older_manifest_is_still_read(tmp_path: Path) -> None:
     old = {"run": 100, "tick": 1, "at_ms": 0, "files": ["a"], "read": 1, "kept": 1, "oldest_day": None}
     assert msgspec.json.decode(json.dumps(old).encode(), type=Manifest).rejected == 0
 

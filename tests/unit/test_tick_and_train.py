@@ -38,7 +38,7 @@ USERS = 60
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A week of a small world, learned, trained and ticked at END."""
+    """A week of a small world: loaded, trained on and ticked at END."""
     home = tmp_path_factory.mktemp("world")
     world = World.build(Spec(seed=3, users=USERS, pings=600, days=7, until_ms=END * TICK_MS, tick_ms=TICK_MS))
     write_history(world, home / "lake")
@@ -85,7 +85,7 @@ def test_every_user_seen_gets_a_packet_within_one_write_unit(home: Path) -> None
     assert max(sizes) == np.median(sizes) == MAX_CANDIDATES, "only those who saw nearly everything get fewer"
 
 
-def test_a_packet_offers_nothing_that_the_user_has_seen(home: Path) -> None:
+def test_a_packet_has_no_ping_that_the_user_has_seen(home: Path) -> None:
     batch = _batch(home, END)
     pairs = batch.tables.aggregate("user_ping_buckets", END // 96 - 30, END // 96).to_pylist()
     for number in range(10):
@@ -153,7 +153,9 @@ def test_too_few_engaged_requests_say_how_many_are_missing(tmp_path: Path) -> No
     world.learn(FIRST)
     outcome = train(world.batch, FIRST)
     assert outcome.manifest is None
-    assert f"{MIN_ENGAGED_REQUESTS} more" in outcome.sentence
+    assert outcome.sentence.startswith(
+        f"Not enough training data: 0 of {MIN_ENGAGED_REQUESTS} feed requests with an interaction (6 h window)"
+    )
     assert asyncio.run(live_ranker(world.batch)).model_id is None
 
 
@@ -176,12 +178,12 @@ def test_promote_and_roll_back_move_the_pointer(home: Path) -> None:
         models.promote(batch, "foreign")
 
 
-def test_rolling_back_with_nothing_before_says_so(tmp_path: Path) -> None:
+def test_rolling_back_without_an_earlier_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="nothing to roll back"):
         models.roll_back(LakeWorld(tmp_path).batch)
 
 
-def test_a_snapshot_of_other_features_is_refused_at_load(home: Path) -> None:
+def test_a_snapshot_of_other_features_is_rejected_at_load(home: Path) -> None:
     path = home / "artifacts" / snapshot_key(END)
     with pytest.raises(FormatError):
         Snapshot.open(path, "0" * 16)
@@ -204,7 +206,7 @@ def test_a_tick_reports_its_packets_and_the_events_that_it_read(home: Path, caps
     assert f"{done['read']:,} events read, {done['events']:,} of them new, {duplicates:,} duplicates;" in sentence
 
 
-def test_a_run_says_what_it_read_and_what_came_of_it() -> None:
+def test_a_run_reports_read_new_duplicate_and_rejected_events() -> None:
     assert (
         in_words(read=1200, kept=1000, rejected=0, left_out=0) == "1,200 events read, 1,000 of them new, 200 duplicates"
     )
@@ -219,7 +221,7 @@ def test_95_percent_do_not_exceed_the_p95() -> None:
     assert tick.percentile([1, 2, 3], 50) == 2
 
 
-def test_a_tick_that_died_before_its_packets_is_made_up_for_by_the_next(tmp_path: Path) -> None:
+def test_the_next_tick_makes_up_for_one_killed_before_its_packets(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
     _tick(world, FIRST)
     world.land([row("like", (FIRST + 1) * TICK_MS - 1, user_id="ada", ping_id="p1")])
@@ -244,7 +246,7 @@ def _tick(world: LakeWorld, number: int) -> tick.TickDone:
     return tick.run(world.batch, number)
 
 
-def test_a_replay_of_the_past_learns_nothing_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_replay_of_the_past_loads_nothing_and_loses_nothing(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     world.land([row("ping_created", FIRST * TICK_MS, ping_id="p1", creator_id="c")])
     world.learn(FIRST + 100, everything=True)
@@ -255,7 +257,7 @@ def test_a_replay_of_the_past_learns_nothing_and_loses_nothing(tmp_path: Path) -
     assert world.number("ping", "p2") == 2
 
 
-def test_an_unreadable_raw_file_is_left_out_and_its_neighbours_are_learned(tmp_path: Path) -> None:
+def test_an_unreadable_raw_file_is_left_out_and_its_neighbours_are_loaded(tmp_path: Path) -> None:
     world = LakeWorld(tmp_path)
     world.land([row("ping_created", FIRST * TICK_MS, ping_id="p1", creator_id="c")])
     broken = next((tmp_path / "lake" / "events").rglob("part-*.parquet")).with_name("part-broken.parquet")
@@ -282,7 +284,7 @@ def test_two_runs_on_one_lake_never_overlap(tmp_path: Path) -> None:
         pass
 
 
-def test_a_night_that_fails_does_not_stop_the_ticks_and_is_tried_again_in_an_hour(
+def test_a_failed_nightly_job_does_not_stop_ticks_and_is_retried_in_an_hour(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
@@ -320,7 +322,7 @@ def test_a_tick_is_not_due_in_its_first_moment(tmp_path: Path) -> None:
     assert plan.due() == FIRST
 
 
-def test_the_night_is_the_first_tick_at_or_after_its_hour_until_somebody_has_trained(tmp_path: Path) -> None:
+def test_the_nightly_job_is_due_from_its_hour_until_a_training_has_run(tmp_path: Path) -> None:
     plan = _plan(tmp_path, [FIRST * TICK_MS])
     night = FIRST + 3 * 4
     assert [plan.night_is_due(tick) for tick in (FIRST, night - 1, night, night + 40)] == [False, False, True, True]
@@ -328,7 +330,7 @@ def test_the_night_is_the_first_tick_at_or_after_its_hour_until_somebody_has_tra
     assert [plan.night_is_due(tick) for tick in (night, night + 40, night + 96)] == [False, False, True]
 
 
-def test_a_restart_neither_repeats_a_night_nor_loses_one(tmp_path: Path) -> None:
+def test_a_restart_neither_repeats_nor_skips_a_nightly_job(tmp_path: Path) -> None:
     now = [(FIRST + 20) * TICK_MS + 60_000]
     assert last_trained(_plan(tmp_path, now).batch) is None
     assert _plan(tmp_path, now).run_once() == FIRST + 20
@@ -336,7 +338,7 @@ def test_a_restart_neither_repeats_a_night_nor_loses_one(tmp_path: Path) -> None
     assert not _plan(tmp_path, now).night_is_due(FIRST + 21)
 
 
-def test_a_tick_that_finds_the_lake_busy_is_tried_again_and_not_skipped(tmp_path: Path) -> None:
+def test_a_tick_on_a_busy_lake_is_retried_and_not_skipped(tmp_path: Path) -> None:
     now = [FIRST * TICK_MS + 60_000]
     plan = _plan(tmp_path, now)
     stop = threading.Event()
@@ -352,7 +354,7 @@ def test_a_tick_that_finds_the_lake_busy_is_tried_again_and_not_skipped(tmp_path
     assert plan.last_tick == FIRST
 
 
-def test_a_tick_that_an_outage_stops_is_told_and_tried_again_after_growing_pauses(
+def test_a_tick_that_fails_in_an_outage_is_logged_and_retried_with_backoff(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = _plan(tmp_path, [FIRST * TICK_MS + 60_000])
@@ -361,7 +363,7 @@ def test_a_tick_that_an_outage_stops_is_told_and_tried_again_after_growing_pause
     assert 0.5 <= pauses[0] <= 1
     assert 4 <= pauses[1] <= 8
     assert 30 <= pauses[2] <= 60
-    assert caplog.text.count("a tick failed and is tried again") == 3
+    assert caplog.text.count("a tick failed; retrying") == 3
     assert plan.last_tick is None, "the tick is still due"
     plan._failed(FormatError("a state that no second try mends"), 1)
     assert plan.last_tick == FIRST, "left to the next one"
