@@ -314,7 +314,14 @@ async def answer_with(route: "Route", status: int, body: Any) -> None:
     await route.fulfill(status=status, headers=headers, content_type="application/json", body=json.dumps(body))
 
 
-async def test_events_wait_while_ingest_is_down_and_arrive_once_it_is_up(visit: Visit, demo_town: DemoTown) -> None:
+_NO_RETRY_BY_ITSELF = """
+const later = window.setTimeout;
+window.setTimeout = (call, ms, ...rest) => (call.name === "retry" ? 0 : later(call, ms, ...rest));
+"""
+
+
+async def test_events_wait_while_ingest_is_down_and_arrive_on_try_again(visit: Visit, demo_town: DemoTown) -> None:
+    await visit.page.add_init_script(_NO_RETRY_BY_ITSELF)
     await visit.open(user_id(9))
     await visit.cards.first.wait_for()
     liked = (await visit.pings())[0]
