@@ -82,7 +82,7 @@ async def test_a_trending_ping_enters_the_feeds_of_its_country(
     assert (await (await sent.value).json())["accepted"] == 80
 
     told = neighbour.card(ping).locator(".change").get_by_text("it is trending in")
-    for _ in range(30):  # the hot lists are read every few seconds
+    for _ in range(30):  # the trending lists are read every few seconds
         await neighbour.next()
         if await told.count():
             break
@@ -114,15 +114,15 @@ async def test_axe_finds_no_violation(browser: "Browser", demo_town: DemoTown, w
     assert await visit.accessibility() == []
 
     await visit.act(await visit.followable(), "Follow")
-    for panel in ("Tastes and signals", "What changed"):
+    for panel in ("Preferences and signals", "What changed"):
         details = page.locator("details", has_text=panel)
         if await details.get_attribute("open") is None:
             await details.locator("summary").click()
-    assert await visit.accessibility() == [], "with changes and tastes"
+    assert await visit.accessibility() == [], "with changes and preferences"
 
     await page.get_by_role("combobox", name="You are").fill("user")
     await page.keyboard.press("ArrowDown")
-    assert await visit.accessibility() == [], "with the people to pick from"
+    assert await visit.accessibility() == [], "with the list of users"
     await page.keyboard.press("Escape")
 
     await visit.button((await visit.pings())[1], "Why").click()
@@ -289,7 +289,7 @@ async def test_the_system_view_shows_rates_latency_tick_model_and_trending(visit
     assert [float(cell.removesuffix(" ms")) for cell in cells[2:]] == sorted(
         float(cell.removesuffix(" ms")) for cell in cells[2:]
     )
-    await page.get_by_role("combobox", name="Country of the hot list").select_option("US")
+    await page.get_by_role("combobox", name="Country of the trending list").select_option("US")
     title = (await card_of(visit, loved))["title"]
     await page.locator("#hot li").filter(has_text=title).first.wait_for()
     await page.get_by_text("Ready, with artifacts, candidates, model").wait_for()
@@ -367,7 +367,7 @@ async def test_without_operator_rights_the_page_hides_scores(visit: Visit) -> No
     await visit.open(user_id(1))
     await visit.cards.first.wait_for()
     await visit.button((await visit.pings())[0], "Why").click()
-    await visit.page.get_by_text("Scores and features are for operators.").wait_for()
+    await visit.page.get_by_text("Only operators can see scores and features.").wait_for()
 
 
 async def test_with_api_keys_the_page_asks_for_one(visit: Visit) -> None:
@@ -393,7 +393,7 @@ async def test_with_api_keys_the_page_asks_for_one(visit: Visit) -> None:
 async def test_without_simulated_people_a_user_id_is_typed(visit: Visit) -> None:
     await visit.page.route("**/demo/people", lambda route: answer_with(route, 200, {"people": []}))
     await visit.open()
-    await visit.page.get_by_role("heading", name="Choose a person").wait_for()
+    await visit.page.get_by_role("heading", name="Choose a user").wait_for()
     await visit.be("anybody")
     assert len(await visit.pings()) == 10
     assert await visit.page.get_by_role("button", name="Switch to a random user").is_hidden()
