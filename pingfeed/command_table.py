@@ -204,7 +204,7 @@ GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
             more="The exit code is 1 if something fails that the installation needs.",
         ),
         _command(
-            "provision = deploy.commands:provision",
+            "provision = deploy.provision:command",
             "Create the AWS bucket, tables and stream that the settings name",
             "pingfeed provision --wait 120",
             _seconds("--wait", 60.0, "how long AWS may take to answer"),
