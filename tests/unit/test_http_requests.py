@@ -13,21 +13,19 @@ from pingfeed import telemetry
 from pingfeed.web.health import Readiness
 from pingfeed.web.metrics import Metrics
 from pingfeed.web.middleware import OutermostLayer
-from tests.unit.http_shell import client_of, shell
+from tests.unit.http_shell import ask, client_of, shell
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 async def test_a_valid_request_id_is_kept() -> None:
-    async with client_of(shell()) as client:
-        answer = await client.get("/healthz", headers={"X-Request-Id": "trace:1.2@app"})
+    answer = await ask("GET", "/healthz", {"X-Request-Id": "trace:1.2@app"})
     assert answer.headers["x-request-id"] == "trace:1.2@app"
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, 'quo"te', "line\u00e9"])
 async def test_any_other_request_id_is_replaced(given: str) -> None:
-    async with client_of(shell()) as client:
-        answer = await client.get("/nowhere", headers={b"X-Request-Id": given.encode("latin-1")})
+    answer = await ask("GET", "/nowhere", {b"X-Request-Id": given.encode("latin-1")})
     assert UUID7.fullmatch(answer.headers["x-request-id"])
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
@@ -71,23 +69,17 @@ async def test_an_error_after_the_answer_began_is_logged_and_raised() -> None:
 
 
 async def test_healthz_is_alive() -> None:
-    async with client_of(shell()) as client:
-        answer = await client.get("/healthz")
+    answer = await ask("GET", "/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-async def test_readyz_says_what_is_missing() -> None:
-    readiness = Readiness(True, ["model"], {"model": "none is live"})
-    async with client_of(shell(readiness)) as client:
+@pytest.mark.parametrize(("ready", "status"), [(True, 200), (False, 503)])
+async def test_readyz_reports_readiness_and_what_is_missing(ready: bool, status: int) -> None:
+    async with client_of(shell(Readiness(ready, ["model"], {"model": "none is live"}))) as client:
         answer = await client.get("/readyz")
-    assert answer.status_code == 200
-    assert answer.json() == {"status": "ready", "degraded": ["model"], "detail": {"model": "none is live"}}
-
-
-async def test_readyz_is_503_when_unready() -> None:
-    async with client_of(shell(Readiness(False, ["spool"], {"spool": "full"}))) as client:
-        answer = await client.get("/readyz")
-    assert (answer.status_code, answer.json()["status"]) == (503, "unready")
+    word = "ready" if ready else "unready"
+    assert answer.status_code == status
+    assert answer.json() == {"status": word, "degraded": ["model"], "detail": {"model": "none is live"}}
 
 
 async def test_metrics_count_requests_by_template_never_by_value() -> None:
@@ -128,8 +120,7 @@ async def test_docs_load_nothing_from_another_host() -> None:
 
 
 async def test_docs_need_no_lifespan_and_name_every_schema() -> None:
-    async with client_of(shell()) as client:
-        document = (await client.get("/openapi.json")).json()
+    document = (await ask("GET", "/openapi.json")).json()
     named = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert {"HealthBody", "ReadyBody"} <= named
 
