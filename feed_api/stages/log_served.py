@@ -83,7 +83,7 @@ class ServedLog:
         act = self._start(self._apply(row))
         await asyncio.wait([act], timeout=state.deadline.left_s())
         if not act.done():
-            self._metrics.act_failed()
+            self._metrics.act_failures.inc()
         self._spool(row)
 
     async def drain(self, timeout_s: float = DRAIN_S) -> None:
@@ -100,7 +100,7 @@ class ServedLog:
         try:
             await self._acts.apply_now(row)
         except PingfeedError as error:
-            self._metrics.act_failed()
+            self._metrics.act_failures.inc()
             log.debug("a served act will be applied from the spool: %s", error.message)
 
     def _spool(self, row: Row) -> None:
@@ -134,7 +134,7 @@ class ServedLog:
         return task
 
     def _lose(self, events: int, reason: str) -> None:
-        self._metrics.lost(events)
+        self._metrics.lost.inc(events)
         log.warning("lost feed_served events: %s", reason, extra={"events": events})
 
 
