@@ -1,4 +1,4 @@
-"""One shape for every refusal, and the statuses of DESIGN's contract."""
+"""Every error has one shape and its own status."""
 
 import logging
 
@@ -40,7 +40,7 @@ async def test_our_sentence_code_and_field_are_passed_on() -> None:
     assert error == {"code": "out_of_range", "message": "limit must be 1 to 50", "field": "limit"}
 
 
-async def test_what_may_succeed_later_says_when_to_come_back() -> None:
+async def test_a_retryable_error_says_when_to_retry() -> None:
     async with client_of(shell()) as client:
         assert (await client.get("/raise/unavailable")).headers["retry-after"] == "7"
         assert (await client.get("/raise/too_many")).headers["retry-after"] == "3"
@@ -52,9 +52,7 @@ async def test_a_401_says_how_to_authenticate() -> None:
 
 
 @pytest.mark.parametrize("name", ["settings", "format", "bug"])
-async def test_a_500_tells_the_log_everything_and_the_caller_nothing(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_details_of_a_500_are_logged_and_not_sent(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         async with client_of(shell()) as client:
             answer = await client.get(f"/raise/{name}")
