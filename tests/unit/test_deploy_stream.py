@@ -84,15 +84,21 @@ def ensure_in(aws: FakeAws, lake: str = LAKE, **options: Any) -> list[str]:
     return ensure(STREAM, lake, client=aws, pause=aws.pauses.append, **options)
 
 
+@pytest.fixture
+def aws() -> FakeAws:
+    """AWS after the stream was provisioned."""
+    aws = FakeAws()
+    ensure_in(aws)
+    return aws
+
+
 def test_everything_is_created_once_with_a_sentence_each() -> None:
     aws = FakeAws()
     assert len(ensure_in(aws)) == 4
     assert ensure_in(aws) == []
 
 
-def test_the_table_has_every_column_and_is_partitioned_by_the_day() -> None:
-    aws = FakeAws()
-    ensure_in(aws)
+def test_the_table_has_every_column_and_is_partitioned_by_the_day(aws: FakeAws) -> None:
     storage = aws.table["StorageDescriptor"]
     assert [(c["Name"], c["Type"]) for c in storage["Columns"]] == [(c.name, c.kind) for c in COLUMNS]
     assert storage["Location"] == "s3://bucket/deep/lake/events/"
@@ -113,9 +119,7 @@ def test_the_stream_converts_by_the_table_below_the_lakes_prefix() -> None:
     assert (schema["DatabaseName"], schema["TableName"]) == ("pingfeed_events", "events")
 
 
-def test_new_columns_are_added_to_the_table_and_none_is_removed() -> None:
-    aws = FakeAws()
-    ensure_in(aws)
+def test_new_columns_are_added_to_the_table_and_none_is_removed(aws: FakeAws) -> None:
     columns = aws.table["StorageDescriptor"]["Columns"]
     aws.table["StorageDescriptor"]["Columns"] = [*columns[:-2], {"Name": "of_before", "Type": "string"}]
     (said,) = ensure_in(aws)
@@ -124,9 +128,7 @@ def test_new_columns_are_added_to_the_table_and_none_is_removed() -> None:
     assert names == [*(column.name for column in COLUMNS[:-2]), "of_before", "matrix", "extra"]
 
 
-def test_the_role_may_write_to_this_lake_and_read_this_table_only() -> None:
-    aws = FakeAws()
-    ensure_in(aws)
+def test_the_role_may_write_to_this_lake_and_read_this_table_only(aws: FakeAws) -> None:
     assert "arn:aws:s3:::bucket/deep/lake/*" in aws.policy
     assert "table/pingfeed_events/events" in aws.policy
     assert '"Resource": "*"' not in aws.policy
@@ -164,9 +166,7 @@ def test_a_stream_that_does_not_become_active_is_an_error(status: str, pauses: i
     assert len(aws.pauses) == pauses
 
 
-def test_a_stream_that_writes_elsewhere_is_rejected() -> None:
-    aws = FakeAws()
-    ensure_in(aws)
+def test_a_stream_that_writes_elsewhere_is_rejected(aws: FakeAws) -> None:
     with pytest.raises(SettingsError, match="PINGFEED_EVENTS_URL"):
         ensure_in(aws, "s3://bucket/other")
 
