@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from feed_api.demo_page.cards import Card, Cards
-from feed_api.serving_state import Live
+from feed_api.state import Live
 from feed_api.wiring import Services
 from pingfeed.core.errors import PingfeedError
 from pingfeed.core.features import place_name
