@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 
 from batch.features import catalogue
 from batch.features.engine import Engine
-from batch.lake.ledger import Ledger, Manifest, Unread, is_amendment, partition_day, tick_of_run
-from batch.lake.raw_files import Read, read_errors, read_events, rejected_path
+from batch.lake.ledger import Ledger, Manifest, Unread, is_amendment, tick_of_run
+from batch.lake.raw_files import Read, read_events, rejected_path
 from batch.lake.tables import AGGREGATES, CLEAN, Tables
 from batch.lake.tombstones import DeletionRequests, Forgotten
 from batch.progress import Progress
-from batch.ticks import Ticks
+from batch.ticks import Ticks, day_of_path
 
 _LOG = logging.getLogger(__name__)
 _DEDUPE_DAYS = 7
@@ -69,12 +69,12 @@ class EventLoader:
 
     def _groups(self, unread: Unread) -> Iterator[tuple[str, Read, bool]]:
         """Unread events and whether they are history; history comes one UTC day at a time to bound memory."""
-        for day, paths in groupby(unread.history, key=partition_day):
+        for day, paths in groupby(unread.history, key=day_of_path):
             yield f"history of {day}", read_events(self._tables.lake, paths), True
         if unread.live:
             yield "new events", read_events(self._tables.lake, unread.live), False
         if unread.errors:
-            yield "records that Firehose could not convert", read_errors(self._tables.lake, unread.errors), False
+            yield "records that Firehose could not convert", read_events(self._tables.lake, unread.errors), False
 
     def _record(self, found: Read, manifest: Manifest) -> None:
         """Add the files that were read to the manifest, store rejected documents, report unreadable files.

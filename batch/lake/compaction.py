@@ -25,10 +25,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch.lake.ledger import Ledger, is_compacted, partition_day
+from batch.lake.ledger import Ledger, is_compacted
 from batch.lake.raw_files import read_events
 from batch.lake.tables import CLEAN, Tables, parquet_of
-from batch.ticks import day_name
+from batch.ticks import day_name, day_of_path
 
 MAX_ROWS: Final = 400_000
 """Rows at which a file is closed: memory holds that many and one source."""
@@ -59,7 +59,7 @@ class RawCompaction:
         """Compact every past partition of the last `DAYS` days; `today` is a day number."""
         first, last = day_name(today - DAYS), day_name(today - 1)
         known: dict[str, int] | None = None
-        for day, paths in groupby(self._lake.list("events"), key=partition_day):
+        for day, paths in groupby(self._lake.list("events"), key=day_of_path):
             if not first <= day <= last:
                 continue
             loose, compacted = self._tidied(day, list(paths))

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch.lake.ledger import Ledger, is_compacted
-from batch.lake.raw_files import PARQUET, READERS, Read, documents_of, read_errors, read_events
+from batch.lake.raw_files import PARQUET, READERS, documents_of, read_events
 from batch.lake.tables import AGGREGATES, CLEAN, STATES, clock_of, parquet_of
 from batch.lake.tombstones import DeletionRequest, DeletionRequests, Forgotten, hash_of, is_content
 from batch.ops.reconcile import keys_of, put_removed
@@ -151,7 +151,7 @@ def _held(lake: Lake, path: str, forgotten: Forgotten, done: Removed) -> pa.Tabl
     """The acceptances of deleted users in a raw file; None if it holds none of their data."""
     if path.endswith(".parquet") and not _may_hold(lake, path, forgotten):
         return None
-    found = _read(lake, path)
+    found = read_events(lake, [path])
     if found.left_out:
         done.unreadable.append(path)
         _LOG.error(
@@ -173,10 +173,6 @@ def _may_hold(lake: Lake, path: str, forgotten: Forgotten) -> bool:
         return True
 
 
-def _read(lake: Lake, path: str) -> Read:
-    return (read_errors if path.startswith("errors/") else read_events)(lake, [path])
-
-
 def _rewrite_raw(lake: Lake, path: str, forgotten: Forgotten) -> None:
     """Write a file without deleted users: Parquet with its own columns, anything else as JSON lines of its rows.
 
@@ -186,7 +182,7 @@ def _rewrite_raw(lake: Lake, path: str, forgotten: Forgotten) -> None:
     if data.startswith(PARQUET):
         lake.write(path, _without(data, forgotten, _CLOCK))
         return
-    documents = documents_of(forgotten.without(_read(lake, path).rows, _CLOCK))
+    documents = documents_of(forgotten.without(read_events(lake, [path]).rows, _CLOCK))
     lake.write(path, b"".join(document + b"\n" for document in documents) or b"\n")
 
 

@@ -15,6 +15,7 @@ Spool stats are read before the lake and removals after it, so events that move 
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,10 +24,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch.lake.raw_files import Read, each_errors, each_events, partition_of
+from batch.lake.raw_files import each_events
 from batch.lake.tables import parquet_of
 from batch.ops.rejected import is_raw, lines_in
-from batch.ticks import day_name, day_number
+from batch.ticks import day_name, day_number, day_of_path
 from pingfeed.core.clock import DAY_MS, to_iso
 from pingfeed.core.errors import NotFound
 from pingfeed.ports import Lake
@@ -187,10 +188,11 @@ class _Landed:
         """Read partitions, then what was removed. Raises Unavailable, and NotFound for a file that went meanwhile."""
         lake, names = self._lake, [day_name(day) for day in partitions]
         raw = [path for day in names for path in lake.list(raw_folder(day)) if "/history-" not in path]
-        for found in each_events(lake, raw):
-            self._add_file(found)
-        for found in each_errors(lake, [path for path in lake.list("errors") if partition_of(path) in set(names)]):
-            self._add_file(found)
+        errors = [path for path in lake.list("errors") if day_of_path(path) in names]
+        for found in each_events(lake, chain(raw, errors)):
+            self.unreadable |= found.left_out
+            self._add(found.rows.select(_KEYS.names), _RAW)
+            self._add(keys_of(one.body for one in found.rejected), _RAW)
         rejected = (path for day in names for path in lake.list(f"rejected/day={day}") if is_raw(path))
         for path in rejected:
             self._add(keys_of(line.body for line in lines_in(lake, path)), _REJECTED)
@@ -201,11 +203,6 @@ class _Landed:
     def counts(self) -> dict[int, tuple[int, int, int]]:
         """Day to (landed, removed, duplicates)."""
         return {day: (landed, removed, twice) for day, landed, removed, twice in self._db.execute(_COUNT).fetchall()}
-
-    def _add_file(self, found: Read) -> None:
-        self.unreadable |= found.left_out
-        self._add(found.rows.select(_KEYS.names), _RAW)
-        self._add(keys_of(one.body for one in found.rejected), _RAW)
 
     def _add(self, keys: pa.Table, place: int, event: str = _HASH) -> None:
         if keys.num_rows:

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from batch.jobs.load_events import EventLoader
 from batch.jobs.tick import wait_for_landing
 from batch.lake.ledger import Manifest
-from batch.lake.raw_files import Read, read_errors, read_events
+from batch.lake.raw_files import Read, read_events
 from batch.progress import Progress
 from pingfeed.adapters.event_sink_disk import parquet_of
 from pingfeed.adapters.lake_file import FileLake
@@ -188,7 +188,7 @@ def test_the_good_neighbours_in_an_error_are_rows_and_the_bad_one_has_both_reaso
     bad = encode_rows([{**like(2), "position": "third"}])
     said = {form: "DataFormatConversion.MalformedData", form.replace("Code", "Message"): "It does not match."}
     lake.write(f"{ERRORS}/x", error_line(encode_rows([like(1)]) + bad + encode_rows([like(3)]), **said))
-    found = read_errors(lake, [f"{ERRORS}/x"])
+    found = read_events(lake, [f"{ERRORS}/x"])
     assert rows_of(found) == [like(1), like(3)]
     (rejected,) = found.rejected
     assert (rejected.received_ms, rejected.body, rejected.field) == (ARRIVED_MS, bad.decode().strip(), "position")
@@ -199,7 +199,7 @@ def test_the_good_neighbours_in_an_error_are_rows_and_the_bad_one_has_both_reaso
 def test_an_error_record_of_several_lines_gives_all_of_their_documents(lake: CountingLake) -> None:
     lines = [error_line(encode_rows([like(number)])) for number in range(3)]
     lake.write(f"{ERRORS}/x", gzip.compress(b"".join(lines)))
-    assert rows_of(read_errors(lake, [f"{ERRORS}/x"])) == [like(number) for number in range(3)]
+    assert rows_of(read_events(lake, [f"{ERRORS}/x"])) == [like(number) for number in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_an_error_record_of_several_lines_gives_all_of_their_documents(lake: Cou
 )
 def test_a_line_that_is_no_error_record_is_kept_as_rejected(lake: CountingLake, line: bytes) -> None:
     lake.write(f"{ERRORS}/x", line + b"\n" + error_line(encode_rows([like(1)])))
-    found = read_errors(lake, [f"{ERRORS}/x"])
+    found = read_events(lake, [f"{ERRORS}/x"])
     assert rows_of(found) == [like(1)]
     assert [one.body for one in found.rejected] == [line.decode()]
 

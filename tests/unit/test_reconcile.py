@@ -14,7 +14,7 @@ import pytest
 
 from batch.jobs.nightly import etl
 from batch.lake.ledger import is_compacted
-from batch.lake.raw_files import each_errors, each_events
+from batch.lake.raw_files import each_events
 from batch.ops import reconcile as reconciling
 from batch.ops.forget import forget_users
 from batch.ops.reconcile import Counts, Report, days_until, keys_of, reconcile, sentences
@@ -227,12 +227,12 @@ def test_what_was_removed_for_a_deleted_user_while_the_lake_is_read_is_not_missi
     town.night(FIRST + 60)
     forget_users(town.batch, ["ada"])
 
-    def errors(*given: Any) -> Any:
+    def each(lake: Any, paths: Any) -> Any:
+        yield from each_events(lake, paths)
         town.night(FIRST + DAY + 12)
         town.batch.tables.refresh()
-        return each_errors(*given)
 
-    monkeypatch.setattr(reconciling, "each_errors", errors)
+    monkeypatch.setattr(reconciling, "each_events", each)
     assert town.counts() == expected(3, missing=1)
     found = town.reconcile().days[0]
     assert (found.removed, found.counts) == (2, expected(3, landed=0, missing=1))
