@@ -20,8 +20,8 @@ from batch.lake.ledger import Ledger, Manifest, Unread, is_amendment, tick_of_ru
 from batch.lake.raw_files import Read, read_events, rejected_path
 from batch.lake.tables import AGGREGATES, CLEAN, Tables
 from batch.lake.tombstones import DeletionRequests, Forgotten
-from batch.progress import Progress
 from batch.ticks import Ticks, day_of_path
+from batch.wiring import Progress
 
 _LOG = logging.getLogger(__name__)
 _DEDUPE_DAYS = 7

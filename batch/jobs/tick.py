@@ -1,6 +1,5 @@
 """One tick: load the events that landed, publish the snapshot, refresh the packets of active users."""
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -55,7 +54,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
     )
     sizes: list[int] = []
     with batch.progress.step(f"packets of {len(users):,} users"), packets.PacketWriter(batch) as writer:
-        for made in packets.make(batch, content, source, users, asyncio.run(live_ranker(batch))):
+        for made in packets.make(batch, content, source, users, live_ranker(batch)):
             writer.put(made)
             sizes += [len(packet) for packet in made.values()]
         # Users deleted since the tick began: `users delete` removed only the packet that existed before.

@@ -9,9 +9,9 @@ from batch.features.engine import sql_digest
 from batch.jobs.load_events import EventLoader
 from batch.jobs.nightly import etl
 from batch.lake.ledger import Ledger
-from batch.progress import Progress
 from batch.serving import collaborative
 from batch.ticks import day_name
+from batch.wiring import Progress
 from pingfeed.core.features import SQL_DIGEST
 from tests.unit.dying_lake import deaths
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row

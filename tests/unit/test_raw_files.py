@@ -16,7 +16,7 @@ from batch.jobs.load_events import EventLoader
 from batch.jobs.tick import wait_for_landing
 from batch.lake.ledger import Manifest
 from batch.lake.raw_files import Read, read_events
-from batch.progress import Progress
+from batch.wiring import Progress
 from pingfeed.adapters.event_sink_disk import parquet_of
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.aws import translated

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from batch.jobs import tick
-from batch.jobs.lease import lease
 from batch.jobs.nightly import etl
 from batch.jobs.schedule import Schedule
 from batch.lake.ledger import in_words
@@ -98,7 +97,7 @@ def test_a_packet_has_no_ping_that_the_user_has_seen(home: Path) -> None:
 def test_candidates_are_in_the_order_of_the_live_model(home: Path) -> None:
     """Packet order is what the feed falls back to: best first, by the very model that serves."""
     batch = _batch(home, END)
-    assert asyncio.run(live_ranker(batch)).model_id is not None
+    assert live_ranker(batch).model_id is not None
     live = models.listed(batch)[-1][0]
     assert live.live
     assert live.metrics["model_minus_popularity_low"] > 0
@@ -156,7 +155,7 @@ def test_too_few_engaged_requests_say_how_many_are_missing(tmp_path: Path) -> No
     assert outcome.sentence.startswith(
         f"Not enough training data: 0 of {MIN_ENGAGED_REQUESTS} feed requests with an interaction (6 h window)"
     )
-    assert asyncio.run(live_ranker(world.batch)).model_id is None
+    assert live_ranker(world.batch).model_id is None
 
 
 def test_promote_and_roll_back_move_the_pointer(home: Path) -> None:
@@ -168,7 +167,7 @@ def test_promote_and_roll_back_move_the_pointer(home: Path) -> None:
     assert [live for _, live in models.listed(batch)] == [False, True]
     assert models.roll_back(batch) == first.model_id
     models.promote(batch, "another")
-    assert asyncio.run(live_ranker(batch)).model_id == "another"
+    assert live_ranker(batch).model_id == "another"
     models.roll_back(batch)
     with pytest.raises(NotFound):
         models.promote(batch, "never-trained")
@@ -278,9 +277,10 @@ def test_two_feature_sets_side_by_side_keep_their_snapshots(home: Path) -> None:
 
 
 def test_two_runs_on_one_lake_never_overlap(tmp_path: Path) -> None:
-    with lease(tmp_path), pytest.raises(Busy), lease(tmp_path):
+    one, other = LakeWorld(tmp_path).batch, LakeWorld(tmp_path).batch
+    with one.lease(), pytest.raises(Busy), other.lease():
         pass
-    with lease(tmp_path):
+    with other.lease():
         pass
 
 
@@ -342,7 +342,7 @@ def test_a_tick_on_a_busy_lake_is_retried_and_not_skipped(tmp_path: Path) -> Non
     now = [FIRST * TICK_MS + 60_000]
     plan = _plan(tmp_path, now)
     stop = threading.Event()
-    with lease(tmp_path):
+    with LakeWorld(tmp_path).batch.lease():
         runner = threading.Thread(target=plan.run_forever, args=(stop,))
         runner.start()
         stop.wait(0.7)  # at least one attempt finds it busy; more time changes nothing
