@@ -45,7 +45,7 @@ class LakeWorld:
 
     def __post_init__(self) -> None:
         self.time = Time()
-        environ = {"PINGFEED_HOME": str(self.home), **self.settings}
+        environ = {"PINGFEED_HOME": str(self.home), "PINGFEED_SINK_FLUSH_SECONDS": "0.05", **self.settings}
         self.batch: Batch = build(load(environ), clock=self.time, quiet=True)
         self._files = 0
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from batch.features import day_state
 from batch.features.catalogue import ids_of
 from batch.features.engine import sql_digest
@@ -15,6 +17,11 @@ from batch.wiring import Progress
 from pingfeed.core.features import SQL_DIGEST
 from tests.unit.dying_lake import deaths
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> LakeWorld:
+    return LakeWorld(tmp_path)
 
 
 def _clean(world: LakeWorld) -> list[tuple[str, int]]:
@@ -30,23 +37,20 @@ def test_the_digest_that_the_feed_carries_is_that_of_the_sql() -> None:
     assert sql_digest() == SQL_DIGEST, "run `make digest`"
 
 
-def test_events_are_stamped_with_the_tick_whose_run_first_lists_their_file(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_events_are_stamped_with_the_tick_whose_run_first_lists_their_file(world: LakeWorld) -> None:
     world.land([_like(FIRST + 1)])
     world.learn(FIRST + 3)
     world.learn(FIRST + 4)
     assert _clean(world) == [(event_id(0), FIRST + 3)]
 
 
-def test_history_is_stamped_with_the_tick_after_its_arrival(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_history_is_stamped_with_the_tick_after_its_arrival(world: LakeWorld) -> None:
     world.land([_like(FIRST + 1), _like(FIRST + 7, 1)], history=True)
     world.learn(FIRST + 50, everything=True)
     assert _clean(world) == sorted([(event_id(0), FIRST + 1), (event_id(1), FIRST + 7)])
 
 
-def test_a_duplicate_is_dropped_within_seven_days_and_first_known_wins(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_a_duplicate_is_dropped_within_seven_days_and_first_known_wins(world: LakeWorld) -> None:
     world.land([_like(FIRST + 1), _like(FIRST + 1)])
     world.learn(FIRST + 1)
     world.land([_like(FIRST + 2)])
@@ -57,17 +61,15 @@ def test_a_duplicate_is_dropped_within_seven_days_and_first_known_wins(tmp_path:
     assert _clean(world) == [(event_id(0), FIRST + 1), (event_id(0), late)]
 
 
-def test_the_same_event_id_of_two_users_is_two_events(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_the_same_event_id_of_two_users_is_two_events(world: LakeWorld) -> None:
     world.land([_like(FIRST + 1), _like(FIRST + 1, user="bob")])
     world.learn(FIRST + 1)
     assert len(_clean(world)) == 2
 
 
 def test_a_tick_lists_two_days_and_the_nightly_job_finds_files_in_older_partitions(
-    tmp_path: Path,
+    world: LakeWorld,
 ) -> None:
-    world = LakeWorld(tmp_path)
     world.learn(FIRST + 4 * DAY)
     world.land([_like(FIRST + DAY)])
     world.learn(FIRST + 4 * DAY + 1)
@@ -108,8 +110,7 @@ def test_a_run_killed_at_any_write_leaves_nothing_behind_for_the_next(tmp_path: 
         assert _everything(world) == expected, f"died at change {attempt.changes}"
 
 
-def test_loading_again_changes_nothing(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_loading_again_changes_nothing(world: LakeWorld) -> None:
     _fill(world)
     world.learn(FIRST + 1, everything=True)
     before = _everything(world)
@@ -118,17 +119,15 @@ def test_loading_again_changes_nothing(tmp_path: Path) -> None:
     assert _everything(world) == before
 
 
-def test_what_lands_after_a_tick_has_run_counts_from_the_next(tmp_path: Path) -> None:
+def test_what_lands_after_a_tick_has_run_counts_from_the_next(world: LakeWorld) -> None:
     """The tick's snapshot may be out: it must not change behind the feed's back."""
-    world = LakeWorld(tmp_path)
     world.learn(FIRST + 1)
     world.land([_like(FIRST + 1)])
     world.learn(FIRST + 1, everything=True)
     assert _clean(world) == [(event_id(0), FIRST + 2)]
 
 
-def test_numbers_are_never_reused_and_never_change(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_numbers_are_never_reused_and_never_change(world: LakeWorld) -> None:
     _fill(world)
     world.learn(FIRST + 1)
     first = world.batch.tables.catalogue("numbers").to_pylist()
@@ -140,8 +139,7 @@ def test_numbers_are_never_reused_and_never_change(tmp_path: Path) -> None:
     assert len(numbers) == len(set(numbers))
 
 
-def test_older_history_makes_later_states_anew(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_older_history_makes_later_states_anew(world: LakeWorld) -> None:
     _fill(world)
     world.learn(FIRST + 1)
     world.learn(FIRST + DAY)
@@ -153,8 +151,7 @@ def test_older_history_makes_later_states_anew(tmp_path: Path) -> None:
     assert [one["points"] for one in after] == [30_000]
 
 
-def test_compaction_keeps_every_row_and_survives_a_crash_between_write_and_cleanup(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_compaction_keeps_every_row_and_survives_a_crash_between_write_and_cleanup(world: LakeWorld) -> None:
     _fill(world)
     world.learn(FIRST + 1)
     world.land([_like(FIRST + 2, 5)])
@@ -174,8 +171,7 @@ def test_compaction_keeps_every_row_and_survives_a_crash_between_write_and_clean
     assert _everything(world) == before
 
 
-def test_a_file_without_a_manifest_is_not_read_twice_by_the_ledger(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_a_file_without_a_manifest_is_not_read_twice_by_the_ledger(world: LakeWorld) -> None:
     _fill(world)
     ledger = Ledger(world.batch.tables, world.batch.ticks)
     assert len(ledger.unread(FIRST + 1, everything=False).live) == 2
@@ -184,8 +180,7 @@ def test_a_file_without_a_manifest_is_not_read_twice_by_the_ledger(tmp_path: Pat
     assert ledger.unread(FIRST + 2, everything=True).live == []
 
 
-def test_a_value_named_twice_and_two_versions_in_one_request_count_once(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_a_value_named_twice_and_two_versions_in_one_request_count_once(world: LakeWorld) -> None:
     made = {"ping_id": "p1", "creator_id": "c", "topics": ["x", "x"], "facets": {"topics": ["x"]}}
     world.land([row("ping_created", FIRST * TICK_MS, **made), row("ping_created", FIRST * TICK_MS, **made)])
     world.land([_like(FIRST + 1)])
@@ -194,8 +189,7 @@ def test_a_value_named_twice_and_two_versions_in_one_request_count_once(tmp_path
     assert [bucket["points"] for bucket in buckets] == [10_000]
 
 
-def test_a_block_outlasts_an_unfollow_and_a_follow(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_a_block_outlasts_an_unfollow_and_a_follow(world: LakeWorld) -> None:
     about = {"user_id": "ada", "creator_id": "c"}
     kinds = ("follow", "block", "unfollow")
     world.land([row(kind, FIRST * TICK_MS + at, **about) for at, kind in enumerate(kinds)])
@@ -208,8 +202,7 @@ def test_a_block_outlasts_an_unfollow_and_a_follow(tmp_path: Path) -> None:
         assert [entry.get("relation") for entry in found] == [relation]
 
 
-def test_history_drops_what_was_derived_without_it(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
+def test_history_drops_what_was_derived_without_it(world: LakeWorld) -> None:
     world.time.now_ms = (FIRST + 3 * DAY) * TICK_MS
     etl(world.batch, FIRST + 3 * DAY)
     assert len(collaborative.factors_of(world.batch, FIRST_DAY + 3).pings) == 0
@@ -219,9 +212,8 @@ def test_history_drops_what_was_derived_without_it(tmp_path: Path) -> None:
     assert len(collaborative.factors_of(world.batch, FIRST_DAY + 3).pings) == 8
 
 
-def test_the_days_factors_know_nothing_of_the_day(tmp_path: Path) -> None:
+def test_the_days_factors_know_nothing_of_the_day(world: LakeWorld) -> None:
     """A same-day collaborative score would have seen what it is to predict."""
-    world = LakeWorld(tmp_path)
     world.land([_like(FIRST + 1, n, user=f"u{n % 9}", ping=f"p{n % 8}") for n in range(72)])
     world.learn(FIRST + 1)
     assert len(collaborative.factors_of(world.batch, FIRST_DAY).pings) == 0
@@ -229,8 +221,7 @@ def test_the_days_factors_know_nothing_of_the_day(tmp_path: Path) -> None:
     assert len(collaborative.factors_of(world.batch, FIRST_DAY + 1).pings) == 8
 
 
-def test_facets_and_attributes_are_kept_with_their_version(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_facets_and_attributes_are_kept_with_their_version(world: LakeWorld) -> None:
     made = row("ping_created", FIRST * TICK_MS, ping_id="p1", creator_id="c", topics=["x", "y"])
     plain = row("ping_created", FIRST * TICK_MS, ping_id="p2", creator_id="c")
     world.land([plain, made | {"facets": {"tags": ["a"], "actors": ["b", "c"]}, "attributes": {"words": 12.5}}])

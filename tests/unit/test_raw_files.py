@@ -50,6 +50,11 @@ def lake(tmp_path: Path) -> CountingLake:
     return CountingLake(tmp_path)
 
 
+@pytest.fixture
+def world(tmp_path: Path) -> LakeWorld:
+    return LakeWorld(tmp_path)
+
+
 def rows_of(found: Read) -> list[Row]:
     rows = found.rows.to_pylist(maps_as_pydicts="strict")
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
@@ -231,8 +236,7 @@ def _load_all(world: LakeWorld, tick: int) -> Manifest:
     return world.learn(tick, everything=True)
 
 
-def test_the_nightly_job_loads_good_documents_from_errors_and_rejects_bad_ones(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_the_nightly_job_loads_good_documents_from_errors_and_rejects_bad_ones(world: LakeWorld) -> None:
     _fill(world)
     world.learn(FIRST + 1)
     assert _clean(world) == sorted([(event_id("p"), FIRST + 1), (event_id(1), FIRST + 1)])
@@ -248,8 +252,7 @@ def test_the_nightly_job_loads_good_documents_from_errors_and_rejects_bad_ones(t
     )
 
 
-def test_an_error_object_is_read_once(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_an_error_object_is_read_once(world: LakeWorld) -> None:
     _fill(world)
     _load_all(world, FIRST + 1)
     before, rejected = _everything(world), _rejected(world)
@@ -278,8 +281,7 @@ def test_a_nightly_job_killed_at_any_write_loses_and_duplicates_nothing(tmp_path
             assert (_everything(world), _rejected(world)) == expected, f"died at change {attempt.changes}"
 
 
-def test_an_unreadable_file_is_loaded_once_it_can_be_read(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_an_unreadable_file_is_loaded_once_it_can_be_read(world: LakeWorld) -> None:
     lake = world.batch.tables.lake
     lake.write(f"{DAY}/x", b"PAR1 torn")
     assert world.learn(FIRST + 1).left_out == 1

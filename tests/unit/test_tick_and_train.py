@@ -48,6 +48,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture
+def world(tmp_path: Path) -> LakeWorld:
+    return LakeWorld(tmp_path)
+
+
 def _batch(home: Path, at_tick: int) -> Batch:
     settings = load({"PINGFEED_HOME": str(home), "PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
     return build(settings, clock=lambda: at_tick * TICK_MS + 5_000, quiet=True)
@@ -130,12 +135,11 @@ def test_the_snapshot_holds_the_servable_pings_in_order(home: Path) -> None:
     assert (np.diff(newest.astype(np.int64)) <= 0).all()
 
 
-def test_only_the_newest_snapshots_are_kept(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
+def test_only_the_newest_snapshots_are_kept(world: LakeWorld) -> None:
     for at in range(10):
         world.time.now_ms = (FIRST + at) * TICK_MS + 5_000
         tick.run(world.batch, FIRST + at)
-    kept = sorted(path.parent.name for path in (tmp_path / "artifacts").rglob("snapshot.bin"))
+    kept = sorted(path.parent.name for path in (world.home / "artifacts").rglob("snapshot.bin"))
     assert kept == [str(FIRST + at) for at in range(2, 10)]
 
 
@@ -147,8 +151,7 @@ def test_only_users_with_new_events_are_refreshed(home: Path) -> None:
     assert 0 < len(users_to_refresh(batch, END, END - 3)) < USERS
 
 
-def test_too_few_engaged_requests_say_how_many_are_missing(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_too_few_engaged_requests_say_how_many_are_missing(world: LakeWorld) -> None:
     world.learn(FIRST)
     outcome = train(world.batch, FIRST)
     assert outcome.manifest is None
@@ -220,8 +223,7 @@ def test_95_percent_do_not_exceed_the_p95() -> None:
     assert tick.percentile([1, 2, 3], 50) == 2
 
 
-def test_the_next_tick_makes_up_for_one_killed_before_its_packets(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
+def test_the_next_tick_makes_up_for_one_killed_before_its_packets(world: LakeWorld) -> None:
     _tick(world, FIRST)
     world.land([row("like", (FIRST + 1) * TICK_MS - 1, user_id="ada", ping_id="p1")])
     with pytest.MonkeyPatch.context() as patch:
@@ -245,8 +247,7 @@ def _tick(world: LakeWorld, number: int) -> tick.TickDone:
     return tick.run(world.batch, number)
 
 
-def test_a_replay_of_the_past_loads_nothing_and_loses_nothing(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_a_replay_of_the_past_loads_nothing_and_loses_nothing(world: LakeWorld) -> None:
     world.land([row("ping_created", FIRST * TICK_MS, ping_id="p1", creator_id="c")])
     world.learn(FIRST + 100, everything=True)
     world.batch.tables.compact_catalogue((FIRST + 100) * 100)
@@ -256,10 +257,9 @@ def test_a_replay_of_the_past_loads_nothing_and_loses_nothing(tmp_path: Path) ->
     assert world.number("ping", "p2") == 2
 
 
-def test_an_unreadable_raw_file_is_left_out_and_its_neighbours_are_loaded(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_an_unreadable_raw_file_is_left_out_and_its_neighbours_are_loaded(world: LakeWorld) -> None:
     world.land([row("ping_created", FIRST * TICK_MS, ping_id="p1", creator_id="c")])
-    broken = next((tmp_path / "lake" / "events").rglob("part-*.parquet")).with_name("part-broken.parquet")
+    broken = next((world.home / "lake" / "events").rglob("part-*.parquet")).with_name("part-broken.parquet")
     broken.write_bytes(b"PAR1 this is not Parquet")
     manifest = world.learn(FIRST + 1)
     assert manifest.kept == 1
