@@ -26,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 def etl(batch: Batch, tick: int) -> Manifest:
     """Run the nightly job as of `tick`. Running it again changes nothing."""
     wait_for_landing(batch, tick)
-    loader = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress)
+    loader = EventLoader(batch)
     manifest = loader.run(tick, batch.clock(), everything=True)
     # Until it succeeds, the tables leave deleted users out, and raw files stay unchanged.
     forgotten = _attempt(batch, "deleted users could not be removed", lambda: _forget(batch))

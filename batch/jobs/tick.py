@@ -41,7 +41,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
     A past tick (`--at`) builds its snapshot but leaves the live pointer and the packets, which are newer, unchanged.
     """
     waiting = wait_for_landing(batch, tick)
-    manifest = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress).run(tick, batch.clock())
+    manifest = EventLoader(batch).run(tick, batch.clock())
     day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
     known = catalogue.load(batch.tables, batch.engine, batch.ticks)
     with batch.progress.step("features and snapshot"):

@@ -126,19 +126,16 @@ def _clear_raw(lake: Lake, known: Iterable[str], forgotten: Forgotten, done: Rem
     read = set(known)
     raw = [path for path in lake.list("events") if path in read or (everything and is_compacted(path))]
     raw += [path for path in lake.list("errors") if path in read]
-    held = _each(lambda path: _held(lake, path, forgotten, done), raw)
     malformed = [path for path in lake.list("rejected") if is_raw(path)]
-    held_lines = _each(lambda path: _held_lines(lake, path, forgotten), malformed)
-    keys = [*held.values(), *held_lines.values()]
-    if keys:
-        gone = pa.concat_tables(keys)
+    held = _each(lambda path: _held(lake, path, forgotten, done), raw)
+    held |= _each(lambda path: _held_lines(lake, path, forgotten), malformed)
+    if held:
+        gone = pa.concat_tables(held.values())
         done.events += gone.num_rows
         put_removed(lake, gone)
     for path in held:
-        _rewrite_raw(lake, path, forgotten)
-    for path in held_lines:
-        _rewrite_lines(lake, path, forgotten)
-    done.files += len(keys)
+        (_rewrite_lines if path.startswith("rejected/") else _rewrite_raw)(lake, path, forgotten)
+    done.files += len(held)
 
 
 def _each(look: Callable[[str], pa.Table | None], paths: list[str]) -> dict[str, pa.Table]:

@@ -143,15 +143,13 @@ def _reconcile(lake: Lake, spool_dir: Path, days: Sequence[str], now_ms: int, ra
     landed.read(range(first - 1, max([last, *delivered]) + 2))
     counts = landed.counts()
     first_kept = now_ms // DAY_MS - raw_days if raw_days else first
-    found = []
-    for day in days:
-        own = [stats for stats in spools if day in stats.days or day in stats.spooled]
-        found.append(_day(day, own, counts.get(day_number(day), (0, 0, 0)), expired=day_number(day) < first_kept))
+    found = [_day(day, spools, counts.get(day_number(day), (0, 0, 0)), day_number(day) < first_kept) for day in days]
     return Report(found, landed.unreadable)
 
 
-def _day(day: str, spools: list[SpoolStats], found: tuple[int, int, int], *, expired: bool) -> Reconciled:
+def _day(day: str, known: list[SpoolStats], found: tuple[int, int, int], expired: bool) -> Reconciled:
     landed, removed, duplicates = found
+    spools = [stats for stats in known if day in stats.days or day in stats.spooled]
     spooled = sum(stats.spooled.get(day, 0) for stats in spools)
     delivered = sum(stats.days[day].delivered for stats in spools if day in stats.days)
     missing = 0 if expired else max(0, delivered - landed - removed)
@@ -162,14 +160,9 @@ def _day(day: str, spools: list[SpoolStats], found: tuple[int, int, int], *, exp
 
 def _spools(lake: Lake, spool_dir: Path, now_ms: int) -> list[SpoolStats]:
     """The stats of every spool, by service and id; a spool on this machine is read directly, which is fresher."""
-    found = {}
-    for path in lake.list("accounts"):
-        stats = SpoolStats.of(lake.read(path), path)
-        found[stats.spool_id] = stats
-    for file in spool_dir.rglob(FILE):
-        own = stats_of(file.parent, now_ms)
-        if own is not None:
-            found[own.spool_id] = own
+    published = [SpoolStats.of(lake.read(path), path) for path in lake.list("accounts")]
+    own = filter(None, [stats_of(file.parent, now_ms) for file in spool_dir.rglob(FILE)])
+    found = {stats.spool_id: stats for stats in (*published, *own)}
     return sorted(found.values(), key=lambda stats: (stats.service, stats.spool_id))
 
 

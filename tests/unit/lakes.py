@@ -65,9 +65,7 @@ class LakeWorld:
         """Run the learning part of a tick."""
         self.time.now_ms = tick * TICK_MS + 2_000
         batch = self.batch
-        manifest = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress).run(
-            tick, self.time.now_ms, everything=everything
-        )
+        manifest = EventLoader(batch).run(tick, self.time.now_ms, everything=everything)
         day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
         return manifest
 

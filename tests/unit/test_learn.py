@@ -13,7 +13,6 @@ from batch.jobs.nightly import etl
 from batch.lake.ledger import Ledger
 from batch.serving import collaborative
 from batch.ticks import day_name
-from batch.wiring import Progress
 from pingfeed.core.features import SQL_DIGEST
 from tests.unit.dying_lake import deaths
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
@@ -102,7 +101,7 @@ def test_a_run_killed_at_any_write_leaves_nothing_behind_for_the_next(tmp_path: 
     for attempt in deaths(least=10, most=60):
         world = LakeWorld(tmp_path / f"died-{attempt.changes}")
         _fill(world)
-        loader = EventLoader(world.batch.tables, world.batch.engine, world.batch.ticks, Progress(quiet=True))
+        loader = EventLoader(world.batch)
         with attempt.in_lake(world.batch.tables):
             loader.run(FIRST + 1, 0)
         if attempt.died:

@@ -16,7 +16,6 @@ from batch.jobs.load_events import EventLoader
 from batch.jobs.tick import wait_for_landing
 from batch.lake.ledger import Manifest
 from batch.lake.raw_files import Read, read_events
-from batch.wiring import Progress
 from pingfeed.adapters.event_sink_disk import parquet_of
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.aws import translated
@@ -273,9 +272,7 @@ def test_a_nightly_job_killed_at_any_write_loses_and_duplicates_nothing(tmp_path
         _fill(world)
         batch = world.batch
         with attempt.in_lake(batch.tables):
-            EventLoader(batch.tables, batch.engine, batch.ticks, Progress(quiet=True)).run(
-                FIRST + 1, 0, everything=True
-            )
+            EventLoader(batch).run(FIRST + 1, 0, everything=True)
         if attempt.died:
             _load_all(world, FIRST + 2)  # a later tick's run: another number, the same rejected files
             assert (_everything(world), _rejected(world)) == expected, f"died at change {attempt.changes}"
