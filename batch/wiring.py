@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import msgspec
 from rich.console import Console
 
-from batch.features.engine import Engine
+from batch.engine import Engine
 from batch.lake import tombstones
 from batch.lake.tables import Tables
 from batch.ticks import Ticks

@@ -94,7 +94,7 @@ def _vectors(batch: Batch, file: Path, watch: Watch, clicked: ClickedLists) -> t
     first = batch.ticks.of(log.first_ms)
     cutoff = until + training_set.label_ticks(batch)
     run = EventLoader(batch).run(cutoff, log.end_ms, everything=True).run
-    day_state.ensure(batch.tables, batch.engine, batch.ticks, cutoff, run)
+    day_state.ensure(batch, cutoff, run)
     with batch.progress.step("features of each list's own tick"):
         own = _aligned(training_set.build(batch, first, until, cutoff), clicked)
     with batch.progress.step("features of each list's day"):

@@ -12,9 +12,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch.features.engine import Engine
 from batch.lake.tables import CATALOGUE, Tables
-from batch.ticks import Ticks
+from batch.wiring import Batch
 from pingfeed.core.features import FACET_WIDTH
 
 _KINDS: Final = ("ping", "creator", "value")
@@ -35,10 +34,10 @@ class Catalogue:
     deletions: pa.Table
 
 
-def load(tables: Tables, engine: Engine, ticks: Ticks) -> Catalogue:
+def load(batch: Batch) -> Catalogue:
     """Read the catalogue with the range of ticks in which each version of a ping is valid."""
-    params = ticks.params()
-    raw = {name: tables.catalogue(name) for name in CATALOGUE}
+    engine, params = batch.engine, batch.ticks.params()
+    raw = {name: batch.tables.catalogue(name) for name in CATALOGUE}
     versions = engine.run("ping_versions", params, versions=raw["versions"])
     return Catalogue(
         numbers=raw["numbers"],

@@ -31,6 +31,7 @@ class EventLoader:
     """Loads raw files into the tables of one lake."""
 
     def __init__(self, batch: Batch) -> None:
+        self._batch = batch
         self._tables, self._engine, self._ticks = batch.tables, batch.engine, batch.ticks
         self._progress = batch.progress
         self._ledger = Ledger(batch.tables, batch.ticks)
@@ -121,7 +122,7 @@ class EventLoader:
 
     def _aggregate(self, run: int, events: pa.Table) -> None:
         """Sum the events into buckets by (entity, known tick)."""
-        known = catalogue.load(self._tables, self._engine, self._ticks)
+        known = catalogue.load(self._batch)
         params = self._ticks.params()
         inputs = {"numbers": known.numbers, "pings": known.pings}
         acts = self._engine.run("acts", params, events=events, **inputs)

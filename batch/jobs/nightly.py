@@ -31,7 +31,7 @@ def etl(batch: Batch, tick: int) -> Manifest:
     # Until it succeeds, the tables leave deleted users out, and raw files stay unchanged.
     forgotten = _attempt(batch, "deleted users could not be removed", lambda: _forget(batch))
     with batch.progress.step("states at the start of each day"):
-        day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
+        day_state.ensure(batch, tick, manifest.run)
     day = batch.ticks.day(tick)
     collaborative.factors_of(batch, day)
     with batch.progress.step("features of the day"):
@@ -89,8 +89,8 @@ def _keep_features(batch: Batch, day: int) -> None:
     path = f"features/day={day_name(day)}/pings-{batch.features.digest}.parquet"
     if path in batch.tables.lake.list(f"features/day={day_name(day)}"):
         return
-    known = catalogue.load(batch.tables, batch.engine, batch.ticks)
-    source = PointInTime(batch.tables, batch.engine, batch.ticks, batch.features, known, tick, tick)
+    known = catalogue.load(batch)
+    source = PointInTime(batch, known, tick, tick)
     numbers = servable(known, source, batch.ticks, tick)
     values = source.pings(numbers, np.full(len(numbers), tick, np.int64)).block.values
     ids = catalogue.ids_of(known, "ping")

@@ -42,10 +42,10 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
     """
     waiting = wait_for_landing(batch, tick)
     manifest = EventLoader(batch).run(tick, batch.clock())
-    day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
-    known = catalogue.load(batch.tables, batch.engine, batch.ticks)
+    day_state.ensure(batch, tick, manifest.run)
+    known = catalogue.load(batch)
     with batch.progress.step("features and snapshot"):
-        source = PointInTime(batch.tables, batch.engine, batch.ticks, batch.features, known, tick, tick)
+        source = PointInTime(batch, known, tick, tick)
         content = snapshot.build(batch, known, source, tick)
         snapshot.publish(batch, content, snapshot.facet_names(known, content))
     is_past = snapshot.live_tick(batch) != tick

@@ -50,7 +50,7 @@ def measure(batch: Batch, first_day: int, last_day: int) -> Skew:
     rows, served = _logged_rows(batch, logged)
     if not len(served):
         return Skew(0, 0, {})
-    catalog = catalogue.load(batch.tables, batch.engine, batch.ticks)
+    catalog = catalogue.load(batch)
     numbers = catalogue.numbers_for(catalog, "ping", rows["ping_id"].to_pylist())
     made = with_features(batch, catalog, rows.append_column("ping", numbers))
     if made.matrix.shape != served.shape:

@@ -87,7 +87,7 @@ def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, a
     events = batch.tables.clean(first, last + 1 + label_ticks(batch) // batch.ticks.day_ticks, _EVENTS).filter(known)
     # An act that arrives days after its request must not count as a separate request.
     mentions = batch.tables.clean(first - _LATE_DAYS, last, _MENTION).filter(known)
-    catalog = catalogue.load(batch.tables, batch.engine, batch.ticks)
+    catalog = catalogue.load(batch)
     params = batch.ticks.params(cutoff_tick) | {
         "label_ticks": label_ticks(batch),
         "from_tick": first_tick,
@@ -114,9 +114,7 @@ def with_features(batch: Batch, catalog: catalogue.Catalogue, labels: pa.Table) 
     snapshot_tick = labels["snapshot_tick"].to_numpy()
     packet_tick = labels["packet_tick"].fill_null(-1).to_numpy()
     asked = np.concatenate([snapshot_tick, packet_tick[packet_tick >= 0]])
-    source = PointInTime(
-        batch.tables, batch.engine, batch.ticks, batch.features, catalog, int(asked.min()), int(asked.max())
-    )
+    source = PointInTime(batch, catalog, int(asked.min()), int(asked.max()))
     pings = source.pings(labels["ping"].to_numpy(), snapshot_tick)
     matrix = assemble(
         batch.features,

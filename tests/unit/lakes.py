@@ -66,17 +66,14 @@ class LakeWorld:
         self.time.now_ms = tick * TICK_MS + 2_000
         batch = self.batch
         manifest = EventLoader(batch).run(tick, self.time.now_ms, everything=everything)
-        day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
+        day_state.ensure(batch, tick, manifest.run)
         return manifest
 
     def catalogue(self) -> Catalogue:
-        return catalogue.load(self.batch.tables, self.batch.engine, self.batch.ticks)
+        return catalogue.load(self.batch)
 
     def features(self, first_tick: int, last_tick: int) -> PointInTime:
-        batch = self.batch
-        return PointInTime(
-            batch.tables, batch.engine, batch.ticks, batch.features, self.catalogue(), first_tick, last_tick
-        )
+        return PointInTime(self.batch, self.catalogue(), first_tick, last_tick)
 
     def number(self, kind: str, name: str) -> int:
         return next(n for n, one in catalogue.ids_of(self.catalogue(), kind).items() if one == name)

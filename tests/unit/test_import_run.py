@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batch.features.engine import Engine
+from batch.engine import Engine
 from batch.importers import formats
 from batch.importers.staging import Staging
 from pingfeed import cli

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from batch.engine import sql_digest
 from batch.features import day_state
 from batch.features.catalogue import ids_of
-from batch.features.engine import sql_digest
 from batch.jobs.load_events import EventLoader
 from batch.jobs.nightly import etl
 from batch.lake.ledger import Ledger
@@ -195,9 +195,8 @@ def test_a_block_outlasts_an_unfollow_and_a_follow(world: LakeWorld) -> None:
     world.learn(FIRST + 1)
     world.land([row("follow", (FIRST + 2) * TICK_MS - 1, **about)])
     world.learn(FIRST + 2)
-    batch = world.batch
     for name, relation in (("blocked", None), ("relations", "follow")):
-        found = day_state.current(batch.tables, batch.engine, batch.ticks, name, FIRST + 2).to_pylist()
+        found = day_state.current(world.batch, name, FIRST + 2).to_pylist()
         assert [entry.get("relation") for entry in found] == [relation]
 
 
