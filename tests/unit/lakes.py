@@ -1,6 +1,8 @@
 """A lake on disk with known events, and the batch side over it at times that a test sets."""
 
+import base64
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,7 @@ DAY = 96
 FIRST_DAY = 20_000
 FIRST = FIRST_DAY * DAY
 """The first tick of some day."""
+ARRIVED_MS = FIRST * TICK_MS + 1000
 
 
 @dataclass
@@ -99,3 +102,14 @@ def row(event_type: str, received_ms: int, **values: Any) -> Row:
         "timestamp_ms": received_ms,
         **{name: value for name, value in values.items() if value is not None},
     }
+
+
+def like(tick: int, number: int = 0, user: str = "ada", ping: str = "p1", **values: Any) -> Row:
+    """A like that arrived just before a tick; the number determines its id."""
+    return row("like", tick * TICK_MS - 1, event_id=event_id(number), user_id=user, ping_id=ping, **values)
+
+
+def error_line(record: bytes, **values: Any) -> bytes:
+    """A line of a Firehose error object, as the documentation and observed objects have it; `values` has the codes."""
+    error = {"attemptsMade": 1, "arrivalTimestamp": ARRIVED_MS, "rawData": base64.b64encode(record).decode(), **values}
+    return json.dumps(error).encode() + b"\n"

@@ -10,12 +10,11 @@ from batch.features import day_state
 from batch.features.catalogue import ids_of
 from batch.jobs.load_events import EventLoader
 from batch.jobs.nightly import etl
-from batch.lake.ledger import Ledger
 from batch.serving import collaborative
 from batch.ticks import day_name
 from pingfeed.core.features import SQL_DIGEST
 from tests.unit.dying_lake import deaths
-from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, like, row
 
 
 @pytest.fixture
@@ -28,40 +27,36 @@ def _clean(world: LakeWorld) -> list[tuple[str, int]]:
     return sorted(zip(table["event_id"].to_pylist(), table["known_tick"].to_pylist(), strict=True))
 
 
-def _like(tick: int, number: int = 0, user: str = "ada", ping: str = "p1") -> dict[str, Any]:
-    return row("like", tick * TICK_MS - 1, event_id=event_id(number), user_id=user, ping_id=ping)
-
-
 def test_the_digest_that_the_feed_carries_is_that_of_the_sql() -> None:
     assert sql_digest() == SQL_DIGEST, "run `make digest`"
 
 
 def test_events_are_stamped_with_the_tick_whose_run_first_lists_their_file(world: LakeWorld) -> None:
-    world.land([_like(FIRST + 1)])
+    world.land([like(FIRST + 1)])
     world.learn(FIRST + 3)
     world.learn(FIRST + 4)
     assert _clean(world) == [(event_id(0), FIRST + 3)]
 
 
 def test_history_is_stamped_with_the_tick_after_its_arrival(world: LakeWorld) -> None:
-    world.land([_like(FIRST + 1), _like(FIRST + 7, 1)], history=True)
+    world.land([like(FIRST + 1), like(FIRST + 7, 1)], history=True)
     world.learn(FIRST + 50, everything=True)
     assert _clean(world) == sorted([(event_id(0), FIRST + 1), (event_id(1), FIRST + 7)])
 
 
 def test_a_duplicate_is_dropped_within_seven_days_and_first_known_wins(world: LakeWorld) -> None:
-    world.land([_like(FIRST + 1), _like(FIRST + 1)])
+    world.land([like(FIRST + 1), like(FIRST + 1)])
     world.learn(FIRST + 1)
-    world.land([_like(FIRST + 2)])
+    world.land([like(FIRST + 2)])
     world.learn(FIRST + 2)
     late = FIRST + 1 + 7 * DAY
-    world.land([_like(late)])
+    world.land([like(late)])
     world.learn(late)
     assert _clean(world) == [(event_id(0), FIRST + 1), (event_id(0), late)]
 
 
 def test_the_same_event_id_of_two_users_is_two_events(world: LakeWorld) -> None:
-    world.land([_like(FIRST + 1), _like(FIRST + 1, user="bob")])
+    world.land([like(FIRST + 1), like(FIRST + 1, user="bob")])
     world.learn(FIRST + 1)
     assert len(_clean(world)) == 2
 
@@ -70,7 +65,7 @@ def test_a_tick_lists_two_days_and_the_nightly_job_finds_files_in_older_partitio
     world: LakeWorld,
 ) -> None:
     world.learn(FIRST + 4 * DAY)
-    world.land([_like(FIRST + DAY)])
+    world.land([like(FIRST + DAY)])
     world.learn(FIRST + 4 * DAY + 1)
     assert _clean(world) == []
     world.learn(FIRST + 4 * DAY + 2, everything=True)
@@ -90,7 +85,7 @@ def _fill(world: LakeWorld) -> None:
     world.land(
         [row("ping_created", FIRST * TICK_MS, event_id=event_id("p"), ping_id="p1", creator_id="c", topics=["x"])]
     )
-    world.land([_like(FIRST + 1, 1), _like(FIRST + 1, 2, user="bob")])
+    world.land([like(FIRST + 1, 1), like(FIRST + 1, 2, user="bob")])
 
 
 def test_a_run_killed_at_any_write_leaves_nothing_behind_for_the_next(tmp_path: Path) -> None:
@@ -114,14 +109,14 @@ def test_loading_again_changes_nothing(world: LakeWorld) -> None:
     world.learn(FIRST + 1, everything=True)
     before = _everything(world)
     world.learn(FIRST + 1, everything=True)
-    world.learn(FIRST + 2)
+    assert world.learn(FIRST + 2).files == []
     assert _everything(world) == before
 
 
 def test_what_lands_after_a_tick_has_run_counts_from_the_next(world: LakeWorld) -> None:
     """The tick's snapshot may be out: it must not change behind the feed's back."""
     world.learn(FIRST + 1)
-    world.land([_like(FIRST + 1)])
+    world.land([like(FIRST + 1)])
     world.learn(FIRST + 1, everything=True)
     assert _clean(world) == [(event_id(0), FIRST + 2)]
 
@@ -143,7 +138,7 @@ def test_older_history_makes_later_states_anew(world: LakeWorld) -> None:
     world.learn(FIRST + 1)
     world.learn(FIRST + DAY)
     before = world.batch.tables.state("lifetime", FIRST_DAY + 1).to_pylist()
-    world.land([_like(FIRST + 3, 9)], history=True)
+    world.land([like(FIRST + 3, 9)], history=True)
     world.learn(FIRST + DAY + 1, everything=True)
     after = world.batch.tables.state("lifetime", FIRST_DAY + 1).to_pylist()
     assert [one["points"] for one in before] == [20_000]
@@ -153,7 +148,7 @@ def test_older_history_makes_later_states_anew(world: LakeWorld) -> None:
 def test_compaction_keeps_every_row_and_survives_a_crash_between_write_and_cleanup(world: LakeWorld) -> None:
     _fill(world)
     world.learn(FIRST + 1)
-    world.land([_like(FIRST + 2, 5)])
+    world.land([like(FIRST + 2, 5)])
     world.learn(FIRST + 2)
     before = _everything(world)
     tables, lake = world.batch.tables, world.batch.tables.lake
@@ -170,19 +165,10 @@ def test_compaction_keeps_every_row_and_survives_a_crash_between_write_and_clean
     assert _everything(world) == before
 
 
-def test_a_file_without_a_manifest_is_not_read_twice_by_the_ledger(world: LakeWorld) -> None:
-    _fill(world)
-    ledger = Ledger(world.batch.tables, world.batch.ticks)
-    assert len(ledger.unread(FIRST + 1, everything=False).live) == 2
-    world.learn(FIRST + 1)
-    assert ledger.unread(FIRST + 2, everything=False).live == []
-    assert ledger.unread(FIRST + 2, everything=True).live == []
-
-
 def test_a_value_named_twice_and_two_versions_in_one_request_count_once(world: LakeWorld) -> None:
     made = {"ping_id": "p1", "creator_id": "c", "topics": ["x", "x"], "facets": {"topics": ["x"]}}
     world.land([row("ping_created", FIRST * TICK_MS, **made), row("ping_created", FIRST * TICK_MS, **made)])
-    world.land([_like(FIRST + 1)])
+    world.land([like(FIRST + 1)])
     world.learn(FIRST + 1)
     buckets = world.batch.tables.aggregate("facet_value_buckets", FIRST_DAY, FIRST_DAY).to_pylist()
     assert [bucket["points"] for bucket in buckets] == [10_000]
@@ -204,7 +190,7 @@ def test_history_drops_what_was_derived_without_it(world: LakeWorld) -> None:
     world.time.now_ms = (FIRST + 3 * DAY) * TICK_MS
     etl(world.batch, FIRST + 3 * DAY)
     assert len(collaborative.factors_of(world.batch, FIRST_DAY + 3).pings) == 0
-    likes = [_like(FIRST + 1, 50 + n, user=f"u{n % 9}", ping=f"p{n % 8}") for n in range(72)]
+    likes = [like(FIRST + 1, 50 + n, user=f"u{n % 9}", ping=f"p{n % 8}") for n in range(72)]
     world.land(likes, history=True)
     etl(world.batch, FIRST + 3 * DAY)
     assert len(collaborative.factors_of(world.batch, FIRST_DAY + 3).pings) == 8
@@ -212,7 +198,7 @@ def test_history_drops_what_was_derived_without_it(world: LakeWorld) -> None:
 
 def test_the_days_factors_know_nothing_of_the_day(world: LakeWorld) -> None:
     """A same-day collaborative score would have seen what it is to predict."""
-    world.land([_like(FIRST + 1, n, user=f"u{n % 9}", ping=f"p{n % 8}") for n in range(72)])
+    world.land([like(FIRST + 1, n, user=f"u{n % 9}", ping=f"p{n % 8}") for n in range(72)])
     world.learn(FIRST + 1)
     assert len(collaborative.factors_of(world.batch, FIRST_DAY).pings) == 0
     world.learn(FIRST + DAY)

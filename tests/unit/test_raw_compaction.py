@@ -11,9 +11,8 @@ from batch.lake.compaction import RawCompaction
 from batch.lake.ledger import Ledger, is_compacted
 from batch.lake.tables import CLEAN
 from pingfeed.core.errors import Unavailable
-from pingfeed.core.events import Row
 from tests.unit.dying_lake import deaths
-from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, like
 
 NIGHT = FIRST + DAY + 12
 
@@ -25,14 +24,10 @@ def world(tmp_path: Path) -> LakeWorld:
     return found
 
 
-def _like(tick: int, number: int) -> Row:
-    return row("like", tick * TICK_MS - 1, event_id=event_id(number), user_id="ada", ping_id="p1")
-
-
 def _fill(world: LakeWorld, files: int = 4) -> None:
     """Files that three runs read, one after another."""
     for number in range(files):
-        world.land([_like(FIRST + 1 + number, 2 * number), _like(FIRST + 1 + number, 2 * number + 1)])
+        world.land([like(FIRST + 1 + number, 2 * number), like(FIRST + 1 + number, 2 * number + 1)])
         world.learn(FIRST + 1 + number)
 
 
@@ -76,34 +71,32 @@ def test_no_run_reads_a_compacted_file_as_new(world: LakeWorld) -> None:
 
 def test_files_that_no_run_has_read_stay(world: LakeWorld) -> None:
     read = set(_raw(world))
-    world.land([_like(FIRST + 6, 100)])
-    world.land([_like(FIRST + 6, 101)])
+    world.land([like(FIRST + 6, 100)])
+    world.land([like(FIRST + 6, 101)])
     late = set(_raw(world)) - read
     _compact(world)
     assert late < set(_raw(world))
     assert world.learn(FIRST + DAY, everything=True).kept == 2
 
 
-def test_files_of_the_current_day_and_imported_history_stay(world: LakeWorld) -> None:
+@pytest.mark.parametrize("today", [FIRST_DAY, FIRST_DAY + compaction.DAYS + 1], ids=["current", "perhaps-archived"])
+def test_files_of_the_current_day_and_of_old_days_stay(world: LakeWorld, today: int) -> None:
     before = _raw(world)
-    _compact(world, FIRST_DAY)
+    _compact(world, today)
     assert _raw(world) == before
+
+
+def test_files_of_imported_history_stay(world: LakeWorld) -> None:
     for _ in range(2):
-        world.land([_like(FIRST + DAY + 1, 50)], history=True)
+        world.land([like(FIRST + DAY + 1, 50)], history=True)
     world.learn(FIRST + 3 * DAY, everything=True)
     _compact(world, FIRST_DAY + 3)
     assert sum("history-" in path for path in _raw(world)) == 2
 
 
-def test_partitions_whose_files_may_be_archived_stay(world: LakeWorld) -> None:
-    before = _raw(world)
-    _compact(world, FIRST_DAY + compaction.DAYS + 1)
-    assert _raw(world) == before
-
-
 def test_a_latecomer_joins_the_file_of_its_day(world: LakeWorld) -> None:
     _compact(world)
-    world.land([_like(FIRST + 9, 200)])
+    world.land([like(FIRST + 9, 200)])
     world.learn(FIRST + 2 * DAY, everything=True)
     _compact(world, FIRST_DAY + 2)
     assert len(_raw(world)) == 1
@@ -145,7 +138,7 @@ def test_a_compaction_killed_at_any_change_loses_and_duplicates_nothing(tmp_path
     _fill(prepared)
     if joining:
         _compact(prepared)
-        prepared.land([_like(FIRST + 9, 200)])
+        prepared.land([like(FIRST + 9, 200)])
         prepared.learn(FIRST + DAY, everything=True)
     expected = _known(prepared)
     for attempt in deaths(least=4, most=20):
@@ -161,8 +154,8 @@ def test_a_compaction_killed_at_any_change_loses_and_duplicates_nothing(tmp_path
 
 
 def test_the_nightly_job_compacts_past_days(world: LakeWorld) -> None:
-    world.land([_like(FIRST + DAY + 2, 300)])
-    world.land([_like(FIRST + DAY + 3, 301)])
+    world.land([like(FIRST + DAY + 2, 300)])
+    world.land([like(FIRST + DAY + 3, 301)])
     world.time.now_ms = NIGHT * TICK_MS + 5_000
     etl(world.batch, NIGHT)
     assert sorted(map(is_compacted, _raw(world))) == [False, False, True]

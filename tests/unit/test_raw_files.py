@@ -1,6 +1,5 @@
 """Raw files of every writer become rows; a document that is not a valid row is rejected once, with its reason."""
 
-import base64
 import gzip
 import json
 from pathlib import Path
@@ -24,12 +23,12 @@ from pingfeed.core.clock import DAY_MS
 from pingfeed.core.events import Row, encode_rows
 from tests.conformance.samples import like
 from tests.unit.dying_lake import deaths
-from tests.unit.lakes import FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
-from tests.unit.test_learn import _clean, _everything, _like
+from tests.unit.lakes import ARRIVED_MS, FIRST, FIRST_DAY, TICK_MS, LakeWorld, error_line, event_id, row
+from tests.unit.lakes import like as like_at
+from tests.unit.test_learn import _clean, _everything
 
 DAY = "events/year=2024/month=10/day=04"
 ERRORS = "errors/format-conversion-failed/year=2024/month=10/day=04"
-ARRIVED_MS = FIRST_DAY * DAY_MS + 1000
 
 
 class CountingLake(FileLake):
@@ -66,12 +65,6 @@ def read_one(lake: CountingLake, data: bytes, name: str = "any-name") -> Read:
 
 def parquet(table: pa.Table) -> bytes:
     return bytes(parquet_of(table))
-
-
-def error_line(record: bytes, **values: Any) -> bytes:
-    """A line of an error object, as the documentation and the objects that were seen have it, but for the codes."""
-    error = {"attemptsMade": 1, "arrivalTimestamp": ARRIVED_MS, "rawData": base64.b64encode(record).decode(), **values}
-    return json.dumps(error).encode() + b"\n"
 
 
 FULL = {
@@ -158,7 +151,7 @@ def test_a_file_in_an_archive_is_left_out_and_does_not_stop_the_nightly_job(
         if path.endswith("archived"):
             with translated(path):
                 raise ClientError(answer, "GetObject")
-        return encode_rows([_like(FIRST, 1)])
+        return encode_rows([like_at(FIRST, 1)])
 
     monkeypatch.setattr(lake, "read", read)
     found = read_events(lake, [f"{DAY}/archived", f"{DAY}/here"])
@@ -225,10 +218,10 @@ def _fill(world: LakeWorld) -> None:
     """Raw files of every kind: Parquet, JSON with a bad document, and two errors, one of which repeats a row."""
     lake, base = world.batch.tables.lake, FIRST * TICK_MS
     world.land([row("ping_created", base, event_id=event_id("p"), ping_id="p1", creator_id="c", topics=["x"])])
-    lake.write(f"{DAY}/json", encode_rows([_like(FIRST + 1, 1)]) + b'{"bad":1}\n')
-    beside = encode_rows([_like(FIRST + 1, 1), _like(FIRST + 1, 2, user="bob")])
-    lake.write(f"{ERRORS}/one", error_line(beside + encode_rows([{**_like(FIRST + 1, 3), "position": "x"}])))
-    lake.write(f"{ERRORS}/two", error_line(encode_rows([_like(FIRST + 1, 4)]) + b"torn{"))
+    lake.write(f"{DAY}/json", encode_rows([like_at(FIRST + 1, 1)]) + b'{"bad":1}\n')
+    beside = encode_rows([like_at(FIRST + 1, 1), like_at(FIRST + 1, 2, user="bob")])
+    lake.write(f"{ERRORS}/one", error_line(beside + encode_rows([{**like_at(FIRST + 1, 3), "position": "x"}])))
+    lake.write(f"{ERRORS}/two", error_line(encode_rows([like_at(FIRST + 1, 4)]) + b"torn{"))
 
 
 def _load_all(world: LakeWorld, tick: int) -> Manifest:
@@ -247,7 +240,7 @@ def test_the_nightly_job_loads_good_documents_from_errors_and_rejects_bad_ones(w
     assert lake.list("rejected") == lake.list("rejected/day=2024-10-04")
     bodies = [one["body"] for one in _rejected(world)]
     assert sorted(bodies) == sorted(
-        ['{"bad":1}', "torn{", encode_rows([{**_like(FIRST + 1, 3), "position": "x"}]).decode().strip()]
+        ['{"bad":1}', "torn{", encode_rows([{**like_at(FIRST + 1, 3), "position": "x"}]).decode().strip()]
     )
 
 
@@ -283,7 +276,7 @@ def test_an_unreadable_file_is_loaded_once_it_can_be_read(world: LakeWorld) -> N
     lake.write(f"{DAY}/x", b"PAR1 torn")
     assert world.learn(FIRST + 1).left_out == 1
     assert _load_all(world, FIRST + 1).run == (FIRST + 1) * 100, "nothing was read: no amendment"
-    lake.write(f"{DAY}/x", parquet(table_of_rows([_like(FIRST + 1)])))
+    lake.write(f"{DAY}/x", parquet(table_of_rows([like_at(FIRST + 1)])))
     world.learn(FIRST + 2)
     assert _clean(world) == [(event_id(0), FIRST + 2)]
 

@@ -1,6 +1,5 @@
 """Accepted, delivered and landed agree to the event, whatever was killed, sent twice, compacted or removed."""
 
-import base64
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -29,7 +28,7 @@ from pingfeed.spool import stats
 from pingfeed.spool.checkpoint import FILE, Delivered, Tally
 from pingfeed.spool.stats import SpoolStats
 from tests.unit.forget_world import places_of
-from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, error_line, event_id, row
 
 NOON = FIRST_DAY * DAY_MS + DAY_MS // 2
 TODAY, TOMORROW = day_of(NOON), day_of(NOON + DAY_MS)
@@ -102,11 +101,6 @@ def expected(delivered: int, *, spooled: int = 0, duplicates: int = 0, missing: 
         "short": [PARTITION] if missing else [],
     }
     return Counts(**{**counted, **more})
-
-
-def error_line(record: bytes) -> bytes:
-    line = {"rawData": base64.b64encode(record).decode(), "arrivalTimestamp": NOON, "errorCode": "x"}
-    return json.dumps(line).encode() + b"\n"
 
 
 def other_writer() -> bytes:

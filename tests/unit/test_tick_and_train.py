@@ -257,15 +257,6 @@ def test_a_replay_of_the_past_loads_nothing_and_loses_nothing(world: LakeWorld) 
     assert world.number("ping", "p2") == 2
 
 
-def test_an_unreadable_raw_file_is_left_out_and_its_neighbours_are_loaded(world: LakeWorld) -> None:
-    world.land([row("ping_created", FIRST * TICK_MS, ping_id="p1", creator_id="c")])
-    broken = next((world.home / "lake" / "events").rglob("part-*.parquet")).with_name("part-broken.parquet")
-    broken.write_bytes(b"PAR1 this is not Parquet")
-    manifest = world.learn(FIRST + 1)
-    assert manifest.kept == 1
-    assert not [path for path in manifest.files if "broken" in path]
-
-
 def test_two_feature_sets_side_by_side_keep_their_snapshots(home: Path) -> None:
     old = _batch(home, END)
     settings = {"PINGFEED_HOME": str(home), "PINGFEED_SINK_FLUSH_SECONDS": "0.05", "PINGFEED_ATTRIBUTES": "words"}
