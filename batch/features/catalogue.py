@@ -60,13 +60,13 @@ def add(tables: Tables, run: int, events: pa.Table) -> None:
         "creator": _look_up(numbers, "creator", created["creator_id"]),
         **{name: created[name] for name in _VERSION},
     }
-    tables.add_catalogue("versions", run, pa.table(versions))
+    tables.add("versions", run, pa.table(versions))
     for name, rows in (("facets", facets), ("attributes", _attributes_of(created))):
         rows = rows.append_column("ping", _look_up(numbers, "ping", rows["ping_id"]))
-        tables.add_catalogue(name, run, rows)
+        tables.add(name, run, rows)
     deleted = events.filter(pc.field("event_type") == "ping_deleted")
     deletions = {"ping": _look_up(numbers, "ping", deleted["ping_id"]), "known_tick": deleted["known_tick"]}
-    tables.add_catalogue("deletions", run, pa.table(deletions))
+    tables.add("deletions", run, pa.table(deletions))
 
 
 def _number_new(tables: Tables, run: int, events: pa.Table, facets: pa.Table) -> pa.Table:
@@ -83,7 +83,7 @@ def _number_new(tables: Tables, run: int, events: pa.Table, facets: pa.Table) ->
         columns = [pa.array([kind] * count, pa.string()), new, pa.array(range(first, first + count), pa.int64())]
         added.append(pa.table(columns, schema=CATALOGUE["numbers"]))
     fresh = pa.concat_tables(added)
-    tables.add_catalogue("numbers", run, fresh)
+    tables.add("numbers", run, fresh)
     return pa.concat_tables([numbers, fresh])
 
 

@@ -107,7 +107,7 @@ class EventLoader:
         if not kept.num_rows:
             return
         for day, rows_of_day in self._by_day(kept, "known_tick"):
-            self._tables.add_clean(day, run, rows_of_day)
+            self._tables.add("clean", run, rows_of_day, day)
             manifest.oldest_day = day if manifest.oldest_day is None else min(day, manifest.oldest_day)
         catalogue.add(self._tables, run, kept)
         self._aggregate(run, kept)
@@ -129,7 +129,7 @@ class EventLoader:
         for name in AGGREGATES:
             buckets = self._engine.run(name, params, acts=acts, ping_facets=known.facets)
             for day, rows in self._by_day(buckets, "tick"):
-                self._tables.add_aggregate(name, day, run, rows)
+                self._tables.add(name, run, rows, day)
 
     def _by_day(self, table: pa.Table, column: str) -> Iterator[tuple[int, pa.Table]]:
         """The rows of each day, by a column of ticks."""

@@ -73,6 +73,9 @@ CATALOGUE: Final[dict[str, pa.Schema]] = {
 }
 
 
+_SCHEMAS: Final = {"clean": CLEAN} | AGGREGATES | CATALOGUE
+
+
 class ForgottenRows(Protocol):
     """Which rows belong to deleted users whose data the nightly job has yet to remove."""
 
@@ -134,32 +137,23 @@ class Tables:
         """The days that have clean events, ascending."""
         return sorted({_day(path) for path in self.lake.list("clean")})
 
-    def add_clean(self, day: int, run: int, rows: pa.Table) -> None:
-        """Add a run's clean events of one day to those that the run has already written there."""
-        self._add(f"clean/day={day_name(day)}", run, rows, CLEAN)
-
-    def add_aggregate(self, name: str, day: int, run: int, rows: pa.Table) -> None:
-        """Add a run's buckets of one day."""
-        self._add(f"aggregates/day={day_name(day)}/{name}", run, rows, AGGREGATES[name])
-
-    def add_catalogue(self, name: str, run: int, rows: pa.Table) -> None:
-        """Add a run's rows to a table of the catalogue."""
-        self._add(f"catalogue/{name}", run, rows, CATALOGUE[name])
+    def add(self, name: str, run: int, rows: pa.Table, day: int | None = None) -> None:
+        """Add a run's rows to what it has already written: clean events or buckets of one day, or the catalogue's."""
+        self._add(_folder(name, day), run, rows, _SCHEMAS[name])
 
     def put_state(self, name: str, day: int, run: int, rows: pa.Table) -> None:
         """Write the whole state of a day."""
-        self._write(f"aggregates/day={day_name(day)}/{name}/whole-{run}.parquet", rows, STATES[name])
+        self._write(f"{_folder(name, day)}/whole-{run}.parquet", rows, STATES[name])
 
     def compact_day(self, day: int, run: int) -> None:
         """Compact each table of a day into one file. No run up to `run` may still be in progress."""
-        self._compact(f"clean/day={day_name(day)}", run, CLEAN)
-        for name, schema in AGGREGATES.items():
-            self._compact(f"aggregates/day={day_name(day)}/{name}", run, schema)
+        for name in ("clean", *AGGREGATES):
+            self._compact(_folder(name, day), run, _SCHEMAS[name])
 
     def compact_catalogue(self, run: int) -> None:
         """Compact each table of the catalogue into one file."""
         for name, schema in CATALOGUE.items():
-            self._compact(f"catalogue/{name}", run, schema)
+            self._compact(_folder(name), run, schema)
 
     def keep_runs(self, is_finished: Callable[[int], bool]) -> None:
         """Remove the files of all other runs: they crashed."""
@@ -216,6 +210,12 @@ class Tables:
         for path in paths:
             if path != whole:
                 self.lake.delete(path)
+
+
+def _folder(name: str, day: int | None = None) -> str:
+    if day is None:
+        return f"catalogue/{name}"
+    return f"clean/day={day_name(day)}" if name == "clean" else f"aggregates/day={day_name(day)}/{name}"
 
 
 def parquet_of(table: pa.Table) -> bytes:

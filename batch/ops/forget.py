@@ -25,7 +25,7 @@ from batch.lake.ledger import Ledger, is_compacted
 from batch.lake.raw_files import PARQUET, READERS, documents_of, read_events
 from batch.lake.tables import AGGREGATES, CLEAN, STATES, clock_of, parquet_of
 from batch.lake.tombstones import DeletionRequest, DeletionRequests, Forgotten, hash_of, is_content
-from batch.ops.reconcile import keys_of, put_removed
+from batch.ops.reconcile import KEYS, keys_of, put_removed
 from batch.ops.rejected import is_raw, line_of
 from batch.training.training_set import CLOCK as TRAINING_CLOCK
 from batch.wiring import Batch
@@ -38,7 +38,6 @@ ACTIVE_DAYS: Final = 35
 """The longest that an event may be on its way: the 7 days of de-duplication, and an outage of four weeks."""
 _CLOCK: Final = "received_ms"
 _WHOSE: Final = pa.schema([("user_id", pa.string()), (_CLOCK, pa.int64())])
-_KEYS: Final = _WHOSE.insert(1, pa.field("event_id", pa.string()))
 _LOG = logging.getLogger(__name__)
 
 
@@ -158,8 +157,8 @@ def _held(lake: Lake, path: str, forgotten: Forgotten, done: Removed) -> pa.Tabl
     gone = forgotten.rows(found.rows, _CLOCK)
     if gone is None:
         mentioned = any(forgotten.mentioned_in(one.body, one.received_ms) for one in found.rejected)
-        return _KEYS.empty_table() if mentioned else None
-    return found.rows.filter(pc.and_(gone, pc.invert(is_content(found.rows)))).select(_KEYS.names)
+        return KEYS.empty_table() if mentioned else None
+    return found.rows.filter(pc.and_(gone, pc.invert(is_content(found.rows)))).select(KEYS.names)
 
 
 def _may_hold(lake: Lake, path: str, forgotten: Forgotten) -> bool:

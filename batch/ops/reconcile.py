@@ -38,7 +38,7 @@ _TRIES: Final = 3
 FIREHOSE_BUFFER_MS: Final = 15 * 60_000
 """The longest buffering interval of a Firehose stream."""
 _LAST_DAY: Final = day_number("9999-12-31")
-_KEYS: Final = pa.schema([("user_id", pa.string()), ("event_id", pa.string()), ("received_ms", pa.int64())])
+KEYS: Final = pa.schema([("user_id", pa.string()), ("event_id", pa.string()), ("received_ms", pa.int64())])
 _HASHED: Final = pa.schema([("event", pa.uint64()), ("received_ms", pa.int64())])
 _HASH: Final = "md5_number_lower(coalesce(user_id, '') || chr(0) || event_id)"
 _ADD: Final = f"""
@@ -111,11 +111,11 @@ def days_until(day: str, count: int) -> list[str]:
 
 
 def put_removed(lake: Lake, acceptances: pa.Table) -> None:
-    """List acceptances (columns of `_KEYS`) as removed. Listing them again changes nothing."""
+    """List acceptances (columns of `KEYS`) as removed. Listing them again changes nothing."""
     days = f"SELECT received_ms // {DAY_MS} AS day, {_HASH} AS event, received_ms FROM keys ORDER BY ALL"  # noqa: S608
     with duckdb.connect() as db:
         db.execute("SET enable_progress_bar = false")
-        hashed: pa.Table = db.register("keys", acceptances.select(_KEYS.names)).sql(days).to_arrow_table()
+        hashed: pa.Table = db.register("keys", acceptances.select(KEYS.names)).sql(days).to_arrow_table()
     for day in pc.unique(hashed["day"]).to_pylist():
         if 0 <= day <= _LAST_DAY:
             data = parquet_of(hashed.filter(pc.equal(hashed["day"], day)).select(_HASHED.names))
@@ -125,7 +125,7 @@ def put_removed(lake: Lake, acceptances: pa.Table) -> None:
 def keys_of(documents: Iterable[str]) -> pa.Table:
     """The acceptances that malformed rows stand for: those that name an id and a time, as far as can be seen."""
     keys = [key for key in map(_key_of, documents) if key and -(1 << 63) <= key[2] < 1 << 63]
-    return pa.Table.from_pylist([dict(zip(_KEYS.names, key, strict=True)) for key in keys], schema=_KEYS)
+    return pa.Table.from_pylist([dict(zip(KEYS.names, key, strict=True)) for key in keys], schema=KEYS)
 
 
 def raw_folder(day: str) -> str:
@@ -184,7 +184,7 @@ class _Landed:
         errors = [path for path in lake.list("errors") if day_of_path(path) in names]
         for found in each_events(lake, chain(raw, errors)):
             self.unreadable |= found.left_out
-            self._add(found.rows.select(_KEYS.names), _RAW)
+            self._add(found.rows.select(KEYS.names), _RAW)
             self._add(keys_of(one.body for one in found.rejected), _RAW)
         rejected = (path for day in names for path in lake.list(f"rejected/day={day}") if is_raw(path))
         for path in rejected:
