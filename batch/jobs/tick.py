@@ -52,14 +52,8 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
     users = (
         [] if is_past else packets.users_to_refresh(batch, tick, None if everyone else _refreshed_before(batch, tick))
     )
-    sizes: list[int] = []
-    with batch.progress.step(f"packets of {len(users):,} users"), packets.PacketWriter(batch) as writer:
-        for made in packets.make(batch, content, source, users, live_ranker(batch)):
-            writer.put(made)
-            sizes += [len(packet) for packet in made.values()]
-        # Users deleted since the tick began: `users delete` removed only the packet that existed before.
-        for user_id in batch.tables.pending(anew=True).among(users, "tick", tick):
-            writer.remove(user_id)
+    with batch.progress.step(f"packets of {len(users):,} users"):
+        sizes = packets.refresh(batch, content, source, users, live_ranker(batch))
     if not is_past:
         _mark_done(batch, tick, len(sizes))
     return TickDone(

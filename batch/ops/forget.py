@@ -11,7 +11,7 @@ in raw files that are not compacted yet; a run never learns from them (`EventLoa
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from batch.lake.ledger import Ledger, is_compacted
 from batch.lake.raw_files import PARQUET, READERS, documents_of, read_events
-from batch.lake.tables import AGGREGATES, CLEAN, STATES, clock_of, parquet_of
+from batch.lake.tables import AGGREGATES, STATES, clock_of, parquet_of
 from batch.lake.tombstones import DeletionRequest, DeletionRequests, Forgotten, hash_of, is_content
 from batch.ops.reconcile import KEYS, keys_of, put_removed
 from batch.ops.rejected import is_raw, line_of
@@ -111,8 +111,7 @@ def remove_forgotten(batch: Batch) -> Removed:
         known = Ledger(batch.tables, batch.ticks).known_runs()
         _clear_raw(batch.tables.lake, known, forgotten, done, everything=bool(pending))
         if pending:
-            for root, clocks in _tables().items():
-                _clear_tables(batch.tables.lake, root, clocks, forgotten, done)
+            done.files += sum(_clear_table(batch.tables.lake, *table, forgotten) for table in _tables())
     for request in pending:
         request.unreadable = done.unreadable
         requests.finish(request)
@@ -203,19 +202,20 @@ def _rewrite_lines(lake: Lake, path: str, forgotten: Forgotten) -> None:
         lake.delete(path)
 
 
-def _tables() -> dict[str, dict[str, str]]:
-    """Folders with users in them: part of the path -> the column that tells which rows are covered."""
-    clocks = {f"/{name}/": clock for name, schema in (AGGREGATES | STATES).items() if (clock := clock_of(schema))}
-    return {"clean": {"": clock_of(CLEAN) or ""}, "aggregates": clocks, "training": {"": TRAINING_CLOCK}}
+def _tables() -> Iterator[tuple[str, str, str]]:
+    """Tables with users in them: folder, part of the path, and the column that tells which rows are covered."""
+    yield "clean", "", _CLOCK
+    yield "training", "", TRAINING_CLOCK
+    for name, schema in (AGGREGATES | STATES).items():
+        if clock := clock_of(schema):
+            yield "aggregates", f"/{name}/", clock
 
 
-def _clear_tables(lake: Lake, root: str, clocks: dict[str, str], forgotten: Forgotten, done: Removed) -> None:
-    for part, clock in clocks.items():
-        schema = pa.schema([("user_id", pa.string()), (clock, pa.int64())])
-
-        def look(path: str, clock: str = clock, schema: pa.Schema = schema) -> pa.ChunkedArray | None:
-            return forgotten.rows(lake.dataset([path], schema).to_table(), clock)
-
-        for path in _each(look, [path for path in lake.list(root) if part in path]):
-            lake.write(path, _without(lake.read(path), forgotten, clock))
-            done.files += 1
+def _clear_table(lake: Lake, root: str, part: str, clock: str, forgotten: Forgotten) -> int:
+    """Remove users from the files of a table; how many files were rewritten."""
+    schema = pa.schema([("user_id", pa.string()), (clock, pa.int64())])
+    paths = [path for path in lake.list(root) if part in path]
+    held = _each(lambda path: forgotten.rows(lake.dataset([path], schema).to_table(), clock), paths)
+    for path in held:
+        lake.write(path, _without(lake.read(path), forgotten, clock))
+    return len(held)

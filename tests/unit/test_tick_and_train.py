@@ -227,7 +227,7 @@ def test_the_next_tick_makes_up_for_one_killed_before_its_packets(world: LakeWor
     _tick(world, FIRST)
     world.land([row("like", (FIRST + 1) * TICK_MS - 1, user_id="ada", ping_id="p1")])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("batch.serving.packets.PacketWriter.put", _die)
+        patch.setattr("batch.serving.packets.make", _die)
         with pytest.raises(_Died):
             _tick(world, FIRST + 1)
     assert _tick(world, FIRST + 2).packets == 1
