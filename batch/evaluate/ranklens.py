@@ -93,12 +93,8 @@ def _vectors(batch: Batch, file: Path, watch: Watch, clicked: ClickedLists) -> t
     until = batch.ticks.of(log.last_ms) + 2
     first = batch.ticks.of(log.first_ms)
     cutoff = until + training_set.label_ticks(batch)
-    run = (
-        EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress)
-        .run(cutoff, log.end_ms, everything=True)
-        .run
-    )
-    day_state.ensure(batch.tables, batch.engine, batch.ticks, cutoff, run)
+    run = EventLoader(batch).run(cutoff, log.end_ms, everything=True).run
+    day_state.ensure(batch, cutoff, run)
     with batch.progress.step("features of each list's own tick"):
         own = _aligned(training_set.build(batch, first, until, cutoff), clicked)
     with batch.progress.step("features of each list's day"):

@@ -19,7 +19,6 @@ from batch.importers.importer import Importer, Placing, Watch
 from batch.importers.metarank import REACTIONS, TYPES, MetarankFormat, Names
 from batch.importers.report import as_json, show
 from batch.importers.source import OnRead, Source
-from batch.jobs.lease import lease
 from batch.wiring import build
 from pingfeed import settings
 from pingfeed.core.clock import DAY_MS, system_clock
@@ -128,7 +127,7 @@ def _run(form: Format, placing: Placing, common: Common, *notes: str, allow_rati
     at, quiet = common["at"], common["json"]
     batch = build(settings.load(os.environ), clock=system_clock if at is None else lambda: at, quiet=quiet)
     source = Source(common["file"])
-    held = nullcontext() if common["dry_run"] else lease(batch.settings.home)
+    held = nullcontext() if common["dry_run"] else batch.lease()
     with held, watching(source, quiet=quiet) as watch:
         outcome = Importer(batch, source, form, watch).run(
             placing,
