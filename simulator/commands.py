@@ -39,8 +39,7 @@ def history(
     from rich.console import Console
     from rich.progress import Progress
 
-    from simulator.lake import keep_in, write_history
-    from simulator.store import is_elsewhere
+    from simulator.lake import is_remote, keep_in, write_history
 
     tick_ms = tick_minutes * 60_000
     until_ms = (system_clock() if until is None else until) // tick_ms * tick_ms
@@ -49,7 +48,7 @@ def history(
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"{days} days", total=1.0)
         rows = write_history(world, place, lambda share: progress.update(task, completed=share))
-    if is_elsewhere(place):
+    if is_remote(place):
         # `simulate live` and the demo page look in the home, whose volume the lake does not share.
         keep_in(world, _home(os.environ, home))
     sys.stdout.write(f"{rows} rows below {place}, up to {to_iso(until_ms)}\n")
@@ -109,16 +108,17 @@ def affinity(
 ) -> int:
     """`pingfeed evaluate affinity`; 1 if what is served is not better."""
     from simulator import measure
-    from simulator.lake import world_beside
+    from simulator.lake import Store
     from simulator.remote import check_loopback
 
     feed = check_loopback(feed, allow_remote)
     place = lake or _home(os.environ, home) / "lake"
     now_ms = system_clock()
-    spec = world_beside(place) if home is None else load(_home(os.environ, home))
+    store = Store.open(place)
+    spec = store.spec() if home is None else load(_home(os.environ, home))
     world = World.build(spec).at(now_ms)
     chosen = measure.choose_users(world, users, seed)
-    events = measure.open_events(place)
+    events = store.events()
     served = asyncio.run(_ask(feed, chosen))
     report = measure.affinities(world, chosen, served, events, now_ms).report(seed)
     if json:

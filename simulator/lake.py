@@ -4,25 +4,71 @@ The batch side reads `history-*` files by their rows' time of arrival (tick = fl
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pingfeed.adapters.registry import open_lake_at
+from pingfeed.core.arrow import EVENT_SCHEMA
 from pingfeed.core.clock import DAY_MS, day_of
-from pingfeed.core.errors import InvalidInput
+from pingfeed.core.errors import InvalidInput, NotFound
 from simulator import personas
 from simulator.columns import Columns
 from simulator.history import Hour, play
-from simulator.store import Store
 from simulator.world import FILE, Spec, World, decoded, encoded, save
+
+if TYPE_CHECKING:
+    from pingfeed.ports import Lake
 
 _PREFIX: Final = "history-"
 Progress = Callable[[float], None]
 """Called with the share that is done, 0 to 1."""
+
+
+def is_remote(lake: str | Path) -> bool:
+    """Whether the lake is in S3 rather than in a folder."""
+    return str(lake).startswith("s3://")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A lake, and the folder or bucket that it is in: a world's own files are beside the lake."""
+
+    parent: "Lake"
+    name: str
+    """The lake's folder in `parent`."""
+
+    @classmethod
+    def open(cls, lake: str | Path) -> "Store":
+        """From a folder or `s3://bucket/prefix`; InvalidInput for a bucket without a prefix."""
+        place = str(lake).rstrip("/") if is_remote(lake) else f"file://{Path(lake).expanduser().absolute()}"
+        parent, _, name = place.rpartition("/")
+        if parent == "s3:/":
+            raise InvalidInput(f"{lake} leaves no room beside the lake; name a prefix, such as {place}/lake")
+        return cls(open_lake_at(parent), name)
+
+    def event_files(self) -> list[str]:
+        """The paths of all raw event files in `parent`, sorted."""
+        return [path for path in self.parent.list(f"{self.name}/events") if path.endswith(".parquet")]
+
+    def events(self) -> Any:
+        """The raw events as a dataset; NotFound if there are none."""
+        files = self.event_files()
+        if not files:
+            raise NotFound(f"{self.name} has no events")
+        return self.parent.dataset(files, EVENT_SCHEMA)
+
+    def spec(self) -> Spec:
+        """The parameters of the world whose history the lake holds; NotFound if there is none."""
+        try:
+            return decoded(self.parent.read(FILE), FILE)
+        except NotFound:
+            return decoded(None, f"{FILE} beside {self.name}")
 
 
 def write_history(world: World, lake: str | Path, progress: Progress = lambda _share: None) -> int:
@@ -31,13 +77,13 @@ def write_history(world: World, lake: str | Path, progress: Progress = lambda _s
     Returns the number of rows. Writing the same world again replaces the same files by the same bytes. InvalidInput if
     the lake already holds the history of another world: two histories in one lake cannot be told apart.
     """
-    store = Store(lake)
+    store = Store.open(lake)
     _check_unmixed(world, store)
-    store.write_beside(FILE, encoded(world.spec))
-    store.write_beside(personas.FILE, personas.encoded(world))
+    store.parent.write(FILE, encoded(world.spec))
+    store.parent.write(personas.FILE, personas.encoded(world))
     rows = 0
     for day, table in _days(world, progress):
-        store.write(f"events/{_partition(day)}/{_PREFIX}{day}.parquet", _parquet(table))
+        store.parent.write(f"{store.name}/events/{_partition(day)}/{_PREFIX}{day}.parquet", _parquet(table))
         rows += table.num_rows
     return rows
 
@@ -48,18 +94,15 @@ def keep_in(world: World, home: Path) -> None:
     personas.save(world, home)
 
 
-def world_beside(lake: str | Path) -> Spec:
-    """The parameters of the world whose history a lake holds; NotFound if there is none."""
-    store = Store(lake)
-    return decoded(store.read_beside(FILE), f"{FILE} beside {store}")
-
-
 def _check_unmixed(world: World, store: Store) -> None:
-    if not any(path.rpartition("/")[2].startswith(_PREFIX) for path in store.files("events")):
+    if not any(path.rpartition("/")[2].startswith(_PREFIX) for path in store.event_files()):
         return
-    there = store.read_beside(FILE)
-    if there is None or decoded(there, FILE) != world.spec:
-        raise InvalidInput(f"{store} already holds another history; choose another folder, or remove it")
+    try:
+        there = store.spec()
+    except NotFound:
+        there = None
+    if there != world.spec:
+        raise InvalidInput(f"{store.name} already holds another history; choose another folder, or remove it")
 
 
 def _days(world: World, progress: Progress) -> Iterator[tuple[str, Any]]:
@@ -119,7 +162,8 @@ def _partition(day: str) -> str:
     return f"year={year}/month={month}/day={date}"
 
 
-def _parquet(table: Any) -> Any:
+def _parquet(table: Any) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

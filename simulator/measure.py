@@ -10,19 +10,15 @@ make have no truth and do not count in any list.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow.compute as pc
 
-from pingfeed.core.arrow import EVENT_SCHEMA
 from pingfeed.core.clock import DAY_MS
-from pingfeed.core.errors import NotFound
 from simulator.behave import UNKNOWN_PING, numbers_of
 from simulator.people import Floats, Ints
 from simulator.remote import Services
-from simulator.store import Store
 from simulator.world import World, user_id
 
 LIST: Final = 10
@@ -105,15 +101,6 @@ def _deleted(events: Any) -> set[str]:
 
 def _without(pings: Sequence[str], left_out: set[str]) -> list[str]:
     return [ping for ping in pings if ping not in left_out]
-
-
-def open_events(lake: str | Path) -> Any:
-    """The raw events of a lake (a folder, or `s3://bucket/prefix`) as a dataset; NotFound if there are none."""
-    store = Store(lake)
-    files = [path for path in store.files("events") if path.endswith(".parquet")]
-    if not files:
-        raise NotFound(f"there are no events below {store}")
-    return store.dataset(files, EVENT_SCHEMA)
 
 
 async def served_pings(services: Services, users: Ints) -> list[list[str]]:

@@ -10,7 +10,7 @@ from pingfeed.adapters.lake_s3 import S3Lake
 from pingfeed.aws import Location, arrow_file_system, arrow_translated
 from pingfeed.core.errors import InvalidInput, SettingsError, Unavailable
 from pingfeed.settings import load
-from simulator.store import Store
+from simulator.lake import Store
 from tests.servers import AWS_ENVIRONMENT, free_port
 
 
@@ -98,4 +98,4 @@ async def test_missing_credentials_are_a_matter_of_settings(tmp_path: Path, monk
 
 def test_a_history_needs_room_beside_its_lake() -> None:
     with pytest.raises(InvalidInput, match="s3://bucket/lake"):
-        Store("s3://bucket/")
+        Store.open("s3://bucket/")

@@ -12,7 +12,7 @@ from pingfeed.core.arrow import table_of_rows
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import NotFound
 from pingfeed.core.events import Row
-from simulator.lake import write_history
+from simulator.lake import Store, write_history
 from simulator.measure import (
     Affinities,
     affinities,
@@ -20,7 +20,6 @@ from simulator.measure import (
     choose_users,
     most_popular,
     newest,
-    open_events,
     passed,
     served_pings,
 )
@@ -40,7 +39,7 @@ def lake_of(tmp_path: Path, rows: list[Row]) -> Any:
     folder.mkdir(parents=True)
     pq.write_table(table_of_rows(rows), folder / "part-1.parquet")
     (folder / ".part-2.parquet").write_bytes(b"half written")
-    return open_events(tmp_path)
+    return Store.open(tmp_path).events()
 
 
 def test_popular_pings_have_the_most_recent_engagement(tmp_path: Path) -> None:
@@ -76,7 +75,7 @@ def test_newest_orders_by_first_announcement(tmp_path: Path) -> None:
 
 def test_a_lake_without_events_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no events"):
-        open_events(tmp_path)
+        Store.open(tmp_path).events()
 
 
 def test_an_interval_contains_its_mean_and_narrows_with_more_users() -> None:
@@ -112,7 +111,7 @@ def test_users_are_sampled_by_seed_without_repeats() -> None:
 async def test_an_oracle_feed_passes_and_the_popular_feed_does_not(tmp_path: Path) -> None:
     world = World.build(Spec(users=40, pings=80, days=1, until_ms=UNTIL_MS))
     write_history(world, tmp_path / "lake")
-    events = open_events(tmp_path / "lake")
+    events = Store.open(tmp_path / "lake").events()
     users = choose_users(world, 40, 0)
 
     def oracle(request: httpx.Request) -> httpx.Response:
@@ -139,5 +138,5 @@ def test_foreign_pings_are_ignored_and_an_empty_feed_scores_zero(tmp_path: Path)
     write_history(world, tmp_path / "lake")
     users = np.array([3, 3, 3])
     served = [[ping_id(5), "a-guests-ping"], [ping_id(5)], []]
-    means = affinities(world, users, served, open_events(tmp_path / "lake"), UNTIL_MS).served
+    means = affinities(world, users, served, Store.open(tmp_path / "lake").events(), UNTIL_MS).served
     assert means[0] == means[1] > means[2] == 0
