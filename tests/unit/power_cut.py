@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pingfeed.spool.disk import Disk
+
 Fault = Literal["cut", "eio", "full"]
 _BLOCK = 16
 _ERRNO = {"cut": errno.EIO, "eio": errno.EIO, "full": errno.ENOSPC}
@@ -64,8 +66,8 @@ class _File:
         return self.durable[at] if len({version[at] for version in self.versions}) == 1 else otherwise
 
 
-class PowerCutDisk:
-    """Satisfies `pingfeed.spool.disk.Disk`. Calls may come from any thread, one at a time."""
+class PowerCutDisk(Disk):
+    """Overrides every call of the real one. Calls may come from any thread, one at a time."""
 
     def __init__(self, seed: int = 0) -> None:
         self._chance = random.Random(seed)

@@ -21,7 +21,7 @@ NOW_MS = 1_795_348_800_000
 DAY = "2026-11-22"
 SPOOL = "9f3c0a51d2e84b76"
 KEY = f"accounts/{SPOOL}.json"
-TALLY = Tally(spool_id=SPOOL, service="ingest").settled(7, {DAY: 5}, NOW_MS - 1000)
+TALLY = Tally(spool_id=SPOOL, service="ingest").acked(7, {DAY: 5}, NOW_MS - 1000)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def test_an_account_says_what_was_delivered_and_what_waits(folder: Path) -
     assert published(store) == SpoolStats(
         spool_id=SPOOL,
         service="ingest",
-        settled_to=7,
+        acked_to=7,
         days={DAY: Delivered(5, NOW_MS - 1000)},
         spooled={DAY: 3},
         published_ms=NOW_MS,
@@ -78,7 +78,7 @@ async def test_only_news_is_published(folder: Path, waiting: dict[str, dict[str,
     assert len(puts) == 1
     waiting[SPOOL] = {DAY: 0}
     await one.publish()
-    TALLY.settled(8, {DAY: 3}, NOW_MS).write(folder / FILE)
+    TALLY.acked(8, {DAY: 3}, NOW_MS).write(folder / FILE)
     await one.publish()
     assert len(puts) == 3
     assert (published(store).spooled, published(store).days[DAY].delivered) == ({}, 8)
@@ -92,7 +92,7 @@ async def test_it_publishes_at_the_start_and_what_closing_delivered_at_the_end(
     one.start()
     await until(lambda: true(lambda: KEY in store.data))
     waiting.clear()
-    TALLY.settled(8, {DAY: 3}, NOW_MS).write(folder / FILE)
+    TALLY.acked(8, {DAY: 3}, NOW_MS).write(folder / FILE)
     await one.close()
     assert published(store).days[DAY].delivered == 8
     assert store.closed
@@ -106,7 +106,7 @@ async def test_a_lake_that_is_down_is_tried_again_and_does_not_hold_the_end_up(f
     store.down = ""
     await until(lambda: true(lambda: KEY in store.data))
     store.hangs = True
-    TALLY.settled(8, {DAY: 3}, NOW_MS).write(folder / FILE)
+    TALLY.acked(8, {DAY: 3}, NOW_MS).write(folder / FILE)
     await one.close(timeout_s=0.05)
     assert published(store).days[DAY].delivered == 5
 
@@ -121,7 +121,7 @@ def test_what_is_delivered_during_the_look_counts_on_one_side(folder: Path, monk
     def deliver_after_the_first_look(_folder: Path) -> dict[str, dict[str, int]]:
         looked.append(1)
         if len(looked) == 1:
-            TALLY.settled(8, {DAY: 3}, NOW_MS).write(folder / FILE)
+            TALLY.acked(8, {DAY: 3}, NOW_MS).write(folder / FILE)
             return {SPOOL: {DAY: 3}}
         return {}
 
