@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class DamageLog:
-    """One spool's damage: logged once, listed in `found` by file name, its bytes quarantined. Not thread-safe."""
+    """One spool's damage: logged once, listed in `found` by file name, its bytes quarantined.."""
 
     def __init__(self, directory: Path, disk: Disk) -> None:
         self._folder, self._disk = directory / QUARANTINE, disk

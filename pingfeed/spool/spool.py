@@ -88,6 +88,8 @@ class Spool:
             os.close(self._lock)
             raise
         self._tally, self._next_id, self._segments = found.tally, found.next_id, found.segments
+        self.spool_id = found.tally.spool_id
+        """16 hex digits, created with the directory; part of every batch's name."""
         self.accepted = 0
         """Events that this process made durable."""
         self.on_appended: Callable[[], None] = lambda: None
@@ -97,11 +99,6 @@ class Spool:
         self._disk_failed = False
         self._replacing: asyncio.Future[None] | None = None
         self._closed = False
-
-    @property
-    def spool_id(self) -> str:
-        """16 hex digits, created with the directory; part of every batch's name."""
-        return self._tally.spool_id
 
     async def append(self, lines: bytes, count: int, received_ms: int, *, in_flight: bool = False) -> Segment:
         """Store `count` rows; once they are durable, return the segment that holds them.
@@ -251,10 +248,8 @@ class Spool:
         """The open segment, or a new one if that is full, of another day, or broken."""
         one, day = self._open, record.received_ms // DAY_MS
         if one is not None and one.day == day and not one.file.broken:
-            has_room = (
-                one.bytes + record.size <= self._segment_bytes and one.events + record.count <= self._segment_events
-            )
-            if has_room or not one.bytes:
+            size, events = one.bytes + record.size, one.events + record.count
+            if not one.bytes or (size <= self._segment_bytes and events <= self._segment_events):
                 return one
         path = self.directory / name_of(record.id)
         self._open = Segment(record.id, day, LogFile(path, header(self.spool_id)))

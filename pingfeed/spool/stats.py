@@ -144,7 +144,10 @@ def wait_landed(
     deadline = time.monotonic() + timeout_s
     folders = _folders(spool_dir)
     while True:
-        waiting = {folder: _waiting(folder, before_ms) for folder in folders}
+        waiting = {
+            folder: sum(record.count for record in _undelivered(folder) if record.received_ms < before_ms)
+            for folder in folders
+        }
         alive = any(events and is_held(folder) for folder, events in waiting.items())
         if not alive or time.monotonic() >= deadline:
             return sum(waiting.values())
@@ -175,11 +178,6 @@ def is_held(folder: Path) -> bool:
 
 def _folders(spool_dir: Path) -> list[Path]:
     return [file.parent for file in sorted(spool_dir.rglob(FILE)) if file.parent.name != REJECTED]
-
-
-def _waiting(folder: Path, before_ms: int) -> int:
-    """Undelivered events in one spool that were accepted before `before_ms`."""
-    return sum(record.count for record in _undelivered(folder) if record.received_ms < before_ms)
 
 
 def _undelivered(folder: Path) -> Iterator[Record]:
