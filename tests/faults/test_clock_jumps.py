@@ -26,7 +26,7 @@ from pingfeed.spool.stats import wait_landed
 from tests.conformance.samples import NOON_MS
 from tests.faults.reconciled import reconcile
 from tests.journeys.conftest import Services
-from tests.unit.ingest_world import MemorySignals, MemoryTrending
+from tests.unit.fakes import MemorySignals, MemoryTrending
 
 HOUR_MS = 3_600_000
 MIDNIGHT_MS = NOON_MS - NOON_MS % DAY_MS
