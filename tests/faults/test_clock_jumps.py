@@ -24,7 +24,7 @@ from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.spool import Spool
 from pingfeed.spool.stats import wait_landed
 from tests.conformance.samples import NOON_MS
-from tests.faults.reconciled import reconcile
+from tests.faults.checks import reconcile
 from tests.journeys.conftest import Services
 from tests.unit.fakes import MemorySignals, MemoryTrending
 

@@ -11,9 +11,8 @@ from pingfeed.adapters import registry
 from pingfeed.core.clock import day_of, system_clock
 from pingfeed.settings import url_path
 from tests.conformance.samples import eventually
-from tests.faults.clean_table import check_each_once
+from tests.faults.checks import check_all_landed, check_each_once, reconcile
 from tests.faults.load import Answers, Client, after
-from tests.faults.reconciled import check_all_landed, reconcile
 from tests.journeys.conftest import Running, Services
 from tests.prove import figure, rounds
 

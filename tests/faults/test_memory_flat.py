@@ -6,9 +6,8 @@ import time
 import pytest
 
 from pingfeed.core.clock import system_clock
+from tests.faults.checks import check_all_landed, rss_mb
 from tests.faults.load import Answers, Client
-from tests.faults.processes import rss_mb
-from tests.faults.reconciled import check_all_landed
 from tests.journeys.conftest import Services
 from tests.prove import figure, rounds
 

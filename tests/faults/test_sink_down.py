@@ -10,11 +10,9 @@ import pytest
 from pingfeed.core.clock import system_clock
 from pingfeed.spool.stats import wait_landed
 from tests.conformance.samples import eventually
-from tests.faults.clean_table import check_each_once
+from tests.faults.checks import check_all_landed, check_each_once, folder_mb, rss_mb
 from tests.faults.firehose_server import Behaviour, FirehoseServer, firehose
 from tests.faults.load import Answers, Client
-from tests.faults.processes import folder_mb, rss_mb
-from tests.faults.reconciled import check_all_landed
 from tests.journeys.conftest import Running, Services
 from tests.prove import figure, rounds
 
