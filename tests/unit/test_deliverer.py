@@ -15,10 +15,10 @@ from pingfeed.adapters.event_sink_disk import DiskEventSink
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
-from pingfeed.core.events import Row, decode_rows
+from pingfeed.core.events import Row
 from pingfeed.core.retry import Backoff, until_done
 from pingfeed.core.signals import acts_of
-from pingfeed.ports import Batch, SinkCounters
+from pingfeed.ports import Batch
 from pingfeed.spool.deliverer import Deliverer
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.replay import Apply
@@ -26,7 +26,7 @@ from pingfeed.spool.segment import Record, SpooledBatch
 from pingfeed.spool.spool import Spool
 from pingfeed.spool.stats import Counters
 from tests.conformance.samples import NOON_MS, eventually, like
-from tests.unit.fakes import RowSignals
+from tests.unit.fakes import MemorySink, RowSignals
 
 SOON_S = 0.02
 NEVER_S = 3600.0
@@ -34,30 +34,18 @@ QUICK = Backoff(first_s=0.005, longest_s=0.02)
 DOWN = Unavailable("down")
 
 
-class MemorySink:
-    """An EventSink that keeps its batches, and fails while `error` is set."""
+class Sink(MemorySink):
+    """Keeps batches, too, and the names of all that it was given."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.batches: list[Batch] = []
-        self.error: PingfeedError | None = None
-        self.failed: list[str] = []
-        self.hangs = False
-        self.closed = False
-        self.counters = SinkCounters()
+        self.tried: list[str] = []
 
     async def write(self, batch: Batch) -> None:
-        if self.hangs:
-            await asyncio.Event().wait()
-        if self.error is not None:
-            self.failed.append(batch.name)
-            raise self.error
+        self.tried.append(batch.name)
+        await super().write(batch)
         self.batches.append(batch)
-
-    async def check(self) -> None:
-        return None
-
-    async def close(self) -> None:
-        self.closed = True
 
     @property
     def lines(self) -> list[bytes]:
@@ -65,12 +53,12 @@ class MemorySink:
 
     @property
     def pings(self) -> list[str]:
-        return [row["ping_id"] for line in self.lines for row in decode_rows(line)]
+        return [row["ping_id"] for row in self.rows]
 
 
 @pytest.fixture
-def sink() -> MemorySink:
-    return MemorySink()
+def sink() -> Sink:
+    return Sink()
 
 
 @pytest.fixture
@@ -86,7 +74,7 @@ async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
 
 
 @asynccontextmanager
-async def _delivering(spool: Spool, sink: MemorySink, flush_seconds: float = NEVER_S) -> AsyncIterator[Deliverer]:
+async def _delivering(spool: Spool, sink: Sink, flush_seconds: float = NEVER_S) -> AsyncIterator[Deliverer]:
     deliverer = Deliverer(spool, sink, flush_seconds=flush_seconds, counters=Counters(), backoff=QUICK)
     deliverer.start()
     yield deliverer
@@ -94,9 +82,7 @@ async def _delivering(spool: Spool, sink: MemorySink, flush_seconds: float = NEV
 
 
 @asynccontextmanager
-async def _serving(
-    spool: Spool, sink: MemorySink, apply: Apply, flush_seconds: float = SOON_S
-) -> AsyncIterator[Delivery]:
+async def _serving(spool: Spool, sink: Sink, apply: Apply, flush_seconds: float = SOON_S) -> AsyncIterator[Delivery]:
     delivery = Delivery(spool, sink, apply=apply, flush_seconds=flush_seconds, backoff=QUICK)
     await delivery.start()
     yield delivery
@@ -104,7 +90,7 @@ async def _serving(
 
 
 @pytest.fixture
-async def delivery(spool: Spool, sink: MemorySink, signals: RowSignals) -> AsyncIterator[Delivery]:
+async def delivery(spool: Spool, sink: Sink, signals: RowSignals) -> AsyncIterator[Delivery]:
     async with _serving(spool, sink, signals.apply) as started:
         yield started
 
@@ -126,7 +112,7 @@ def _records(spool: Spool) -> list[Record]:
 # The deliverer
 
 
-async def test_rows_of_an_earlier_process_are_delivered_at_once_in_order(spool: Spool, sink: MemorySink) -> None:
+async def test_rows_of_an_earlier_process_are_delivered_at_once_in_order(spool: Spool, sink: Sink) -> None:
     await _append(spool, 50)
     async with _delivering(spool, sink):
         await _empty(spool)
@@ -134,7 +120,7 @@ async def test_rows_of_an_earlier_process_are_delivered_at_once_in_order(spool: 
     assert len(sink.batches) == 1
 
 
-async def test_rows_wait_for_the_flush(spool: Spool, sink: MemorySink) -> None:
+async def test_rows_wait_for_the_flush(spool: Spool, sink: Sink) -> None:
     async with _delivering(spool, sink, SOON_S) as deliverer:
         await eventually(lambda: deliverer._due_at is None)
         await _append(spool, 2)
@@ -145,9 +131,7 @@ async def test_rows_wait_for_the_flush(spool: Spool, sink: MemorySink) -> None:
     assert [len(batch.lines) for batch in sink.batches] == [2, 1]
 
 
-async def test_a_full_segment_is_delivered_before_the_flush_and_the_rest_on_close(
-    tmp_path: Path, sink: MemorySink
-) -> None:
+async def test_a_full_segment_is_delivered_before_the_flush_and_the_rest_on_close(tmp_path: Path, sink: Sink) -> None:
     spool = Spool(tmp_path, segment_events=3)
     async with _delivering(spool, sink) as deliverer:
         await eventually(lambda: deliverer._due_at is None)
@@ -162,36 +146,40 @@ async def test_a_full_segment_is_delivered_before_the_flush_and_the_rest_on_clos
     await spool.close()
 
 
-async def test_a_sink_that_was_down_gets_everything_in_order(tmp_path: Path, sink: MemorySink) -> None:
+async def test_a_sink_that_was_down_gets_everything_in_order(tmp_path: Path, sink: Sink) -> None:
     spool = Spool(tmp_path, segment_events=4)
-    sink.error = DOWN
+    sink.down = "down"
     async with _delivering(spool, sink, SOON_S) as deliverer:
         await _append(spool, 10)
-        await eventually(lambda: len(sink.failed) >= 3)
+        await eventually(lambda: len(sink.tried) >= 3)
         assert spool.depth()[0] == 10
-        await spool.append(b"late\n", 1, NOON_MS)
-        sink.error = None
+        await spool.append(b"99\n", 1, NOON_MS)
+        sink.down = ""
         await _empty(spool)
-    assert set(sink.failed) == {sink.batches[0].name}, "the same batch is retried"
-    assert sink.lines == [*(b"%d\n" % n for n in range(10)), b"late\n"]
-    assert deliverer._counters.delivery_failures == len(sink.failed)
+    failures = deliverer._counters.delivery_failures
+    assert set(sink.tried[:failures]) == {sink.batches[0].name}, "the same batch is retried"
+    assert sink.lines == [*(b"%d\n" % n for n in range(10)), b"99\n"]
+    assert failures == len(sink.tried) - len(sink.batches)
     assert deliverer._counters.delivered == 11
     await spool.close()
 
 
 @pytest.mark.parametrize("error", [DOWN, FormatError("not a row")])
 async def test_rows_that_the_sink_does_not_take_stay_in_the_spool(
-    spool: Spool, sink: MemorySink, error: PingfeedError
+    spool: Spool, sink: Sink, error: PingfeedError
 ) -> None:
-    sink.error = error
+    def fail() -> None:
+        raise error
+
+    sink.before = fail
     await _append(spool, 1)
     async with _delivering(spool, sink):
-        await eventually(lambda: len(sink.failed) >= 2)
+        await eventually(lambda: len(sink.tried) >= 2)
     assert spool.depth()[0] == 1
 
 
 async def test_delivered_but_not_acked_is_delivered_twice_never_lost(
-    spool: Spool, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
+    spool: Spool, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if the process died between the sink's response and the ack."""
 
@@ -213,18 +201,18 @@ async def test_delivered_but_not_acked_is_delivered_twice_never_lost(
     assert sink.lines == [b"0\n", b"1\n", b"2\n"] * 2
 
 
-async def test_close_delivers_rows_that_arrive_during_a_flush(spool: Spool, sink: MemorySink) -> None:
-    sink.error = DOWN
+async def test_close_delivers_rows_that_arrive_during_a_flush(spool: Spool, sink: Sink) -> None:
+    sink.down = "down"
     await _append(spool, 1)
     async with _delivering(spool, sink):
-        await eventually(lambda: bool(sink.failed))
+        await eventually(lambda: bool(sink.tried))
         await _append(spool, 1)
-        sink.error = None
+        sink.down = ""
     assert spool.depth() == (0, 0)
     assert len(sink.lines) == 2
 
 
-async def test_close_waits_for_a_hanging_sink_only_until_its_timeout(spool: Spool, sink: MemorySink) -> None:
+async def test_close_waits_for_a_hanging_sink_only_until_its_timeout(spool: Spool, sink: Sink) -> None:
     sink.hangs = True
     await _append(spool, 1)
     deliverer = Deliverer(spool, sink, flush_seconds=NEVER_S, counters=Counters())
@@ -234,7 +222,7 @@ async def test_close_waits_for_a_hanging_sink_only_until_its_timeout(spool: Spoo
 
 
 async def test_a_deliverer_stopped_by_a_bug_fails_its_check(
-    spool: Spool, sink: MemorySink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    spool: Spool, sink: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def buggy(_: Batch) -> None:
         raise KeyError("bug")
@@ -252,7 +240,7 @@ async def test_a_deliverer_stopped_by_a_bug_fails_its_check(
 
 
 async def test_an_accepted_request_is_spooled_applied_and_delivered(
-    delivery: Delivery, sink: MemorySink, signals: RowSignals
+    delivery: Delivery, sink: Sink, signals: RowSignals
 ) -> None:
     await delivery.accept([])
     await delivery.accept([like(1), like(2)])
@@ -265,24 +253,22 @@ async def test_an_accepted_request_is_spooled_applied_and_delivered(
     assert sink.closed
 
 
-async def test_a_full_spool_accepts_counts_and_applies_nothing(
-    tmp_path: Path, sink: MemorySink, signals: RowSignals
-) -> None:
+async def test_a_full_spool_accepts_counts_and_applies_nothing(tmp_path: Path, sink: Sink, signals: RowSignals) -> None:
     with pytest.raises(Unavailable):
         await Delivery(Spool(tmp_path / "other"), sink, apply=signals.apply, flush_seconds=1).check()
-    sink.error = DOWN
+    sink.down = "down"
     async with _serving(Spool(tmp_path, max_bytes=400), sink, signals.apply, NEVER_S) as delivery:
         await delivery.check()
         await delivery.accept([like(1)])
         with pytest.raises(Unavailable):
             await delivery.accept([like(2), like(3)])
         assert (delivery.counters.accepted, signals.applied) == (1, ["ping-1"])
-        sink.error = None
+        sink.down = ""
     assert sink.pings == ["ping-1"]
 
 
 async def test_rows_stay_accepted_when_applying_fails_and_are_applied_later(
-    delivery: Delivery, spool: Spool, sink: MemorySink, signals: RowSignals
+    delivery: Delivery, spool: Spool, sink: Sink, signals: RowSignals
 ) -> None:
     signals.error = DOWN
     for number in range(3):
@@ -298,9 +284,7 @@ async def test_rows_stay_accepted_when_applying_fails_and_are_applied_later(
     assert sink.pings == ["ping-0", "ping-1", "ping-2"]
 
 
-async def test_a_record_that_is_still_being_applied_is_delivered_but_not_removed(
-    spool: Spool, sink: MemorySink
-) -> None:
+async def test_a_record_that_is_still_being_applied_is_delivered_but_not_removed(spool: Spool, sink: Sink) -> None:
     """A kill at this moment must find it at the next start."""
     applying = asyncio.Event()
 
@@ -315,7 +299,7 @@ async def test_a_record_that_is_still_being_applied_is_delivered_but_not_removed
         await accepting
 
 
-async def test_a_record_that_always_fails_blocks_no_other(spool: Spool, sink: MemorySink) -> None:
+async def test_a_record_that_always_fails_blocks_no_other(spool: Spool, sink: Sink) -> None:
     applied: set[str] = set()
     down = True
 
@@ -333,7 +317,7 @@ async def test_a_record_that_always_fails_blocks_no_other(spool: Spool, sink: Me
 
 
 async def test_signals_that_were_never_applied_are_applied_at_the_next_start(
-    spool: Spool, sink: MemorySink, signals: RowSignals
+    spool: Spool, sink: Sink, signals: RowSignals
 ) -> None:
     """Even of delivered records, as after a kill between delivering and applying."""
     signals.error = DOWN
@@ -347,7 +331,7 @@ async def test_signals_that_were_never_applied_are_applied_at_the_next_start(
 
 
 async def test_a_start_while_the_signals_are_down_keeps_the_spooled_rows(
-    spool: Spool, sink: MemorySink, signals: RowSignals
+    spool: Spool, sink: Sink, signals: RowSignals
 ) -> None:
     for number in range(250):
         await spool.append(b'{"ping_id":"ping-%d"}\n' % number, 1, NOON_MS)
@@ -361,7 +345,7 @@ async def test_a_start_while_the_signals_are_down_keeps_the_spooled_rows(
 
 
 async def test_signals_that_no_retry_can_apply_are_given_up_alone(
-    spool: Spool, sink: MemorySink, signals: RowSignals
+    spool: Spool, sink: Sink, signals: RowSignals
 ) -> None:
     """A state that this version cannot read, say: neither the spool nor another user's hide waits for it."""
 
@@ -379,7 +363,7 @@ async def test_signals_that_no_retry_can_apply_are_given_up_alone(
 
 
 async def test_rows_of_a_cancelled_request_are_applied_and_delivered(
-    delivery: Delivery, sink: MemorySink, signals: RowSignals
+    delivery: Delivery, sink: Sink, signals: RowSignals
 ) -> None:
     caller = asyncio.create_task(delivery.accept([like(1)]))
     await asyncio.sleep(0)
@@ -391,7 +375,7 @@ async def test_rows_of_a_cancelled_request_are_applied_and_delivered(
 
 
 async def test_concurrent_requests_are_delivered_and_applied_once(
-    delivery: Delivery, sink: MemorySink, signals: RowSignals
+    delivery: Delivery, sink: Sink, signals: RowSignals
 ) -> None:
     await asyncio.gather(*(delivery.accept([like(n)]) for n in range(300)))
     await delivery.close()
