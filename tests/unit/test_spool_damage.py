@@ -96,7 +96,7 @@ HARMS = (cut, flip_a_bit, overwrite, overwrite_with_its_own, lose_a_piece, gain_
 
 
 @pytest.mark.parametrize("harm", HARMS, ids=[harm.__name__ for harm in HARMS])
-def test_of_a_harmed_file_every_record_that_was_not_hit_is_read_and_none_that_was_not_written(harm: Harm) -> None:
+def test_every_undamaged_record_is_read_and_none_is_invented(harm: Harm) -> None:
     lost = 0
     for seed in range(FILES // len(HARMS) + 1):
         chance = random.Random(seed)
@@ -115,7 +115,7 @@ def test_of_a_harmed_file_every_record_that_was_not_hit_is_read_and_none_that_wa
     figure(f"files harmed: {harm.__name__.replace('_', ' ')}", files=FILES // len(HARMS) + 1, records_hit=lost)
 
 
-def test_a_file_that_nobody_wrote_holds_no_record() -> None:
+def test_random_bytes_hold_no_record() -> None:
     for seed in range(FILES // 4):
         chance = random.Random(seed)
         data = chance.randbytes(chance.randint(0, 200)) + chance.choice((b"", b"\xf0PFR", header(SPOOL_ID)))
@@ -201,7 +201,7 @@ async def _delivered(spool: Spool) -> dict[str, list[bytes]]:
     return sink
 
 
-async def test_a_spool_with_harmed_files_starts_and_keeps_and_delivers_every_whole_record(tmp_path: Path) -> None:
+async def test_a_spool_with_damaged_files_starts_and_delivers_every_whole_record(tmp_path: Path) -> None:
     template = tmp_path / "template"
     left = await _filled(template)
     by_file = {
@@ -229,7 +229,7 @@ async def test_a_spool_with_harmed_files_starts_and_keeps_and_delivers_every_who
     figure("spool folders harmed", folders=FOLDERS)
 
 
-async def test_a_file_that_is_removed_or_harmed_while_its_process_lives_is_told(tmp_path: Path) -> None:
+async def test_damage_to_a_running_spool_is_reported(tmp_path: Path) -> None:
     spool = Spool(tmp_path, segment_events=1)
     for text in (b"removed", b"harmed", b"well"):
         await spool.append(text, 1, NOON_MS)
@@ -242,7 +242,7 @@ async def test_a_file_that_is_removed_or_harmed_while_its_process_lives_is_told(
     await spool.close()
 
 
-async def test_an_empty_file_is_what_a_kill_leaves_and_no_damage(tmp_path: Path) -> None:
+async def test_an_empty_file_is_not_damage(tmp_path: Path) -> None:
     await Spool(tmp_path).close()
     (tmp_path / name_of(1)).touch()
     spool = Spool(tmp_path)
@@ -275,7 +275,7 @@ async def test_without_its_tally_a_spool_delivers_again_and_reuses_no_name(tmp_p
     await again.close()
 
 
-async def test_a_record_that_a_power_cut_brings_back_shares_its_id_with_no_other(tmp_path: Path) -> None:
+async def test_a_record_restored_by_a_power_cut_has_a_unique_id(tmp_path: Path) -> None:
     """It was refused and cut off, which was never synced; the next process began after the one before it."""
     spool = Spool(tmp_path)
     await spool.append(b"acknowledged", 1, NOON_MS)
