@@ -16,6 +16,7 @@ from ingest_api.rejected import RejectedSpool
 from ingest_api.signal_writer import SignalWriter
 from ingest_api.wiring import Services
 from pingfeed.adapters.artifacts_file import FileArtifacts
+from pingfeed.core.clock import Clock
 from pingfeed.core.events import Row, decode_rows
 from pingfeed.core.ids import uuid7
 from pingfeed.settings import load
@@ -73,12 +74,14 @@ async def ingest_world(
     max_spool_bytes: int = 1 << 30,
     flush_seconds: float = 3600,
     disk: Disk | None = None,
+    clock: Clock = lambda: NOW_MS,
+    sink: Any = None,
     environ: Mapping[str, str] | None = None,
     **more: str,
 ) -> AsyncIterator[World]:
     """An ingest app whose lifespan runs; nothing is delivered before it closes unless `flush_seconds` says so."""
-    sink, signals, trending = MemorySink(), MemorySignals(), MemoryTrending()
-    spool = Spool(folder / "spool", max_bytes=max_spool_bytes, disk=disk)
+    sink, signals, trending = sink or MemorySink(), MemorySignals(), MemoryTrending()
+    spool = Spool(folder / "spool", max_bytes=max_spool_bytes, disk=disk, clock=clock)
     writer = SignalWriter(signals, trending)
     services = Services(
         delivery=Delivery(spool, sink, apply=writer, flush_seconds=flush_seconds),
@@ -89,7 +92,7 @@ async def ingest_world(
         rejected=RejectedSpool(
             Spool(folder / "rejected-spool"), FileArtifacts(f"file://{folder}"), flush_seconds=flush_seconds
         ),
-        clock=lambda: NOW_MS,
+        clock=clock,
         make_id=uuid7,
     )
     chosen = dict(environ or {}) | more

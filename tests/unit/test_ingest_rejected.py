@@ -89,13 +89,6 @@ async def test_rejected_events_go_to_the_folder_of_their_day_and_leave_the_spool
     await eventually(lambda: not list((tmp_path / REJECTED).glob("*.segment")))
 
 
-async def test_close_delivers(opened: Open, store: MemoryArtifacts) -> None:
-    kept = opened()
-    await kept.add([rejected("last")], NOW_MS)
-    await kept.close()
-    assert (codes(store), store.closed) == (["last"], True)
-
-
 @pytest.mark.parametrize("trouble", [{"down": "no S3 today"}, {"hangs": True}], ids=["down", "hangs"])
 async def test_what_a_failing_lake_does_not_take_is_delivered_by_the_next_start(
     opened: Open, store: MemoryArtifacts, monkeypatch: pytest.MonkeyPatch, trouble: dict[str, Any]
@@ -118,7 +111,7 @@ async def test_the_first_of_each_day_are_kept_and_the_rest_counted(
         await kept.add([rejected(code)], NOW_MS)
     await kept.add([rejected("f")], NOW_MS + DAY_MS)
     await kept.close()
-    assert codes(store) == ["a", "b", "c", "f"]
+    assert (codes(store), store.closed) == (["a", "b", "c", "f"], True)
     assert dropped == [1, 1]
 
 
