@@ -33,17 +33,12 @@ def reconcile(services: Services, day: str, environ: Mapping[str, str] = NONE) -
 
 
 def check_all_landed(
-    services: Services,
-    since_ms: int,
-    acknowledged: int,
-    environ: Mapping[str, str] = NONE,
-    *,
-    unanswered: int = 0,
+    services: Services, since_ms: int, acknowledged: int, environ: Mapping[str, str] = NONE, *, unanswered: int = 0
 ) -> dict[str, int]:
     """Nothing is missing since then, and as much is delivered as was acknowledged; the counts.
 
-    An event of which the answer was lost may have been taken without its client knowing, and again when it was sent
-    again: `unanswered` says how many at most.
+    An event whose response was lost may have been accepted without its client knowing, and again when it was resent:
+    `unanswered` is the upper bound.
     """
     total = dict.fromkeys(("accepted", "spooled", "delivered", "landed", "duplicates", "missing"), 0)
     for number in range(since_ms // DAY_MS, system_clock() // DAY_MS + 1):
@@ -68,20 +63,20 @@ def check_each_once(
     ids = batch.tables.clean(since_ms // DAY_MS, tick * settings.tick_ms // DAY_MS)["event_id"].to_pylist()
     found = Counter(ids)
     acknowledged = set(answers.ids())
-    assert acknowledged - found.keys() == set(), "acknowledged, and not in the clean table"
+    assert acknowledged - found.keys() == set(), "acknowledged, but not in the clean table"
     assert len(acknowledged) == answers.events
-    assert len(found) == len(ids), "there twice"
+    assert len(found) == len(ids), "duplicates"
     return {"acknowledged": len(acknowledged), "in_the_clean_table": len(found)}
 
 
 def rss_mb(running: Running) -> float:
-    """The memory that a service's process has resident, in MB."""
+    """A process's resident memory in MB."""
     status = Path(f"/proc/{running.process.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def folder_mb(folder: Path) -> float:
-    """The bytes in a folder's files, in MB; those that leave meanwhile do not count."""
+    """The size of a folder's files in MB; files removed meanwhile do not count."""
     total = 0
     for path in folder.rglob("*"):
         try:

@@ -24,14 +24,6 @@ MIDNIGHT_MS = NOON_MS - NOON_MS % DAY_MS
 JUMPS = (NOON_MS, NOON_MS - HOUR_MS, NOON_MS + DAY_MS, NOON_MS + 1, MIDNIGHT_MS - 1, MIDNIGHT_MS, MIDNIGHT_MS - 1)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_ms = NOON_MS
-
-    def __call__(self) -> int:
-        return self.now_ms
-
-
 class Sink(DiskEventSink):
     """Down while a test looks at what waits."""
 
@@ -44,13 +36,12 @@ class Sink(DiskEventSink):
 
 
 async def test_events_land_under_their_day_of_arrival_when_the_clock_jumps(tmp_path: Path) -> None:
-    clock, sent = Clock(), list[tuple[int, str]]()
+    now_ms, sent = NOON_MS, list[tuple[int, str]]()
     sink = Sink(f"disk://{tmp_path}/lake")
     sink.is_down = True
-    async with ingest_world(tmp_path, clock=clock, sink=sink) as world:
+    async with ingest_world(tmp_path, clock=lambda: now_ms, sink=sink) as world:
         spool = world.spool
         for number, now_ms in enumerate(JUMPS):
-            clock.now_ms = now_ms
             events = [_like(number, place) for place in range(number + 1)]
             answer = await world.send(*events)
             assert answer.json()["accepted"] == number + 1
@@ -70,9 +61,12 @@ async def test_events_land_under_their_day_of_arrival_when_the_clock_jumps(tmp_p
 
 
 async def test_a_restart_after_the_clock_went_back_loses_nothing_and_reuses_no_id(tmp_path: Path) -> None:
-    clock, names = Clock(), list[str]()
+    now_ms, names = NOON_MS, list[str]()
+
+    def clock() -> int:
+        return now_ms
+
     for now_ms in (NOON_MS, NOON_MS + DAY_MS, NOON_MS - HOUR_MS, NOON_MS):
-        clock.now_ms = now_ms
         spool = Spool(tmp_path, clock=clock)
         await spool.append(b"%d" % now_ms, 1, now_ms)
         spool.seal()

@@ -31,7 +31,7 @@ NOW_MS = 1_795_348_800_000
 
 @dataclass
 class World:
-    """A running app and what is behind it."""
+    """A running app and its stores."""
 
     app: FastAPI
     client: httpx.AsyncClient
@@ -48,7 +48,7 @@ class World:
         return await self.client.post(path, content=body, headers=headers)
 
     def spooled(self) -> list[Row]:
-        """What is durable, in order."""
+        """The durable rows, in order."""
         return [
             row
             for segment in self.spool.segments()

@@ -123,10 +123,10 @@ def test_counters_that_changed_are_one_log_line(world: LambdaWorld) -> None:
 )
 def test_settings_that_need_a_disk_are_rejected_by_name(variable: str, url: str) -> None:
     settings = load({**ENVIRON, f"PINGFEED_{variable}": url})
-    with pytest.raises(SettingsError, match=f"PINGFEED_{variable} is .*a Lambda function loses") as refused:
+    with pytest.raises(SettingsError, match=f"PINGFEED_{variable} is .*a Lambda function loses") as rejected:
         build_for_lambda(settings)
-    assert refused.value.field == f"PINGFEED_{variable}"
-    assert "\n" not in refused.value.message
+    assert rejected.value.field == f"PINGFEED_{variable}"
+    assert "\n" not in rejected.value.message
 
 
 @pytest.mark.parametrize("signals", ON_LAMBDA["signals_url"])

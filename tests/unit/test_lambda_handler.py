@@ -82,7 +82,7 @@ def test_objects_of_rejected_events_are_limited_per_day() -> None:
 @pytest.mark.parametrize(
     "does",
     [refuse("ServiceUnavailableException"), refuse("AccessDeniedException"), take_none, time_out],
-    ids=["throttles", "refuses", "takes none", "does not answer"],
+    ids=["throttled", "access denied", "takes none", "times out"],
 )
 def test_a_failing_stream_is_a_503_and_accepts_nothing(world: LambdaWorld, does: Any) -> None:
     world.stream.otherwise = does
@@ -148,7 +148,7 @@ def test_signals_are_retried_after_a_dead_connection(world: LambdaWorld) -> None
 def test_a_key_is_required_if_the_settings_say_so() -> None:
     key = {"PINGFEED_AUTH": "api_key", "PINGFEED_API_KEY_HASHES": hashlib.sha256(KEY.encode()).hexdigest()}
     with lambda_world({**ENVIRON, **key, "PINGFEED_ALLOW_OPEN": "0"}) as world:
-        refused = world(events(LIKE))
-        assert (refused["statusCode"], refused["headers"]["www-authenticate"]) == (401, "Bearer")
+        answer = world(events(LIKE))
+        assert (answer["statusCode"], answer["headers"]["www-authenticate"]) == (401, "Bearer")
         assert world(events(LIKE, x_api_key=KEY))["statusCode"] == 202
         assert world(request("/metrics", method="GET", x_api_key=KEY))["statusCode"] == 403

@@ -40,7 +40,7 @@ class Made:
 
 
 Harm = Callable[[Made, random.Random], tuple[int, int]]
-"""Harms the bytes; where the range of what is not as it was began and ended, in the file as it was."""
+"""Damages the bytes; returns the start and end of the damaged range, as offsets in the undamaged file."""
 
 
 def _range(made: Made, chance: random.Random, longest: int = 400) -> tuple[int, int]:
@@ -111,7 +111,7 @@ def test_every_undamaged_record_is_read_and_none_is_invented(harm: Harm) -> None
         lost += len(missing)
         whole = HEADER_BYTES + sum(made.written[number][2] - made.written[number][1] for number in read)
         if made.data and len(made.data) != whole:
-            assert [one for one in found if isinstance(one, Damage)], "bytes that are no record are told"
+            assert [one for one in found if isinstance(one, Damage)], "bytes that belong to no record are reported"
     figure(f"files harmed: {harm.__name__.replace('_', ' ')}", files=FILES // len(HARMS) + 1, records_hit=lost)
 
 
@@ -253,7 +253,7 @@ async def test_an_empty_file_is_not_damage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["gone", "damaged"])
 async def test_without_its_tally_a_spool_delivers_again_and_reuses_no_name(tmp_path: Path, damage: str) -> None:
-    """What was delivered is not known any more: a batch with an old name would replace a delivered file."""
+    """The spool no longer knows what it delivered: a batch with an old name would replace a delivered file."""
     spool = Spool(tmp_path, segment_events=1)
     await spool.append(b"held", 1, NOON_MS, in_flight=True)
     for number in range(3):
@@ -276,7 +276,8 @@ async def test_without_its_tally_a_spool_delivers_again_and_reuses_no_name(tmp_p
 
 
 async def test_a_record_restored_by_a_power_cut_has_a_unique_id(tmp_path: Path) -> None:
-    """It was refused and cut off, which was never synced; the next process began after the one before it."""
+    """The append failed and was truncated, but the truncation was not synced; the next process continued from the last
+    acknowledged id."""
     spool = Spool(tmp_path)
     await spool.append(b"acknowledged", 1, NOON_MS)
     await spool.close()
@@ -284,13 +285,13 @@ async def test_a_record_restored_by_a_power_cut_has_a_unique_id(tmp_path: Path) 
     again = Spool(tmp_path)
     await again.append(b"acknowledged too", 1, NOON_MS)
     await again.close()
-    file.write_bytes(file.read_bytes() + encode_head(2, b"refused", 1, NOON_MS) + b"refused")
+    file.write_bytes(file.read_bytes() + encode_head(2, b"failed", 1, NOON_MS) + b"failed")
     delivered: list[bytes] = []
-    for _ in range(2):  # Each by a process of its own, which knows what is delivered from the tally alone.
+    for _ in range(2):  # Two processes: the second knows only from the tally what is delivered.
         last = Spool(tmp_path)
         batch = await last.next_batch()
         assert batch is not None
         delivered += batch.lines
         await last.ack(batch)
         await last.close()
-    assert delivered == [b"acknowledged", b"refused", b"acknowledged too"]
+    assert delivered == [b"acknowledged", b"failed", b"acknowledged too"]
