@@ -246,7 +246,7 @@ async def test_what_a_user_may_not_send_is_a_403_and_kept(tmp_path: Path, event:
             answer = await world.client.post(path, json=body, headers=bearer(token()))
             await assert_rejected(world, 403, answer)
             assert answer.json()["error"]["field"] == field
-        assert world.signals.acts == []
+        assert world.signals.applied == []
     assert [line["code"] for line in world.rejected_lines()] == ["forbidden"] * 3
 
 

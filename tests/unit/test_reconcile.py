@@ -58,7 +58,7 @@ class Town(LakeWorld):
         """The tally of a spool on this machine."""
         path = self.spool_dir / spool[:4] / FILE
         tally = Tally.of(path.read_bytes()) if path.exists() else Tally(spool_id=spool, service="ingest")
-        tally.settled(tally.settled_to + 1, {day: count}, at_ms).write(path)
+        tally.acked(tally.acked_to + 1, {day: count}, at_ms).write(path)
 
     def publish(self, spool: str, delivered: int, spooled: int) -> None:
         """What a spool of another machine published long ago."""
