@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 from batch.importers.csv_mapping import SKIP, FieldMap
 from batch.importers.csv_reader import Layout, Records, find_layout, read_records
 from batch.importers.csv_rules import IDS, Check, Rules
-from batch.importers.formats import Piece, Rejected, as_id, rejected
-from batch.importers.source import OnRead, Source
+from batch.importers.formats import Piece, Rejected, Source, as_id, rejected
 from pingfeed.core.errors import InvalidInput
 
 _valid_id = lru_cache(100_000)(as_id)
@@ -54,7 +53,7 @@ class CsvFormat:
             "rating_like": str(self.rating_like),
         }
 
-    def pieces(self, source: Source, now_ms: int, on_read: OnRead) -> Iterator[Piece]:
+    def pieces(self, source: Source, now_ms: int) -> Iterator[Piece]:
         """The log's events in batches."""
         columns = list(dict.fromkeys(self.fields.columns.values()))
         layout = find_layout(source, self.encoding, columns, self.delimiter, self.header)
@@ -62,7 +61,7 @@ class CsvFormat:
         rules = Rules(self.fields, self.types, self.defaults, self.separator, self.time_formats, self.rating_like)
         checks = rules.checks(now_ms)
         sql = rules.sql(places, checks)
-        lines = source.text(self.encoding, on_read)
+        lines = source.text(self.encoding)
         with duckdb.connect(config={"threads": 1, "memory_limit": "200MB"}) as database:
             database.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             for records in read_records(lines, layout, places.get(self.fields.columns.get("timestamp", ""))):

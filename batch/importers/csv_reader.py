@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from batch.importers.source import Source
+from batch.importers.formats import Source
 from pingfeed.core.errors import InvalidInput
 
 BATCH: Final = 20_000

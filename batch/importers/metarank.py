@@ -22,8 +22,7 @@ import pyarrow as pa
 
 from batch.importers.csv_mapping import SKIP
 from batch.importers.csv_times import EARLIEST_MS, LATEST_MS
-from batch.importers.formats import UNKNOWN, Piece, Rejections, as_id, event_id, rejected
-from batch.importers.source import OnRead, Source, ignore_progress
+from batch.importers.formats import UNKNOWN, Piece, Rejections, Source, as_id, event_id, rejected
 from pingfeed.core.arrow import table_of_rows
 from pingfeed.core.clock import to_iso, to_ms
 from pingfeed.core.errors import InvalidInput
@@ -273,9 +272,9 @@ class MetarankFormat:
         types = ",".join(sorted(f"{word}={kind}" for word, kind in self.names.types.items()))
         return {"format": self.name, "topics": self.names.topics, "creator": self.names.creator, "events": types}
 
-    def pieces(self, source: Source, now_ms: int, on_read: OnRead = ignore_progress) -> Iterator[Piece]:
+    def pieces(self, source: Source, now_ms: int) -> Iterator[Piece]:
         """The log's events in batches."""
-        lines, seq = enumerate(source.lines(on_read), 1), 0
+        lines, seq = enumerate(source.lines(), 1), 0
         while batch := list(islice(lines, _BATCH_LINES)):
             reader = Reader(self.names, now_ms=now_ms)
             pairs = [(entry.at_ms, row) for entry in reader.entries(batch) for row in entry.rows()]

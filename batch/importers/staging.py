@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from batch.importers.csv_rules import HAS
 from batch.importers.formats import UNKNOWN, event_id
 from batch.lake.ledger import Ledger
-from batch.lake.raw_files import read_events
+from batch.lake.raw_files import as_events, read_events
 from batch.lake.tables import Tables
 from pingfeed.core.arrow import EVENT_SCHEMA
 from pingfeed.core.clock import DAY_MS, day_of
@@ -201,12 +201,8 @@ def _columns() -> str:
 
 def _parquet(rows: pa.Table) -> bytes:
     """A Parquet file with all columns of the event schema; columns that the import lacks are null."""
-    given = set(rows.column_names)
-    columns = [rows[f.name].cast(f.type) if f.name in given else pa.nulls(rows.num_rows, f.type) for f in EVENT_SCHEMA]
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        pa.Table.from_arrays(columns, schema=EVENT_SCHEMA), sink, compression="zstd", use_dictionary=_DICTIONARY
-    )
+    pq.write_table(as_events(rows), sink, compression="zstd", use_dictionary=_DICTIONARY)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 

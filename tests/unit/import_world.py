@@ -7,9 +7,8 @@ from typing import Any
 
 from batch.importers.csv_format import CsvFormat
 from batch.importers.csv_mapping import event_types, field_map
-from batch.importers.formats import Format
+from batch.importers.formats import Format, Source
 from batch.importers.importer import Importer, Outcome, Placing
-from batch.importers.source import OnRead, Source
 from batch.ticks import day_number
 from pingfeed.core.arrow import EVENT_SCHEMA
 from tests.unit.lakes import LakeWorld
@@ -37,11 +36,6 @@ def write_json(path: Path, events: Iterable[Mapping[str, Any] | str]) -> Path:
     return write(path, (one if isinstance(one, str) else json.dumps(one) for one in events))
 
 
-def watch(_what: str) -> OnRead:
-    """Progress that is not shown."""
-    return lambda _read: None
-
-
 class ImportWorld(LakeWorld):
     """A lake that logs are imported into; at first it is a minute past noon."""
 
@@ -53,7 +47,7 @@ class ImportWorld(LakeWorld):
         """Import a file, however many of its records are rejected."""
         stretch = {"stretch_ms": more.pop("stretch_ms")} if "stretch_ms" in more else {}
         placing = Placing(keep_dates, **stretch)
-        return Importer(self.batch, Source(path), form, watch).run(placing, **({"allow_rejected": True} | more))
+        return Importer(self.batch, Source(path), form).run(placing, **({"allow_rejected": True} | more))
 
     def raw(self) -> list[dict[str, Any]]:
         """The raw rows in the lake, without what they have not, by arrival and kind."""

@@ -16,7 +16,7 @@ from batch.evaluate.ranklens import Evaluation
 from batch.importers.metarank import read_metarank
 from pingfeed.cli import main
 from pingfeed.core.errors import InvalidInput
-from tests.unit.import_world import watch, write_json
+from tests.unit.import_world import write_json
 
 START_MS = 1_636_993_834_000
 FILMS = 40
@@ -157,7 +157,7 @@ def test_the_peer_sees_what_the_session_clicked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("test_from", [0, 19, 100_000])
 def test_too_few_lists_to_train_or_to_test_on_are_told(file: Path, test_from: int) -> None:
     with pytest.raises(InvalidInput, match="--test-from must be from 20 to"):
-        Evaluation(file, test_from, quiet=True).run(watch)
+        Evaluation(file, test_from, quiet=True).run()
 
 
 def test_a_file_that_is_none_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -269,12 +269,12 @@ def test_twenty_thousand_lines_with_one_percent_broken(world: ImportWorld, tmp_p
 _PEAK = """
 import sys, tracemalloc
 from pathlib import Path
-import batch.importers.csv_reader, batch.importers.source, batch.importers.staging
+import batch.importers.csv_reader, batch.importers.formats, batch.importers.staging
 from tests.unit.import_world import BASIC, ImportWorld, csv_log, write
 from tests.unit.test_import_csv import generated
 
 batch.importers.csv_reader.BATCH, batch.importers.staging.MAX_ROWS = 1_000, 1_000
-batch.importers.source._BUFFER = 64 << 10
+batch.importers.formats._BUFFER = 64 << 10
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 path = write(folder / "log.csv", generated(count, 0)[0])
 world = ImportWorld(folder / "home")
