@@ -15,11 +15,11 @@ from typing import Any, Final
 import numpy as np
 
 from batch.evaluate import metarank50
-from batch.evaluate.clicked import ClickedLists, Float64, baseline_scores, clicked_lists
+from batch.evaluate.clicked import ClickedLists, Float64, MetarankLog, baseline_scores, clicked_lists, read_metarank
 from batch.features import day_state
 from batch.importers.formats import Source
 from batch.importers.importer import Importer, Placing
-from batch.importers.metarank import MetarankFormat, MetarankLog, Names, read_metarank
+from batch.importers.metarank import MetarankFormat, Names
 from batch.jobs.load_events import EventLoader
 from batch.training import ndcg, training_set
 from batch.training.train import SEED, Part, fit

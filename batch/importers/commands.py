@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Final, TypedDict, Unpack
 
 from batch.importers.csv_format import CsvFormat
-from batch.importers.csv_mapping import SKIP, FieldMap, event_types, field_map, pairs
-from batch.importers.csv_times import check_formats
+from batch.importers.csv_mapping import SKIP, FieldMap, check_formats, event_types, field_map, pairs
 from batch.importers.formats import Format, Source
 from batch.importers.importer import Importer, Placing
 from batch.importers.metarank import REACTIONS, TYPES, MetarankFormat, Names

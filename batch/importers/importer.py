@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
-from batch.importers.csv_times import EARLIEST_MS
+from batch.importers.csv_mapping import EARLIEST_MS
 from batch.importers.formats import Format, Source, rejected_path
 from batch.importers.report import Outcome
 from batch.importers.staging import PREFIX, Staging, Timeline, known_pings, missing_items, write_history
@@ -161,9 +161,9 @@ class Importer:
         """Place the events, sum them up, and find the pings that are missing."""
         staging.place(log.timeline, log.end_ms, log.tick_ms if self._format.items_first else None)
         outcome.end_ms = log.end_ms
-        for one in staging.totals():
-            outcome.add(one.count, one.event_type, one.first_ms, one.last_ms)
-            outcome.sample += [_row(row) for row in staging.sample(one.event_type, SAMPLE).to_pylist()]
+        for event_type, count, first_ms, last_ms in staging.query(_TOTALS):
+            outcome.add(count, event_type, first_ms, last_ms)
+            outcome.sample += [_row(row) for row in staging.sample(event_type, SAMPLE).to_pylist()]
         outcome.times = dict(staging.query("SELECT time_kind, count(*) FROM events WHERE time_kind <> '' GROUP BY 1"))
         outcome.notes = [(str(note), int(count), int(first)) for note, count, first in staging.query(_NOTES)]
         ((outcome.looks_like_ratings,),) = staging.query(_RATINGS)
@@ -200,6 +200,8 @@ _RATINGS: Final = """
     SELECT coalesce(count(*) >= 2 AND max(r) >= 3 AND bool_and(r * 2 = floor(r * 2) AND notes NOT LIKE '%capped%')
         AND count(*) FILTER (r > 1) * 2 >= count(*), false)
     FROM (SELECT watch_time_ratio AS r, coalesce(notes, '') AS notes FROM events WHERE event_type = 'view')"""
+_TOTALS: Final = """
+    SELECT event_type, count(*), min(received_ms), max(received_ms) FROM placed GROUP BY 1 ORDER BY min(seq)"""
 _SPAN: Final = "SELECT min(at_ms), max(at_ms) FROM events WHERE NOT $1 OR event_type <> 'ping_created'"
 _NOTES: Final = """
     SELECT note, count(*), min(seq)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-from batch.importers.metarank import read_metarank
+from batch.evaluate.clicked import read_metarank
 from tests.journeys.conftest import Running, wait_for
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "moving-in.md"

@@ -8,7 +8,8 @@ from typing import Any
 from batch.importers.csv_format import CsvFormat
 from batch.importers.csv_mapping import event_types, field_map
 from batch.importers.formats import Format, Source
-from batch.importers.importer import Importer, Outcome, Placing
+from batch.importers.importer import Importer, Placing
+from batch.importers.report import Outcome
 from batch.ticks import day_number
 from pingfeed.core.arrow import EVENT_SCHEMA
 from tests.unit.lakes import LakeWorld

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from batch.evaluate import metarank50
-from batch.evaluate.clicked import baseline_scores, clicked_lists
+from batch.evaluate.clicked import baseline_scores, clicked_lists, read_metarank
 from batch.evaluate.ranklens import Evaluation
-from batch.importers.metarank import read_metarank
 from pingfeed.cli import main
 from pingfeed.core.errors import InvalidInput
 from tests.unit.import_world import write_json
