@@ -37,6 +37,19 @@ def write_json(path: Path, events: Iterable[Mapping[str, Any] | str]) -> Path:
     return write(path, (one if isinstance(one, str) else json.dumps(one) for one in events))
 
 
+def listed(number: int, at_ms: int, *items: str, user: str = "u1") -> dict[str, Any]:
+    """A list that Metarank logged."""
+    shown = [{"id": item, "fields": [{"name": "relevancy", "value": 0.0}]} for item in items]
+    who = {"user": user, "session": user}
+    return {"event": "ranking", "id": f"r{number}", "timestamp": str(at_ms), "items": shown, "fields": [], **who}
+
+
+def click(number: int, at_ms: int, item: str, user: str | None = "u1", **more: Any) -> dict[str, Any]:
+    """A click on an item of that list."""
+    about = {"id": f"c{number}{item}", "ranking": f"r{number}", "item": item, "type": "click"}
+    return {"event": "interaction", "timestamp": str(at_ms), "user": user, "session": user, **about, **more}
+
+
 class ImportWorld(LakeWorld):
     """A lake that logs are imported into; at first it is a minute past noon."""
 
