@@ -26,7 +26,8 @@ from pingfeed.core.ids import uuid7
 from pingfeed.core.packet import decode
 from pingfeed.core.snapshot import Snapshot
 from pingfeed.settings import load
-from simulator.lake import Store, write_history
+from simulator.lake import write_history
+from simulator.measure import open_events
 from simulator.world import Spec, World, creator_id, user_id
 from tests.journeys.conftest import Running, Services, wait_for
 
@@ -191,7 +192,7 @@ def _creator_to_follow(town: Town, user: str, feed: dict[str, Any]) -> tuple[str
     """A creator that is not in the user's feed, and their newest ping, which the user did not see in the history."""
     snapshot = town.snapshot()
     shown = {item["creator_id"] for item in feed["items"]}
-    acts = Store.open(town.services.home / "lake").events().to_table(filter=pc.field("user_id") == user)
+    acts = open_events(town.services.home / "lake").to_table(filter=pc.field("user_id") == user)
     seen = set(acts["ping_id"].to_pylist())
     for row in snapshot.listed("fresh"):
         creator = snapshot.creator_id(int(row))

@@ -24,8 +24,8 @@ from pingfeed.core.clock import day_of
 from pingfeed.core.events import Row
 from pingfeed.settings import Settings, load
 from pingfeed.web.metrics import Metrics
-from simulator.lake import Store, write_history
-from simulator.measure import newest
+from simulator.lake import world_beside, write_history
+from simulator.measure import newest, open_events
 from simulator.world import Spec, World
 from tests.conformance.place import Place
 from tests.unit.lakes import FIRST, TICK_MS, row
@@ -91,8 +91,8 @@ async def _taken(loop: Loop) -> ArtifactLoader:
 
 def test_history_becomes_a_model_and_a_snapshot_that_a_feed_takes(loop: Loop) -> None:
     rows = write_history(World.build(SPEC), loop.lake_url)
-    assert Store.open(loop.lake_url).spec() == SPEC
-    assert len(newest(Store.open(loop.lake_url).events(), END * TICK_MS)) == 10
+    assert world_beside(loop.lake_url) == SPEC
+    assert len(newest(open_events(loop.lake_url), END * TICK_MS)) == 10
     assert etl(loop.batch(END), END).kept == rows
     assert train(loop.batch(END), END).manifest is not None
     assert tick.run(loop.batch(END), END, everyone=True).packets == SPEC.users

@@ -18,6 +18,7 @@ from deploy.bucket import ensure
 from pingfeed.adapters.artifacts_s3 import KEPT, S3Artifacts
 from pingfeed.adapters.lake_s3 import WHOLE_BYTES, S3Lake
 from pingfeed.core.errors import NotFound, Unavailable
+from simulator.lake import open_lake
 from tests.conformance.place import Place
 
 pytestmark = pytest.mark.real
@@ -114,10 +115,15 @@ def test_more_than_a_page_is_listed_whole(place: Place) -> None:
     assert len(lake.list("a")) == 1001
 
 
-def test_a_large_file_is_one_put_and_leaves_no_upload_open(place: Place) -> None:
-    lake = S3Lake(f"s3://{place.bucket}")
-    lake.write("lake/events/history-1.parquet", b"x" * (11 << 20))
-    assert lake.list("lake/events") == ["lake/events/history-1.parquet"]
+def test_a_history_file_is_one_put_and_leaves_no_upload_open(place: Place) -> None:
+    lake, beside = open_lake(f"s3://{place.bucket}/lake")
+    assert isinstance(lake, S3Lake)
+    counts = counting(lake)
+    lake.write("events/history-1.parquet", b"x" * (11 << 20))
+    assert counts == {"PUT": 1}
+    beside.write("world.json", b"{}")
+    assert beside.read("world.json") == b"{}"
+    assert lake.list("events") == ["events/history-1.parquet"]
     assert uploads(place.bucket) == 0
 
 
@@ -190,7 +196,7 @@ async def test_a_bucket_that_is_absent_fails_the_check(place: Place, cache: Path
 def test_a_bucket_is_made_once_private_and_with_its_rules(place: Place) -> None:
     url = f"s3://made-{place.aws}/lake"
     made = ensure(url)
-    assert made[0] == f"created the bucket made-{place.aws}"
+    assert made[0] == f"made the bucket made-{place.aws}"
     assert len(made) == 4
     assert ensure(url) == []
     rules = _client().get_bucket_lifecycle_configuration(Bucket=f"made-{place.aws}")["Rules"]

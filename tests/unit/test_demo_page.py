@@ -1,4 +1,4 @@
-"""The demo page's side of the feed service: absent unless asked for, read-only, kept to itself by its policy."""
+"""The demo page's routes: absent unless enabled, read-only, restricted by the page's policy."""
 
 import base64
 import hashlib
@@ -18,7 +18,6 @@ from pingfeed.core.ranker import snapshot_key
 from pingfeed.core.signals import Engagement
 from simulator import personas
 from simulator.people import TOPICS
-from simulator.personas import SUBJECTS
 from simulator.world import Spec, World, user_id
 from tests.unit.feed_world import NOW_MS, TICK, TICK_MS, Ping, feed_world
 from tests.unit.feed_world import World as FeedWorld
@@ -31,23 +30,22 @@ PINGS = [
     Ping("p2", creator=2, topics=(404,), country="BR", language="pt"),
 ]
 NAMES = {"topics": {"7": "music", "9": "news"}}
-GALLERY = people.Gallery(
-    [people.Person("ada", "DE", "de", 4.5, [people.UserProfile("music", 1.5)], [people.UserProfile("film", -2.0)])],
+PEOPLE = people.People(
+    [people.Person("ada", "DE", "de", 4.5, [people.Preference("music", 1.5)], [people.Preference("film", -2.0)])],
     {"music": ["Four chords"], "news": ["The week"]},
 )
 
 
-def furnish(folder: Path, gallery: people.Gallery = GALLERY) -> Path:
-    """Put a `people.json` where the service looks for it."""
+def write_people(folder: Path, content: people.People = PEOPLE) -> Path:
     home = folder / "var/pingfeed"
     home.mkdir(parents=True, exist_ok=True)
-    (home / people.FILE).write_bytes(msgspec.json.encode(gallery))
+    (home / people.FILE).write_bytes(msgspec.json.encode(content))
     return home / people.FILE
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[FeedWorld]:
-    furnish(tmp_path)
+    write_people(tmp_path)
     artifacts = {snapshot_key(TICK, "facets.json"): json.dumps(NAMES).encode()}
     async with feed_world(tmp_path, PINGS, artifacts=artifacts, DEMO_PAGE="1") as found:
         yield found
@@ -187,7 +185,7 @@ async def test_an_invalid_parameter_is_rejected_by_name(world: FeedWorld, path: 
 
 async def test_people_are_reloaded_after_a_history_is_written(world: FeedWorld, tmp_path: Path) -> None:
     assert [person["user_id"] for person in (await get(world, "/demo/people"))["people"]] == ["ada"]
-    path = furnish(tmp_path, people.Gallery([people.Person("bob", "US", "en", 1, [], [])], {}))
+    path = write_people(tmp_path, people.People([people.Person("bob", "US", "en", 1, [], [])], {}))
     assert [person["user_id"] for person in (await get(world, "/demo/people"))["people"]] == ["bob"]
     path.unlink()
     assert (await get(world, "/demo/people"))["people"] == []
@@ -236,19 +234,16 @@ async def test_with_api_keys_the_page_is_public_but_its_data_is_not(tmp_path: Pa
 
 def test_the_page_reads_the_people_that_the_simulator_writes(tmp_path: Path) -> None:
     world = World.build(Spec(seed=3, users=20, pings=40, days=1, until_ms=NOW_MS))
-    personas.save(world, tmp_path)
-    found = people.GalleryFile(tmp_path).read()
+    (tmp_path / people.FILE).write_bytes(personas.encode(world))
+    found = people.PeopleFile(tmp_path).read()
     assert [person.user_id for person in found.people] == [user_id(number) for number in range(20)]
     person, interest = found.people[4], world.users.interest[4]
     assert person.likes[0].topic == TOPICS[interest.argmax()]
     assert person.dislikes[0].topic == TOPICS[interest.argmin()]
     assert person.country == world.country(4)
 
-
-def test_every_topic_of_the_world_has_titles(tmp_path: Path) -> None:
-    assert set(SUBJECTS) == set(TOPICS)
-    gallery = people.Gallery([], personas.gallery(World.build(Spec(users=1, pings=30, until_ms=NOW_MS))).titles)
-    titles = {gallery.title(f"ping-{number:05d}", ["travel", "music"]) for number in range(300)}
-    assert titles <= set(gallery.titles["travel"])
+    assert set(found.titles) == set(TOPICS)
+    titles = {found.title(f"ping-{number:05d}", ["travel", "music"]) for number in range(300)}
+    assert titles <= set(found.titles["travel"])
     assert len(titles) > 25
-    assert gallery.title("ping-1", ["unheard of"]) is None
+    assert found.title("ping-1", ["unheard of"]) is None

@@ -1,4 +1,4 @@
-"""The demo's order of things, with a stand-in for the `pingfeed` command that notes what it was asked."""
+"""The order of the demo's steps, with a stand-in for the `pingfeed` command that records its arguments."""
 
 import io
 import os
@@ -18,7 +18,7 @@ from pingfeed.core.clock import to_iso
 from pingfeed.core.errors import Busy, InvalidInput
 from simulator.demo import Demo, run
 from simulator.processes import ChildFailed, Children
-from simulator.world import TICK_MS, Spec, load, save
+from simulator.world import TICK_MS, Spec, encode, load
 
 NOW_MS = 1_800_000_000_000
 UNTIL_MS = NOW_MS // TICK_MS * TICK_MS
@@ -34,8 +34,8 @@ with (home / "asked.txt").open("a") as asked:
 if (home / f"fail-{said[0]}").exists():
     sys.exit(f"line one\\nthe reason why {said[0]} failed")
 if said[0] == "simulate" and said[1] == "history":
-    from simulator.world import Spec, save
-    save(Spec(users=20, pings=40, days=1, until_ms=UNTIL_MS), home)
+    from simulator.world import Spec, encode
+    (home / "world.json").write_bytes(encode(Spec(users=20, pings=40, days=1, until_ms=UNTIL_MS)))
 elif said[0] == "serve":
     class Ready(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -114,7 +114,7 @@ def test_the_first_run_takes_every_step_in_order_and_the_second_none(demo: Demo)
 
 def test_an_interrupted_first_run_resumes(demo: Demo) -> None:
     (demo.home / "fail-train").touch()
-    with pytest.raises(ChildFailed, match=r"train ended with exit code 1(.|\n)*the reason why train failed"):
+    with pytest.raises(ChildFailed, match=r"train exited with code 1(.|\n)*the reason why train failed"):
         start(demo)
     assert [line.split()[0] for line in asked(demo)] == ["simulate", "etl", "train"]
     (demo.home / "fail-train").unlink()
@@ -123,7 +123,7 @@ def test_an_interrupted_first_run_resumes(demo: Demo) -> None:
 
 
 def test_a_home_holds_one_world(demo: Demo) -> None:
-    save(Spec(users=20, pings=41, days=1, until_ms=UNTIL_MS), demo.home)
+    (demo.home / "world.json").write_bytes(encode(Spec(users=20, pings=41, days=1, until_ms=UNTIL_MS)))
     with pytest.raises(InvalidInput, match="pings 41, not 40"):
         start(demo)
 

@@ -1,4 +1,4 @@
-"""The yardstick: what counts as popular and as new, and an interval that says what it should."""
+"""Feed quality: what counts as popular and as new, and when a feed passes."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pingfeed.core.arrow import table_of_rows
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import NotFound
 from pingfeed.core.events import Row
-from simulator.lake import Store, write_history
+from simulator.lake import write_history
 from simulator.measure import (
     Affinities,
     affinities,
@@ -20,10 +20,11 @@ from simulator.measure import (
     choose_users,
     most_popular,
     newest,
+    open_events,
     passed,
     served_pings,
 )
-from simulator.remote import Patience, Services
+from simulator.remote import Services
 from simulator.world import TICK_MS, Spec, World, ping_id
 
 UNTIL_MS = 1_800_000_000_000 // TICK_MS * TICK_MS
@@ -35,11 +36,11 @@ def row(kind: str, ping: str, user: str = "u", days_ago: float = 1, **more: Any)
 
 
 def lake_of(tmp_path: Path, rows: list[Row]) -> Any:
-    folder = tmp_path / "events" / "year=2027" / "month=01" / "day=15"
+    folder = tmp_path / "events/year=2027/month=01/day=15"
     folder.mkdir(parents=True)
     pq.write_table(table_of_rows(rows), folder / "part-1.parquet")
     (folder / ".part-2.parquet").write_bytes(b"half written")
-    return Store.open(tmp_path).events()
+    return open_events(tmp_path)
 
 
 def test_popular_pings_have_the_most_recent_engagement(tmp_path: Path) -> None:
@@ -75,15 +76,15 @@ def test_newest_orders_by_first_announcement(tmp_path: Path) -> None:
 
 def test_a_lake_without_events_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no events"):
-        Store.open(tmp_path).events()
+        open_events(tmp_path)
 
 
 def test_an_interval_contains_its_mean_and_narrows_with_more_users() -> None:
     values = np.random.default_rng(1).normal(0.1, 1, 2000)
     few, many = bootstrap(values[:50]), bootstrap(values)
-    assert few.low < few.mean < few.high
-    assert many.high - many.low < (few.high - few.low) / 3
-    assert many.high - many.low == pytest.approx(2 * 1.96 / np.sqrt(2000), rel=0.1)
+    assert few[0] < values[:50].mean() < few[1]
+    assert many[1] - many[0] < (few[1] - few[0]) / 3
+    assert many[1] - many[0] == pytest.approx(2 * 1.96 / np.sqrt(2000), rel=0.1)
     assert bootstrap(values) == many
 
 
@@ -111,7 +112,7 @@ def test_users_are_sampled_by_seed_without_repeats() -> None:
 async def test_an_oracle_feed_passes_and_the_popular_feed_does_not(tmp_path: Path) -> None:
     world = World.build(Spec(users=40, pings=80, days=1, until_ms=UNTIL_MS))
     write_history(world, tmp_path / "lake")
-    events = Store.open(tmp_path / "lake").events()
+    events = open_events(tmp_path / "lake")
     users = choose_users(world, 40, 0)
 
     def oracle(request: httpx.Request) -> httpx.Response:
@@ -121,7 +122,7 @@ async def test_an_oracle_feed_passes_and_the_popular_feed_does_not(tmp_path: Pat
         return httpx.Response(200, json={"request_id": "r", "items": items, "degraded": []})
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(oracle)) as client:
-        served = await served_pings(Services(client, "", "http://127.0.0.1:8001", Patience(1)), users)
+        served = await served_pings(Services(client, "", "http://127.0.0.1:8001", attempts=1), users)
     report = affinities(world, users, served, events, UNTIL_MS).report()
     assert passed(report)
     assert report["users"] == 40
@@ -138,5 +139,5 @@ def test_foreign_pings_are_ignored_and_an_empty_feed_scores_zero(tmp_path: Path)
     write_history(world, tmp_path / "lake")
     users = np.array([3, 3, 3])
     served = [[ping_id(5), "a-guests-ping"], [ping_id(5)], []]
-    means = affinities(world, users, served, Store.open(tmp_path / "lake").events(), UNTIL_MS).served
+    means = affinities(world, users, served, open_events(tmp_path / "lake"), UNTIL_MS).served
     assert means[0] == means[1] > means[2] == 0
