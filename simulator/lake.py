@@ -16,18 +16,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pingfeed.adapters.lake_file import FileLake
-from pingfeed.adapters.lake_s3 import S3Lake
+from pingfeed.adapters.registry import open_lake_at
 from pingfeed.core.arrow import EVENT_SCHEMA, table_of_rows
 from pingfeed.core.clock import DAY_MS, day_of
 from pingfeed.core.errors import InvalidInput, NotFound
+from pingfeed.ports import Lake
 from simulator import personas
 from simulator.behave import KINDS
 from simulator.history import Actions, Served, simulate
 from simulator.people import DEVICES, LANGUAGES, PLACES, Ints
 from simulator.world import FILE, Spec, World, creator_id, decode, encode, ping_id, user_id
 
-Lake = FileLake | S3Lake
 Progress = Callable[[float], None]
 """Called with the completed share, 0 to 1."""
 
@@ -46,12 +45,12 @@ def open_lake(place: str | Path) -> tuple[Lake, Lake]:
     """The lake at a folder or `s3://bucket/prefix`, and the folder that holds it, for the world's own files."""
     if not is_remote(place):
         folder = Path(place).expanduser().absolute()
-        return FileLake(f"file://{folder}"), FileLake(f"file://{folder.parent}")
+        return open_lake_at(f"file://{folder}"), open_lake_at(f"file://{folder.parent}")
     url = str(place).rstrip("/")
     parent = url.rpartition("/")[0]
     if parent == "s3:/":
         raise InvalidInput(f"{place} leaves no room beside the lake; name a prefix, such as {url}/lake")
-    return S3Lake(url), S3Lake(parent)
+    return open_lake_at(url), open_lake_at(parent)
 
 
 def write_history(world: World, place: str | Path, progress: Progress = lambda _share: None) -> int:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from feed_api.demo_page.cards import Cards
-from feed_api.serving_state import Live
+from feed_api.state import Live
 from feed_api.wiring import Services
 from pingfeed.core.errors import PingfeedError
 from pingfeed.core.features import place_name

@@ -66,6 +66,12 @@ def open_lake(settings: Settings) -> Lake:
     return cast(Lake, _open("lake_url", settings))
 
 
+def open_lake_at(url: str) -> Lake:
+    """The lake at a URL, `file://` or `s3://`, whatever the settings say."""
+    module, _, name = ADAPTERS["lake_url"][urlsplit(url).scheme].partition(":")
+    return cast(Lake, getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url))
+
+
 def open_lake_objects(settings: Settings) -> Artifacts:
     """The lake's place for a service that only puts files there: async, and without Arrow."""
     return cast(Artifacts, _open("artifacts_url", settings, url_of="lake_url"))

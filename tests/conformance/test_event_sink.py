@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pytest
 
-from batch.lake.ledger import partition_day
 from batch.lake.raw_files import read_events
+from batch.ticks import day_of_path
 from deploy.stream import ensure as ensure_stream
 from pingfeed.adapters.event_sink_disk import DiskEventSink
 from pingfeed.adapters.event_sink_firehose import FirehoseEventSink
@@ -67,7 +67,7 @@ async def landed(adapter: Adapter, place: Place, count: int) -> list[tuple[str, 
 
     def are_there() -> bool:
         lake = adapter.lake(place)
-        found[:] = [(partition_day(path), row) for path in lake.list("events") for row in _rows(lake, path)]
+        found[:] = [(day_of_path(path), row) for path in lake.list("events") for row in _rows(lake, path)]
         return len(found) >= count
 
     await eventually(are_there)

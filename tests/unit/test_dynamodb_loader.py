@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from feed_api.serving_state import nothing_live
 from feed_api.stages.fetch import fetch
-from feed_api.state import Deadline, FeedRequest, FeedState
+from feed_api.state import Deadline, FeedRequest, FeedState, nothing_live
 from pingfeed.adapters._dynamodb.connection import TRIES, Connection, SharedConnection
 from pingfeed.adapters.candidates_dynamodb import DynamodbCandidateStore
 from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
