@@ -48,23 +48,13 @@ def history(*, home: str | None, until: int | None, tick_minutes: int, lake: str
     sys.stdout.write(f"{rows} rows below {place}, up to {to_iso(until_ms)}\n")
 
 
-def live(
-    *,
-    home: str | None,
-    rate: float,
-    seconds: float | None,
-    seed: int,
-    ingest: str,
-    feed: str,
-    allow_remote: bool,
-    json: bool,
-) -> None:
-    """`pingfeed simulate live`."""
+def live(*, home: str | None, ingest: str, feed: str, allow_remote: bool, json: bool, **options: Any) -> None:
+    """`pingfeed simulate live`; `options` are rate, seconds and seed."""
     from simulator.remote import check_loopback
 
     ingest, feed = (check_loopback(url, allow_remote) for url in (ingest, feed))
     world = World.build(load(_home(home)))
-    counts = vars(asyncio.run(_run_live(world, rate, seconds, seed, ingest, feed)))
+    counts = vars(asyncio.run(_run_live(world, ingest, feed, **options)))
     if json:
         print_json(counts)
         return
@@ -72,7 +62,7 @@ def live(
     sys.stdout.write(", ".join(shown) + "\n")
 
 
-async def _run_live(world: World, rate: float, seconds: float | None, seed: int, ingest: str, feed: str) -> Any:
+async def _run_live(world: World, ingest: str, feed: str, *, rate: float, seconds: float | None, seed: int) -> Any:
     import numpy as np
 
     from simulator.live import LiveTraffic
@@ -129,10 +119,11 @@ async def _connected(ingest: str, feed: str, attempts: int | None = None) -> "As
 def _print_report(report: dict[str, Any]) -> None:
     rows = []
     for name in ("served", "popular", "newest", "oracle"):
-        difference = report["paired"].get(f"served-{name}")
-        gain = "" if difference is None else f"{difference['mean']:+.4f}"
-        interval = "" if difference is None else f"{difference['ci'][0]:+.4f} to {difference['ci'][1]:+.4f}"
-        rows.append((name, f"{report[name]['mean']:.4f}", gain, interval))
+        row = [name, f"{report[name]['mean']:.4f}", "", ""]
+        if difference := report["paired"].get(f"served-{name}"):
+            low, high = difference["ci"]
+            row[2:] = f"{difference['mean']:+.4f}", f"{low:+.4f} to {high:+.4f}"
+        rows.append(row)
     heads = ("list", "mean true affinity", "served is better by", "95 % interval")
     print_table(heads, rows, title=f"{report['users']} users")
 
@@ -141,9 +132,7 @@ def demo(*, home: Path | None, no_live: bool, prepare: bool, **options: Any) -> 
     """`pingfeed demo`; `options` are those of `Demo`."""
     from rich.console import Console
 
-    from simulator import demo as demos
+    from simulator.demo import Demo, run
 
-    place = home or (_home(None) if prepare else Path("var/demo"))
-    chosen = demos.Demo(home=place.expanduser().absolute(), live=not no_live, **options)
-    start = demos.prepare if prepare else demos.run
-    return start(chosen, Console(), os.environ, system_clock)
+    home = (home or (_home(None) if prepare else Path("var/demo"))).expanduser().absolute()
+    return run(Demo(home, live=not no_live, prepare=prepare, **options), Console(), os.environ, system_clock)

@@ -6,7 +6,7 @@ an interrupted run resumes there, and later runs serve at once while one tick ca
 
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -49,6 +49,7 @@ class Demo:
     feed_port: int
     live: bool = True
     exit_after_ready: bool = False
+    prepare: bool = False
 
     @property
     def ingest(self) -> str:
@@ -60,52 +61,43 @@ class Demo:
         """Address of the feed service."""
         return f"http://{HOST}:{self.feed_port}"
 
-    def steps(self, until: str) -> dict[str, list[str]]:
-        """The steps of the first run: name and command."""
+    def steps(self, until: str, environ: Mapping[str, str]) -> dict[str, list[str]]:
+        """The steps of the first run: names and commands.
+
+        An installation's lake may be elsewhere, and its scheduler may be running. Its candidates come before the model,
+        so that the feed works sooner, with the fallback ranker.
+        """
         history = ["simulate", "history", "--home", str(self.home), "--until", until]
         for name in _PARAMETERS:
             history += [f"--{name}", str(getattr(self, name))]
-        return {"history": history, "etl": ["etl"], "train": ["train"], "tick": ["tick", "--all"]}
-
-    def installation_steps(self, until: str, lake: str) -> dict[str, list[str]]:
-        """The same for an installation whose lake is at a URL and whose scheduler may be running.
-
-        Candidates come before the model, so that the feed works sooner, with the fallback ranker.
-        """
-        steps = self.steps(until)
-        place = ["--lake", lake.removeprefix("file://")] if lake else []
-        jobs = {name: [*steps[name], "--wait", str(_WAIT_S)] for name in ("etl", "tick", "train")}
-        return {"history": steps["history"] + place} | jobs
+        if not self.prepare:
+            return {"history": history, "etl": ["etl"], "train": ["train"], "tick": ["tick", "--all"]}
+        if lake := environ.get("PINGFEED_LAKE_URL", ""):
+            history += ["--lake", lake.removeprefix("file://")]
+        wait = ["--wait", str(_WAIT_S)]
+        return {"history": history, "etl": ["etl", *wait], "tick": ["tick", "--all", *wait], "train": ["train", *wait]}
 
 
 def run(
     demo: Demo, console: Console, environ: Mapping[str, str], clock: Clock, command: Sequence[str] = COMMAND
 ) -> int:
-    """Run the demo until it is stopped; returns the exit code. `command` runs `pingfeed` with further arguments."""
-    _check_world(demo)
-    _check_port("ingest", demo.ingest_port)
-    _check_port("feed", demo.feed_port)
-    demo_run = _Run(demo, console, Children(_environment(environ, demo), demo.home / "logs", command))
-    try:
-        with stopped_at_exit(demo_run.stop):
-            demo_run.serve_world(clock)
-    except KeyboardInterrupt:
-        pass
-    return 0
+    """Run the demo until it is stopped; returns the exit code. `command` runs `pingfeed` with further arguments.
 
-
-def prepare(
-    demo: Demo, console: Console, environ: Mapping[str, str], clock: Clock, command: Sequence[str] = COMMAND
-) -> int:
-    """Create the world of the installation that `environ` describes, from history to packets, once; serve nothing."""
+    With `demo.prepare`, only create the world of the installation that `environ` describes.
+    """
     _check_world(demo)
-    lake = environ.get("PINGFEED_LAKE_URL", "")
+    if not demo.prepare:
+        _check_port("ingest", demo.ingest_port)
+        _check_port("feed", demo.feed_port)
+        environ = _environment(environ, demo)
     demo_run = _Run(demo, console, Children(environ, demo.home / "logs", command))
     try:
         with stopped_at_exit(demo_run.stop):
-            demo_run.prepare(clock, lambda until: demo.installation_steps(until, lake))
+            first = demo_run.prepare(clock, environ)
+            if not demo.prepare:
+                demo_run.serve(clock, "schedule" if first else "tick")
     except KeyboardInterrupt:
-        return 130
+        return 130 if demo.prepare else 0
     return 0
 
 
@@ -158,16 +150,14 @@ class _Run:
         self._children = children
         self._state = demo.home / STATE
 
-    def serve_world(self, clock: Clock) -> None:
-        """Prepare the world if necessary, then serve it until a service or this process ends."""
+    def serve(self, clock: Clock, job: str) -> None:
+        """Serve the world, with the batch command `job` beside it, until a service or this process ends."""
         demo, children = self._demo, self._children
-        first = self.prepare(clock, demo.steps)
         self._start_services()
         for line in [*welcome(World.build(load(demo.home)), demo, clock()), f"State and logs: {demo.home}"]:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         if demo.exit_after_ready:
             return
-        job = "schedule" if first else "tick"
         children.start(job, [job])
         if demo.live:
             services = ["--ingest", demo.ingest, "--feed", demo.feed, "--home", str(demo.home)]
@@ -177,13 +167,13 @@ class _Run:
             self._watch()
             time.sleep(0.5)
 
-    def prepare(self, clock: Clock, steps_until: Callable[[str], dict[str, list[str]]]) -> bool:
+    def prepare(self, clock: Clock, environ: Mapping[str, str]) -> bool:
         """Run the steps that no earlier run finished; returns whether there were any."""
         home = self._demo.home
         begun = (home / FILE).exists()
         until_ms = load(home).until_ms if begun else clock() // TICK_MS * TICK_MS
         done = self._finished() if begun else []
-        steps = steps_until(to_iso(until_ms))
+        steps = self._demo.steps(to_iso(until_ms), environ)
         missing = [name for name in steps if name not in done]
         for number, name in enumerate(missing, 1):
             self._step(name, steps[name], f"({number}/{len(missing)}) {_LABELS[name]}")
@@ -198,10 +188,15 @@ class _Run:
             return []  # every step may be repeated
 
     def _step(self, name: str, arguments: list[str], label: str) -> None:
+        began = time.monotonic()
         self._children.start(name, arguments)
         with self._console.status(label) as status:
-            seconds = self._children.finish(name, lambda so_far: status.update(f"{label}  {so_far:.0f} s"))
-        self._console.print(f"{label}  [dim]{seconds:.1f} s[/dim]")
+            while (code := self._children.ended(name)) is None:
+                status.update(f"{label}  {time.monotonic() - began:.0f} s")
+                time.sleep(0.1)
+        if code:
+            raise self._children.failure(name, code)
+        self._console.print(f"{label}  [dim]{time.monotonic() - began:.1f} s[/dim]")
 
     def _start_services(self) -> None:
         """Start both services and wait until they are ready."""

@@ -23,7 +23,7 @@ from pingfeed.core.errors import InvalidInput, NotFound
 from pingfeed.ports import Lake
 from simulator import personas
 from simulator.behave import KINDS
-from simulator.history import Actions, Hour, Served, simulate
+from simulator.history import Actions, Served, simulate
 from simulator.people import DEVICES, LANGUAGES, PLACES, Ints
 from simulator.world import FILE, Spec, World, creator_id, decode, encode, ping_id, user_id
 
@@ -64,6 +64,8 @@ def write_history(world: World, place: str | Path, progress: Progress = lambda _
     save_world(world, beside)
     rows = 0
     for day, table in _days(world, progress):
+        if not len(table):
+            continue
         year, month, date = day.split("-")
         file = f"events/year={year}/month={month}/day={date}/{_PREFIX}{day}.parquet"
         sink = pa.BufferOutputStream()
@@ -98,15 +100,20 @@ def world_beside(place: str | Path) -> Spec:
 
 def _days(world: World, progress: Progress) -> Iterator[tuple[str, Any]]:
     """Each UTC day with its rows in order of arrival. Rows that arrive after midnight wait for the next day's table."""
-    waiting: list[Any] = []
     start_ms, until_ms = world.spec.start_ms, world.spec.until_ms
+    day_ms = (start_ms - world.spec.tick_ms) // DAY_MS * DAY_MS
+    waiting: list[Any] = []
     for begin_ms, tables in _hours(world):
         progress((begin_ms - start_ms) / (until_ms - start_ms))
+        # An hour's rows never arrive before it begins, so the rows of earlier days are complete.
+        while day_ms + DAY_MS <= begin_ms:
+            day_ms += DAY_MS
+            rows = pa.concat_tables(waiting)
+            today = pc.less(rows["received_ms"], day_ms)
+            yield day_of(day_ms - DAY_MS), rows.filter(today).sort_by("received_ms")
+            waiting = [rows.filter(pc.invert(today))]
         waiting += tables
-        # An hour's rows never arrive before it begins, so everything up to the last midnight is here.
-        days, waiting = _split(waiting, begin_ms // DAY_MS * DAY_MS)
-        yield from days
-    yield from _split(waiting, until_ms)[0]
+    yield day_of(day_ms), pa.concat_tables(waiting).sort_by("received_ms")
     progress(1.0)
 
 
@@ -118,31 +125,9 @@ def _hours(world: World) -> Iterator[tuple[int, list[Any]]]:
     yield before_ms, [rows.users(before_ms), rows.pings(old, np.full(len(old), before_ms))]
     actions = 0
     for hour in simulate(world):
-        yield hour.begin_ms, _tables(rows, hour, actions)
+        created = rows.pings(hour.created, world.pings.created_ms[hour.created])
+        yield hour.begin_ms, [created, rows.served(hour.served), rows.actions(hour.actions, actions)]
         actions += len(hour.actions.kind)
-
-
-def _tables(rows: "HistoryRows", hour: Hour, actions: int) -> list[Any]:
-    created = rows.pings(hour.created, rows.world.pings.created_ms[hour.created])
-    return [created, rows.served(hour.served), rows.actions(hour.actions, actions)]
-
-
-def _split(tables: list[Any], boundary_ms: int) -> tuple[list[tuple[str, Any]], list[Any]]:
-    """The rows that arrived before the boundary as (day, sorted table), and a table of the others."""
-    rows = pa.concat_tables(tables)
-    received = rows["received_ms"].to_numpy()
-    if received.min() >= boundary_ms:
-        return [], [rows]
-    done = rows.filter(pa.array(received < boundary_ms))
-    return list(_by_day(done)), [rows.filter(pa.array(received >= boundary_ms))]
-
-
-def _by_day(table: Any) -> Iterator[tuple[str, Any]]:
-    table = table.take(pc.sort_indices(table, sort_keys=[("received_ms", "ascending")]))
-    days = table["received_ms"].to_numpy() // DAY_MS
-    starts = np.flatnonzero(np.diff(days, prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], len(days)], strict=True):
-        yield day_of(int(days[start]) * DAY_MS), table.slice(start, stop - start)
 
 
 class HistoryRows:

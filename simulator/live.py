@@ -17,7 +17,7 @@ from pingfeed.core.ids import IdMaker
 from simulator.behave import KINDS, events_of, numbers_of, react
 from simulator.lake import ping_event_id
 from simulator.people import activity_at
-from simulator.remote import Feed, Services
+from simulator.remote import Services
 from simulator.world import World, user_id
 
 PLAYERS: Final = 4
@@ -105,9 +105,9 @@ class LiveTraffic:
         user = self._draw_user()
         feed = await self._services.get_feed(user_id(user))
         self.counts.feeds += 1
-        self.counts.empty_feeds += not feed.pings
-        self.counts.degraded_feeds += bool(feed.degraded)
-        events = self._react(user, feed)
+        self.counts.empty_feeds += not feed["items"]
+        self.counts.degraded_feeds += bool(feed["degraded"])
+        events = self._react(user, feed["request_id"], [item["ping_id"] for item in feed["items"]])
         # Without a pause, visits without events would be a busy loop.
         await self._services.sleep(limiter.reserve(max(1, len(events))))
         if events and not self._services.stop.is_set():
@@ -119,19 +119,19 @@ class LiveTraffic:
         weight = self._world.users.feeds_per_day * activity[self._world.users.place]
         return int(self._rng.choice(len(weight), p=weight / weight.sum()))
 
-    def _react(self, user: int, feed: Feed) -> list[dict[str, Any]]:
-        """The user's reactions to the feed as events with ids and times."""
-        if not feed.pings:
+    def _react(self, user: int, request_id: str, items: list[str]) -> list[dict[str, Any]]:
+        """The user's reactions to a feed as events with ids and times."""
+        if not items:
             return []
         now = self._clock()
         world = self._world_at(now)
-        pings = numbers_of(world, feed.pings)
+        pings = numbers_of(world, items)
         pairs = [(user, creator) for creator in world.pings.creator[pings].tolist()]
         follows = np.array([[pair in self._follows for pair in pairs]])
         reactions = react(world, np.array([user]), pings[None], np.array([now]), follows, self._rng)
         done = reactions.done[:, 0]
         self._follows |= {pairs[slot] for slot in np.flatnonzero(done[_FOLLOW])}
-        events = events_of(world, user, feed.pings, pings, feed.request_id, done, reactions.watch[0])
+        events = events_of(world, user, items, pings, request_id, done, reactions.watch[0])
         for event in events:
             event |= {"event_id": self._make_id(now), "timestamp": to_iso(now)}
         return events
@@ -152,9 +152,10 @@ class LiveTraffic:
         await self._services.sleep((world.next_ping_ms - self._clock()) / 1000)
 
     async def _send(self, events: list[dict[str, Any]]) -> None:
-        receipt = await self._services.send(events)
+        reply = await self._services.send(events)
         self.counts.events += len(events)
-        self.counts.accepted += receipt.accepted
-        self.counts.duplicates += receipt.duplicates
-        self.counts.rejected += receipt.rejected
-        self.counts.first_rejection = self.counts.first_rejection or receipt.rejection
+        self.counts.accepted += reply["accepted"]
+        self.counts.duplicates += reply["duplicates"]
+        self.counts.rejected += len(reply["rejected"])
+        if reply["rejected"] and self.counts.first_rejection is None:
+            self.counts.first_rejection = reply["rejected"][0]["message"]

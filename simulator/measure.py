@@ -112,7 +112,8 @@ async def served_pings(services: Services, users: Ints) -> list[list[str]]:
 
     async def one(user: int) -> list[str]:
         async with limit:
-            return (await services.get_feed(user_id(user), LIST)).pings
+            feed = await services.get_feed(user_id(user))
+            return [item["ping_id"] for item in feed["items"]]
 
     return await asyncio.gather(*(one(int(user)) for user in users))
 

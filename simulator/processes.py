@@ -18,7 +18,6 @@ from pingfeed.core.errors import PingfeedError
 
 COMMAND: Final = (sys.executable, "-c", "import sys; from pingfeed.cli import main; sys.exit(main())")
 _STOP_S: Final = 40
-_POLL_S: Final = 0.1
 _TAIL_LINES: Final = 15
 
 
@@ -61,16 +60,6 @@ class Children:
         if code is not None:
             del self._running[name]
         return code
-
-    def finish(self, name: str, progress: Callable[[float], None]) -> float:
-        """Wait for a child, calling `progress` with the seconds so far; returns them. ChildFailed if it fails."""
-        began = time.monotonic()
-        while (code := self.ended(name)) is None:
-            progress(time.monotonic() - began)
-            time.sleep(_POLL_S)
-        if code:
-            raise self.failure(name, code)
-        return time.monotonic() - began
 
     def failure(self, name: str, code: int) -> ChildFailed:
         """The error for a child that exited with `code`."""

@@ -61,16 +61,8 @@ def test_popular_pings_have_the_most_recent_engagement(tmp_path: Path) -> None:
 
 
 def test_newest_orders_by_first_announcement(tmp_path: Path) -> None:
-    events = lake_of(
-        tmp_path,
-        [
-            row("ping_created", "old", days_ago=5),
-            row("ping_created", "new", days_ago=1),
-            row("ping_created", "older", days_ago=6),
-            row("ping_created", "older", days_ago=0.5),
-            row("ping_created", "to-come", days_ago=-1),
-        ],
-    )
+    announced = (("old", 5), ("new", 1), ("older", 6), ("older", 0.5), ("to-come", -1))
+    events = lake_of(tmp_path, [row("ping_created", ping, days_ago=days) for ping, days in announced])
     assert newest(events, UNTIL_MS) == ["new", "old", "older"]
 
 
