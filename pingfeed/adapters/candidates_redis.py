@@ -90,11 +90,10 @@ class RedisCandidateStore:
 
     @property
     def passed_by(self) -> int:
-        """How many reads have passed the cache by since it was opened."""
         return self._passing_by.reads
 
     async def get(self, user_id: str, now_ms: int) -> bytes | None:
-        """The user's packet, from the cache or else the store; None if there is none or it has expired at `now_ms`."""
+        """Reads from the cache, else from the store."""
         lease = b"l" + os.urandom(8)
         held = await self._patiently(self._look(user_id, lease, now_ms))
         if _is_packet(held, now_ms):
@@ -104,7 +103,7 @@ class RedisCandidateStore:
         return await self._fetch(user_id, lease, now_ms)
 
     async def put_many(self, packets: Mapping[str, bytes], expires_ms: int) -> None:
-        """Create or replace packets in the store, then in the cache."""
+        """Writes to the store first, then to the cache."""
         await self._store.put_many(packets, expires_ms)
         try:
             for some in chunks(packets.items(), _AT_ONCE):
@@ -113,12 +112,12 @@ class RedisCandidateStore:
             _log.error("cached packets may be up to %d minutes old: %s", CACHED_MS // 60_000, error.message)
 
     async def delete(self, user_id: str) -> None:
-        """Remove the user's packet from the store and the cache; Unavailable if it may still be in one of them."""
+        """Raises Unavailable if the packet may still be in the store or the cache."""
         await self._store.delete(user_id)
         await self._redis.run(self._hold(user_id), ("ZREM", self._active, user_id))
 
     async def check(self) -> None:
-        """Raise Unavailable if the store does not answer. The cache may be missing."""
+        """Raises Unavailable if the store does not respond. The cache may be missing."""
         try:
             await self._redis.check()
         except Unavailable as error:
@@ -126,7 +125,6 @@ class RedisCandidateStore:
         await self._store.check()
 
     async def close(self) -> None:
-        """Let cache and store go."""
         if self._late:
             await asyncio.wait(self._late)
         await self._redis.close()

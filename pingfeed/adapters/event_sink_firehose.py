@@ -77,7 +77,7 @@ class FirehoseEventSink:
         return self._counters
 
     async def write(self, batch: Batch) -> None:
-        """Put the batch's rows; on return Firehose has all of them. Raises Unavailable, SettingsError."""
+        """Raises Unavailable, SettingsError."""
         good, odd = await asyncio.to_thread(_sorted_out, batch)
         self._taken_at = self._clock()
         await self._put_all(calls([*pack(good), *(piece for line in odd for piece in pieces(line))]))
@@ -96,7 +96,6 @@ class FirehoseEventSink:
         self._active_at = asked_at
 
     async def close(self) -> None:
-        """Let the connections go."""
         await self._client.close()
 
     async def _put_all(self, waiting: Iterator[list[bytes]]) -> None:

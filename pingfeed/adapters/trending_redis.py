@@ -87,7 +87,6 @@ class RedisTrending:
         self._redis = RedisClient(url, [_ADD])
 
     async def add(self, engagements: Sequence[Engagement]) -> None:
-        """Count them, each (user, ping, event type) once a day. Raises Unavailable."""
         in_order = sorted(engagements, key=_epoch)
         commands = [
             self._count(epoch, some)
@@ -97,7 +96,6 @@ class RedisTrending:
         await self._redis.run(*commands)
 
     async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]]:
-        """The hottest pings of a country (None: of all) with their weights at `now_ms`, hottest first."""
         # From the next one, where a clock is ahead of this one, to the oldest that does not expire yet.
         epochs = [now_ms // EPOCH_MS + ahead for ahead in (1, 0, -1, -2)]
         found = await self._redis.run(*(self._hottest(country or _OVERALL, epoch, limit) for epoch in epochs))
@@ -107,11 +105,9 @@ class RedisTrending:
         return []
 
     async def check(self) -> None:
-        """Raise Unavailable if the server does not answer."""
         await self._redis.check()
 
     async def close(self) -> None:
-        """Let the connections go."""
         await self._redis.close()
 
     def _hottest(self, country: str, epoch: int, limit: int) -> Command:

@@ -77,7 +77,6 @@ class RedisUserSignals:
         self._deleted = _DeletedNews(self._redis)
 
     async def apply(self, acts: Sequence[Act]) -> None:
-        """Take acts in, in order; on return the next read of any process sees them. Raises Unavailable."""
         by_user: dict[str, list[Act]] = {}
         for act in acts:
             by_user.setdefault("" if act.kind == "deleted" else act.user_id, []).append(act)
@@ -86,7 +85,6 @@ class RedisUserSignals:
             await self._change(dict(users))
 
     async def read(self, user_id: str, now_ms: int) -> Signals:
-        """The user's state, empty if unknown or expired, and the recently deleted pings."""
         value, news = await self._redis.run(("GET", self._key(user_id)), self._deleted.ask())
         self._deleted.take(news)
         written_ms, state = _opened(user_id, value)
@@ -94,15 +92,13 @@ class RedisUserSignals:
         return Signals(state if alive else UserState(), self._deleted.pings.at(now_ms))
 
     async def forget(self, user_id: str) -> None:
-        """Remove everything held about the user; absent is fine."""
         await self._redis.run(("UNLINK", self._key(user_id)))
 
     async def check(self) -> None:
-        """Raise Unavailable if the server does not answer. Brings the deletions that the first read would wait for."""
+        """Also fetches the deletions that the first read would wait for."""
         self._deleted.take((await self._redis.run(self._deleted.ask()))[0])
 
     async def close(self) -> None:
-        """Let the connections go."""
         await self._redis.close()
 
     async def _change(self, by_user: Mapping[str, Sequence[Act]]) -> None:
