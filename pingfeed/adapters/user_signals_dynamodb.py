@@ -29,7 +29,7 @@ from typing import Any, Final
 import msgspec
 
 from pingfeed.adapters._dynamodb.connection import SharedConnection, is_throttled
-from pingfeed.adapters._dynamodb.deleted import DeletedPings
+from pingfeed.adapters._dynamodb.deleted import DeletedList
 from pingfeed.adapters._dynamodb.items import Item, compress, decompress, ttl
 from pingfeed.aws import KEY, TTL, TableUrl
 from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
@@ -51,7 +51,7 @@ class DynamodbUserSignals:
         self._table = TableUrl.parse(url).table
         self._backoff = backoff or Backoff(first_s=0.01, longest_s=0.5)
         self._dynamodb = SharedConnection()
-        self._deleted = DeletedPings(self._table, self._dynamodb, self._backoff)
+        self._deleted = DeletedList(self._table, self._dynamodb, self._backoff)
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._places = asyncio.Semaphore(USERS_AT_ONCE)
 

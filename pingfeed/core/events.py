@@ -142,21 +142,8 @@ class UserUpdated(_ByUser, tag="user_updated", frozen=True):
     """The user's country, language or device changed."""
 
 
-ClientEvent = (
-    Impression
-    | View
-    | Like
-    | Comment
-    | Share
-    | Hide
-    | Report
-    | Follow
-    | Unfollow
-    | Block
-    | PingCreated
-    | PingDeleted
-    | UserUpdated
-)
+_PingEvent = Impression | View | Like | Comment | Share | Hide | Report
+ClientEvent = _PingEvent | Follow | Unfollow | Block | PingCreated | PingDeleted | UserUpdated
 CLIENT_TYPES: Final[Mapping[str, type[_Common]]] = {
     str(struct.__struct_config__.tag): struct for struct in ClientEvent.__args__
 }
