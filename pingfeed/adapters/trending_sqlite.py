@@ -118,11 +118,12 @@ class SqliteTrending:
         await self._database.close()
 
     async def _flush_later(self) -> None:
-        await asyncio.sleep(FLUSH_S)
-        try:
-            await self._flush()
-        except PingfeedError as error:
-            self._failed = error
+        while self._waiting:  # An add during a flush starts no second timer.
+            await asyncio.sleep(FLUSH_S)
+            try:
+                await self._flush()
+            except PingfeedError as error:
+                self._failed = error
 
     async def _flush(self) -> None:
         """Count the buffer, after a flush that is already running. A flush that fails is not retried."""
