@@ -34,9 +34,7 @@ COUNTERS: dict[str, Open] = {
     "redis": lambda place: RedisTrending(place.redis_url),
     "redis+cluster": lambda place: RedisTrending(place.redis_cluster_url),
 }
-WITHOUT_COUNTERS: dict[str, Callable[[Place], Trending]] = {
-    "snapshot": lambda _: SnapshotTrending("snapshot://"),
-}
+WITHOUT_COUNTERS: dict[str, Callable[[Place], Trending]] = {"snapshot": lambda _: SnapshotTrending("snapshot://")}
 ADAPTERS: dict[str, Callable[[Place], Trending]] = {**COUNTERS, **WITHOUT_COUNTERS}
 
 
