@@ -1,6 +1,7 @@
 """The list of deleted pings: several writers, and readers that have less time than its parts take."""
 
 import asyncio
+import functools
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -194,7 +195,8 @@ async def test_two_processes_do_not_undo_each_others_deletions(
     fake: FakeDynamodb, signals: Store, other: Store
 ) -> None:
     for number in range(0, 10, 2):
-        fake.then("put_item", after(lambda number=number: other.apply([deletion(number + 1)])))
+        theirs = [deletion(number + 1)]
+        fake.then("put_item", after(functools.partial(other.apply, theirs)))
         await signals.apply([deletion(number)])
         assert await deleted(signals) == await deleted(other) == {f"p{n}" for n in range(number + 2)}
 
