@@ -196,7 +196,7 @@ async def test_a_bucket_that_is_absent_fails_the_check(place: Place, cache: Path
 def test_a_bucket_is_made_once_private_and_with_its_rules(place: Place) -> None:
     url = f"s3://made-{place.aws}/lake"
     made = ensure(url)
-    assert made[0] == f"made the bucket made-{place.aws}"
+    assert made[0] == f"created the bucket made-{place.aws}"
     assert len(made) == 4
     assert ensure(url) == []
     rules = _client().get_bucket_lifecycle_configuration(Bucket=f"made-{place.aws}")["Rules"]
