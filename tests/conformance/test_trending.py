@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -142,6 +143,16 @@ async def test_an_engagement_that_comes_after_the_landmark_moved_still_counts(st
     hot = dict(await store.top("DE", 10, now_ms))
     assert hot["late"] == pytest.approx(1.5)
     assert hot["new"] == pytest.approx(3)
+
+
+async def test_only_the_hottest_pings_of_a_country_are_kept(store: Counters, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[type(store).__module__], "MAX_PINGS", 16)
+    for number in range(100):
+        await store.add([_like(f"u{k}", f"p{number}") for k in range(1 + number % 50)])
+        await _counted(store)
+    top = await _names(store, "DE", 100)
+    assert len(top) <= 16 + 16 // 8 + 1
+    assert set(top[:10]) == {f"p{n}" for k in (49, 48, 47, 46, 45) for n in (k, k + 50)}
 
 
 def _brute_force(engagements: Sequence[Engagement], now_ms: int) -> dict[str, float]:

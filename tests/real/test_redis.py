@@ -185,17 +185,6 @@ async def test_every_key_expires_and_is_bounded(
     assert max([await raw.scard(key) for key in counted]) <= 10
 
 
-async def test_the_hottest_stay_when_a_country_is_full(
-    trending: RedisTrending, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trending_redis, "MAX_PINGS", 16)
-    for number in range(100):
-        await trending.add([like(f"u{k}", f"p{number}") for k in range(1 + number % 50)])
-    top = [ping_id for ping_id, _ in await trending.top("DE", 100, NOON_MS)]
-    assert len(top) <= 16 + 2
-    assert set(top[:10]) == {f"p{n}" for k in (49, 48, 47, 46, 45) for n in (k, k + 50)}
-
-
 async def test_what_counted_is_kept_as_small_integers(raw: Any, trending: RedisTrending, namespace: str) -> None:
     await trending.add([like(f"user-{number}", "p") for number in range(500)])
     counted = await keys_of(raw, f"{namespace}:*:counted:*")

@@ -2,12 +2,9 @@
 
 import asyncio
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,7 +16,7 @@ from pingfeed.adapters.lake_file import FileLake
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import FormatError, NotFound, Unavailable
 from pingfeed.files import below, make_folder, write_whole
-from tests.conformance.samples import NOON_MS, SampleBatch, batch, like
+from tests.conformance.samples import NOON_MS, SampleBatch, batch, disk_full_above, like
 
 ROOT = Path(__file__).parents[2]
 KILLED_BEFORE_THE_RENAME = """
@@ -31,16 +28,6 @@ from tests.conformance.samples import batch, like
 Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(DiskEventSink(f"disk://{sys.argv[1]}").write(batch("a", like(1), like(2))))
 """
-
-
-@contextmanager
-def _disk_full_above(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _all_files(folder: Path) -> list[Path]:
@@ -80,7 +67,7 @@ async def test_the_same_batch_replaces_its_own_file(tmp_path: Path) -> None:
 async def test_a_full_disk_leaves_the_old_bytes_and_no_litter(tmp_path: Path) -> None:
     artifacts = FileArtifacts(f"file://{tmp_path}")
     await artifacts.put("models/m/model.txt", b"old")
-    with _disk_full_above(1 << 16), pytest.raises(Unavailable) as refused:
+    with disk_full_above(1 << 16), pytest.raises(Unavailable) as refused:
         await artifacts.put("models/m/model.txt", b"x" * (1 << 20))
     assert isinstance(refused.value.__cause__, OSError)
     assert await artifacts.get("models/m/model.txt") == b"old"
@@ -92,7 +79,7 @@ async def test_a_full_disk_leaves_the_old_bytes_and_no_litter(tmp_path: Path) ->
 async def test_a_sink_on_a_full_disk_is_unavailable_and_recovers_by_itself(tmp_path: Path) -> None:
     sink = DiskEventSink(f"disk://{tmp_path}")
     rows = batch("a", *({**like(n), "extra": os.urandom(64).hex()} for n in range(1000)))
-    with _disk_full_above(1 << 12), pytest.raises(Unavailable):
+    with disk_full_above(1 << 12), pytest.raises(Unavailable):
         await sink.write(rows)
     assert FileLake(f"file://{tmp_path}").list("events") == []
     await sink.write(rows)

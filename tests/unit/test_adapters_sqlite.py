@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import resource
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,7 +20,7 @@ from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.core.errors import FormatError, Unavailable
 from pingfeed.core.packet import TTL_S
 from pingfeed.core.signals import Act
-from tests.conformance.samples import NOON_MS
+from tests.conformance.samples import NOON_MS, disk_full_above, sql
 from tests.unit.forget_world import ZOE
 
 SCHEMA = ("CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text)",)
@@ -61,29 +60,21 @@ async def test_writes_are_transactions_of_their_own_in_order(database: Database)
     assert _texts(database) == [str(n) for n in range(20)]
 
 
-async def test_a_failing_write_is_undone_alone_and_raises_where_it_was_asked_for(database: Database) -> None:
+async def test_a_failing_write_is_undone_alone_and_raises_to_its_caller(database: Database) -> None:
     def fail(connection: sqlite3.Connection) -> None:
         _insert("half done", connection)
         raise ValueError("not like this")
 
-    def fine(connection: sqlite3.Connection) -> None:
-        _insert("fine", connection)
-
-    results = await asyncio.gather(
-        database.write(fine), database.write(fail), database.write(fine), return_exceptions=True
-    )
+    works: list[Callable[[sqlite3.Connection], None]] = [partial(_insert, "fine"), fail, partial(_insert, "fine")]
+    results = await asyncio.gather(*(database.write(work) for work in works), return_exceptions=True)
     assert [type(result) for result in results] == [type(None), ValueError, type(None)]
     assert _texts(database) == ["fine", "fine"]
 
 
-async def test_a_refusing_disk_fails_everything_that_waits_and_recovers_by_itself(database: Database) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
-    try:
+async def test_a_full_disk_fails_every_waiting_write_and_recovers(database: Database) -> None:
+    with disk_full_above(1 << 16):
         writes = [database.write(partial(_insert, os.urandom(1 << 18))) for _ in range(3)]
         results = await asyncio.gather(*writes, return_exceptions=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert all(isinstance(result, Unavailable) for result in results)
     assert all(isinstance(result.__cause__, sqlite3.Error) for result in results if isinstance(result, Unavailable))
     assert _texts(database) == []
@@ -91,9 +82,7 @@ async def test_a_refusing_disk_fails_everything_that_waits_and_recovers_by_itsel
     assert _texts(database) == ["better"]
 
 
-async def test_a_lock_that_is_never_given_back_is_unavailable_and_recovers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_lock_that_is_never_released_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sqlite, "_WRITE_WAIT_MS", 20)
     database = Database(tmp_path / "notes.sqlite", SCHEMA, durable=False)
     greedy = sqlite3.connect(database.path, isolation_level=None)
@@ -120,19 +109,17 @@ async def test_many_processes_may_create_the_same_file_at_once(tmp_path: Path) -
         await database.close()
 
 
-async def test_closing_finishes_what_was_asked_for_then_refuses(database: Database) -> None:
+async def test_closing_finishes_pending_writes_and_rejects_later_ones(database: Database) -> None:
     writes = [asyncio.create_task(database.write(partial(_insert, "x"))) for _ in range(20)]
     await asyncio.sleep(0)
     await database.close()
     await asyncio.gather(*writes)
     with pytest.raises(Unavailable):
         await database.write(partial(_insert, "x"))
-    connection = sqlite3.connect(database.path)
-    assert connection.execute("SELECT COUNT(*) FROM note").fetchone() == (20,)
-    connection.close()
+    assert sql(database.path, "SELECT COUNT(*) FROM note") == [(20,)]
 
 
-def test_a_waiter_whose_loop_is_gone_stops_nobody_else(tmp_path: Path) -> None:
+def test_a_caller_whose_loop_has_ended_blocks_no_other(tmp_path: Path) -> None:
     """The batch side calls stores through one `asyncio.run` after the other."""
     database = Database(tmp_path / "notes.sqlite", SCHEMA, durable=True)
     release = threading.Event()
@@ -152,12 +139,10 @@ def test_a_waiter_whose_loop_is_gone_stops_nobody_else(tmp_path: Path) -> None:
     asyncio.run(give_up())
     release.set()
     asyncio.run(go_on())
-    connection = sqlite3.connect(database.path)
-    assert connection.execute("SELECT text FROM note ORDER BY id").fetchall() == [("late",), ("on",)]
-    connection.close()
+    assert sql(database.path, "SELECT text FROM note ORDER BY id") == [("late",), ("on",)]
 
 
-async def test_a_read_that_cannot_be_is_unavailable(database: Database) -> None:
+async def test_a_failing_read_is_unavailable(database: Database) -> None:
     with pytest.raises(Unavailable):
         database.one("SELECT * FROM nowhere")
     with pytest.raises(Unavailable):
@@ -171,24 +156,20 @@ def test_a_file_that_is_no_database_is_unavailable(open_store: type, tmp_path: P
         open_store(f"sqlite://{tmp_path}/x.sqlite")
 
 
-def test_a_file_of_another_format_is_refused_by_name(tmp_path: Path) -> None:
-    connection = sqlite3.connect(tmp_path / "notes.sqlite")
-    connection.execute("PRAGMA user_version = 9")
-    connection.close()
+def test_a_file_of_a_newer_format_is_rejected(tmp_path: Path) -> None:
+    sql(tmp_path / "notes.sqlite", "PRAGMA user_version = 9")
     with pytest.raises(FormatError, match=r"notes\.sqlite is of format 9"):
         Database(tmp_path / "notes.sqlite", SCHEMA, durable=True)
 
 
-async def test_a_file_whose_maker_was_killed_half_way_is_finished(tmp_path: Path) -> None:
-    connection = sqlite3.connect(tmp_path / "notes.sqlite")
-    connection.execute(SCHEMA[0])
-    connection.close()
+async def test_a_half_created_file_is_completed(tmp_path: Path) -> None:
+    sql(tmp_path / "notes.sqlite", *SCHEMA)
     database = Database(tmp_path / "notes.sqlite", (*SCHEMA, "CREATE TABLE more (id)"), durable=True)
     assert database.all("SELECT * FROM more") == []
     await database.close()
 
 
-async def test_a_sweep_looks_at_a_few_rows_a_step_and_comes_round(database: Database) -> None:
+async def test_a_sweep_looks_at_a_few_rows_a_step_and_starts_over(database: Database) -> None:
     for text in (1, 9, 1, 1, 9, 1, 9):
         await database.write(partial(_insert, text))
     sweep = Sweep("note", "text", rows=3)
@@ -203,23 +184,16 @@ async def test_a_sweep_looks_at_a_few_rows_a_step_and_comes_round(database: Data
     assert _texts(database) == [9, 9, 9]
 
 
-def _count(path: Path, table: str) -> int:
-    connection = sqlite3.connect(path)
-    (count,) = connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
-    connection.close()
-    return int(count)
-
-
 async def test_expired_packets_leave_the_file(tmp_path: Path) -> None:
     store = SqliteCandidateStore(f"sqlite://{tmp_path}/c.sqlite")
     await store.put_many({f"old-{n}": b"x" for n in range(100)}, NOON_MS + TTL_S * 1000)
     for _ in range(2):  # The first look ends where the table ends, the next begins anew.
         await store.put_many({"new": b"y"}, NOON_MS + 2 * TTL_S * 1000)
-    assert _count(tmp_path / "c.sqlite", "packet") == 1
+    assert sql(tmp_path / "c.sqlite", "SELECT COUNT(*) FROM packet") == [(1,)]
     await store.close()
 
 
-async def test_a_waiting_process_gets_the_write_lock_between_another_ones_long_transactions(
+async def test_a_process_gets_the_write_lock_between_another_ones_long_transactions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_sqlite, "_LONG_S", 0.0)
