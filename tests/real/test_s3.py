@@ -135,9 +135,7 @@ async def artifacts(place: Place, cache: Path) -> AsyncIterator[S3Artifacts]:
     await opened.close()
 
 
-async def test_a_current_file_is_not_fetched_again_by_the_next_process(
-    artifacts: S3Artifacts, place: Place, cache: Path
-) -> None:
+async def test_a_current_file_is_not_fetched_again(artifacts: S3Artifacts, place: Place, cache: Path) -> None:
     await artifacts.put("snapshots/1/snapshot.bin", b"one")
     path = await artifacts.fetch("snapshots/1/snapshot.bin")
     await asyncio.to_thread(path.write_bytes, b"ONE")  # a mark: what is read again is this file

@@ -49,10 +49,9 @@ def a_packet() -> Packet:
 
 def assert_same(read: Packet, written: Packet) -> None:
     assert written.user is not None
-    halves: dict[str, Any] = {
-        n: rounded(getattr(written.user, n)) for n in ("values", "creator_affinity", "facet_affinity")
-    }
-    stored = replace(written, scores=rounded(written.scores), user=replace(written.user, **halves))
+    halves = ("values", "creator_affinity", "facet_affinity")
+    user: dict[str, Any] = {name: rounded(getattr(written.user, name)) for name in halves}
+    stored = replace(written, scores=rounded(written.scores), user=replace(written.user, **user))
     np.testing.assert_equal(asdict(read), asdict(stored))
 
 

@@ -92,9 +92,7 @@ async def test_the_buffer_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert _keys(tmp_path) == 35
 
 
-async def test_the_next_add_reports_a_failed_flush_once(
-    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failed_flush_is_reported_once(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sqlite, "_WRITE_WAIT_MS", 10)
     monkeypatch.setattr(trending_sqlite, "FLUSH_S", 0.01)
     greedy = sqlite3.connect(tmp_path / "t.sqlite", isolation_level=None)
@@ -112,9 +110,7 @@ async def test_the_next_add_reports_a_failed_flush_once(
     assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(9)}, "what was missed may come again"
 
 
-async def test_an_add_during_a_flush_is_counted_by_the_next_one(
-    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_add_during_a_flush_is_counted(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trending_sqlite, "FLUSH_S", 0.01)
     begun, go_on, count = threading.Event(), threading.Event(), store._count
 
