@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pingfeed.adapters._sqlite import Database
 from pingfeed.core.clock import to_ms
 from pingfeed.core.events import Row, encode_rows
 
@@ -67,3 +68,11 @@ def disk_full_above(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def statements_of(database: Database) -> list[str]:
+    """The statements that the writer executes from now on."""
+    await database.check()
+    statements: list[str] = []
+    database._writer.set_trace_callback(statements.append)
+    return statements

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +19,27 @@ from pingfeed.core.packet import TTL_S
 from pingfeed.settings import load
 from tests.conformance.samples import NOON_MS
 from tests.servers import Server
+from tests.unit.fakes import MemoryCandidates
 
 pytestmark = pytest.mark.real
 EXPIRES_MS = NOON_MS + TTL_S * 1000
 
 
-class FakeStore:
-    """A CandidateStore in memory that counts what it is asked, and may wait before it answers."""
+@dataclass
+class FakeStore(MemoryCandidates):
+    """Records which users it is asked for, and may wait before it answers."""
 
-    def __init__(self) -> None:
-        self.packets: dict[str, tuple[bytes, int]] = {}
-        self.asked: list[str] = []
-        self.found, self.go_on = asyncio.Event(), asyncio.Event()
-        self.go_on.set()
-        self.closed = False
+    asked: list[str] = field(default_factory=list)
+    found: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: bool = False
 
     async def get(self, user_id: str, now_ms: int) -> bytes | None:
         self.asked.append(user_id)
-        packet, expires_ms = self.packets.get(user_id, (b"", 0))
+        packet = await super().get(user_id, now_ms)
         self.found.set()
         await self.go_on.wait()
-        return packet if expires_ms > now_ms else None
-
-    async def put_many(self, packets: Mapping[str, bytes], expires_ms: int) -> None:
-        self.packets |= {user_id: (packet, expires_ms) for user_id, packet in packets.items()}
-
-    async def delete(self, user_id: str) -> None:
-        self.packets.pop(user_id, None)
-
-    async def check(self) -> None:
-        pass
+        return packet
 
     async def close(self) -> None:
         self.closed = True
@@ -55,7 +47,9 @@ class FakeStore:
 
 @pytest.fixture
 def store() -> FakeStore:
-    return FakeStore()
+    store = FakeStore()
+    store.go_on.set()
+    return store
 
 
 @pytest.fixture

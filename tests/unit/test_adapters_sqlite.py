@@ -20,7 +20,7 @@ from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.core.errors import FormatError, Unavailable
 from pingfeed.core.packet import TTL_S
 from pingfeed.core.signals import Act
-from tests.conformance.samples import NOON_MS, disk_full_above, sql
+from tests.conformance.samples import NOON_MS, disk_full_above, sql, statements_of
 from tests.unit.forget_world import ZOE
 
 SCHEMA = ("CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text)",)
@@ -52,9 +52,7 @@ async def test_a_write_returns_its_result_once_it_is_committed(database: Databas
 
 
 async def test_writes_are_transactions_of_their_own_in_order(database: Database) -> None:
-    statements: list[str] = []
-    await database.check()
-    database._writer.set_trace_callback(statements.append)
+    statements = await statements_of(database)
     await asyncio.gather(*(database.write(partial(_insert, str(n))) for n in range(20)))
     assert statements.count("COMMIT") == 20
     assert _texts(database) == [str(n) for n in range(20)]
@@ -143,10 +141,9 @@ def test_a_caller_whose_loop_has_ended_blocks_no_other(tmp_path: Path) -> None:
 
 
 async def test_a_failing_read_is_unavailable(database: Database) -> None:
-    with pytest.raises(Unavailable):
-        database.one("SELECT * FROM nowhere")
-    with pytest.raises(Unavailable):
-        database.all("SELECT * FROM nowhere")
+    for read in (database.one, database.all):
+        with pytest.raises(Unavailable):
+            read("SELECT * FROM nowhere")
 
 
 @pytest.mark.parametrize("open_store", [SqliteCandidateStore, SqliteUserSignals, SqliteTrending])
@@ -217,8 +214,14 @@ async def test_a_process_gets_the_write_lock_between_another_ones_long_transacti
 
 async def test_no_byte_of_a_forgotten_id_is_left_while_services_keep_the_files_open(tmp_path: Path) -> None:
     """The operator's command opens the files anew, beside the services; a thousand users fill some pages."""
-    urls = f"sqlite://{tmp_path}/c.sqlite", f"sqlite://{tmp_path}/s.sqlite"
-    serving = SqliteCandidateStore(urls[0]), SqliteUserSignals(urls[1])
+
+    def opened() -> tuple[SqliteCandidateStore, SqliteUserSignals]:
+        return SqliteCandidateStore(f"sqlite://{tmp_path}/c.sqlite"), SqliteUserSignals(f"sqlite://{tmp_path}/s.sqlite")
+
+    def is_left() -> bool:
+        return any(ZOE.encode() in path.read_bytes() for path in tmp_path.iterdir())
+
+    serving = opened()
     users = [f"user-{number * 7919 % 1000:05}" for number in range(1000)]
     for start in range(0, len(users), 250):
         some = [*users[start : start + 250], ZOE]
@@ -226,20 +229,16 @@ async def test_no_byte_of_a_forgotten_id_is_left_while_services_keep_the_files_o
         await serving[1].apply([Act(user, "follow", "c1", NOON_MS + start) for user in some])
     assert await serving[0].get(ZOE, NOON_MS)
     assert (await serving[1].read(ZOE, NOON_MS)).state.follows
-    assert ZOE.encode() in _bytes(tmp_path)
-    command = SqliteCandidateStore(urls[0]), SqliteUserSignals(urls[1])
+    assert is_left()
+    command = opened()
     await command[0].delete(ZOE)
     await command[1].forget(ZOE)
     for store in command:
         await store.close()
-    assert ZOE.encode() not in _bytes(tmp_path)
+    assert not is_left()
     assert await serving[0].get("user-00001", NOON_MS)
     for store in serving:
         await store.close()
-
-
-def _bytes(folder: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
 
 
 def test_a_cache_keeps_the_most_recently_used_values_within_its_size() -> None:
@@ -261,14 +260,13 @@ def test_a_cache_keeps_the_most_recently_used_values_within_its_size() -> None:
 class Recorder:
     """Takes calls, one at a time; each returns once `go_on` is set."""
 
-    def __init__(self, *, open_: bool = False) -> None:
+    def __init__(self) -> None:
         self.calls: list[list[int]] = []
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()
         self.error: Exception | None = None
-        if open_:
-            self.go_on.set()
+        self.coalesced = Coalescer(self.call)
 
-    async def __call__(self, items: Sequence[int]) -> None:
+    async def call(self, items: Sequence[int]) -> None:
         self.calls.append(list(items))
         self.begun.set()
         await self.go_on.wait()
@@ -278,10 +276,9 @@ class Recorder:
 
 async def test_calls_during_a_running_call_are_merged_into_the_next_in_order() -> None:
     recorder = Recorder()
-    coalesced = Coalescer(recorder)
-    first = asyncio.create_task(coalesced([1, 2]))
+    first = asyncio.create_task(recorder.coalesced([1, 2]))
     await recorder.begun.wait()
-    others = [asyncio.create_task(coalesced([n])) for n in (3, 4, 5)]
+    others = [asyncio.create_task(recorder.coalesced([n])) for n in (3, 4, 5)]
     await asyncio.sleep(0)
     assert recorder.calls == [[1, 2]]
     recorder.go_on.set()
@@ -290,20 +287,19 @@ async def test_calls_during_a_running_call_are_merged_into_the_next_in_order() -
 
 
 async def test_every_caller_of_a_failed_call_gets_its_error_and_the_next_call_is_made() -> None:
-    recorder = Recorder(open_=True)
-    coalesced = Coalescer(recorder)
+    recorder = Recorder()
+    recorder.go_on.set()
     recorder.error = Unavailable("down")
-    outcomes = await asyncio.gather(coalesced([1]), coalesced([2]), return_exceptions=True)
+    outcomes = await asyncio.gather(recorder.coalesced([1]), recorder.coalesced([2]), return_exceptions=True)
     assert [str(outcome) for outcome in outcomes] == ["down", "down"]
     recorder.error = None
-    await coalesced([3])
+    await recorder.coalesced([3])
     assert recorder.calls == [[1, 2], [3]]
 
 
-async def test_a_cancelled_caller_takes_no_items_with_it() -> None:
+async def test_the_items_of_a_cancelled_caller_stay_in_the_call() -> None:
     recorder = Recorder()
-    coalesced = Coalescer(recorder)
-    going, staying = asyncio.create_task(coalesced([1])), asyncio.create_task(coalesced([2]))
+    going, staying = (asyncio.create_task(recorder.coalesced([n])) for n in (1, 2))
     await recorder.begun.wait()
     going.cancel()
     recorder.go_on.set()
@@ -314,7 +310,8 @@ async def test_a_cancelled_caller_takes_no_items_with_it() -> None:
 
 
 async def test_a_merged_call_is_bounded_but_a_single_large_one_is_not_cut() -> None:
-    recorder = Recorder(open_=True)
-    coalesced = Coalescer(recorder)
-    await asyncio.gather(coalesced([1]), coalesced([2] * MAX_ITEMS), coalesced([3] * (MAX_ITEMS + 1)), coalesced([4]))
-    assert [len(call) for call in recorder.calls] == [1, MAX_ITEMS, MAX_ITEMS + 1, 1]
+    recorder = Recorder()
+    recorder.go_on.set()
+    sizes = [1, MAX_ITEMS, MAX_ITEMS + 1, 1]
+    await asyncio.gather(*(recorder.coalesced([0] * size) for size in sizes))
+    assert [len(call) for call in recorder.calls] == sizes

@@ -181,34 +181,24 @@ def test_no_json_raises_anything_but_invalid_input(event: Any) -> None:
     make_rows([event], NOW_MS, made_id)
 
 
+@example("ping_created", {}, {}, {"endless": float("inf")}, datetime(2026, 11, 22, tzinfo=UTC))
+@example("ping_created", {}, {}, {"nothing": float("nan")}, datetime(2026, 11, 22, tzinfo=UTC))
 @given(
     st.sampled_from(sorted(CLIENT_TYPES)),
     st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4),
     st.dictionaries(st.text(max_size=12), JSON, max_size=2),
+    st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,5}", fullmatch=True), st.integers() | st.floats(), max_size=3),
+    st.datetimes(),
 )
-def test_any_field_may_hold_anything_and_what_passes_survives_the_spool(
-    kind: str, fields: dict[str, Any], more: dict[str, Any]
+def test_any_field_may_hold_anything_and_an_accepted_event_fits_spool_and_lake(
+    kind: str, fields: dict[str, Any], more: dict[str, Any], attributes: dict[str, float], sent_at: datetime
 ) -> None:
-    good = {"user_id": "u", "ping_id": "p", "creator_id": "c", "watch_time_ratio": 1}
-    rows, rejected = make_rows([more | good | fields | {"event_type": kind}], NOW_MS, made_id)
+    """A row that the sink cannot write would block all that follow it."""
+    good = {"user_id": "u", "ping_id": "p", "creator_id": "c", "watch_time_ratio": 1, "attributes": attributes}
+    event = more | good | {"sent_at": sent_at.isoformat()} | fields | {"event_type": kind}
+    rows, rejected = make_rows([event], NOW_MS, made_id)
     assert len(rows) + len(rejected) == 1
     assert decode_rows(encode_rows(rows)) == rows
     assert all(row.keys() <= {column.name for column in COLUMNS} for row in rows)
     assert all(event.message and event.code for event in rejected)
-
-
-@example("ping_created", {}, {"endless": float("inf")}, datetime(2026, 11, 22, tzinfo=UTC))
-@example("ping_created", {}, {"nothing": float("nan")}, datetime(2026, 11, 22, tzinfo=UTC))
-@given(
-    st.sampled_from(sorted(CLIENT_TYPES)),
-    st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4),
-    st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,5}", fullmatch=True), st.integers() | st.floats(), max_size=3),
-    st.datetimes(),
-)
-def test_whatever_is_accepted_fits_the_lake(
-    kind: str, fields: dict[str, Any], attributes: dict[str, float], sent_at: datetime
-) -> None:
-    """A row that the sink cannot write would block all that follow it."""
-    good = {"user_id": "u", "ping_id": "p", "creator_id": "c", "watch_time_ratio": 1, "attributes": attributes}
-    rows, _ = make_rows([good | {"sent_at": sent_at.isoformat()} | fields | {"event_type": kind}], NOW_MS, made_id)
     assert table_of_rows(decode_rows(encode_rows(rows))).num_rows == len(rows)

@@ -14,7 +14,7 @@ from pingfeed.adapters.trending_sqlite import SqliteTrending as Store
 from pingfeed.core.clock import DAY_MS, HOUR_MS
 from pingfeed.core.errors import Unavailable
 from pingfeed.core.signals import Engagement
-from tests.conformance.samples import NOON_MS, eventually, sql
+from tests.conformance.samples import NOON_MS, eventually, sql, statements_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -72,9 +72,7 @@ async def test_pings_without_weight_leave_with_a_moved_landmark(tmp_path: Path, 
 
 
 async def test_many_adds_are_one_transaction(store: Store) -> None:
-    statements: list[str] = []
-    await store.check()
-    store._database._writer.set_trace_callback(statements.append)
+    statements = await statements_of(store._database)
     for n in range(100):
         await store.add([_like(f"u{n}")])
     assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(300)}

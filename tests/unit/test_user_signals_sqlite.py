@@ -16,7 +16,7 @@ from pingfeed.adapters import _sqlite, user_signals_sqlite
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals as Store
 from pingfeed.core.errors import Unavailable
 from pingfeed.core.signals import MAX_BLOCKS, MAX_SEEN, STATE_TTL_MS, Act, ActKind, UserState
-from tests.conformance.samples import NOON_MS, disk_full_above, sql
+from tests.conformance.samples import NOON_MS, disk_full_above, sql, statements_of
 
 KINDS: list[ActKind] = ["follow", "block", "hide", "seen", "engaged", "served", "unfollow"]
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -187,18 +187,14 @@ async def test_expired_rows_leave_the_file_with_their_relations(tmp_path: Path, 
 
 
 async def test_applies_that_wait_together_write_a_user_once(store: Store) -> None:
-    await store.check()
-    statements: list[str] = []
-    store._database._writer.set_trace_callback(statements.append)
+    statements = await statements_of(store._database)
     await asyncio.gather(*(store.apply([_seen("ann", n)]) for n in range(50)))
     assert sum(statement.startswith("INSERT INTO session") for statement in statements) == 1
     assert len((await _state(store, "ann")).seen) == 50
 
 
 async def test_a_large_apply_is_several_transactions(store: Store) -> None:
-    await store.check()
-    statements: list[str] = []
-    store._database._writer.set_trace_callback(statements.append)
+    statements = await statements_of(store._database)
     await store.apply([_seen(f"user-{n}", n) for n in range(200)])
     assert statements.count("COMMIT") == 4
 
