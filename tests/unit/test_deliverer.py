@@ -4,7 +4,7 @@ import asyncio
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -74,11 +74,13 @@ async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
 
 
 @asynccontextmanager
-async def _delivering(spool: Spool, sink: Sink, flush_seconds: float = NEVER_S) -> AsyncIterator[Deliverer]:
+async def _delivering(
+    spool: Spool, sink: Sink, flush_seconds: float = NEVER_S, close_s: float = 5
+) -> AsyncIterator[Deliverer]:
     deliverer = Deliverer(spool, sink, flush_seconds=flush_seconds, counters=Counters(), backoff=QUICK)
     deliverer.start()
     yield deliverer
-    await deliverer.close(5)
+    await deliverer.close(close_s)
 
 
 @asynccontextmanager
@@ -146,32 +148,37 @@ async def test_a_full_segment_is_delivered_before_the_flush_and_the_rest_on_clos
     await spool.close()
 
 
-async def test_a_sink_that_was_down_gets_everything_in_order(tmp_path: Path, sink: Sink) -> None:
+async def test_a_sink_that_was_down_gets_everything_in_order_and_close_delivers_the_rest(
+    tmp_path: Path, sink: Sink
+) -> None:
     spool = Spool(tmp_path, segment_events=4)
     sink.down = "down"
-    async with _delivering(spool, sink, SOON_S) as deliverer:
-        await _append(spool, 10)
+    await _append(spool, 10)
+    async with _delivering(spool, sink) as deliverer:
         await eventually(lambda: len(sink.tried) >= 3)
         assert spool.depth()[0] == 10
         await spool.append(b"99\n", 1, NOON_MS)
         sink.down = ""
-        await _empty(spool)
     failures = deliverer._counters.delivery_failures
     assert set(sink.tried[:failures]) == {sink.batches[0].name}, "the same batch is retried"
     assert sink.lines == [*(b"%d\n" % n for n in range(10)), b"99\n"]
     assert failures == len(sink.tried) - len(sink.batches)
-    assert deliverer._counters.delivered == 11
+    assert (deliverer._counters.delivered, spool.depth()) == (11, (0, 0))
     await spool.close()
+
+
+def _raising(error: Exception) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
 
 
 @pytest.mark.parametrize("error", [DOWN, FormatError("not a row")])
 async def test_rows_that_the_sink_does_not_take_stay_in_the_spool(
     spool: Spool, sink: Sink, error: PingfeedError
 ) -> None:
-    def fail() -> None:
-        raise error
-
-    sink.before = fail
+    sink.before = _raising(error)
     await _append(spool, 1)
     async with _delivering(spool, sink):
         await eventually(lambda: len(sink.tried) >= 2)
@@ -201,33 +208,18 @@ async def test_delivered_but_not_acked_is_delivered_twice_never_lost(
     assert sink.lines == [b"0\n", b"1\n", b"2\n"] * 2
 
 
-async def test_close_delivers_rows_that_arrive_during_a_flush(spool: Spool, sink: Sink) -> None:
-    sink.down = "down"
-    await _append(spool, 1)
-    async with _delivering(spool, sink):
-        await eventually(lambda: bool(sink.tried))
-        await _append(spool, 1)
-        sink.down = ""
-    assert spool.depth() == (0, 0)
-    assert len(sink.lines) == 2
-
-
 async def test_close_waits_for_a_hanging_sink_only_until_its_timeout(spool: Spool, sink: Sink) -> None:
     sink.hangs = True
     await _append(spool, 1)
-    deliverer = Deliverer(spool, sink, flush_seconds=NEVER_S, counters=Counters())
-    deliverer.start()
-    await asyncio.wait_for(deliverer.close(0.05), 5)
+    async with asyncio.timeout(5), _delivering(spool, sink, close_s=0.05):
+        pass
     assert spool.depth()[0] == 1
 
 
 async def test_a_deliverer_stopped_by_a_bug_fails_its_check(
-    spool: Spool, sink: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    spool: Spool, sink: Sink, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def buggy(_: Batch) -> None:
-        raise KeyError("bug")
-
-    monkeypatch.setattr(sink, "write", buggy)
+    sink.before = _raising(KeyError("bug"))
     await _append(spool, 1)
     async with _delivering(spool, sink) as deliverer:
         deliverer.check()
@@ -316,32 +308,25 @@ async def test_a_record_that_always_fails_blocks_no_other(spool: Spool, sink: Si
         await eventually(lambda: delivery.counters.unapplied == 1)
 
 
-async def test_signals_that_were_never_applied_are_applied_at_the_next_start(
-    spool: Spool, sink: Sink, signals: RowSignals
+@pytest.mark.parametrize("is_down_at_the_start", [False, True])
+async def test_signals_that_were_never_applied_are_applied_at_the_next_start_or_once_their_store_is_up(
+    spool: Spool, sink: Sink, signals: RowSignals, is_down_at_the_start: bool
 ) -> None:
     """Even of delivered records, as after a kill between delivering and applying."""
+    pings = [f"ping-{n}" for n in range(450)]
     signals.error = DOWN
     async with _serving(spool, sink, signals.apply) as first:
         await asyncio.gather(*(first.accept([like(number)]) for number in range(450)))
-    assert len(sink.pings) == 450
-    signals.error = None
-    async with _serving(Spool(spool.directory), sink, signals.apply):
-        assert signals.applied == [f"ping-{n}" for n in range(450)], "all of them before serving"
-    assert len(sink.pings) == 450, "and none delivered a second time"
-
-
-async def test_a_start_while_the_signals_are_down_keeps_the_spooled_rows(
-    spool: Spool, sink: Sink, signals: RowSignals
-) -> None:
-    for number in range(250):
-        await spool.append(b'{"ping_id":"ping-%d"}\n' % number, 1, NOON_MS)
-    signals.error = DOWN
-    async with _serving(spool, sink, signals.apply) as delivery:
-        await eventually(lambda: delivery.counters.delivered == 250)
-        assert len(_records(spool)) == 250
-        signals.error = None
-        await eventually(lambda: len(signals.applied) == 250)
-        await eventually(lambda: _records(spool) == [])
+    signals.error = DOWN if is_down_at_the_start else None
+    again = Spool(spool.directory)
+    async with _serving(again, sink, signals.apply):
+        if is_down_at_the_start:
+            assert len(_records(again)) == 450
+            signals.error = None
+            await eventually(lambda: len(signals.applied) == 450)
+        assert signals.applied == pings, "all of them before serving"
+        await eventually(lambda: _records(again) == [])
+    assert sink.pings == pings, "and none delivered a second time"
 
 
 async def test_signals_that_no_retry_can_apply_are_given_up_alone(
@@ -391,12 +376,8 @@ async def test_concurrent_requests_are_delivered_and_applied_once(
 SERVICE = """
 import asyncio, os, sys
 from pathlib import Path
-from pingfeed.adapters.event_sink_disk import DiskEventSink
-from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
-from pingfeed.spool.delivery import Delivery
-from pingfeed.spool.spool import Spool
-from pingfeed.core.signals import acts_of
 from tests.conformance.samples import NOON_MS, like
+from tests.unit.test_deliverer import delivery_in
 
 async def one(delivery, user, worker):
     number = 0
@@ -406,11 +387,7 @@ async def one(delivery, user, worker):
         os.write(1, b"%d %d\\n" % (worker, number))
 
 async def main(folder, user):
-    signals = SqliteUserSignals(f"sqlite://{folder}/signals.sqlite")
-    async def apply(rows):
-        await signals.apply([act for row in rows for act in acts_of(row)])
-    sink = DiskEventSink(f"disk://{folder}/lake")
-    delivery = Delivery(Spool(Path(folder, "spool")), sink, apply=apply, flush_seconds=0.02)
+    delivery, _ = delivery_in(Path(folder))
     await delivery.start()
     await asyncio.gather(*(one(delivery, f"{user}-{worker}", worker) for worker in range(4)))
 
@@ -418,25 +395,30 @@ asyncio.run(main(sys.argv[1], sys.argv[2]))
 """
 
 
+def delivery_in(folder: Path) -> tuple[Delivery, SqliteUserSignals]:
+    """A delivery with its spool, lake and signals below a folder."""
+    signals = SqliteUserSignals(f"sqlite://{folder}/signals.sqlite")
+
+    async def apply(rows: Sequence[Row]) -> None:
+        await signals.apply([act for row in rows for act in acts_of(row)])
+
+    sink = DiskEventSink(f"disk://{folder}/lake")
+    return Delivery(Spool(folder / "spool"), sink, apply=apply, flush_seconds=SOON_S), signals
+
+
 async def test_rows_accepted_before_sigkill_are_in_the_lake_and_in_the_signals(tmp_path: Path) -> None:
     accepted: set[tuple[str, str]] = set()
     for round_ in range(3):
         accepted |= await asyncio.to_thread(_killed_service, tmp_path, f"user-{round_}")
-    stores = SqliteUserSignals(f"sqlite://{tmp_path}/signals.sqlite")
-
-    async def apply(rows: Sequence[Row]) -> None:
-        await stores.apply([act for row in rows for act in acts_of(row)])
-
-    disk = DiskEventSink(f"disk://{tmp_path}/lake")
-    delivery = Delivery(Spool(tmp_path / "spool"), disk, apply=apply, flush_seconds=SOON_S)
+    delivery, signals = delivery_in(tmp_path)
     await delivery.start()
     await delivery.close()
     assert accepted <= _landed(tmp_path)
     for user in {user for user, _ in accepted}:
-        seen = (await stores.read(user, NOON_MS)).state.seen
+        seen = (await signals.read(user, NOON_MS)).state.seen
         numbers = sorted(int(ping.removeprefix("ping-")) for by, ping in accepted if by == user)
         assert {f"ping-{number}" for number in numbers[-300:]} <= seen.keys(), "a state keeps the newest few hundred"
-    await stores.close()
+    await signals.close()
 
 
 def _killed_service(folder: Path, user: str) -> set[tuple[str, str]]:
