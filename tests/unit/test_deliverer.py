@@ -1,23 +1,15 @@
-"""From an accepted request to the sink: in order, at least once, through failures, kills and restarts."""
+"""From an accepted request to the sink: in order, at least once, through failures and restarts."""
 
 import asyncio
-import random
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from pingfeed.adapters.event_sink_disk import DiskEventSink
-from pingfeed.adapters.lake_file import FileLake
-from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
 from pingfeed.core.events import Row
 from pingfeed.core.retry import Backoff, until_done
-from pingfeed.core.signals import acts_of
 from pingfeed.ports import Batch
 from pingfeed.spool.deliverer import Deliverer
 from pingfeed.spool.delivery import Delivery
@@ -368,79 +360,6 @@ async def test_concurrent_requests_are_delivered_and_applied_once(
     found = delivery.counters
     assert found.accepted == found.delivered == 300
     assert (found.spooled_events, found.spooled_bytes, found.unapplied) == (0, 0, 0)
-
-
-# Kill -9
-
-
-SERVICE = """
-import asyncio, os, sys
-from pathlib import Path
-from tests.conformance.samples import NOON_MS, like
-from tests.unit.test_deliverer import delivery_in
-
-async def one(delivery, user, worker):
-    number = 0
-    while True:
-        number += 1
-        await delivery.accept([like(number, user=user, received_ms=NOON_MS + number)])
-        os.write(1, b"%d %d\\n" % (worker, number))
-
-async def main(folder, user):
-    delivery, _ = delivery_in(Path(folder))
-    await delivery.start()
-    await asyncio.gather(*(one(delivery, f"{user}-{worker}", worker) for worker in range(4)))
-
-asyncio.run(main(sys.argv[1], sys.argv[2]))
-"""
-
-
-def delivery_in(folder: Path) -> tuple[Delivery, SqliteUserSignals]:
-    """A delivery with its spool, lake and signals below a folder."""
-    signals = SqliteUserSignals(f"sqlite://{folder}/signals.sqlite")
-
-    async def apply(rows: Sequence[Row]) -> None:
-        await signals.apply([act for row in rows for act in acts_of(row)])
-
-    sink = DiskEventSink(f"disk://{folder}/lake")
-    return Delivery(Spool(folder / "spool"), sink, apply=apply, flush_seconds=SOON_S), signals
-
-
-async def test_rows_accepted_before_sigkill_are_in_the_lake_and_in_the_signals(tmp_path: Path) -> None:
-    accepted: set[tuple[str, str]] = set()
-    for round_ in range(3):
-        accepted |= await asyncio.to_thread(_killed_service, tmp_path, f"user-{round_}")
-    delivery, signals = delivery_in(tmp_path)
-    await delivery.start()
-    await delivery.close()
-    assert accepted <= _landed(tmp_path)
-    for user in {user for user, _ in accepted}:
-        seen = (await signals.read(user, NOON_MS)).state.seen
-        numbers = sorted(int(ping.removeprefix("ping-")) for by, ping in accepted if by == user)
-        assert {f"ping-{number}" for number in numbers[-300:]} <= seen.keys(), "a state keeps the newest few hundred"
-    await signals.close()
-
-
-def _killed_service(folder: Path, user: str) -> set[tuple[str, str]]:
-    """User and ping of every row that a service acknowledged before it was killed at a random moment."""
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", SERVICE, str(folder), user]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(random.randint(1, 250))]
-        process.kill()
-        lines += process.stdout.readlines()  # What was acknowledged before the kill arrived.
-    numbers = [line.split() for line in lines if line.endswith(b"\n")]
-    return {(f"{user}-{worker.decode()}", f"ping-{number.decode()}") for worker, number in numbers}
-
-
-def _landed(folder: Path) -> set[tuple[str, str]]:
-    """User and ping of every row in the lake; reading fails on a file that is half written."""
-    found: set[tuple[str, str]] = set()
-    for path in FileLake(f"file://{folder}/lake").list("events"):
-        table = pq.read_table(folder / "lake" / path, columns=["user_id", "ping_id"], partitioning=None)
-        found |= {(row["user_id"], row["ping_id"]) for row in table.to_pylist()}
-    return found
 
 
 # Retries
