@@ -14,11 +14,12 @@ from pingfeed.ports import Batch
 from pingfeed.spool.deliverer import Deliverer
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.replay import Apply
-from pingfeed.spool.segment import Record, SpooledBatch
+from pingfeed.spool.segment import SpooledBatch
 from pingfeed.spool.spool import Spool
 from pingfeed.spool.stats import Counters
 from tests.conformance.samples import NOON_MS, eventually, like
 from tests.unit.fakes import MemorySink, RowSignals
+from tests.unit.spools import OpenSpool, records_in
 
 SOON_S = 0.02
 NEVER_S = 3600.0
@@ -59,10 +60,8 @@ def signals() -> RowSignals:
 
 
 @pytest.fixture
-async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
-    opened = Spool(tmp_path / "spool", segment_events=300)
-    yield opened
-    await opened.close()
+async def spool(open_spool: OpenSpool) -> Spool:
+    return await open_spool(segment_events=300)
 
 
 @asynccontextmanager
@@ -98,11 +97,6 @@ async def _empty(spool: Spool) -> None:
     await eventually(lambda: spool.depth() == (0, 0))
 
 
-def _records(spool: Spool) -> list[Record]:
-    """All records in the spool, delivered or not."""
-    return [record for segment in spool.segments() for record in spool.records(segment)]
-
-
 # The deliverer
 
 
@@ -125,8 +119,10 @@ async def test_rows_wait_for_the_flush(spool: Spool, sink: Sink) -> None:
     assert [len(batch.lines) for batch in sink.batches] == [2, 1]
 
 
-async def test_a_full_segment_is_delivered_before_the_flush_and_the_rest_on_close(tmp_path: Path, sink: Sink) -> None:
-    spool = Spool(tmp_path, segment_events=3)
+async def test_a_full_segment_is_delivered_before_the_flush_and_the_rest_on_close(
+    open_spool: OpenSpool, sink: Sink
+) -> None:
+    spool = await open_spool(segment_events=3)
     async with _delivering(spool, sink) as deliverer:
         await eventually(lambda: deliverer._due_at is None)
         await _append(spool, 3)
@@ -137,13 +133,12 @@ async def test_a_full_segment_is_delivered_before_the_flush_and_the_rest_on_clos
         await _empty(spool)
         await _append(spool, 2)
     assert [len(batch.lines) for batch in sink.batches] == [3, 1, 2]
-    await spool.close()
 
 
 async def test_a_sink_that_was_down_gets_everything_in_order_and_close_delivers_the_rest(
-    tmp_path: Path, sink: Sink
+    open_spool: OpenSpool, sink: Sink
 ) -> None:
-    spool = Spool(tmp_path, segment_events=4)
+    spool = await open_spool(segment_events=4)
     sink.down = "down"
     await _append(spool, 10)
     async with _delivering(spool, sink) as deliverer:
@@ -156,7 +151,6 @@ async def test_a_sink_that_was_down_gets_everything_in_order_and_close_delivers_
     assert sink.lines == [*(b"%d\n" % n for n in range(10)), b"99\n"]
     assert failures == len(sink.tried) - len(sink.batches)
     assert (deliverer._counters.delivered, spool.depth()) == (11, (0, 0))
-    await spool.close()
 
 
 def _raising(error: Exception) -> Callable[[], None]:
@@ -178,7 +172,7 @@ async def test_rows_that_the_sink_does_not_take_stay_in_the_spool(
 
 
 async def test_delivered_but_not_acked_is_delivered_twice_never_lost(
-    spool: Spool, sink: Sink, monkeypatch: pytest.MonkeyPatch
+    spool: Spool, open_spool: OpenSpool, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if the process died between the sink's response and the ack."""
 
@@ -191,11 +185,9 @@ async def test_delivered_but_not_acked_is_delivered_twice_never_lost(
         async with _delivering(spool, sink) as deliverer:
             await eventually(lambda: deliverer._counters.delivery_failures >= 3)
     assert [len(batch.lines) for batch in sink.batches] == [3], "this process does not write it again"
-    await spool.close()
-    again = Spool(spool.directory)
+    again = await open_spool()
     async with _delivering(again, sink):
         await _empty(again)
-    await again.close()
     assert [batch.name for batch in sink.batches] == [sink.batches[0].name] * 2, "the same records, the same name"
     assert sink.lines == [b"0\n", b"1\n", b"2\n"] * 2
 
@@ -260,10 +252,10 @@ async def test_rows_stay_accepted_when_applying_fails_and_are_applied_later(
     await eventually(lambda: delivery.counters.delivered == 3)
     await eventually(lambda: delivery.counters.apply_failures > 3)
     assert delivery.counters.unapplied >= 1
-    assert len(_records(spool)) == 3, "delivered, and still kept for the signals"
+    assert len(records_in(spool)) == 3, "delivered, and still kept for the signals"
     signals.error = None
     await eventually(lambda: sorted(signals.applied) == ["ping-0", "ping-1", "ping-2"])
-    await eventually(lambda: _records(spool) == [])
+    await eventually(lambda: records_in(spool) == [])
     assert delivery.counters.unapplied == 0
     assert sink.pings == ["ping-0", "ping-1", "ping-2"]
 
@@ -278,7 +270,7 @@ async def test_a_record_that_is_still_being_applied_is_delivered_but_not_removed
     async with _serving(spool, sink, apply) as delivery:
         accepting = asyncio.create_task(delivery.accept([like(1)]))
         await eventually(lambda: delivery.counters.delivered == 1 and spool.depth() == (0, 0))
-        assert [record.count for record in _records(spool)] == [1]
+        assert [record.count for record in records_in(spool)] == [1]
         applying.set()
         await accepting
 
@@ -313,11 +305,11 @@ async def test_signals_that_were_never_applied_are_applied_at_the_next_start_or_
     again = Spool(spool.directory)
     async with _serving(again, sink, signals.apply):
         if is_down_at_the_start:
-            assert len(_records(again)) == 450
+            assert len(records_in(again)) == 450
             signals.error = None
             await eventually(lambda: len(signals.applied) == 450)
         assert signals.applied == pings, "all of them before serving"
-        await eventually(lambda: _records(again) == [])
+        await eventually(lambda: records_in(again) == [])
     assert sink.pings == pings, "and none delivered a second time"
 
 
@@ -334,7 +326,7 @@ async def test_signals_that_no_retry_can_apply_are_given_up_alone(
     async with _serving(spool, sink, apply) as delivery:
         await delivery.accept([like(1), like(2, user="bob"), like(3)])
         await eventually(lambda: signals.applied == ["ping-1", "ping-3"])
-        await eventually(lambda: _records(spool) == [])
+        await eventually(lambda: records_in(spool) == [])
         assert delivery.counters.apply_given_up == 1
     assert sink.pings == ["ping-1", "ping-2", "ping-3"]
 
