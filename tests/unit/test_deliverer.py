@@ -13,6 +13,7 @@ from pingfeed.core.retry import Backoff, until_done
 from pingfeed.ports import Batch
 from pingfeed.spool.deliverer import Deliverer
 from pingfeed.spool.delivery import Delivery
+from pingfeed.spool.inline import DirectDelivery
 from pingfeed.spool.replay import Apply
 from pingfeed.spool.segment import SpooledBatch
 from pingfeed.spool.spool import Spool
@@ -352,6 +353,29 @@ async def test_concurrent_requests_are_delivered_and_applied_once(
     found = delivery.counters
     assert found.accepted == found.delivered == 300
     assert (found.spooled_events, found.spooled_bytes, found.unapplied) == (0, 0, 0)
+
+
+# Without a spool; test_lambda.py tests its timeouts, failures and retries through the function.
+
+
+async def test_direct_delivery_gives_up_signals_that_can_never_be_applied(sink: Sink, signals: RowSignals) -> None:
+    signals.error = FormatError("a state of another version")
+    delivery = DirectDelivery(sink, apply=signals.apply)
+    await delivery.accept([like(1)])
+    assert (delivery.counters.accepted, delivery.counters.apply_given_up) == (1, 1)
+
+
+async def test_direct_batches_have_unique_names_and_the_rows_day_and_close_closes_the_sink(
+    sink: Sink, signals: RowSignals
+) -> None:
+    delivery = DirectDelivery(sink, apply=signals.apply)
+    for rows in ([like(0)], [like(1)], [like(2)], []):
+        await delivery.accept(rows)
+    await delivery.close()
+    assert len(set(sink.tried)) == len(sink.tried) == 3
+    assert {batch.received_ms for batch in sink.batches} == {NOON_MS}
+    assert (signals.applied, sink.closed) == (["ping-0", "ping-1", "ping-2"], True)
+    assert (delivery.counters.accepted, delivery.counters.delivered) == (3, 3)
 
 
 # Retries
