@@ -48,17 +48,13 @@ def _delivered(spool: Spool) -> dict[str, int]:
     return {day: found.delivered for day, found in days.items()}
 
 
-@contextmanager
-def _child(code: str, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that has the spool in `folder` open; killed at the end."""
-    command = [sys.executable, "-c", code, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"open\n"
-        try:
-            yield process
-        finally:
-            process.kill()
+def _holder(folder: Path) -> "subprocess.Popen[bytes]":
+    """A process that has the spool in `folder` open."""
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"open\n"
+    return process
 
 
 @contextmanager
@@ -151,11 +147,12 @@ async def test_ids_and_names_are_never_reused_even_where_the_clock_goes_back(
     await other.close()
 
 
-async def test_a_delivered_segment_in_flight_is_not_removed(spool: Spool) -> None:
+async def test_a_delivered_segment_in_flight_is_not_removed_and_not_waited_for(spool: Spool) -> None:
     held = await spool.append(b"held", 1, NOW_MS, in_flight=True)
     await spool.ack(await sealed_batch(spool))
     assert (spool.depth(), lines_in(spool)) == ((0, 0), [])
     assert [record.lines for record in records_in(spool)] == [b"held"]
+    assert await asyncio.to_thread(wait_landed, spool.directory, NOW_MS + 1, 60, pause=_must_not_wait) == 0
     spool.done(held)
     await spool.sweep()
     assert spool.segments() == []
@@ -197,7 +194,7 @@ async def test_rows_of_a_cancelled_append_are_requeued(spool: Spool) -> None:
 
 
 async def test_an_open_spool_is_busy_also_in_another_process_and_counted_until_that_is_killed(tmp_path: Path) -> None:
-    with _child(HOLDER, tmp_path) as process:
+    with _holder(tmp_path) as process:
         with pytest.raises(Busy):
             Spool(tmp_path)
         assert wait_landed(tmp_path, NOW_MS, 0) == 5
@@ -350,12 +347,6 @@ async def test_wait_landed_returns_once_the_last_older_event_is_delivered(
     assert await asyncio.to_thread(wait_landed, tmp_path, NOW_MS, 60, pause=deliver_meanwhile) == 0
     assert len(polls) == 3
     assert lines_in(spool) == []
-
-
-async def test_wait_landed_ignores_delivered_segments_that_wait_for_their_signals(spool: Spool, tmp_path: Path) -> None:
-    await spool.append(b"x", 1, NOW_MS - 1, in_flight=True)
-    await spool.ack(await sealed_batch(spool))
-    assert await asyncio.to_thread(wait_landed, tmp_path, NOW_MS, 60, pause=_must_not_wait) == 0
 
 
 def test_a_spool_whose_tally_cannot_be_read_is_unavailable(tmp_path: Path) -> None:

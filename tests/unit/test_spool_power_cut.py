@@ -162,21 +162,9 @@ async def test_appends_succeed_again_once_the_disk_does(open_spool: OpenSpool, n
     assert disk.names_of_calls[-2:].count(name) or disk.names_of_calls[-1] == "truncate"
     assert failed.value.retry_after_s >= 1
     await spool.append(b"after", 1, NOON_MS)
+    assert not disk.misused, "a file of which a sync has failed is never appended to"
     lines = lines_in(await open_spool(disk=disk))
     assert [line for line in lines if line != b"failed"] == ([b"before"] if name != "create" else []) + [b"after"]
-
-
-async def test_after_a_failed_sync_the_file_is_never_appended_to(open_spool: OpenSpool) -> None:
-    disk = PowerCutDisk()
-    spool = await open_spool(disk=disk)
-    await spool.append(b"before", 1, NOON_MS)
-    disk.at(2, "eio")
-    with pytest.raises(Unavailable):
-        await spool.append(b"failed", 1, NOON_MS)
-    await spool.append(b"after", 1, NOON_MS)
-    files = [name for name in disk.names(spool.directory) if name.endswith(".segment")]
-    assert len(files) == 2
-    assert not disk.misused
 
 
 async def test_on_a_disk_down_to_its_reserve_appends_fail_and_delivery_goes_on(open_spool: OpenSpool) -> None:
