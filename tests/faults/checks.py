@@ -4,26 +4,22 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from batch.jobs.nightly import etl
 from batch.wiring import build
 from pingfeed.core.clock import DAY_MS, day_of, system_clock
-from pingfeed.settings import load
 from tests.faults.load import Answers
 from tests.journeys.conftest import COMMAND, Running, Services
+from tests.prove import figure
 
-NONE: Mapping[str, str] = MappingProxyType({})
 
-
-def reconcile(services: Services, day: str, environ: Mapping[str, str] = NONE) -> tuple[int, dict[str, Any]]:
+def reconcile(services: Services, day: str) -> tuple[int, dict[str, Any]]:
     """The command's exit code and what it says of a day."""
     done = subprocess.run(
         [sys.executable, "-c", COMMAND, "reconcile", "--day", day, "--json"],
-        env={**services.environ, **environ},
+        env=services.environ,
         capture_output=True,
         timeout=300,
         check=False,
@@ -32,9 +28,7 @@ def reconcile(services: Services, day: str, environ: Mapping[str, str] = NONE) -
     return done.returncode, json.loads(done.stdout)
 
 
-def check_all_landed(
-    services: Services, since_ms: int, acknowledged: int, environ: Mapping[str, str] = NONE, *, unanswered: int = 0
-) -> dict[str, int]:
+def check_all_landed(services: Services, since_ms: int, acknowledged: int, *, unanswered: int = 0) -> dict[str, int]:
     """Nothing is missing since then, and as much is delivered as was acknowledged; the counts.
 
     An event whose response was lost may have been accepted without its client knowing, and again when it was resent:
@@ -42,7 +36,7 @@ def check_all_landed(
     """
     total = dict.fromkeys(("accepted", "spooled", "delivered", "landed", "duplicates", "missing"), 0)
     for number in range(since_ms // DAY_MS, system_clock() // DAY_MS + 1):
-        code, said = reconcile(services, day_of(number * DAY_MS), environ)
+        code, said = reconcile(services, day_of(number * DAY_MS))
         assert (code, said["missing"], said["short"]) == (0, 0, [])
         for name in total:
             total[name] += said[name]
@@ -52,11 +46,9 @@ def check_all_landed(
     return total
 
 
-def check_each_once(
-    services: Services, answers: Answers, since_ms: int, environ: Mapping[str, str] = NONE
-) -> dict[str, int]:
+def check_each_once(services: Services, answers: Answers, since_ms: int) -> dict[str, int]:
     """Every acknowledged event is in the clean table exactly once; counts of what landed and what was removed."""
-    settings = load({**services.environ, **environ})
+    settings = services.settings
     tick = system_clock() // settings.tick_ms + 1
     batch = build(settings, clock=lambda: tick * settings.tick_ms, quiet=True)
     etl(batch, tick)
@@ -67,6 +59,23 @@ def check_each_once(
     assert len(acknowledged) == answers.events
     assert len(found) == len(ids), "duplicates"
     return {"acknowledged": len(acknowledged), "in_the_clean_table": len(found)}
+
+
+def check_recovered(name: str, services: Services, answers: Answers, since_ms: int, **counts: float) -> None:
+    """A fault cost 503s with `Retry-After` at most; the figure of it."""
+    assert answers.statuses.keys() <= {202, 503}
+    assert (answers.without_retry_after, answers.lost) == (0, 0)
+    landed = check_all_landed(services, since_ms, answers.events)
+    figure(
+        name,
+        answers_202=answers.statuses[202],
+        answers_503=answers.statuses[503],
+        landed=landed["landed"],
+        delivered_twice=landed["duplicates"],
+        missing=landed["missing"],
+        **check_each_once(services, answers, since_ms),
+        **counts,
+    )
 
 
 def rss_mb(running: Running) -> float:

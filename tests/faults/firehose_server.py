@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from pingfeed.adapters.event_sink_disk import partition_of
 from pingfeed.core.clock import system_clock
 from pingfeed.files import write_whole
+from tests.journeys.conftest import Services
 from tests.servers import AWS_ENVIRONMENT
 
 Behaviour = Literal["take", "refuse", "hang", "half", "cut", "throttle"]
@@ -38,11 +39,6 @@ class FirehoseServer:
         """Taken, duplicates included."""
         self.calls = 0
         self._room, self._filled_at = 0.0, time.monotonic()
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """How a service finds it."""
-        return {**AWS_ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
 
     async def start(self) -> None:
         """Listen on loopback."""
@@ -119,9 +115,12 @@ class FirehoseServer:
 
 
 @asynccontextmanager
-async def firehose(lake: Path) -> AsyncIterator[FirehoseServer]:
-    """A stream that delivers into a lake."""
-    server = FirehoseServer(lake)
+async def firehose(services: Services, **environ: str) -> AsyncIterator[FirehoseServer]:
+    """A stream that delivers into the services' lake, and is their event sink; `environ` without the prefix."""
+    server = FirehoseServer(services.home / "lake")
     await server.start()
+    environ |= {"EVENTS_URL": "firehose://events", "LAKE_URL": f"file://{services.home}/lake"}
+    services.environ |= {f"PINGFEED_{name}": value for name, value in environ.items()}
+    services.environ |= {**AWS_ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}"}
     yield server
     await server.stop()

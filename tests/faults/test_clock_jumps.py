@@ -12,7 +12,6 @@ from pingfeed.core.clock import DAY_MS, day_of
 from pingfeed.core.errors import Unavailable
 from pingfeed.ports import Batch
 from pingfeed.spool.checkpoint import FILE, Tally
-from pingfeed.spool.spool import Spool
 from pingfeed.spool.stats import wait_landed
 from tests.conformance.samples import NOON_MS
 from tests.faults.checks import reconcile
@@ -58,25 +57,6 @@ async def test_events_land_under_their_day_of_arrival_when_the_clock_jumps(tmp_p
     for day, count in by_day.items():
         code, said = reconcile(Services(tmp_path), day)
         assert (code, said["delivered"], said["landed"], said["missing"]) == (0, count, count, 0)
-
-
-async def test_a_restart_after_the_clock_went_back_loses_nothing_and_reuses_no_id(tmp_path: Path) -> None:
-    now_ms, names = NOON_MS, list[str]()
-
-    def clock() -> int:
-        return now_ms
-
-    for now_ms in (NOON_MS, NOON_MS + DAY_MS, NOON_MS - HOUR_MS, NOON_MS):
-        spool = Spool(tmp_path, clock=clock)
-        await spool.append(b"%d" % now_ms, 1, now_ms)
-        spool.seal()
-        batch = await spool.next_batch()
-        assert batch is not None
-        assert batch.lines == [b"%d" % now_ms]
-        names.append(batch.name)
-        await spool.ack(batch)
-        await spool.close()
-    assert len(set(names)) == len(names)
 
 
 def _like(number: int, place: int) -> dict[str, str]:

@@ -14,11 +14,10 @@ import pytest
 from pingfeed.core.clock import system_clock
 from pingfeed.spool.stats import wait_landed
 from tests.conformance.samples import eventually
-from tests.faults.checks import check_all_landed, check_each_once
+from tests.faults.checks import check_recovered
 from tests.faults.firehose_server import firehose
 from tests.faults.load import SIZES, Answers, Client, after
 from tests.journeys.conftest import Running, Services
-from tests.prove import figure
 from tests.servers import lacking
 
 DISK_MB = 8
@@ -42,11 +41,9 @@ async def test_a_disk_filled_by_the_spool_loses_nothing_and_delivery_makes_room(
     small_disk: Path, services: Services
 ) -> None:
     since_ms, answers = system_clock(), Answers()
-    async with firehose(services.home / "lake") as stream:
+    async with firehose(services, SPOOL_DIR=str(small_disk), SINK_FLUSH_SECONDS="0.1") as stream:
         stream.behaviour = "refuse"  # Large requests fail first; small ones use up the rest.
-        environ = _environ(services, small_disk)
-        services.environ |= stream.environ
-        ingest = await asyncio.to_thread(services.start, "ingest", **environ)
+        ingest = await asyncio.to_thread(services.start, "ingest")
         await _post(ingest, answers, lambda: answers.statuses[503] > 50)
         await _post(ingest, answers, lambda: answers.statuses[503] > 100, sizes=(1,))
         full_after = answers.events
@@ -57,17 +54,15 @@ async def test_a_disk_filled_by_the_spool_loses_nothing_and_delivery_makes_room(
         assert await _is_ready(ingest)
         await _post(ingest, answers, lambda: answers.events > full_after + 1000)
         assert await asyncio.to_thread(ingest.stop) == 0
-        _check(services, answers, since_ms, "disk full of the spool", environ, full_after)
+    check_recovered("disk full of the spool", services, answers, since_ms, full_after_events=full_after)
 
 
 async def test_a_disk_filled_by_another_process_loses_nothing_and_ingest_recovers(
     small_disk: Path, services: Services
 ) -> None:
     since_ms, answers = system_clock(), Answers()
-    async with firehose(services.home / "lake") as stream:
-        environ = _environ(services, small_disk)
-        services.environ |= stream.environ
-        ingest = await asyncio.to_thread(services.start, "ingest", **environ)
+    async with firehose(services, SPOOL_DIR=str(small_disk), SINK_FLUSH_SECONDS="0.1"):
+        ingest = await asyncio.to_thread(services.start, "ingest")
         posting = asyncio.create_task(_post(ingest, answers, lambda: answers.statuses[503] > 50))
         await eventually(lambda: answers.events > 500, within_s=60)
         await asyncio.to_thread(_fill, small_disk / "of-another-process")
@@ -78,16 +73,7 @@ async def test_a_disk_filled_by_another_process_loses_nothing_and_ingest_recover
         await _post(ingest, answers, lambda: answers.events > full_after + 1000)
         assert await _is_ready(ingest)
         assert await asyncio.to_thread(ingest.stop) == 0
-        _check(services, answers, since_ms, "disk full of another process's file", environ, full_after)
-
-
-def _environ(services: Services, disk: Path) -> dict[str, str]:
-    return {
-        "EVENTS_URL": "firehose://events",
-        "LAKE_URL": f"file://{services.home}/lake",
-        "SPOOL_DIR": str(disk),
-        "SINK_FLUSH_SECONDS": "0.1",
-    }
+    check_recovered("disk full of another process's file", services, answers, since_ms, full_after_events=full_after)
 
 
 async def _post(ingest: Running, answers: Answers, is_over: Callable[[], bool], sizes: tuple[int, ...] = SIZES) -> None:
@@ -115,22 +101,3 @@ def _fill(path: Path) -> None:
     with suppress(OSError), path.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-
-
-def _check(
-    services: Services, answers: Answers, since_ms: int, name: str, environ: dict[str, str], full_after: int
-) -> None:
-    assert answers.statuses.keys() == {202, 503}
-    assert answers.without_retry_after == 0
-    prefixed = {f"PINGFEED_{key}": value for key, value in environ.items()}
-    counts = check_all_landed(services, since_ms, answers.events, prefixed)
-    clean = check_each_once(services, answers, since_ms, prefixed)
-    unavailable = answers.statuses[503]
-    figure(
-        name,
-        full_after_events=full_after,
-        unavailable=unavailable,
-        landed=counts["landed"],
-        missing=counts["missing"],
-        **clean,
-    )

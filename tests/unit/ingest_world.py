@@ -24,6 +24,7 @@ from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.disk import Disk
 from pingfeed.spool.spool import Spool
 from tests.unit.fakes import MemorySignals, MemorySink, MemoryTrending
+from tests.unit.spools import records_in
 
 NOW_MS = 1_795_348_800_000
 """2026-11-22T12:00:00Z."""
@@ -49,12 +50,7 @@ class World:
 
     def spooled(self) -> list[Row]:
         """The durable rows, in order."""
-        return [
-            row
-            for segment in self.spool.segments()
-            for record in self.spool.records(segment)
-            for row in decode_rows(record.lines)
-        ]
+        return [row for record in records_in(self.spool) for row in decode_rows(record.lines)]
 
     def rejected_lines(self) -> list[dict[str, Any]]:
         files = sorted(self.rejected_folder.rglob("*.jsonl"))

@@ -17,6 +17,8 @@ import os
 import random
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -134,93 +136,78 @@ class PowerCutDisk(Disk):
     # What changes something
 
     def create(self, path: Path) -> int:
-        with self._lock:
-            fault = self._next("create")
-            if fault is not None and self._half():
-                raise _error(fault)
-            file = self._entries.get(path)
-            if file is None:
-                file = self._entries[path] = _File()
-                self._durable.setdefault(path, [None]).append(file)
-            else:  # Emptied: its pages are new ones.
-                file.versions.append(b"")
-                file.sync_failed = False
-            if fault is not None:
-                raise _error(fault)
-            self._durable[path] = [file]
-            self._made += 1
-            self._handles[self._made] = file
-            return self._made
+        with self._change("create") as fault:
+            if fault is None or self._half():
+                file = self._entries.get(path)
+                if file is None:
+                    file = self._entries[path] = _File()
+                    self._durable.setdefault(path, [None]).append(file)
+                else:  # Emptied: its pages are new ones.
+                    file.versions.append(b"")
+                    file.sync_failed = False
+                if fault is None:
+                    self._durable[path] = [file]
+                    self._made += 1
+                    self._handles[self._made] = file
+        return self._made
 
     def write(self, handle: int, data: bytes) -> None:
-        with self._lock:
+        with self._change("write") as fault:
             file = self._handles[handle]
-            fault = self._next("write")
             if file.sync_failed:
                 self.misused = "something was appended to a file of which a sync has failed"
             taken = data if fault is None else data[: self._chance.randint(0, len(data))]
             file.versions.append(file.now + taken)
-            if fault is not None:
-                raise _error(fault)
 
     def sync(self, handle: int) -> None:
         self.sync_begun.set()
         self.sync_may_go_on.wait()
-        with self._lock:
+        with self._change("sync") as fault:
             file = self._handles[handle]
-            fault = self._next("sync")
             if fault is None:
                 file.synced()
-                return
-            file.sync_failed = True
-            raise _error(fault)
+            else:
+                file.sync_failed = True
 
     def truncate(self, handle: int, size: int) -> None:
-        with self._lock:
+        with self._change("truncate") as fault:
             file = self._handles[handle]
-            fault = self._next("truncate")
             if fault is None or self._half():
                 file.versions.append(file.now[:size])
-            if fault is not None:
-                raise _error(fault)
 
     def remove(self, path: Path) -> None:
-        with self._lock:
-            fault = self._next("remove")
+        with self._change("remove") as fault:
             if (fault is None or self._half()) and self._entries.pop(path, None) is not None:
                 self._durable[path].append(None)
-            if fault is not None:
-                raise _error(fault)
 
     def sync_folder(self, folder: Path) -> None:
-        with self._lock:
-            fault = self._next("sync_folder")
-            if fault is not None:
-                raise _error(fault)
-            for path in [path for path in (*self._durable, *self._entries) if path.parent == folder]:
-                self._durable[path] = [self._entries.get(path)]
+        with self._change("sync_folder") as fault:
+            if fault is None:
+                for path in [path for path in (*self._durable, *self._entries) if path.parent == folder]:
+                    self._durable[path] = [self._entries.get(path)]
 
     def write_whole(self, path: Path, data: bytes) -> None:
-        with self._lock:
-            fault = self._next("write_whole")
+        with self._change("write_whole") as fault:
             file = _File(data, [data])
             if fault is None:
                 self._entries[path], self._durable[path] = file, [file]
-                return
-            if self._half():  # It took its name, and then the folder could not be synced.
+            elif self._half():  # It took its name, and then the folder could not be synced.
                 self._entries[path] = file
                 self._durable.setdefault(path, [None]).append(file)
-            raise _error(fault)
 
-    def _next(self, name: str) -> Fault | None:
-        """Count a call; the fault that it was given, if any."""
-        self._must_live()
-        self.calls += 1
-        self.names_of_calls.append(name)
-        fault = self.faults.pop(self.calls, None)
-        if fault == "cut":
-            self.is_dead = True
-        return fault
+    @contextmanager
+    def _change(self, name: str) -> Iterator[Fault | None]:
+        """Count a call; raise the fault that it was given, if any, once the caller did as much as it wanted."""
+        with self._lock:
+            self._must_live()
+            self.calls += 1
+            self.names_of_calls.append(name)
+            fault = self.faults.pop(self.calls, None)
+            if fault == "cut":
+                self.is_dead = True
+            yield fault
+            if fault is not None:
+                raise OSError(_ERRNO[fault], os.strerror(_ERRNO[fault]))
 
     def _half(self) -> bool:
         return self._chance.random() < 0.5
@@ -228,7 +215,3 @@ class PowerCutDisk(Disk):
     def _must_live(self) -> None:
         if self.is_dead:
             raise OSError(errno.EIO, "the power is off")
-
-
-def _error(fault: Fault) -> OSError:
-    return OSError(_ERRNO[fault], os.strerror(_ERRNO[fault]))

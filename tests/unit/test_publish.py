@@ -1,7 +1,6 @@
 """The batch side learns what a spool has accepted: from the lake, soon after it changes, and exactly after the end."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,8 +13,8 @@ from pingfeed.settings import load
 from pingfeed.spool import stats
 from pingfeed.spool.checkpoint import FILE, Delivered, Tally
 from pingfeed.spool.stats import Publisher, SpoolStats, stats_of
+from tests.conformance.samples import eventually
 from tests.unit.fakes import MemoryArtifacts
-from tests.unit.feed_world import until
 
 NOW_MS = 1_795_348_800_000
 DAY = "2026-11-22"
@@ -44,10 +43,6 @@ def published(store: MemoryArtifacts) -> SpoolStats:
 
 def publisher(folder: Path, store: MemoryArtifacts, every_s: float = 3600) -> Publisher:
     return Publisher(folder, store, every_s=every_s, clock=lambda: NOW_MS)
-
-
-async def true(look: Callable[[], bool]) -> bool:
-    return look()
 
 
 async def test_stats_hold_delivered_and_waiting_events(folder: Path) -> None:
@@ -90,7 +85,7 @@ async def test_stats_are_published_at_the_start_and_after_the_last_delivery(
     store = MemoryArtifacts()
     one = publisher(folder, store)
     one.start()
-    await until(lambda: true(lambda: KEY in store.data))
+    await eventually(lambda: KEY in store.data)
     waiting.clear()
     TALLY.acked(8, {DAY: 3}, NOW_MS).write(folder / FILE)
     await one.close()
@@ -104,7 +99,7 @@ async def test_a_lake_that_is_down_is_retried_and_does_not_block_close(folder: P
     one.start()
     await asyncio.sleep(0.05)
     store.down = ""
-    await until(lambda: true(lambda: KEY in store.data))
+    await eventually(lambda: KEY in store.data)
     store.hangs = True
     TALLY.acked(8, {DAY: 3}, NOW_MS).write(folder / FILE)
     await one.close(timeout_s=0.05)

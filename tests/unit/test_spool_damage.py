@@ -14,6 +14,7 @@ from pingfeed.spool.spool import Spool
 from pingfeed.spool.stats import wait_landed
 from tests.conformance.samples import NOON_MS
 from tests.prove import figure, rounds
+from tests.unit.spools import OpenSpool, deliver_all, lines_in, sealed_batch
 
 FILES = rounds(2_000, 20_000)
 FOLDERS = rounds(60, 2_500)
@@ -125,10 +126,6 @@ def test_random_bytes_hold_no_record() -> None:
 # Whole directories
 
 
-def _lines_of(spool: Spool) -> set[bytes]:
-    return {record.lines for one in spool.segments() if not one.delivered for record in spool.records(one)}
-
-
 async def _filled(folder: Path) -> set[bytes]:
     """A spool with segments of a few records, the first two delivered; the lines that are not."""
     spool = Spool(folder, segment_events=4)
@@ -136,10 +133,8 @@ async def _filled(folder: Path) -> set[bytes]:
         await spool.append(b"%d:" % number + b"z" * (number * 7 % 90), 1, NOON_MS)
         if number == 9:
             for _ in range(2):
-                batch = await spool.next_batch()
-                assert batch is not None
-                await spool.ack(batch)
-    left = _lines_of(spool)
+                await spool.ack(await sealed_batch(spool))
+    left = set(lines_in(spool))
     await spool.close()
     return left
 
@@ -191,16 +186,6 @@ def _has_damage(path: Path) -> bool:
     return path.exists() and any(isinstance(one, Damage) for one in records(path.read_bytes()))
 
 
-async def _delivered(spool: Spool) -> dict[str, list[bytes]]:
-    """Deliver everything to a sink that keeps the last batch of each name, as the disk sink does; its lines by name."""
-    sink: dict[str, list[bytes]] = {}
-    spool.seal()
-    while (batch := await spool.next_batch()) is not None:
-        sink[batch.name] = list(batch.lines)
-        await spool.ack(batch)
-    return sink
-
-
 async def test_a_spool_with_damaged_files_starts_and_delivers_every_whole_record(tmp_path: Path) -> None:
     template = tmp_path / "template"
     left = await _filled(template)
@@ -215,83 +200,77 @@ async def test_a_spool_with_damaged_files_starts_and_delivers_every_whole_record
         what, hit = _harm_a_folder(folder, chance)
         must_tell = "tally" in what or any(_has_damage(folder / name) for name in hit)
         spool = Spool(folder, segment_events=4)
-        found = _lines_of(spool)
+        found = set(lines_in(spool))
         assert found <= written, what
         may_be_lost = {lines for name in hit for lines in by_file[name]}
         assert left - may_be_lost <= found, what
         assert spool.damage or not must_tell, what
         await spool.append(b"new", 1, NOON_MS)
         assert await asyncio.to_thread(wait_landed, folder, NOON_MS + 1, 0) > len(found)
-        delivered = await _delivered(spool)
-        assert {one for lines in delivered.values() for one in lines} == found | {b"new"}, what
+        sink = {batch.name: batch.lines for batch in await deliver_all(spool)}  # The last of each name, as on disk.
+        assert {line for lines in sink.values() for line in lines} == found | {b"new"}, what
         await spool.close()
         shutil.rmtree(folder)
     figure("spool folders harmed", folders=FOLDERS)
 
 
-async def test_damage_to_a_running_spool_is_reported(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, segment_events=1)
+async def test_damage_to_a_running_spool_is_reported(open_spool: OpenSpool) -> None:
+    spool = await open_spool(segment_events=1)
     for text in (b"removed", b"harmed", b"well"):
         await spool.append(text, 1, NOON_MS)
     removed, harmed, _ = (one.file.path for one in spool.segments())
     removed.unlink()
     harmed.write_bytes(harmed.read_bytes().replace(b"harmed", b"HARMED"))
-    assert [one for lines in (await _delivered(spool)).values() for one in lines] == [b"well"]
+    assert [line for batch in await deliver_all(spool) for line in batch.lines] == [b"well"]
     assert [name for name, _ in spool.damage] == [removed.name, harmed.name]
     assert spool.depth() == (0, 0)
-    await spool.close()
 
 
-async def test_an_empty_file_is_not_damage(tmp_path: Path) -> None:
-    await Spool(tmp_path).close()
-    (tmp_path / name_of(1)).touch()
-    spool = Spool(tmp_path)
-    assert (spool.damage, spool.segments()) == ([], [])
-    assert not (tmp_path / name_of(1)).exists()
+async def test_an_empty_file_is_not_damage(spool: Spool, open_spool: OpenSpool) -> None:
     await spool.close()
+    empty = spool.directory / name_of(1)
+    empty.touch()
+    spool = await open_spool()
+    assert (spool.damage, spool.segments(), empty.exists()) == ([], [], False)
 
 
 @pytest.mark.parametrize("damage", ["gone", "damaged"])
-async def test_without_its_tally_a_spool_delivers_again_and_reuses_no_name(tmp_path: Path, damage: str) -> None:
+async def test_without_its_tally_a_spool_delivers_again_and_reuses_no_name(open_spool: OpenSpool, damage: str) -> None:
     """The spool no longer knows what it delivered: a batch with an old name would replace a delivered file."""
-    spool = Spool(tmp_path, segment_events=1)
+    spool = await open_spool(segment_events=1)
     await spool.append(b"held", 1, NOON_MS, in_flight=True)
     for number in range(3):
         await spool.append(b"%d" % number, 1, NOON_MS)
-    names = await _delivered(spool)
+    names = [batch.name for batch in await deliver_all(spool)]
     assert [one.file.path.name for one in spool.segments()] == [name_of(1)]
-    await spool.close()
-    tally = tmp_path / TALLY
+    tally = spool.directory / TALLY
     if damage == "gone":
         tally.unlink()
     else:
         tally.write_bytes(tally.read_bytes().replace(b'"delivered":4', b'"delivered":7'))
-    again = Spool(tmp_path, segment_events=1)
+    again = await open_spool(segment_events=1)
     assert [name for name, _ in again.damage] == [TALLY]
     await again.append(b"new", 1, NOON_MS)
-    delivered = await _delivered(again)
-    assert list(delivered.values()) == [[b"held"], [b"new"]]
-    assert delivered.keys() & names.keys() == {next(iter(names))}, "the same records, the same name; no other"
-    await again.close()
+    held, new = await deliver_all(again)
+    assert (held.lines, new.lines) == ([b"held"], [b"new"])
+    assert held.name == names[0], "the same records, the same name"
+    assert new.name not in names
 
 
-async def test_a_record_restored_by_a_power_cut_has_a_unique_id(tmp_path: Path) -> None:
+async def test_a_record_restored_by_a_power_cut_has_a_unique_id(open_spool: OpenSpool) -> None:
     """The append failed and was truncated, but the truncation was not synced; the next process continued from the last
     acknowledged id."""
-    spool = Spool(tmp_path)
-    await spool.append(b"acknowledged", 1, NOON_MS)
+    for lines in (b"acknowledged", b"acknowledged too"):
+        spool = await open_spool()
+        await spool.append(lines, 1, NOON_MS)
     await spool.close()
-    file = tmp_path / name_of(1)
-    again = Spool(tmp_path)
-    await again.append(b"acknowledged too", 1, NOON_MS)
-    await again.close()
+    file = spool.directory / name_of(1)
     file.write_bytes(file.read_bytes() + encode_head(2, b"failed", 1, NOON_MS) + b"failed")
     delivered: list[bytes] = []
     for _ in range(2):  # Two processes: the second knows only from the tally what is delivered.
-        last = Spool(tmp_path)
+        last = await open_spool()
         batch = await last.next_batch()
         assert batch is not None
         delivered += batch.lines
         await last.ack(batch)
-        await last.close()
     assert delivered == [b"acknowledged", b"failed", b"acknowledged too"]

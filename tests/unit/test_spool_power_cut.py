@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from pingfeed.core.errors import Unavailable
-from pingfeed.spool.spool import Spool
 from tests.conformance.samples import NOON_MS, eventually
 from tests.prove import figure, rounds
 from tests.unit.ingest_world import ingest_world
 from tests.unit.power_cut import Fault, PowerCutDisk
 from tests.unit.spool_story import Story
+from tests.unit.spools import OpenSpool, lines_in, sealed_batch
 
 SEEDS = rounds(6, 100)
 EXAMPLES = rounds(60, 1500)
@@ -151,9 +151,9 @@ def test_a_tally_whose_rename_was_not_synced_survives_a_restart_and_then_a_power
 
 @pytest.mark.parametrize("name", ["create", "write", "sync"])
 @pytest.mark.parametrize("fault", ["eio", "full"])
-async def test_appends_succeed_again_once_the_disk_does(tmp_path: Path, name: str, fault: Fault) -> None:
+async def test_appends_succeed_again_once_the_disk_does(open_spool: OpenSpool, name: str, fault: Fault) -> None:
     disk = PowerCutDisk()
-    spool = Spool(tmp_path, disk=disk)
+    spool = await open_spool(disk=disk)
     if name != "create":
         await spool.append(b"before", 1, NOON_MS)
     disk.at({"create": 1, "write": 1, "sync": 2}[name], fault)
@@ -162,45 +162,25 @@ async def test_appends_succeed_again_once_the_disk_does(tmp_path: Path, name: st
     assert disk.names_of_calls[-2:].count(name) or disk.names_of_calls[-1] == "truncate"
     assert failed.value.retry_after_s >= 1
     await spool.append(b"after", 1, NOON_MS)
-    await spool.close()
-    again = Spool(tmp_path, disk=disk)
-    lines = [record.lines for segment in again.segments() for record in again.records(segment)]
+    assert not disk.misused, "a file of which a sync has failed is never appended to"
+    lines = lines_in(await open_spool(disk=disk))
     assert [line for line in lines if line != b"failed"] == ([b"before"] if name != "create" else []) + [b"after"]
-    await again.close()
 
 
-async def test_after_a_failed_sync_the_file_is_never_appended_to(tmp_path: Path) -> None:
-    disk = PowerCutDisk()
-    spool = Spool(tmp_path, disk=disk)
-    await spool.append(b"before", 1, NOON_MS)
-    disk.at(2, "eio")
-    with pytest.raises(Unavailable):
-        await spool.append(b"failed", 1, NOON_MS)
-    await spool.append(b"after", 1, NOON_MS)
-    files = [name for name in disk.names(tmp_path) if name.endswith(".segment")]
-    assert len(files) == 2
-    assert not disk.misused
-    await spool.close()
-
-
-async def test_on_a_disk_down_to_its_reserve_appends_fail_and_delivery_goes_on(tmp_path: Path) -> None:
+async def test_on_a_disk_down_to_its_reserve_appends_fail_and_delivery_goes_on(open_spool: OpenSpool) -> None:
     """Otherwise the tally that makes room could not be written, and a full disk would stay full."""
     disk = PowerCutDisk()
-    spool = Spool(tmp_path, disk=disk)
+    spool = await open_spool(disk=disk)
     await spool.append(b"before", 1, NOON_MS)
     disk.room = 0
     for step in (spool.append(b"failed", 1, NOON_MS), spool.check()):
         with pytest.raises(Unavailable, match="No space left"):
             await step
-    spool.seal()
-    batch = await spool.next_batch()
-    assert batch is not None
-    await spool.ack(batch)
+    await spool.ack(await sealed_batch(spool))
     assert spool.depth() == (0, 0)
     disk.room = 1 << 20
     await spool.check()
     await spool.append(b"after", 1, NOON_MS)
-    await spool.close()
 
 
 async def test_no_byte_of_a_202_is_sent_before_the_sync_returns(tmp_path: Path) -> None:
