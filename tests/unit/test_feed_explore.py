@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.feed_world import Ping, World, catalogue, feed_world, packet_bytes, ping_ids
+from tests.unit.feed_world import FULL_PACKET, Ping, World, catalogue, feed_world, numbered_ids, ping_ids
 
 KNOWN = 120
 LISTS = {"fresh": range(KNOWN, KNOWN + 8)}
@@ -31,8 +31,7 @@ async def explored(world: World, requests: int) -> Counter[tuple[str, int]]:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with feed_world(tmp_path, with_new_pings(), LISTS, EXPLORE_SHARE="1") as world:
-        world.give("u", packet_bytes(range(100)))
+    async with feed_world(tmp_path, with_new_pings(), LISTS, EXPLORE_SHARE="1", packet=FULL_PACKET) as world:
         yield world
 
 
@@ -54,11 +53,8 @@ async def test_every_request_explores_with_a_share_of_one(world: World) -> None:
 
 
 async def test_frequencies_match_the_logged_propensities(tmp_path: Path) -> None:
-    """Request ids come from a fixed sequence, so this draws the same every time."""
-    ids = iter(range(1, 10**6))
-    fixed = {"make_id": lambda _now_ms: f"00000000-0000-7000-8000-{next(ids):012d}"}
-    async with feed_world(tmp_path, with_new_pings(), LISTS, EXPLORE_SHARE="0.5", **fixed) as world:  # type: ignore[arg-type]  # one keyword of many
-        world.give("u", packet_bytes(range(100)))
+    options: dict[str, Any] = {"packet": FULL_PACKET, "make_id": numbered_ids(), "EXPLORE_SHARE": "0.5"}
+    async with feed_world(tmp_path, with_new_pings(), LISTS, **options) as world:
         requests = 800
         found = await explored(world, requests)
         assert sum(found.values()) / requests == pytest.approx(0.5, abs=0.06)
@@ -74,12 +70,12 @@ async def test_frequencies_match_the_logged_propensities(tmp_path: Path) -> None
 
 
 async def test_a_request_id_replays_its_random_choices(tmp_path: Path) -> None:
-    fixed = {"make_id": lambda _now_ms: "00000000-0000-7000-8000-000000000007"}
     shown = []
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        async with feed_world(tmp_path / folder, with_new_pings(), LISTS, EXPLORE_SHARE="0.5", **fixed) as world:  # type: ignore[arg-type]  # one keyword of many
-            shown.append(ping_ids(await world.feed()))
+        options: dict[str, Any] = {"make_id": numbered_ids(), "EXPLORE_SHARE": "0.5"}
+        async with feed_world(tmp_path / folder, with_new_pings(), LISTS, **options) as world:
+            shown.append([ping_ids(await world.feed()) for _ in range(8)])
     assert shown[0] == shown[1]
 
 
@@ -118,8 +114,7 @@ async def test_without_eligible_pings_nothing_is_explored_and_propensities_are_o
     tmp_path: Path, pings: list[Ping], share: str
 ) -> None:
     lists = LISTS if len(pings) > KNOWN else {}
-    async with feed_world(tmp_path, pings, lists, EXPLORE_SHARE=share) as world:
-        world.give("u", packet_bytes(range(100)))
+    async with feed_world(tmp_path, pings, lists, EXPLORE_SHARE=share, packet=FULL_PACKET) as world:
         assert not await explored(world, 5)
         feed = await world.feed()
         assert (await world.served_row(feed["request_id"]))["served_propensities"] == [1.0] * 10

@@ -11,13 +11,13 @@ from pingfeed.web.metrics import Metrics
 from tests.unit.fakes import MemoryArtifacts
 from tests.unit.feed_world import (
     FEATURES,
+    FULL_PACKET,
     TICK,
     TICK_MS,
     Time,
     World,
     catalogue,
     feed_world,
-    packet_bytes,
     ping_ids,
     snapshot_bytes,
 )
@@ -35,8 +35,7 @@ async def serves(world: World, model_id: str) -> None:
 
 
 async def test_a_model_is_swapped_while_serving(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(120, creators=120)) as world:
-        world.give("u", packet_bytes(range(100)))
+    async with feed_world(tmp_path, catalogue(120, creators=120), packet=FULL_PACKET) as world:
         put_model(world.artifacts.data, "best-first")
         put_model(world.artifacts.data, "worst-first", sign=-1)
         world.point("model", "best-first")

@@ -153,15 +153,13 @@ async def boosts_with(world: World, learned: list[str]) -> dict[str, float]:
 
 
 async def test_boosts_are_in_units_of_the_models_score_deviation(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(60)) as world:
-        world.give("u", packet_bytes(range(60)))
+    async with feed_world(tmp_path, catalogue(60), packet=packet_bytes(range(60))) as world:
         assert await boosts_with(world, []) == {"trending_now": 2 * 0.25, "just_followed": 1.5 * 0.25}
 
 
 @pytest.mark.parametrize("learned", ["trending_now", "just_followed"])
 async def test_a_signal_that_the_model_learned_gets_no_second_boost(tmp_path: Path, learned: str) -> None:
-    async with feed_world(tmp_path, catalogue(60)) as world:
-        world.give("u", packet_bytes(range(60)))
+    async with feed_world(tmp_path, catalogue(60), packet=packet_bytes(range(60))) as world:
         found = await boosts_with(world, [learned])
         assert learned not in found
         assert len(found) == 1
