@@ -1,5 +1,6 @@
 """A bare shell with a few routes that raise the errors under test."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from pingfeed.web.health import Readiness
 from pingfeed.web.metrics import Metrics
 
 HERE = "127.0.0.1"
+KEY, OPERATOR_KEY = "k-ordinary", "k-operator"
 RAISED: dict[str, tuple[int, Exception]] = {
     "invalid": (422, errors.InvalidInput("limit must be 1 to 50", field="limit", code="out_of_range")),
     "malformed": (400, errors.MalformedBody("the body is not valid JSON")),
@@ -32,6 +34,10 @@ RAISED: dict[str, tuple[int, Exception]] = {
     "format": (500, errors.FormatError("a packet at /some/where is damaged")),
     "bug": (500, RuntimeError("secret-ish")),
 }
+
+
+def digest_of(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def shell(readiness: Readiness | None = None, /, **environ: str) -> FastAPI:

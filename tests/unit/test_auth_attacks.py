@@ -1,7 +1,6 @@
 """Forged, stolen and missing credentials: a 401 or a 403 on both services, and nothing is stored."""
 
 import base64
-import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator, Callable
@@ -16,12 +15,12 @@ import pytest
 from tests.unit import issuer
 from tests.unit.feed_world import World as FeedWorld
 from tests.unit.feed_world import catalogue, feed_world
+from tests.unit.http_shell import KEY, digest_of
 from tests.unit.ingest_world import World as IngestWorld
 from tests.unit.ingest_world import ingest_world
 from tests.unit.issuer import bearer, now_s, token
 
-KEY = "a-key-of-a-server"
-DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
+DIGEST = digest_of(KEY)
 AWAY = "203.0.113.9"
 LIKE = {"event_type": "like", "user_id": "u1", "ping_id": "p1"}
 World = IngestWorld | FeedWorld
