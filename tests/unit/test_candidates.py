@@ -1,12 +1,15 @@
 """Candidate sources: what each returns, what is excluded, and how they are merged."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from batch.serving import collaborative, sources
 from batch.serving.sources import Pool, UserProfile, interleaved
 from pingfeed.core.features import FACET_WIDTH, NO_VALUE, PING, SOURCES, PingBlock
+from pingfeed.core.snapshot import Rows
 
 N = 12
 
@@ -36,27 +39,23 @@ def _user() -> UserProfile:
     return UserProfile("US", *creators, *values, followed=[0], liked=np.array([3]), excluded=np.zeros(N, bool))
 
 
-def test_followed_returns_the_newest_of_followed_creators() -> None:
-    assert sources.followed(_pool(), _user()).tolist() == [9, 6, 3, 0]
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        pytest.param(sources.followed, [9, 6, 3, 0], id="the newest of followed creators"),
+        pytest.param(sources.engaged_creator, [11, 9, 8, 6, 5, 3, 2, 0], id="liked creators in turn, no disliked one"),
+        pytest.param(sources.topic, [11, 9, 7, 5, 3, 1], id="the best of liked topics"),
+        pytest.param(sources.trending, [7, 5, 4], id="the country's list first"),
+        pytest.param(sources.evergreen, [2, 1], id="the snapshot's evergreen list"),
+        pytest.param(sources.fresh, list(range(N))[::-1], id="the snapshot's fresh list"),
+    ],
+)
+def test_a_source_returns(source: Callable[[Pool, UserProfile], Rows], found: list[int]) -> None:
+    assert source(_pool(), _user()).tolist() == found
 
 
-def test_engaged_creator_takes_turns_among_liked_creators_and_leaves_out_disliked_ones() -> None:
-    assert sources.engaged_creator(_pool(), _user()).tolist()[:4] == [11, 9, 8, 6]
-    assert 1 not in _pool().pings.creator[sources.engaged_creator(_pool(), _user())]
-
-
-def test_topic_returns_the_best_of_liked_topics() -> None:
-    assert sources.topic(_pool(), _user()).tolist() == [11, 9, 7, 5, 3, 1]
-
-
-def test_trending_returns_the_country_first() -> None:
-    assert sources.trending(_pool(), _user()).tolist() == [7, 5, 4]
+def test_trending_without_a_country_is_the_overall_list() -> None:
     assert sources.trending(_pool(), replace(_user(), country=None)).tolist() == [5, 4]
-
-
-def test_evergreen_and_fresh_are_the_snapshots_lists() -> None:
-    assert sources.evergreen(_pool(), _user()).tolist() == [2, 1]
-    assert sources.fresh(_pool(), _user()).tolist()[0] == N - 1
 
 
 def test_a_ping_of_several_sources_is_merged_once_with_all_their_bits() -> None:
