@@ -109,7 +109,7 @@ async def test_axe_finds_no_violation(browser: "Browser", demo_town: DemoTown, w
     assert await visit.accessibility() == []
 
     await visit.act(await visit.followable(), "Follow")
-    for panel in ("Preferences and signals", "What changed"):
+    for panel in ("Profile and signals", "What changed"):
         details = page.locator("details", has_text=panel)
         if await details.get_attribute("open") is None:
             await details.locator("summary").click()

@@ -1,11 +1,17 @@
-"""Rows and batches for the suites, and waiting for something to come true."""
+"""Rows and batches for the suites; SQLite files read from outside, full disks, and waiting for something."""
 
 import asyncio
+import resource
+import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
+from pingfeed.adapters._sqlite import Database
 from pingfeed.core.clock import to_ms
 from pingfeed.core.events import Row, encode_rows
 
@@ -45,3 +51,28 @@ async def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> N
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         await asyncio.sleep(0.005)
+
+
+def sql(path: Path, *statements: str) -> list[Any]:
+    """The rows that the last statement gives; all are one transaction of another connection."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        return [connection.execute(statement).fetchall() for statement in statements][-1]
+
+
+@contextmanager
+def disk_full_above(size: int) -> Iterator[None]:
+    """No file of this process grows over `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def statements_of(database: Database) -> list[str]:
+    """The statements that the writer executes from now on."""
+    await database.check()
+    statements: list[str] = []
+    database._writer.set_trace_callback(statements.append)
+    return statements

@@ -141,14 +141,19 @@ async def test_deletions_are_bounded_the_newest_stay(store: UserSignals, other: 
     assert (await other.read("ann", NOON_MS)).deleted == expected
 
 
-async def test_forgetting_affects_one_user_and_can_be_repeated(store: UserSignals) -> None:
+async def test_forgetting_affects_one_user_in_every_process(store: UserSignals, other: UserSignals) -> None:
     await store.apply([*ACTS, Act("", "deleted", "p1", NOON_MS)])
-    await store.forget("ann")
-    await store.forget("ann")
-    assert await _state(store, "ann") == UserState()
-    read = await store.read("bob", NOON_MS)
-    assert read.state.seen.keys() == {"ping-9"}
-    assert read.deleted == {"p1"}
+    assert await _state(other, "ann") != UserState()
+    for _ in range(2):
+        await store.forget("ann")
+    for each in (store, other):
+        assert await _state(each, "ann") == UserState()
+        read = await each.read("bob", NOON_MS)
+        assert read.state.seen.keys() == {"ping-9"}
+        assert read.deleted == {"p1"}
+    await other.apply([Act("ann", "seen", "p3", NOON_MS)])
+    for each in (store, other):
+        assert await _state(each, "ann") == UserState(seen={"p3": NOON_MS})
 
 
 async def test_applied_acts_outlive_the_instance(store: UserSignals, open_store: Callable[[], UserSignals]) -> None:

@@ -4,51 +4,42 @@ import asyncio
 import logging
 import struct
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from pingfeed.adapters import candidates_redis, registry
-from pingfeed.adapters.candidates_redis import CACHED_MS, HOLD_MS, LEASE_MS, RedisCandidateStore
+from pingfeed.adapters.candidates_redis import CACHED_MS, HOLD_MS, LEASE_MS
+from pingfeed.adapters.candidates_redis import RedisCandidateStore as Cached
 from pingfeed.core.errors import Unavailable
 from pingfeed.core.packet import TTL_S
 from pingfeed.settings import load
 from tests.conformance.samples import NOON_MS
-from tests.servers import Server, redis_server, running
+from tests.servers import Server
+from tests.unit.fakes import MemoryCandidates
 
 pytestmark = pytest.mark.real
 EXPIRES_MS = NOON_MS + TTL_S * 1000
 
 
-class FakeStore:
-    """A CandidateStore in memory that counts what it is asked, and may wait before it answers."""
+@dataclass
+class FakeStore(MemoryCandidates):
+    """Records which users it is asked for, and may wait before it answers."""
 
-    def __init__(self) -> None:
-        self.packets: dict[str, tuple[bytes, int]] = {}
-        self.asked: list[str] = []
-        self.found, self.go_on = asyncio.Event(), asyncio.Event()
-        self.go_on.set()
-        self.closed = False
+    asked: list[str] = field(default_factory=list)
+    found: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: bool = False
 
     async def get(self, user_id: str, now_ms: int) -> bytes | None:
         self.asked.append(user_id)
-        packet, expires_ms = self.packets.get(user_id, (b"", 0))
+        packet = await super().get(user_id, now_ms)
         self.found.set()
         await self.go_on.wait()
-        return packet if expires_ms > now_ms else None
-
-    async def put_many(self, packets: Mapping[str, bytes], expires_ms: int) -> None:
-        self.packets |= {user_id: (packet, expires_ms) for user_id, packet in packets.items()}
-
-    async def delete(self, user_id: str) -> None:
-        self.packets.pop(user_id, None)
-
-    async def check(self) -> None:
-        pass
+        return packet
 
     async def close(self) -> None:
         self.closed = True
@@ -56,33 +47,20 @@ class FakeStore:
 
 @pytest.fixture
 def store() -> FakeStore:
-    return FakeStore()
+    store = FakeStore()
+    store.go_on.set()
+    return store
 
 
 @pytest.fixture
-def url(session_redis: Server) -> str:
-    return f"redis://127.0.0.1:{session_redis.port}?namespace=t{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture
-async def cached(url: str, store: FakeStore) -> AsyncIterator[RedisCandidateStore]:
-    opened = RedisCandidateStore(url, store, patience_s=5)
+async def cached(url: str, store: FakeStore) -> AsyncIterator[Cached]:
+    opened = Cached(url, store, patience_s=5)
     yield opened
     await opened.close()
 
 
-@pytest.fixture
-async def other(url: str, store: FakeStore) -> AsyncIterator[RedisCandidateStore]:
-    """Another process before the same store."""
-    opened = RedisCandidateStore(url, store, patience_s=5)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def raw(session_redis: Server) -> AsyncIterator[Any]:
-    async with Redis(port=session_redis.port) as redis:
-        yield redis
+other = cached
+"""Another process in front of the same store."""
 
 
 def put_behind(store: FakeStore, *users: str, packet: bytes = b"x", expires_ms: int = EXPIRES_MS) -> None:
@@ -90,7 +68,7 @@ def put_behind(store: FakeStore, *users: str, packet: bytes = b"x", expires_ms: 
     store.packets |= dict.fromkeys(users, (packet, expires_ms))
 
 
-async def packets_in(raw: Any, cached: RedisCandidateStore) -> dict[str, bytes]:
+async def packets_in(raw: Any, cached: Cached) -> dict[str, bytes]:
     """Every packet that the cache holds; leases and holds are none."""
     prefix = cached._key("")
     keys = [key async for key in raw.scan_iter(match=f"{prefix}*", count=1000)]
@@ -98,71 +76,41 @@ async def packets_in(raw: Any, cached: RedisCandidateStore) -> dict[str, bytes]:
     return {user: value[9:] for user, value in values.items() if value and value[:1] == b"p"}
 
 
-async def test_a_packet_is_read_from_the_store_once(cached: RedisCandidateStore, store: FakeStore) -> None:
+@pytest.mark.parametrize("is_put", [True, False])
+async def test_a_packet_is_read_from_the_store_at_most_once(cached: Cached, store: FakeStore, is_put: bool) -> None:
     put_behind(store, "ann")
+    if is_put:
+        await cached.put_many({"ann": b"x"}, EXPIRES_MS)
     for _ in range(3):
         assert await cached.get("ann", NOON_MS) == b"x"
-    assert store.asked == ["ann"]
+    assert store.asked == ["ann"] * (not is_put)
 
 
-async def test_what_is_put_is_cached_at_once(cached: RedisCandidateStore, store: FakeStore) -> None:
-    await cached.put_many({"ann": b"x"}, EXPIRES_MS)
-    assert await cached.get("ann", NOON_MS) == b"x"
-    assert store.asked == []
-
-
-async def test_a_stranger_is_not_cached(cached: RedisCandidateStore, store: FakeStore) -> None:
+async def test_an_unknown_user_is_not_cached(cached: Cached, store: FakeStore) -> None:
     assert await cached.get("ann", NOON_MS) is None
     put_behind(store, "ann")
     assert await cached.get("ann", NOON_MS) == b"x"
-
-
-async def test_a_newer_put_of_another_process_is_what_is_read(
-    cached: RedisCandidateStore, other: RedisCandidateStore, store: FakeStore
-) -> None:
-    put_behind(store, "ann", packet=b"old")
-    assert await cached.get("ann", NOON_MS) == b"old"
-    await other.put_many({"ann": b"new"}, EXPIRES_MS)
-    assert await cached.get("ann", NOON_MS) == b"new"
-    await other.delete("ann")
-    assert await cached.get("ann", NOON_MS) is None
 
 
 @pytest.mark.parametrize("room", [10_000, 0])
-async def test_a_read_under_way_does_not_bring_back_what_was_replaced(
-    cached: RedisCandidateStore,
-    other: RedisCandidateStore,
-    store: FakeStore,
-    monkeypatch: pytest.MonkeyPatch,
-    room: int,
+@pytest.mark.parametrize("new", [b"new", None])
+async def test_a_read_under_way_does_not_restore_a_replaced_or_deleted_packet(
+    cached: Cached, other: Cached, store: FakeStore, monkeypatch: pytest.MonkeyPatch, new: bytes | None, room: int
 ) -> None:
     monkeypatch.setattr(candidates_redis, "MAX_CACHED", room)
     put_behind(store, "ann", packet=b"old")
     store.go_on.clear()
     reading = asyncio.create_task(cached.get("ann", NOON_MS))
     await store.found.wait()
-    await other.put_many({"ann": b"new"}, EXPIRES_MS)
+    await (other.put_many({"ann": new}, EXPIRES_MS) if new else other.delete("ann"))
     store.go_on.set()
-    assert await reading == b"old", "it began before the put"
-    assert await cached.get("ann", NOON_MS) == b"new"
-
-
-async def test_a_read_under_way_does_not_bring_back_what_was_deleted(
-    cached: RedisCandidateStore, other: RedisCandidateStore, store: FakeStore
-) -> None:
-    put_behind(store, "ann", packet=b"old")
-    store.go_on.clear()
-    reading = asyncio.create_task(cached.get("ann", NOON_MS))
-    await store.found.wait()
-    await other.delete("ann")
-    store.go_on.set()
-    await reading
-    assert await cached.get("ann", NOON_MS) is None
+    assert await reading == b"old", "it began before the change"
+    assert await cached.get("ann", NOON_MS) == new
 
 
 @pytest.mark.parametrize("change", ["put", "delete", "evicted"])
-async def test_a_replica_that_lags_behind_the_store_fills_nothing_in(
-    cached: RedisCandidateStore, store: FakeStore, raw: Any, monkeypatch: pytest.MonkeyPatch, change: str
+async def test_an_old_packet_of_a_lagging_replica_is_not_cached(
+    cached: Cached, store: FakeStore, raw: Any, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """For a moment after a change the store may answer with the old packet: served, never kept."""
     monkeypatch.setattr(candidates_redis, "MAX_CACHED", 0)
@@ -180,9 +128,7 @@ async def test_a_replica_that_lags_behind_the_store_fills_nothing_in(
     assert 0 < await raw.pttl(cached._key("ann")) <= HOLD_MS
 
 
-async def test_a_packet_that_expires_soon_is_not_kept_past_its_time(
-    cached: RedisCandidateStore, store: FakeStore, raw: Any
-) -> None:
+async def test_a_packet_that_expires_soon_is_not_cached(cached: Cached, store: FakeStore, raw: Any) -> None:
     put_behind(store, "ann", expires_ms=NOON_MS + CACHED_MS - 1)
     assert await cached.get("ann", NOON_MS) == b"x"
     assert await packets_in(raw, cached) == {}
@@ -194,7 +140,7 @@ async def test_a_packet_that_expires_soon_is_not_kept_past_its_time(
 
 
 async def test_the_most_recently_active_are_kept_and_every_key_expires(
-    cached: RedisCandidateStore, store: FakeStore, raw: Any, monkeypatch: pytest.MonkeyPatch
+    cached: Cached, store: FakeStore, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(candidates_redis, "MAX_CACHED", 20)
     monkeypatch.setattr(candidates_redis, "_EVICT", 4)
@@ -211,8 +157,8 @@ async def test_the_most_recently_active_are_kept_and_every_key_expires(
         assert 0 < await raw.pttl(key) <= max(CACHED_MS, HOLD_MS, LEASE_MS)
 
 
-async def test_a_night_that_writes_everyone_drives_nobody_out(
-    cached: RedisCandidateStore, store: FakeStore, raw: Any, monkeypatch: pytest.MonkeyPatch
+async def test_a_nightly_job_that_writes_every_user_evicts_no_active_one(
+    cached: Cached, store: FakeStore, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(candidates_redis, "MAX_CACHED", 20)
     readers = [f"reader-{number}" for number in range(15)]
@@ -223,36 +169,28 @@ async def test_a_night_that_writes_everyone_drives_nobody_out(
     await cached.put_many(everyone, EXPIRES_MS)
     kept = await packets_in(raw, cached)
     assert {user: kept.get(user) for user in readers} == dict.fromkeys(readers, b"new")
-    assert len(kept) == 20, "who comes first is let in while there is room"
+    assert len(kept) == 20, "the first users are added while there is room"
     store.asked.clear()
     assert await cached.get("user-1199", NOON_MS) == b"new"
     assert store.asked == ["user-1199"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"p", b"p123", b"?", b"l" * 9])
-async def test_what_is_no_packet_is_passed_by(
-    cached: RedisCandidateStore, store: FakeStore, raw: Any, damage: bytes
-) -> None:
+async def test_a_damaged_entry_is_bypassed(cached: Cached, store: FakeStore, raw: Any, damage: bytes) -> None:
     put_behind(store, "ann")
     await raw.set(cached._key("ann"), damage)
     assert await cached.get("ann", NOON_MS) == b"x"
 
 
-async def test_an_entry_is_a_letter_its_expiry_and_the_packet(cached: RedisCandidateStore, raw: Any) -> None:
+async def test_an_entry_is_a_letter_its_expiry_and_the_packet(cached: Cached, raw: Any) -> None:
     await cached.put_many({"ann": b"packet"}, EXPIRES_MS)
     assert await raw.get(cached._key("ann")) == b"p" + struct.pack(">q", EXPIRES_MS) + b"packet"
 
 
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[Server]:
-    with running(redis_server(tmp_path / "redis")) as server:
-        yield server
-
-
-async def test_a_cache_that_is_down_fails_no_read_and_no_put_and_is_told_now_and_then(
+async def test_a_cache_that_is_down_fails_no_read_and_no_put(
     own_redis: Server, store: FakeStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cached = RedisCandidateStore(f"redis://127.0.0.1:{own_redis.port}", store, patience_s=5)
+    cached = Cached(f"redis://127.0.0.1:{own_redis.port}", store, patience_s=5)
     await cached.put_many({"ann": b"1"}, EXPIRES_MS)
     own_redis.kill()
     with caplog.at_level(logging.WARNING):
@@ -273,12 +211,10 @@ async def test_a_cache_that_is_down_fails_no_read_and_no_put_and_is_told_now_and
     assert store.closed
 
 
-async def test_a_cache_that_hangs_is_waited_for_a_few_times_and_then_passed_by(
-    own_redis: Server, store: FakeStore
-) -> None:
+async def test_a_hanging_cache_is_bypassed_after_a_few_time_outs(own_redis: Server, store: FakeStore) -> None:
     now_s = 0.0
     url = f"redis://127.0.0.1:{own_redis.port}"
-    cached = RedisCandidateStore(url, store, patience_s=0.1, monotonic=lambda: now_s)
+    cached = Cached(url, store, patience_s=0.1, monotonic=lambda: now_s)
     put_behind(store, "ann")
     await cached.check()
     own_redis.pause()
@@ -290,7 +226,7 @@ async def test_a_cache_that_hangs_is_waited_for_a_few_times_and_then_passed_by(
     finally:
         own_redis.resume()
     now_s = 2 * candidates_redis.REST_S
-    patient = RedisCandidateStore(url, store, patience_s=5)
+    patient = Cached(url, store, patience_s=5)
     await patient.get("bob", NOON_MS)
     await patient.close()
     await cached.close()
@@ -302,10 +238,10 @@ async def _seconds(call: Callable[[], Any]) -> float:
     return time.monotonic() - began
 
 
-async def test_the_settings_put_a_cache_before_the_store(tmp_path: Path, url: str, raw: Any) -> None:
+async def test_the_settings_put_a_cache_in_front_of_the_store(tmp_path: Path, url: str, raw: Any) -> None:
     settings = load({"PINGFEED_HOME": str(tmp_path), "PINGFEED_CACHE_URL": url})
     opened = registry.open_candidates(settings)
-    assert isinstance(opened, RedisCandidateStore)
+    assert isinstance(opened, Cached)
     await opened.put_many({"ann": b"x"}, EXPIRES_MS)
     assert await packets_in(raw, opened) == {"ann": b"x"}
     await opened.close()

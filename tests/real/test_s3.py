@@ -4,6 +4,7 @@ import asyncio
 import mmap
 import os
 from collections import Counter
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,12 @@ def _client() -> Any:
     return boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
 
 
-def test_each_call_of_the_lake_is_one_request(place: Place) -> None:
-    lake = S3Lake(f"s3://{place.bucket}/lake")
+@pytest.fixture
+def lake(place: Place) -> S3Lake:
+    return S3Lake(f"s3://{place.bucket}/lake")
+
+
+def test_each_call_of_the_lake_is_one_request(lake: S3Lake, place: Place) -> None:
     counts = counting(lake)
     for number in range(5):
         lake.write(f"a/{number}", b"x")
@@ -66,8 +71,7 @@ def test_each_call_of_the_lake_is_one_request(place: Place) -> None:
     ], "no marker of a folder is left"
 
 
-def test_a_small_file_is_read_by_one_request_and_a_large_one_by_ranges(place: Place) -> None:
-    lake = S3Lake(f"s3://{place.bucket}/lake")
+def test_a_small_file_is_read_by_one_request_and_a_large_one_by_ranges(lake: S3Lake) -> None:
     files = {"d/small": parquet(100), "d/large": parquet(100_000), "d/tiny": parquet(1)}
     assert len(files["d/large"]) > 2 * WHOLE_BYTES
     for path, data in files.items():
@@ -80,8 +84,7 @@ def test_a_small_file_is_read_by_one_request_and_a_large_one_by_ranges(place: Pl
     assert counts == {"GET": 3}, "what is left of the large one is Arrow's business"
 
 
-def test_a_large_file_that_goes_while_it_is_read_is_not_found(place: Place) -> None:
-    lake = S3Lake(f"s3://{place.bucket}/lake")
+def test_a_large_file_deleted_during_a_read_is_not_found(lake: S3Lake) -> None:
     lake.write("d/large", parquet(100_000))
     for read in ("to_table", "count_rows"):
         dataset = lake.dataset(["d/large"], SCHEMA)
@@ -91,25 +94,20 @@ def test_a_large_file_that_goes_while_it_is_read_is_not_found(place: Place) -> N
         lake.write("d/large", parquet(100_000))
 
 
-def test_a_file_without_a_byte_is_no_parquet_and_no_outage(place: Place) -> None:
-    lake = S3Lake(f"s3://{place.bucket}/lake")
+def test_an_empty_file_is_invalid_parquet_not_an_outage(lake: S3Lake) -> None:
     lake.write("d/empty", b"")
     with pytest.raises(pa.ArrowInvalid):
         lake.dataset(["d/empty"], SCHEMA).count_rows()
 
 
-def test_a_bucket_that_is_not_there_is_unavailable_and_no_empty_lake(place: Place) -> None:
+def test_an_absent_bucket_is_unavailable_not_an_empty_lake(place: Place) -> None:
     lake = S3Lake(f"s3://{place.aws}-none/lake")
-    with pytest.raises(Unavailable, match="NoSuchBucket"):
-        lake.list("events")
-    with pytest.raises(Unavailable, match="NoSuchBucket"):
-        lake.read("a")
-    with pytest.raises(Unavailable, match="NoSuchBucket"):
-        lake.dataset(["a"], SCHEMA)
+    for call in (lambda: lake.list("events"), lambda: lake.read("a"), lambda: lake.dataset(["a"], SCHEMA)):
+        with pytest.raises(Unavailable, match="NoSuchBucket"):
+            call()
 
 
-def test_more_than_a_page_is_listed_whole(place: Place) -> None:
-    lake = S3Lake(f"s3://{place.bucket}/lake")
+def test_more_than_a_page_is_listed_whole(lake: S3Lake) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: lake.write(f"a/{number:04}", b""), range(1001)))
     assert len(lake.list("a")) == 1001
@@ -136,20 +134,24 @@ def open_artifacts(place: Place, cache: Path) -> S3Artifacts:
     return S3Artifacts(f"s3://{place.bucket}/artifacts?cache={cache}")
 
 
-async def test_what_is_current_is_not_fetched_again_not_even_by_the_next_process(place: Place, cache: Path) -> None:
-    first = open_artifacts(place, cache)
-    await first.put("snapshots/1/snapshot.bin", b"one")
-    path = await first.fetch("snapshots/1/snapshot.bin")
+@pytest.fixture
+async def artifacts(place: Place, cache: Path) -> AsyncIterator[S3Artifacts]:
+    opened = open_artifacts(place, cache)
+    yield opened
+    await opened.close()
+
+
+async def test_a_current_file_is_not_fetched_again(artifacts: S3Artifacts, place: Place, cache: Path) -> None:
+    await artifacts.put("snapshots/1/snapshot.bin", b"one")
+    path = await artifacts.fetch("snapshots/1/snapshot.bin")
     await asyncio.to_thread(path.write_bytes, b"ONE")  # a mark: what is read again is this file
-    await first.close()
     second = open_artifacts(place, cache)
     assert await second.fetch("snapshots/1/snapshot.bin") == path
     assert await asyncio.to_thread(path.read_bytes) == b"ONE"
     await second.close()
 
 
-async def test_a_replaced_artifact_is_another_file_and_the_mapped_one_stays(place: Place, cache: Path) -> None:
-    artifacts = open_artifacts(place, cache)
+async def test_a_replaced_artifact_is_a_new_file_and_the_mapped_one_stays(artifacts: S3Artifacts) -> None:
     await artifacts.put("snapshots/1/snapshot.bin", b"before")
     path = await artifacts.fetch("snapshots/1/snapshot.bin")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
@@ -159,10 +161,9 @@ async def test_a_replaced_artifact_is_another_file_and_the_mapped_one_stays(plac
             assert newer.read_bytes() == b"after %d" % number
         assert mapped[:] == b"before"
     assert not path.exists()
-    await artifacts.close()
 
 
-async def test_the_cache_is_bounded_and_forgets_what_a_kill_left(place: Place, cache: Path) -> None:
+async def test_the_cache_is_bounded_and_removes_leftovers_of_a_kill(place: Place, cache: Path) -> None:
     cache.mkdir(mode=0o700)  # noqa: ASYNC240
     left = cache / ".killed.0011"
     left.write_bytes(b"half")
@@ -176,16 +177,6 @@ async def test_the_cache_is_bounded_and_forgets_what_a_kill_left(place: Place, c
     await artifacts.close()
 
 
-async def test_a_deleted_artifact_is_not_found_though_it_is_cached(place: Place, cache: Path) -> None:
-    artifacts = open_artifacts(place, cache)
-    await artifacts.put("a", b"x")
-    await artifacts.fetch("a")
-    await artifacts.delete("a")
-    with pytest.raises(NotFound):
-        await artifacts.fetch("a")
-    await artifacts.close()
-
-
 async def test_a_bucket_that_is_absent_fails_the_check(place: Place, cache: Path) -> None:
     artifacts = S3Artifacts(f"s3://{place.aws}-none?cache={cache}")
     with pytest.raises(Unavailable):
@@ -193,7 +184,7 @@ async def test_a_bucket_that_is_absent_fails_the_check(place: Place, cache: Path
     await artifacts.close()
 
 
-def test_a_bucket_is_made_once_private_and_with_its_rules(place: Place) -> None:
+def test_a_bucket_is_created_once_private_and_with_its_rules(place: Place) -> None:
     url = f"s3://made-{place.aws}/lake"
     made = ensure(url)
     assert made[0] == f"created the bucket made-{place.aws}"
@@ -207,7 +198,7 @@ def test_a_bucket_is_made_once_private_and_with_its_rules(place: Place) -> None:
     assert all(private.values())
 
 
-def test_a_bucket_keeps_the_rules_that_somebody_else_gave_it(place: Place) -> None:
+def test_a_bucket_keeps_foreign_rules(place: Place) -> None:
     bucket = f"rules-{place.aws}"
     ensure(f"s3://{bucket}/one")
     found = _client().get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]

@@ -1,4 +1,4 @@
-"""A Firehose that does to its callers what AWS does, and holds them to AWS's limits (emulators do neither)."""
+"""A Firehose with the limits and the failures of AWS, which emulators do not have."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -60,11 +60,6 @@ def _within_limits(records: Sequence[bytes]) -> None:
     assert sum(-(-len(record) // 3) * 4 for record in records) < MAX_CALL_BYTES
 
 
-def take_all(stream: FakeFirehose, records: Sequence[bytes]) -> dict[str, Any]:
-    """The usual answer."""
-    return take_some(lambda _place: True)(stream, records)
-
-
 def take_some(takes: Callable[[int], bool]) -> Answer:
     """A 200 that took the records at those places; the others failed."""
 
@@ -81,23 +76,25 @@ def take_some(takes: Callable[[int], bool]) -> Answer:
     return answer
 
 
-def take_none(stream: FakeFirehose, records: Sequence[bytes]) -> dict[str, Any]:
-    """A 200 in which every record failed."""
-    return take_some(lambda _place: False)(stream, records)
+take_all = take_some(lambda _place: True)
+take_none = take_some(lambda _place: False)
 
 
-def refuse(code: str) -> Answer:
-    """An error for the whole call."""
+def fail(error: Exception) -> Answer:
+    """No record is taken, and the call raises."""
 
     def answer(stream: FakeFirehose, records: Sequence[bytes]) -> dict[str, Any]:
-        raise ClientError({"Error": {"Code": code, "Message": "secret words"}}, "PutRecordBatch")
+        raise error
 
     return answer
 
 
-def time_out(stream: FakeFirehose, records: Sequence[bytes]) -> dict[str, Any]:
-    """No answer, and nothing was taken."""
-    raise ReadTimeoutError(endpoint_url="http://127.0.0.1")
+def refuse(code: str) -> Answer:
+    """An error for the whole call."""
+    return fail(ClientError({"Error": {"Code": code, "Message": "secret words"}}, "PutRecordBatch"))
+
+
+time_out = fail(ReadTimeoutError(endpoint_url="http://127.0.0.1"))
 
 
 def cut_after_taking(stream: FakeFirehose, records: Sequence[bytes]) -> dict[str, Any]:

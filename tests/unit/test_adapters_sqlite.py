@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import resource
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,7 +20,7 @@ from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.core.errors import FormatError, Unavailable
 from pingfeed.core.packet import TTL_S
 from pingfeed.core.signals import Act
-from tests.conformance.samples import NOON_MS
+from tests.conformance.samples import NOON_MS, disk_full_above, sql, statements_of
 from tests.unit.forget_world import ZOE
 
 SCHEMA = ("CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text)",)
@@ -53,37 +52,27 @@ async def test_a_write_returns_its_result_once_it_is_committed(database: Databas
 
 
 async def test_writes_are_transactions_of_their_own_in_order(database: Database) -> None:
-    statements: list[str] = []
-    await database.check()
-    database._writer.set_trace_callback(statements.append)
+    statements = await statements_of(database)
     await asyncio.gather(*(database.write(partial(_insert, str(n))) for n in range(20)))
     assert statements.count("COMMIT") == 20
     assert _texts(database) == [str(n) for n in range(20)]
 
 
-async def test_a_failing_write_is_undone_alone_and_raises_where_it_was_asked_for(database: Database) -> None:
+async def test_a_failing_write_is_undone_alone_and_raises_to_its_caller(database: Database) -> None:
     def fail(connection: sqlite3.Connection) -> None:
         _insert("half done", connection)
         raise ValueError("not like this")
 
-    def fine(connection: sqlite3.Connection) -> None:
-        _insert("fine", connection)
-
-    results = await asyncio.gather(
-        database.write(fine), database.write(fail), database.write(fine), return_exceptions=True
-    )
+    works: list[Callable[[sqlite3.Connection], None]] = [partial(_insert, "fine"), fail, partial(_insert, "fine")]
+    results = await asyncio.gather(*(database.write(work) for work in works), return_exceptions=True)
     assert [type(result) for result in results] == [type(None), ValueError, type(None)]
     assert _texts(database) == ["fine", "fine"]
 
 
-async def test_a_refusing_disk_fails_everything_that_waits_and_recovers_by_itself(database: Database) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
-    try:
+async def test_a_full_disk_fails_every_waiting_write_and_recovers(database: Database) -> None:
+    with disk_full_above(1 << 16):
         writes = [database.write(partial(_insert, os.urandom(1 << 18))) for _ in range(3)]
         results = await asyncio.gather(*writes, return_exceptions=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert all(isinstance(result, Unavailable) for result in results)
     assert all(isinstance(result.__cause__, sqlite3.Error) for result in results if isinstance(result, Unavailable))
     assert _texts(database) == []
@@ -91,9 +80,7 @@ async def test_a_refusing_disk_fails_everything_that_waits_and_recovers_by_itsel
     assert _texts(database) == ["better"]
 
 
-async def test_a_lock_that_is_never_given_back_is_unavailable_and_recovers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_lock_that_is_never_released_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sqlite, "_WRITE_WAIT_MS", 20)
     database = Database(tmp_path / "notes.sqlite", SCHEMA, durable=False)
     greedy = sqlite3.connect(database.path, isolation_level=None)
@@ -120,19 +107,17 @@ async def test_many_processes_may_create_the_same_file_at_once(tmp_path: Path) -
         await database.close()
 
 
-async def test_closing_finishes_what_was_asked_for_then_refuses(database: Database) -> None:
+async def test_closing_finishes_pending_writes_and_rejects_later_ones(database: Database) -> None:
     writes = [asyncio.create_task(database.write(partial(_insert, "x"))) for _ in range(20)]
     await asyncio.sleep(0)
     await database.close()
     await asyncio.gather(*writes)
     with pytest.raises(Unavailable):
         await database.write(partial(_insert, "x"))
-    connection = sqlite3.connect(database.path)
-    assert connection.execute("SELECT COUNT(*) FROM note").fetchone() == (20,)
-    connection.close()
+    assert sql(database.path, "SELECT COUNT(*) FROM note") == [(20,)]
 
 
-def test_a_waiter_whose_loop_is_gone_stops_nobody_else(tmp_path: Path) -> None:
+def test_a_caller_whose_loop_has_ended_blocks_no_other(tmp_path: Path) -> None:
     """The batch side calls stores through one `asyncio.run` after the other."""
     database = Database(tmp_path / "notes.sqlite", SCHEMA, durable=True)
     release = threading.Event()
@@ -152,16 +137,13 @@ def test_a_waiter_whose_loop_is_gone_stops_nobody_else(tmp_path: Path) -> None:
     asyncio.run(give_up())
     release.set()
     asyncio.run(go_on())
-    connection = sqlite3.connect(database.path)
-    assert connection.execute("SELECT text FROM note ORDER BY id").fetchall() == [("late",), ("on",)]
-    connection.close()
+    assert sql(database.path, "SELECT text FROM note ORDER BY id") == [("late",), ("on",)]
 
 
-async def test_a_read_that_cannot_be_is_unavailable(database: Database) -> None:
-    with pytest.raises(Unavailable):
-        database.one("SELECT * FROM nowhere")
-    with pytest.raises(Unavailable):
-        database.all("SELECT * FROM nowhere")
+async def test_a_failing_read_is_unavailable(database: Database) -> None:
+    for read in (database.one, database.all):
+        with pytest.raises(Unavailable):
+            read("SELECT * FROM nowhere")
 
 
 @pytest.mark.parametrize("open_store", [SqliteCandidateStore, SqliteUserSignals, SqliteTrending])
@@ -171,24 +153,20 @@ def test_a_file_that_is_no_database_is_unavailable(open_store: type, tmp_path: P
         open_store(f"sqlite://{tmp_path}/x.sqlite")
 
 
-def test_a_file_of_another_format_is_refused_by_name(tmp_path: Path) -> None:
-    connection = sqlite3.connect(tmp_path / "notes.sqlite")
-    connection.execute("PRAGMA user_version = 9")
-    connection.close()
+def test_a_file_of_a_newer_format_is_rejected(tmp_path: Path) -> None:
+    sql(tmp_path / "notes.sqlite", "PRAGMA user_version = 9")
     with pytest.raises(FormatError, match=r"notes\.sqlite is of format 9"):
         Database(tmp_path / "notes.sqlite", SCHEMA, durable=True)
 
 
-async def test_a_file_whose_maker_was_killed_half_way_is_finished(tmp_path: Path) -> None:
-    connection = sqlite3.connect(tmp_path / "notes.sqlite")
-    connection.execute(SCHEMA[0])
-    connection.close()
+async def test_a_half_created_file_is_completed(tmp_path: Path) -> None:
+    sql(tmp_path / "notes.sqlite", *SCHEMA)
     database = Database(tmp_path / "notes.sqlite", (*SCHEMA, "CREATE TABLE more (id)"), durable=True)
     assert database.all("SELECT * FROM more") == []
     await database.close()
 
 
-async def test_a_sweep_looks_at_a_few_rows_a_step_and_comes_round(database: Database) -> None:
+async def test_a_sweep_looks_at_a_few_rows_a_step_and_starts_over(database: Database) -> None:
     for text in (1, 9, 1, 1, 9, 1, 9):
         await database.write(partial(_insert, text))
     sweep = Sweep("note", "text", rows=3)
@@ -203,23 +181,16 @@ async def test_a_sweep_looks_at_a_few_rows_a_step_and_comes_round(database: Data
     assert _texts(database) == [9, 9, 9]
 
 
-def _count(path: Path, table: str) -> int:
-    connection = sqlite3.connect(path)
-    (count,) = connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
-    connection.close()
-    return int(count)
-
-
 async def test_expired_packets_leave_the_file(tmp_path: Path) -> None:
     store = SqliteCandidateStore(f"sqlite://{tmp_path}/c.sqlite")
     await store.put_many({f"old-{n}": b"x" for n in range(100)}, NOON_MS + TTL_S * 1000)
     for _ in range(2):  # The first look ends where the table ends, the next begins anew.
         await store.put_many({"new": b"y"}, NOON_MS + 2 * TTL_S * 1000)
-    assert _count(tmp_path / "c.sqlite", "packet") == 1
+    assert sql(tmp_path / "c.sqlite", "SELECT COUNT(*) FROM packet") == [(1,)]
     await store.close()
 
 
-async def test_a_waiting_process_gets_the_write_lock_between_another_ones_long_transactions(
+async def test_a_process_gets_the_write_lock_between_another_ones_long_transactions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_sqlite, "_LONG_S", 0.0)
@@ -243,8 +214,14 @@ async def test_a_waiting_process_gets_the_write_lock_between_another_ones_long_t
 
 async def test_no_byte_of_a_forgotten_id_is_left_while_services_keep_the_files_open(tmp_path: Path) -> None:
     """The operator's command opens the files anew, beside the services; a thousand users fill some pages."""
-    urls = f"sqlite://{tmp_path}/c.sqlite", f"sqlite://{tmp_path}/s.sqlite"
-    serving = SqliteCandidateStore(urls[0]), SqliteUserSignals(urls[1])
+
+    def opened() -> tuple[SqliteCandidateStore, SqliteUserSignals]:
+        return SqliteCandidateStore(f"sqlite://{tmp_path}/c.sqlite"), SqliteUserSignals(f"sqlite://{tmp_path}/s.sqlite")
+
+    def is_left() -> bool:
+        return any(ZOE.encode() in path.read_bytes() for path in tmp_path.iterdir())
+
+    serving = opened()
     users = [f"user-{number * 7919 % 1000:05}" for number in range(1000)]
     for start in range(0, len(users), 250):
         some = [*users[start : start + 250], ZOE]
@@ -252,20 +229,16 @@ async def test_no_byte_of_a_forgotten_id_is_left_while_services_keep_the_files_o
         await serving[1].apply([Act(user, "follow", "c1", NOON_MS + start) for user in some])
     assert await serving[0].get(ZOE, NOON_MS)
     assert (await serving[1].read(ZOE, NOON_MS)).state.follows
-    assert ZOE.encode() in _bytes(tmp_path)
-    command = SqliteCandidateStore(urls[0]), SqliteUserSignals(urls[1])
+    assert is_left()
+    command = opened()
     await command[0].delete(ZOE)
     await command[1].forget(ZOE)
     for store in command:
         await store.close()
-    assert ZOE.encode() not in _bytes(tmp_path)
+    assert not is_left()
     assert await serving[0].get("user-00001", NOON_MS)
     for store in serving:
         await store.close()
-
-
-def _bytes(folder: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
 
 
 def test_a_cache_keeps_the_most_recently_used_values_within_its_size() -> None:
@@ -287,14 +260,13 @@ def test_a_cache_keeps_the_most_recently_used_values_within_its_size() -> None:
 class Recorder:
     """Takes calls, one at a time; each returns once `go_on` is set."""
 
-    def __init__(self, *, open_: bool = False) -> None:
+    def __init__(self) -> None:
         self.calls: list[list[int]] = []
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()
         self.error: Exception | None = None
-        if open_:
-            self.go_on.set()
+        self.coalesced = Coalescer(self.call)
 
-    async def __call__(self, items: Sequence[int]) -> None:
+    async def call(self, items: Sequence[int]) -> None:
         self.calls.append(list(items))
         self.begun.set()
         await self.go_on.wait()
@@ -304,10 +276,9 @@ class Recorder:
 
 async def test_calls_during_a_running_call_are_merged_into_the_next_in_order() -> None:
     recorder = Recorder()
-    coalesced = Coalescer(recorder)
-    first = asyncio.create_task(coalesced([1, 2]))
+    first = asyncio.create_task(recorder.coalesced([1, 2]))
     await recorder.begun.wait()
-    others = [asyncio.create_task(coalesced([n])) for n in (3, 4, 5)]
+    others = [asyncio.create_task(recorder.coalesced([n])) for n in (3, 4, 5)]
     await asyncio.sleep(0)
     assert recorder.calls == [[1, 2]]
     recorder.go_on.set()
@@ -316,20 +287,19 @@ async def test_calls_during_a_running_call_are_merged_into_the_next_in_order() -
 
 
 async def test_every_caller_of_a_failed_call_gets_its_error_and_the_next_call_is_made() -> None:
-    recorder = Recorder(open_=True)
-    coalesced = Coalescer(recorder)
+    recorder = Recorder()
+    recorder.go_on.set()
     recorder.error = Unavailable("down")
-    outcomes = await asyncio.gather(coalesced([1]), coalesced([2]), return_exceptions=True)
+    outcomes = await asyncio.gather(recorder.coalesced([1]), recorder.coalesced([2]), return_exceptions=True)
     assert [str(outcome) for outcome in outcomes] == ["down", "down"]
     recorder.error = None
-    await coalesced([3])
+    await recorder.coalesced([3])
     assert recorder.calls == [[1, 2], [3]]
 
 
-async def test_a_cancelled_caller_takes_no_items_with_it() -> None:
+async def test_the_items_of_a_cancelled_caller_stay_in_the_call() -> None:
     recorder = Recorder()
-    coalesced = Coalescer(recorder)
-    going, staying = asyncio.create_task(coalesced([1])), asyncio.create_task(coalesced([2]))
+    going, staying = (asyncio.create_task(recorder.coalesced([n])) for n in (1, 2))
     await recorder.begun.wait()
     going.cancel()
     recorder.go_on.set()
@@ -340,7 +310,8 @@ async def test_a_cancelled_caller_takes_no_items_with_it() -> None:
 
 
 async def test_a_merged_call_is_bounded_but_a_single_large_one_is_not_cut() -> None:
-    recorder = Recorder(open_=True)
-    coalesced = Coalescer(recorder)
-    await asyncio.gather(coalesced([1]), coalesced([2] * MAX_ITEMS), coalesced([3] * (MAX_ITEMS + 1)), coalesced([4]))
-    assert [len(call) for call in recorder.calls] == [1, MAX_ITEMS, MAX_ITEMS + 1, 1]
+    recorder = Recorder()
+    recorder.go_on.set()
+    sizes = [1, MAX_ITEMS, MAX_ITEMS + 1, 1]
+    await asyncio.gather(*(recorder.coalesced([0] * size) for size in sizes))
+    assert [len(call) for call in recorder.calls] == sizes

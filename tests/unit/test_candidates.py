@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from batch.serving import collaborative, sources
 from batch.serving.sources import Pool, UserProfile, interleaved
 from pingfeed.core.features import FACET_WIDTH, NO_VALUE, PING, SOURCES, PingBlock
-from pingfeed.core.snapshot import Rows
 
 N = 12
 
@@ -40,18 +40,23 @@ def _user() -> UserProfile:
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "expected"),
     [
         pytest.param(sources.followed, [9, 6, 3, 0], id="the newest of followed creators"),
-        pytest.param(sources.engaged_creator, [11, 9, 8, 6, 5, 3, 2, 0], id="liked creators in turn, no disliked one"),
         pytest.param(sources.topic, [11, 9, 7, 5, 3, 1], id="the best of liked topics"),
-        pytest.param(sources.trending, [7, 5, 4], id="the country's list first"),
-        pytest.param(sources.evergreen, [2, 1], id="the snapshot's evergreen list"),
-        pytest.param(sources.fresh, list(range(N))[::-1], id="the snapshot's fresh list"),
+        pytest.param(sources.trending, [7, 5, 4], id="the trending pings of the country first"),
+        pytest.param(sources.evergreen, [2, 1], id="the evergreen list"),
+        pytest.param(sources.fresh, list(range(N))[::-1], id="the fresh list"),
     ],
 )
-def test_a_source_returns(source: Callable[[Pool, UserProfile], Rows], found: list[int]) -> None:
-    assert source(_pool(), _user()).tolist() == found
+def test_a_source_returns(source: Callable[[Pool, UserProfile], Any], expected: list[int]) -> None:
+    assert source(_pool(), _user()).tolist() == expected
+
+
+def test_engaged_creator_alternates_between_liked_creators_and_leaves_out_disliked_ones() -> None:
+    found = sources.engaged_creator(_pool(), _user())
+    assert found.tolist()[:4] == [11, 9, 8, 6]
+    assert 1 not in _pool().pings.creator[found]
 
 
 def test_trending_without_a_country_is_the_overall_list() -> None:

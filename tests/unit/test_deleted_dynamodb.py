@@ -1,6 +1,7 @@
 """The list of deleted pings: several writers, and readers that have less time than its parts take."""
 
 import asyncio
+import functools
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -103,9 +104,7 @@ async def test_after_a_check_the_first_read_needs_no_part(fake: FakeDynamodb, re
     assert not fetched(fake)
 
 
-async def test_an_error_reaches_all_waiting_readers_and_the_next_read_starts_over(
-    fake: FakeDynamodb, reader: Store
-) -> None:
+async def test_an_error_reaches_waiting_readers_and_the_next_read_retries(fake: FakeDynamodb, reader: Store) -> None:
     fake.then("batch_get_item", done, silent)
     outcomes = await asyncio.gather(deleted(reader), deleted(reader), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Unavailable, Unavailable]
@@ -155,9 +154,7 @@ async def test_close_cancels_the_fetch_and_fails_waiting_readers(
     assert unhandled == []
 
 
-async def test_a_deletion_shows_at_once_while_an_older_list_is_being_read(
-    fake: FakeDynamodb, reader: Store, other: Store
-) -> None:
+async def test_a_deletion_shows_while_an_older_list_is_read(fake: FakeDynamodb, reader: Store, other: Store) -> None:
     fake.then("batch_get_item", slow, slow)
     early = asyncio.create_task(deleted(reader))
     await turns(PATIENCE)
@@ -190,18 +187,15 @@ async def test_the_head_stays_small(fake: FakeDynamodb, signals: Store) -> None:
     assert item_bytes(fake.tables["signals"][HEAD]) < 200
 
 
-async def test_two_processes_do_not_undo_each_others_deletions(
-    fake: FakeDynamodb, signals: Store, other: Store
-) -> None:
+async def test_processes_do_not_undo_each_others_deletions(fake: FakeDynamodb, signals: Store, other: Store) -> None:
     for number in range(0, 10, 2):
-        fake.then("put_item", after(lambda number=number: other.apply([deletion(number + 1)])))
+        acts = [deletion(number + 1)]
+        fake.then("put_item", after(functools.partial(other.apply, acts)))
         await signals.apply([deletion(number)])
         assert await deleted(signals) == await deleted(other) == {f"p{n}" for n in range(number + 2)}
 
 
-async def test_a_reader_that_falls_behind_catches_up_while_others_write(
-    fake: FakeDynamodb, signals: Store, other: Store
-) -> None:
+async def test_a_reader_that_falls_behind_catches_up(fake: FakeDynamodb, signals: Store, other: Store) -> None:
     async def write(start: int) -> None:
         for number in range(start, start + 40):
             await other.apply([deletion(number)])
@@ -217,9 +211,7 @@ async def test_a_reader_that_falls_behind_catches_up_while_others_write(
     assert await deleted(signals) == await deleted(other) == {f"p{n}" for n in (*range(40), *range(100, 140))}
 
 
-async def test_an_interrupted_deletion_is_not_seen_and_can_be_retried(
-    fake: FakeDynamodb, signals: Store, other: Store
-) -> None:
+async def test_an_interrupted_deletion_can_be_retried(fake: FakeDynamodb, signals: Store, other: Store) -> None:
     await signals.apply([deletion(0)])
     fake.then("put_item", done, silent)  # its part is written, the head is not
     with pytest.raises(Unavailable):

@@ -147,8 +147,10 @@ async def test_topic_names_are_those_of_this_digest_and_without_any_a_card_has_n
 
 
 async def test_a_person_has_preferences_and_recent_signals(world: FeedWorld) -> None:
-    for act, *targets in (("follow", "c1", "c2"), ("unfollow", "c2"), ("hide", "p1"), ("seen", "p0", "p1")):
-        await world.act(act, *targets, user_id="ada")
+    await world.act("follow", "c1", "c2", user_id="ada")
+    await world.act("unfollow", "c2", user_id="ada")
+    await world.act("hide", "p1", user_id="ada")
+    await world.act("seen", "p0", "p1", user_id="ada")
     await world.act("engaged", "p0", user_id="ada")
     found = await get(world, "/demo/person?user_id=ada")
     assert found.pop("person")["likes"] == [{"topic": "music", "weight": 1.5}]

@@ -17,16 +17,18 @@ from pingfeed.core.retry import Backoff
 from pingfeed.settings import stream_of
 from tests.conformance.samples import NOON_MS, SampleBatch, like
 from tests.servers import AWS_ENVIRONMENT, free_port
-from tests.unit.fake_firehose import Answer, FakeFirehose, cut_after_taking, refuse, take_none, take_some, time_out
-
-EVERY_TROUBLE: list[Answer] = [
-    refuse("ServiceUnavailableException"),
-    refuse("ThrottlingException"),
-    refuse("InternalFailure"),
-    time_out,
+from tests.unit.fake_firehose import (
+    Answer,
+    FakeFirehose,
+    cut_after_taking,
+    fail,
+    refuse,
     take_none,
-    take_some(lambda place: place % 2 == 0),
-]
+    take_some,
+    time_out,
+)
+
+REFUSED = [refuse(code) for code in ("ServiceUnavailableException", "ThrottlingException", "InternalFailure")]
 
 
 @dataclass
@@ -78,9 +80,9 @@ async def test_a_batch_arrives_packed_and_in_order() -> None:
     assert len(stream.put) == 1
 
 
-@pytest.mark.parametrize("trouble", EVERY_TROUBLE)
-async def test_whatever_happens_to_a_call_everything_arrives_once(trouble: Answer) -> None:
-    stream = FakeFirehose([trouble])
+@pytest.mark.parametrize("failure", [*REFUSED, time_out, take_none, take_some(lambda place: place % 2 == 0)])
+async def test_everything_arrives_once_whatever_happens_to_a_call(failure: Answer) -> None:
+    stream = FakeFirehose([failure])
     await sink_to(stream).write(batch_of(big(n) for n in range(40)))
     assert sorted(ids(stream.taken)) == list(range(40))
 
@@ -91,14 +93,14 @@ async def test_only_failed_records_are_sent_again_in_their_order() -> None:
     assert [ids(call) for call in stream.put] == [[0, 1, 2, 3, 4], [1, 2, 4], [2]]
 
 
-async def test_a_call_that_was_taken_and_never_answered_is_sent_again() -> None:
+async def test_a_call_without_a_response_is_sent_again() -> None:
     """Twice, never lost: `event_id` removes the second."""
     stream = FakeFirehose([cut_after_taking])
     await sink_to(stream).write(batch_of([like(1)]))
     assert ids(stream.taken) == [1, 1]
 
 
-async def test_pauses_grow_and_a_write_gives_up_when_nothing_is_taken_for_its_patience() -> None:
+async def test_pauses_grow_and_a_write_gives_up_after_its_patience() -> None:
     stream, time = FakeFirehose(otherwise=take_none), Time()
     with pytest.raises(Unavailable, match="ServiceUnavailableException"):
         await sink_to(stream, time).write(batch_of([like(1)]))
@@ -151,7 +153,7 @@ async def test_a_row_that_does_not_convert_goes_alone_and_is_counted(caplog: pyt
     assert "private" not in caplog.text
 
 
-async def test_a_row_over_the_limit_of_a_record_goes_in_pieces_and_holds_nothing_up() -> None:
+async def test_a_row_over_the_limit_of_a_record_is_sent_in_pieces() -> None:
     stream = FakeFirehose()
     sink = sink_to(stream)
     huge = {**like(2), "extra": "y" * (MAX_RECORD_BYTES + 10)}
@@ -180,22 +182,8 @@ async def test_billed_bytes_are_counted_beside_real_ones_for_what_was_taken() ->
     assert sink.counters.retried == 1
 
 
-async def test_an_empty_batch_calls_nobody() -> None:
-    stream = FakeFirehose()
-    await sink_to(stream).write(SampleBatch("b", [], NOON_MS))
-    assert stream.put == []
-
-
-async def test_a_stream_that_is_not_active_fails_the_check() -> None:
-    stream = FakeFirehose(status="CREATING")
-    with pytest.raises(Unavailable, match="the stream events is CREATING"):
-        await sink_to(stream).check()
-    stream.status = "ACTIVE"
-    await sink_to(stream).check()
-
-
-async def test_a_good_check_counts_for_a_while_and_a_bad_one_is_asked_again_at_once() -> None:
-    """AWS answers only a few such questions a second, for all processes of an account together."""
+async def test_a_successful_check_is_valid_for_a_while_and_an_inactive_stream_is_unavailable() -> None:
+    """AWS limits an account to a few such requests a second."""
     stream, time = FakeFirehose(), Time()
     sink = sink_to(stream, time)
     for time.now in (0.0, 5.0, CHECKED_S - 1):
@@ -203,7 +191,7 @@ async def test_a_good_check_counts_for_a_while_and_a_bad_one_is_asked_again_at_o
     assert stream.looks == 1
     stream.status = "DELETING"
     for time.now in (CHECKED_S, CHECKED_S + 1):
-        with pytest.raises(Unavailable, match="DELETING"):
+        with pytest.raises(Unavailable, match="the stream events is DELETING"):
             await sink.check()
     assert stream.looks == 3
     stream.status = "ACTIVE"
@@ -212,13 +200,16 @@ async def test_a_good_check_counts_for_a_while_and_a_bad_one_is_asked_again_at_o
     assert stream.looks == 4
 
 
-async def test_closing_closes_the_client() -> None:
+async def test_an_empty_batch_makes_no_call_and_closing_closes_the_client() -> None:
     stream = FakeFirehose()
-    await sink_to(stream).close()
+    sink = sink_to(stream)
+    await sink.write(SampleBatch("b", [], NOON_MS))
+    assert stream.put == []
+    await sink.close()
     assert stream.closed
 
 
-async def test_where_nobody_listens_write_and_check_say_that_it_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_server_write_and_check_are_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the client that production has."""
     for name, value in {**AWS_ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}.items():
         monkeypatch.setenv(name, value)
@@ -233,21 +224,15 @@ async def test_where_nobody_listens_write_and_check_say_that_it_is_unavailable(m
 
 
 async def test_missing_credentials_end_a_write_at_once() -> None:
-    def no_credentials(stream: FakeFirehose, records: Sequence[bytes]) -> dict[str, object]:
-        raise NoCredentialsError()
-
-    stream, time = FakeFirehose(otherwise=no_credentials), Time()
+    stream, time = FakeFirehose(otherwise=fail(NoCredentialsError())), Time()
     with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID"):
         await sink_to(stream, time).write(batch_of([like(1)]))
     assert time.pauses == []
 
 
-@pytest.mark.parametrize("name", ["events", "Pingfeed.events-2_b", "history"])
-def test_a_streams_name_is_read_from_the_url(name: str) -> None:
-    assert stream_of(f"firehose://{name}") == name
-
-
 @pytest.mark.parametrize("name", ["", "_hidden", ".hidden", "history-x", "a/b", "a?b=c", "a b", "x" * 65])
-def test_a_name_that_the_lakes_readers_would_not_see_as_events_is_refused(name: str) -> None:
+def test_a_stream_name_that_readers_of_the_lake_would_skip_is_rejected(name: str) -> None:
+    for good in ("events", "Pingfeed.events-2_b", "history"):
+        assert stream_of(f"firehose://{good}") == good
     with pytest.raises(SettingsError, match="PINGFEED_EVENTS_URL"):
         stream_of(f"firehose://{name}")

@@ -22,54 +22,54 @@ def rows(n: int = 200) -> Float32:
     return np.where(rng.random(values.shape) < 0.2, np.float32(np.nan), values)
 
 
-def test_scores_are_those_of_the_lightgbm_package(booster: lightgbm.Booster) -> None:
-    ranker = load(manifest(), booster.model_to_string().encode(), FEATURES)
-    np.testing.assert_array_equal(ranker.predict(rows()), booster.predict(rows(), num_threads=1))
+@pytest.fixture(scope="module")
+def text(booster: lightgbm.Booster) -> bytes:
+    return booster.model_to_string().encode()
 
 
-def test_rows_of_any_layout_are_scored_alike(booster: lightgbm.Booster) -> None:
-    ranker = load(manifest(), booster.model_to_string().encode(), FEATURES)
-    in_columns = np.asfortranarray(rows())
-    np.testing.assert_array_equal(ranker.predict(in_columns), ranker.predict(rows()))
+@pytest.mark.parametrize("given", [rows(), np.asfortranarray(rows())], ids=["by row", "by column"])
+def test_scores_are_those_of_the_lightgbm_package(booster: lightgbm.Booster, text: bytes, given: Float32) -> None:
+    np.testing.assert_array_equal(
+        load(manifest(), text, FEATURES).predict(given), booster.predict(rows(), num_threads=1)
+    )
 
 
-def test_no_rows_have_no_scores(booster: lightgbm.Booster) -> None:
-    ranker = load(manifest(), booster.model_to_string().encode(), FEATURES)
-    assert ranker.predict(np.empty((0, WIDTH), np.float32)).shape == (0,)
+def test_no_rows_have_no_scores(text: bytes) -> None:
+    assert load(manifest(), text, FEATURES).predict(np.empty((0, WIDTH), np.float32)).shape == (0,)
 
 
-def test_the_ranker_carries_what_its_manifest_says(booster: lightgbm.Booster) -> None:
-    ranker = load(manifest(learned_realtime=["just_followed"]), booster.model_to_string().encode(), FEATURES)
+def test_the_ranker_has_the_values_of_its_manifest(text: bytes) -> None:
+    ranker = load(manifest(learned_realtime=["just_followed"]), text, FEATURES)
     assert (ranker.model_id, ranker.score_std) == ("m1", 0.5)
     assert ranker.learned_realtime == {"just_followed"}
 
 
-def test_another_digest_is_refused(booster: lightgbm.Booster) -> None:
-    with pytest.raises(FormatError, match="feature digest"):
-        load(manifest(digest="0" * 16), booster.model_to_string().encode(), FEATURES)
+@pytest.mark.parametrize(
+    ("described", "said"),
+    [
+        (manifest(digest="0" * 16), "feature digest"),
+        *((damaged, "manifest") for damaged in (b"", b"{", b"{}", b'{"model_id": 1}')),
+    ],
+)
+def test_a_damaged_manifest_or_another_digest_is_rejected(described: bytes, said: str, text: bytes) -> None:
+    with pytest.raises(FormatError, match=said):
+        load(described, text, FEATURES)
 
 
-@pytest.mark.parametrize("damaged", [b"", b"{", b"{}", b'{"model_id": 1}'])
-def test_a_damaged_manifest_is_refused(damaged: bytes, booster: lightgbm.Booster) -> None:
-    with pytest.raises(FormatError, match="manifest"):
-        load(damaged, booster.model_to_string().encode(), FEATURES)
-
-
-@pytest.mark.parametrize("text", [b"", b"not a model"])
-def test_a_damaged_model_is_refused(text: bytes) -> None:
+@pytest.mark.parametrize("damaged", [b"", b"not a model"])
+def test_a_damaged_model_is_rejected(damaged: bytes) -> None:
     with pytest.raises(FormatError):
-        load(manifest(), text, FEATURES)
+        load(manifest(), damaged, FEATURES)
 
 
-def test_every_cut_of_a_model_is_refused(booster: lightgbm.Booster) -> None:
-    text = booster.model_to_string().encode()
+def test_every_cut_of_a_model_is_rejected(text: bytes) -> None:
     end = text.index(b"end of parameters")
     for length in range(0, end, len(text) // 40):
         with pytest.raises(FormatError):
             load(manifest(), text[:length], FEATURES)
 
 
-def test_a_model_of_another_width_refuses_to_score() -> None:
+def test_a_model_of_another_width_does_not_score() -> None:
     ranker = load(manifest(), train(width=WIDTH - 1).model_to_string().encode(), FEATURES)
     with pytest.raises(FormatError):
         ranker.predict(rows())
@@ -80,12 +80,12 @@ def test_the_manifest_survives_json() -> None:
     assert msgspec.json.decode(msgspec.json.encode(described), type=Manifest) == described
 
 
-def test_the_default_ranker_counts_an_unknown_as_zero() -> None:
+def test_the_fallback_ranker_counts_an_unknown_value_as_zero() -> None:
     unknown = np.full((1, WIDTH), np.nan, np.float32)
     assert FallbackRanker(FEATURES).predict(unknown).tolist() == [0.0]
 
 
-def test_the_default_ranker_prefers_popular_liked_and_young_pings() -> None:
+def test_the_fallback_ranker_prefers_popular_liked_and_young_pings() -> None:
     matrix = np.zeros((5, WIDTH), np.float32)
     names = FEATURES.names
     matrix[1, names.index("ping_points_7d")] = 1
@@ -96,12 +96,12 @@ def test_the_default_ranker_prefers_popular_liked_and_young_pings() -> None:
     assert points > creator == topic > none > age
 
 
-def test_the_default_ranker_needs_no_facet() -> None:
+def test_the_fallback_ranker_needs_no_facet() -> None:
     features = FeatureSet(facets=())
     assert FallbackRanker(features).predict(np.zeros((2, len(features.all)), np.float32)).tolist() == [0.0, 0.0]
 
 
-def test_where_artifacts_lie() -> None:
+def test_keys_of_artifacts() -> None:
     assert model_key("m1", "model.txt") == "models/m1/model.txt"
     assert snapshot_key(17) == "snapshots/17/snapshot.bin"
     assert pointer_key("abc", "model") == "pointers/abc/model.json"

@@ -1,5 +1,6 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,17 +48,11 @@ def a_packet() -> Packet:
 
 
 def assert_same(read: Packet, written: Packet) -> None:
-    assert read.tick == written.tick
-    np.testing.assert_array_equal(read.numbers, written.numbers)
-    np.testing.assert_array_equal(read.scores, rounded(written.scores))
-    np.testing.assert_array_equal(read.sources, written.sources)
-    assert read.user is not None
     assert written.user is not None
-    assert (read.user.country, read.user.language) == (written.user.country, written.user.language)
-    for name in ("values", "creator_affinity", "facet_affinity"):
-        np.testing.assert_array_equal(getattr(read.user, name), rounded(getattr(written.user, name)))
-    for name in ("creators", "facet_values"):
-        np.testing.assert_array_equal(getattr(read.user, name), getattr(written.user, name))
+    halves = ("values", "creator_affinity", "facet_affinity")
+    user: dict[str, Any] = {name: rounded(getattr(written.user, name)) for name in halves}
+    stored = replace(written, scores=rounded(written.scores), user=replace(written.user, **user))
+    np.testing.assert_equal(asdict(read), asdict(stored))
 
 
 def test_writer_reproduces_the_stored_packet_of_format_1() -> None:
@@ -100,24 +95,22 @@ def test_what_is_written_is_read(packet: Packet) -> None:
 
 
 @given(packets())
-def test_a_foreign_digest_leaves_the_candidates_and_takes_the_user_part(packet: Packet) -> None:
+def test_a_foreign_digest_keeps_the_candidates_without_the_user_part(packet: Packet) -> None:
     read = decode(encode(packet, OTHER_DIGEST), DIGEST)
     assert read.user is None
     np.testing.assert_array_equal(read.numbers, packet.numbers)
     np.testing.assert_array_equal(read.sources, packet.sources)
 
 
-def test_every_cut_and_every_longer_packet_is_refused() -> None:
+def test_every_cut_and_every_longer_packet_is_rejected() -> None:
     data = encode(a_packet(), DIGEST)
-    for length in range(len(data)):
+    for wrong in (*(data[:length] for length in range(len(data))), data + b"\0"):
         with pytest.raises(FormatError):
-            decode(data[:length], DIGEST)
-    with pytest.raises(FormatError):
-        decode(data + b"\0", DIGEST)
+            decode(wrong, DIGEST)
 
 
 @given(st.binary(max_size=200))
-def test_garbage_is_refused_or_read_but_never_crashes(data: bytes) -> None:
+def test_garbage_is_rejected_or_read_but_never_crashes(data: bytes) -> None:
     try:
         read = decode(data, DIGEST)
     except FormatError:
@@ -126,7 +119,7 @@ def test_garbage_is_refused_or_read_but_never_crashes(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(("at", "value"), [(0, 0x51), (1, 0), (1, 2)])
-def test_another_magic_or_version_is_refused(at: int, value: int) -> None:
+def test_another_magic_or_version_is_rejected(at: int, value: int) -> None:
     data = bytearray(encode(a_packet(), DIGEST))
     data[at] = value
     with pytest.raises(FormatError, match="not readable"):

@@ -1,6 +1,7 @@
-"""Limits for each caller: a burst, then so many a second; who may come back when."""
+"""Rate limits per caller: a burst, then a rate, and Retry-After."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -31,11 +32,9 @@ def passed(found: RateLimiter, times: int, who: str = "u") -> int:
     """How many of so many requests at once are let in."""
     count = 0
     for _ in range(times):
-        try:
+        with suppress(TooManyRequests):
             found.charge(who)
-        except TooManyRequests:
-            continue
-        count += 1
+            count += 1
     return count
 
 
@@ -51,7 +50,7 @@ def test_a_burst_and_then_the_rate(rate: float, burst: int, at_once: int) -> Non
     assert passed(found, 100) == at_once, "nothing is saved up beyond the burst"
 
 
-def test_a_caller_is_told_when_to_come_back() -> None:
+def test_a_rejected_caller_learns_when_to_retry() -> None:
     now = Now()
     found = limit(now, 0.1, 2)
     passed(found, 2)
@@ -64,7 +63,7 @@ def test_a_caller_is_told_when_to_come_back() -> None:
     assert passed(found, 1) == 1
 
 
-def test_no_caller_pays_for_another_and_zero_is_no_limit() -> None:
+def test_callers_have_separate_limits_and_zero_is_no_limit() -> None:
     now = Now()
     found = limit(now, 1, 1)
     assert [passed(found, 5, who) for who in ("a", "b", "a")] == [1, 1, 0]
@@ -93,7 +92,7 @@ async def test_over_the_limit_is_a_429_of_the_keys_own_and_counted() -> None:
         assert (await client.get("/who", headers={"X-API-Key": OTHER})).status_code == 200
         assert (await client.get("/who", headers={"X-API-Key": "wrong"})).status_code == 401
     async with client_of(shell(RATE_LIMIT="0.5", RATE_BURST="2")) as client:
-        assert {(await client.get("/who")).status_code for _ in range(9)} == {200}, "nobody in particular"
+        assert {(await client.get("/who")).status_code for _ in range(9)} == {200}, "no known caller"
 
 
 async def test_a_users_tokens_share_one_bucket() -> None:

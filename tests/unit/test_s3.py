@@ -1,4 +1,4 @@
-"""S3 by URL, and what is said where S3 is not there: no server is needed to be refused."""
+"""S3 URLs, and the errors without a server, credentials or a valid URL."""
 
 from pathlib import Path
 
@@ -14,21 +14,18 @@ from tests.servers import AWS_ENVIRONMENT, free_port
 
 
 @pytest.fixture
-def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An endpoint where nobody listens."""
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint without a server."""
     for name, value in {**AWS_ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}.items():
         monkeypatch.setenv(name, value)
 
 
-def test_a_url_is_a_bucket_and_a_prefix() -> None:
+def test_a_url_is_a_bucket_and_an_optional_prefix() -> None:
     place = Location.of("s3://bucket/some/where/")
     assert (place.bucket, place.prefix) == ("bucket", "some/where")
     assert place.key("a/b") == "some/where/a/b"
     assert place.below("a") == place.below("a/") == "some/where/a/"
     assert place.relative("some/where/a/b") == "a/b"
-
-
-def test_a_bucket_may_be_a_place_without_a_prefix() -> None:
     for url in ("s3://bucket", "s3://bucket/"):
         place = Location.of(url)
         assert (place.key("a"), place.below(""), place.relative("a/b")) == ("a", "", "a/b")
@@ -56,8 +53,8 @@ def test_folders_markers_and_hidden_names_are_not_listed(name: str) -> None:
     assert not place.is_listed(f"kept/lake/{name}/b")
 
 
-@pytest.mark.usefixtures("nobody")
-async def test_an_s3_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_server")
+async def test_an_s3_that_does_not_respond_is_unavailable(tmp_path: Path) -> None:
     artifacts = S3Artifacts(f"s3://bucket?cache={tmp_path}")
     with pytest.raises(Unavailable):
         S3Lake("s3://bucket/lake").list("a")
@@ -67,21 +64,19 @@ async def test_an_s3_that_does_not_answer_is_unavailable(tmp_path: Path) -> None
     await artifacts.close()
 
 
-@pytest.mark.usefixtures("nobody")
-def test_arrow_says_it_in_our_words_too() -> None:
-    with (
-        pytest.raises(Unavailable, match="the lake is not available: NETWORK_CONNECTION"),
-        arrow_translated("the lake"),
-    ):
+@pytest.mark.usefixtures("no_server")
+def test_arrow_errors_are_translated() -> None:
+    said = "the lake is not available: NETWORK_CONNECTION"
+    with pytest.raises(Unavailable, match=said), arrow_translated("the lake"):
         arrow_file_system().open_input_file("bucket/key")
 
 
-def test_what_is_wrong_with_a_file_is_no_matter_of_s3() -> None:
+def test_a_damaged_file_is_not_an_s3_error() -> None:
     with pytest.raises(OSError, match="not Parquet"), arrow_translated("the lake"):
         raise OSError("this is not Parquet")
 
 
-async def test_missing_credentials_are_a_matter_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_credentials_are_a_settings_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -1,7 +1,6 @@
-"""Both services show what their sink counts, so that its bill can be computed from /metrics; the feed its cache too."""
+"""Both services show their sink's counters, from which its bill can be computed; the feed its cache's too."""
 
 import re
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from pingfeed.ports import SinkCounters
@@ -19,42 +18,34 @@ SHOWN = {
 }
 
 
-async def _shown(metric: Callable[[str], Awaitable[float]]) -> dict[str, float]:
-    return {name: await metric(name) for name in SHOWN}
+class _Cached(MemoryCandidates):
+    passed_by = 7
 
 
-async def test_ingest_shows_them(tmp_path: Path) -> None:
+async def test_ingest_shows_its_sinks_counters(tmp_path: Path) -> None:
     async with ingest_world(tmp_path) as world:
         world.sink.counters = COUNTED
-        assert await _shown(world.metric) == SHOWN
+        assert {name: await world.metric(name) for name in SHOWN} == SHOWN
 
 
-async def test_the_feed_shows_them(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, sink=MemorySink(counters=COUNTED)) as world:
-        assert await _shown(world.metric) == SHOWN
+async def test_the_feed_shows_its_sinks_counters_and_bypassed_cache_reads(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, sink=MemorySink(counters=COUNTED), candidates=_Cached()) as world:
+        assert {name: await world.metric(name) for name in SHOWN} == SHOWN
+        assert await world.metric("pingfeed_packet_cache_passed_by_total") == 7
 
 
 async def test_both_services_show_what_accounting_needs_under_the_same_names(tmp_path: Path) -> None:
-    """docs/accounting.md names them; refused and duplicate events are the door's alone."""
+    """docs/accounting.md names them; only ingest has rejected and duplicate events."""
     named = set(re.findall(r"`(pingfeed_\w+)", (Path(__file__).parents[2] / "docs" / "accounting.md").read_text()))
-    door = {name for name in named if re.search("rejected|duplicate", name)}
+    ingest_only = {name for name in named if re.search("rejected|duplicate", name)}
     feed = {name for name in named if "feed_served" in name}
     async with ingest_world(tmp_path / "ingest") as world:
         await world.send({"event_type": "wink"})
         assert named - feed <= _names((await world.client.get("/metrics")).text)
     async with feed_world(tmp_path / "feed") as town:
-        assert named - door <= _names((await town.client.get("/metrics")).text)
+        assert named - ingest_only <= _names((await town.client.get("/metrics")).text)
     assert len(named) == 8
 
 
 def _names(text: str) -> set[str]:
     return {re.split(r"[ {]", line)[0] for line in text.splitlines() if not line.startswith("#")}
-
-
-class _Cached(MemoryCandidates):
-    passed_by = 7
-
-
-async def test_the_feed_shows_how_often_its_cache_was_passed_by(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, candidates=_Cached()) as world:
-        assert await world.metric("pingfeed_packet_cache_passed_by_total") == 7

@@ -1,57 +1,44 @@
-"""Counting what is hot in SQLite: buffered, then counted together; what is missed is reported, all is bounded."""
+"""Trending in SQLite: engagements are buffered and counted together, losses are reported, everything is bounded."""
 
 import asyncio
 import sqlite3
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pingfeed.adapters import _sqlite, trending_sqlite
-from pingfeed.adapters.trending_sqlite import SqliteTrending
+from pingfeed.adapters.trending_sqlite import SqliteTrending as Store
 from pingfeed.core.clock import DAY_MS, HOUR_MS
 from pingfeed.core.errors import Unavailable
 from pingfeed.core.signals import Engagement
-from tests.conformance.samples import NOON_MS, eventually
+from tests.conformance.samples import NOON_MS, eventually, sql, statements_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-async def _flushed(store: SqliteTrending) -> None:
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = Store(f"sqlite://{tmp_path}/t.sqlite")
+    yield opened
+    await opened.close()
+
+
+async def _flushed(store: Store) -> None:
     await store.top(None, 1, NOON_MS)
 
 
-def _rows(folder: Path, sql: str) -> list[Any]:
-    connection = sqlite3.connect(folder / "t.sqlite")
-    rows = connection.execute(sql).fetchall()
-    connection.close()
-    return rows
-
-
 def _keys(folder: Path) -> int:
-    return int(_rows(folder, "SELECT COUNT(*) FROM counted")[0][0])
+    return int(sql(folder / "t.sqlite", "SELECT COUNT(*) FROM counted")[0][0])
 
 
 def _like(user: str, ping: str = "p") -> Engagement:
     return Engagement(user, ping, "like", "DE", NOON_MS)
 
 
-async def test_only_the_hottest_pings_of_a_country_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trending_sqlite, "MAX_PINGS", 16)
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
-    for n in range(100):
-        engagements = [Engagement(f"u{k}", f"p{n}", "like", "DE", NOON_MS) for k in range(1 + n % 50)]
-        await store.add(engagements)
-        await _flushed(store)
-    top = [ping_id for ping_id, _ in await store.top("DE", 100, NOON_MS)]
-    assert len(top) <= 16 + 16 // 8 + 1
-    assert set(top[:10]) == {f"p{n}" for k in (49, 48, 47, 46, 45) for n in (k, k + 50)}
-    await store.close()
-
-
-async def test_keys_of_older_days_are_forgotten_and_never_count_again(tmp_path: Path) -> None:
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+async def test_keys_of_older_days_are_forgotten_and_never_count_again(tmp_path: Path, store: Store) -> None:
     old = [Engagement(f"u{n}", "old", "like", "DE", NOON_MS) for n in range(20)]
     await store.add(old)
     await _flushed(store)
@@ -63,12 +50,10 @@ async def test_keys_of_older_days_are_forgotten_and_never_count_again(tmp_path: 
     before = await store.top("DE", 10, now_ms)
     await store.add(old)
     assert await store.top("DE", 10, now_ms) == before
-    await store.close()
 
 
-async def test_the_number_of_keys_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_keys_is_bounded(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trending_sqlite, "MAX_COUNTED", 30)
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
     for n in range(10):
         await store.add([Engagement(f"u{n}-{k}", "p", "like", "DE", NOON_MS + n) for k in range(10)])
         await _flushed(store)
@@ -76,34 +61,27 @@ async def test_the_number_of_keys_is_bounded(tmp_path: Path, monkeypatch: pytest
     assert _keys(tmp_path) == 30
     await store.add([Engagement("u9-9", "p", "like", "DE", NOON_MS + 9)])
     assert dict(await store.top("DE", 1, NOON_MS + 9)) == {"p": pytest.approx(300, rel=1e-4)}
-    await store.close()
 
 
-async def test_what_is_cold_for_ever_leaves_with_a_moved_landmark(tmp_path: Path) -> None:
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+async def test_pings_without_weight_leave_with_a_moved_landmark(tmp_path: Path, store: Store) -> None:
     await store.add([Engagement("ann", "old", "like", "DE", NOON_MS)])
     await _flushed(store)
     await store.add([Engagement("ann", "new", "like", "DE", NOON_MS + 300 * HOUR_MS)])
     await _flushed(store)
-    assert _rows(tmp_path, "SELECT DISTINCT ping_id FROM weight") == [("new",)]
-    await store.close()
+    assert sql(tmp_path / "t.sqlite", "SELECT DISTINCT ping_id FROM weight") == [("new",)]
 
 
-async def test_many_adds_are_one_transaction(tmp_path: Path) -> None:
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
-    statements: list[str] = []
-    await store.check()
-    store._database._writer.set_trace_callback(statements.append)
+async def test_many_adds_are_one_transaction(store: Store) -> None:
+    statements = await statements_of(store._database)
     for n in range(100):
         await store.add([_like(f"u{n}")])
     assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(300)}
     assert statements.count("COMMIT") == 1
-    await store.close()
 
 
-async def test_what_is_gathered_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_buffer_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trending_sqlite, "MAX_WAITING", 10)
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+    store = Store(f"sqlite://{tmp_path}/t.sqlite")
     for n in range(35):
         await store.add([_like(f"u{n}")])
         assert len(store._waiting) < 10
@@ -112,12 +90,9 @@ async def test_what_is_gathered_is_bounded(tmp_path: Path, monkeypatch: pytest.M
     assert _keys(tmp_path) == 35
 
 
-async def test_a_flush_that_fails_is_told_once_by_the_next_add_and_holds_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failed_flush_is_reported_once(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_sqlite, "_WRITE_WAIT_MS", 10)
     monkeypatch.setattr(trending_sqlite, "FLUSH_S", 0.01)
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
     greedy = sqlite3.connect(tmp_path / "t.sqlite", isolation_level=None)
     greedy.execute("BEGIN IMMEDIATE")
     await store.add([_like("ann"), _like("bob")])
@@ -131,14 +106,10 @@ async def test_a_flush_that_fails_is_told_once_by_the_next_add_and_holds_nothing
     assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(6)}, "cem and dan"
     await store.add([_like("ann")])
     assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(9)}, "what was missed may come again"
-    await store.close()
 
 
-async def test_an_add_during_a_flush_is_counted_by_the_next_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_add_during_a_flush_is_counted(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trending_sqlite, "FLUSH_S", 0.01)
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
     begun, go_on, count = threading.Event(), threading.Event(), store._count
 
     def slow(*batch: Any) -> None:
@@ -152,11 +123,10 @@ async def test_an_add_during_a_flush_is_counted_by_the_next_one(
     await store.add([_like("bob")])
     go_on.set()
     await eventually(lambda: _keys(tmp_path) == 2)
-    await store.close()
 
 
 async def test_adds_from_one_loop_after_the_other_are_counted(tmp_path: Path) -> None:
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+    store = Store(f"sqlite://{tmp_path}/t.sqlite")
     await asyncio.to_thread(asyncio.run, store.add([_like("ann")]))
     await asyncio.to_thread(asyncio.run, store.add([_like("bob")]))
     await store.close()
@@ -175,11 +145,11 @@ async def test_a_file_of_an_older_format_keeps_its_weights(tmp_path: Path, versi
         old.execute("PRAGMA user_version = 1")
     old.commit()
     old.close()
-    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+    store = Store(f"sqlite://{tmp_path}/t.sqlite")
     await store.add([_like("cem")])
     assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(9)}
     assert _keys(tmp_path) == 1
-    names = {name for (name,) in _rows(tmp_path, "SELECT name FROM sqlite_schema")}
+    names = {name for (name,) in sql(tmp_path / "t.sqlite", "SELECT name FROM sqlite_schema")}
     assert not names & {"counted_keys", "hottest"}
     await store.close()
 

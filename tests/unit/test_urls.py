@@ -17,9 +17,10 @@ from pingfeed.core.urls import flaw, masked, scheme_of
         ("redis://cache/0?db=1&password=hunter2", "redis://cache/0?db=1&password=***"),
         ("s3://bucket/lake?cache=/tmp/x", "s3://bucket/lake?cache=/tmp/x"),
         ("sqlite:///var/lib/me@home.sqlite", "sqlite:///var/lib/me@home.sqlite"),
+        ("file:///a@b", "file:///a@b"),
     ],
 )
-def test_who_logs_in_is_not_shown(url: str, shown: str) -> None:
+def test_credentials_are_masked(url: str, shown: str) -> None:
     assert masked(url) == shown
 
 
@@ -48,17 +49,12 @@ def test_a_url_that_names_its_part_has_no_flaw(url: str) -> None:
         ("firehose://", "stream"), ("file://", "path"), ("sqlite:///", "path"),
     ],
 )  # fmt: skip
-def test_what_a_url_lacks_is_named(url: str, names: str) -> None:
+def test_a_flaw_names_what_a_url_lacks(url: str, names: str) -> None:
     found = flaw(url)
     assert found is not None
     assert names in found
 
 
-def test_what_is_no_url_has_no_scheme() -> None:
-    assert [scheme_of(text) for text in ("just/a/path", "me:secret@host", "S3://b", "://x", "")] == [
-        "",
-        "",
-        "s3",
-        "",
-        "",
-    ]
+def test_only_a_url_has_a_scheme() -> None:
+    for text, scheme in {"just/a/path": "", "me:secret@host": "", "S3://b": "s3", "://x": "", "": ""}.items():
+        assert scheme_of(text) == scheme

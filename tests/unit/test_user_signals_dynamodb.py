@@ -78,9 +78,7 @@ async def test_two_processes_do_not_undo_each_others_acts(fake: FakeDynamodb, si
     assert fake.count("put_item") == 3
 
 
-async def test_a_user_forgotten_during_an_apply_does_not_reappear(
-    fake: FakeDynamodb, signals: Store, other: Store
-) -> None:
+async def test_a_concurrently_forgotten_user_stays_forgotten(fake: FakeDynamodb, signals: Store, other: Store) -> None:
     async def forgets_and_begins_anew() -> None:
         await other.forget("ann")
         await other.apply([FOLLOW])
@@ -94,9 +92,7 @@ async def test_a_user_forgotten_during_an_apply_does_not_reappear(
     assert state.seen.keys() == {"p2"}
 
 
-async def test_an_apply_that_always_loses_the_race_is_unavailable(
-    fake: FakeDynamodb, signals: Store, other: Store
-) -> None:
+async def test_an_apply_that_loses_every_race_is_unavailable(fake: FakeDynamodb, signals: Store, other: Store) -> None:
     for number in range(TRIES):
         fake.then("put_item", faster(other, Act("ann", "seen", f"p{number}", NOON_MS)), done)
     with pytest.raises(Unavailable, match="too many concurrent writes"):
@@ -127,9 +123,7 @@ DENIED, ABSENT = refused("AccessDeniedException"), refused("ResourceNotFoundExce
 @pytest.mark.parametrize(
     ("fault", "calls"), [(refused("ThrottlingException"), TRIES), (silent, 1), (DENIED, 1), (ABSENT, 1)]
 )
-async def test_only_throttling_is_retried_and_not_forever(
-    fake: FakeDynamodb, signals: Store, fault: Fault, calls: int
-) -> None:
+async def test_only_throttling_is_retried(fake: FakeDynamodb, signals: Store, fault: Fault, calls: int) -> None:
     """The spool keeps the acts and tries again; a POST must not wait for several time-outs."""
     fake.then("put_item", *[fault] * 50)
     with pytest.raises(Unavailable):
