@@ -5,6 +5,7 @@ import base64
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,22 +155,17 @@ async def test_the_served_act_is_applied_once_before_the_response(tmp_path: Path
     assert [act.kind for act in world.signals.applied] == ["served"]
 
 
-async def test_a_failed_act_is_applied_from_the_spool(world: World) -> None:
-    world.signals.down = "out of order"
-    feed = await world.feed()
-    assert len(feed["items"]) == 10
-    await world.served_row(feed["request_id"])
-    assert await world.metric("pingfeed_feed_served_act_failures_total") == 1
-    world.signals.down = ""
-    await until(partial(served_acts, world))
-
-
-async def test_a_late_act_does_not_delay_the_response(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", [{"down": "out of order"}, {"hangs": True}], ids=["failed", "late"])
+async def test_a_failed_or_late_act_delays_no_response_and_is_applied_from_the_spool(
+    tmp_path: Path, fault: dict[str, Any]
+) -> None:
     async with feed_world(tmp_path, PINGS, LISTS, FEED_BUDGET_MS="20") as world:
-        world.signals.hangs = True
+        vars(world.signals).update(fault)
         feed = await world.feed()
         assert len(feed["items"]) == 10
-        world.signals.hangs = False
+        await world.served_row(feed["request_id"])
+        assert await world.metric("pingfeed_feed_served_act_failures_total") == 1
+        vars(world.signals).update(down="", hangs=False)
         await until(partial(served_acts, world))
 
 
