@@ -10,31 +10,23 @@ HOST = "abc123.execute-api.eu-west-1.amazonaws.com"
 def request(path: str, body: bytes | None = None, *, method: str = "POST", **headers: str) -> dict[str, Any]:
     """The event of one request. A body comes in base64 where it is not text, as the gateway does it."""
     text = _text(body, headers) if body is not None else None
+    caller = {"sourceIp": "203.0.113.9", "userAgent": "an app"}
+    forwarded = {"x-forwarded-for": "203.0.113.9", "x-forwarded-port": "443", "x-forwarded-proto": "https"}
+    length = {"content-length": str(len(body))} if body is not None else {}
     event: dict[str, Any] = {
         "version": "2.0",
         "routeKey": "$default",
         "rawPath": path,
         "rawQueryString": "",
-        "headers": {
-            "host": HOST,
-            "content-type": "application/json",
-            "x-forwarded-for": "203.0.113.9",
-            "x-forwarded-port": "443",
-            "x-forwarded-proto": "https",
-            **({"content-length": str(len(body))} if body is not None else {}),
-            **{name.replace("_", "-").lower(): value for name, value in headers.items()},
-        },
+        "headers": {"host": HOST, "content-type": "application/json"}
+        | forwarded
+        | length
+        | {name.replace("_", "-").lower(): value for name, value in headers.items()},
         "requestContext": {
             "accountId": "123456789012",
             "apiId": "abc123",
             "domainName": HOST,
-            "http": {
-                "method": method,
-                "path": path,
-                "protocol": "HTTP/1.1",
-                "sourceIp": "203.0.113.9",
-                "userAgent": "an app",
-            },
+            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", **caller},
             "requestId": "JKJaXmPLvHcESHA=",
             "routeKey": "$default",
             "stage": "$default",

@@ -46,8 +46,7 @@ def composition(images: None) -> Iterator[Composition]:
 
 @pytest.fixture(scope="session")
 def town(composition: Composition, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    before = {name: os.environ.get(name) for name in composition.aws_environment()}
-    os.environ.update(composition.aws_environment())
-    yield Town(composition, tmp_path_factory.mktemp("outside"))
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in composition.aws_environment().items():
+            patch.setenv(name, value)
+        yield Town(composition, tmp_path_factory.mktemp("outside"))

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import pytest
 
 from pingfeed.settings import Settings, load
 from tests.journeys.conftest import wait_for
-from tests.servers import ROOT, free_port, lacking
+from tests.servers import AWS_ENVIRONMENT, ROOT, free_port, lacking
 
 IMAGES: Final = ("ingest", "feed", "batch")
 BUILD_S: Final = 900
@@ -26,10 +27,10 @@ def image(name: str) -> str:
     return f"pingfeed-{name}"
 
 
-def docker(*words: str, seconds: float = 120, check: bool = True) -> str:
+def docker(*words: str, seconds: float = 120) -> str:
     """Run `docker words...`; its output. Fails with what it said on standard error."""
     done = subprocess.run(["docker", *words], cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
-    assert not check or done.returncode == 0, f"docker {' '.join(words)}: {done.stderr[-4000:]}"
+    assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr[-4000:]}"
     return done.stdout
 
 
@@ -64,31 +65,16 @@ class Composition:
         return f"http://127.0.0.1:{self.ports['FEED_PORT']}"
 
     def run(self, *words: str, seconds: float = UP_S) -> str:
-        """Run `docker compose words...`; its output."""
-        done = subprocess.run(
-            [*self._command, *words],
-            cwd=ROOT,
-            env=self._environ,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-        assert done.returncode == 0, f"compose {' '.join(words)}: {done.stderr[-4000:]}\n{self.tail()}"
+        """Run `docker compose words...`; its output. Fails with the end of every service's log."""
+        done = self._compose(*words, seconds=seconds)
+        if done.returncode:
+            logs = self._compose("logs", "--no-color", "--tail", "15", seconds=60).stdout
+            pytest.fail(f"compose {' '.join(words)}: {done.stderr[-4000:]}\n{logs[-12_000:]}")
         return done.stdout
 
-    def tail(self) -> str:
-        """The end of every service's log."""
-        done = subprocess.run(
-            [*self._command, "logs", "--no-color", "--tail", "15"],
-            cwd=ROOT,
-            env=self._environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        return done.stdout[-12_000:]
+    def _compose(self, *words: str, seconds: float) -> "subprocess.CompletedProcess[str]":
+        command = [*self._command, *words]
+        return subprocess.run(command, cwd=ROOT, env=self._environ, capture_output=True, text=True, timeout=seconds)
 
     def up(self, *services: str) -> None:
         """Bring services up, with all that they depend on; return when they are healthy."""
@@ -123,21 +109,14 @@ class Composition:
     def settings(self, home: Path) -> Settings:
         """The composition's settings, for adapters of this process: the same parts at their published ports."""
         environ = self.inspect("batch")["Config"]["Env"]
-        ours = dict(line.split("=", 1) for line in environ if line.startswith("PINGFEED_"))
-        outside = {
-            name: value.replace("cache:6379", f"127.0.0.1:{self.ports['CACHE_PORT']}") for name, value in ours.items()
-        }
-        return load(outside | {"PINGFEED_HOME": str(home)})
+        published = f"127.0.0.1:{self.ports['CACHE_PORT']}"
+        ours = [line.replace("cache:6379", published) for line in environ if line.startswith("PINGFEED_")]
+        return load(dict(line.split("=", 1) for line in ours) | {"PINGFEED_HOME": str(home)})
 
     def aws_environment(self) -> Mapping[str, str]:
         """What AWS's libraries in this process need to reach the composition's emulator."""
-        return {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.ports['AWS_PORT']}",
-            "AWS_ACCESS_KEY_ID": "local",
-            "AWS_SECRET_ACCESS_KEY": "local",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        keys = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+        return AWS_ENVIRONMENT | keys | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.ports['AWS_PORT']}"}
 
 
 def build(names: Sequence[str] = IMAGES) -> None:

@@ -12,17 +12,7 @@ from tests.containers.engine import IMAGES, docker, image
 from tests.journeys.conftest import wait_for
 from tests.servers import ROOT
 
-LOCKED_DOWN = [
-    "--read-only",
-    "--tmpfs",
-    "/tmp",
-    "--cap-drop",
-    "ALL",
-    "--security-opt",
-    "no-new-privileges",
-    "--network",
-    "none",
-]
+LOCKED_DOWN = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none"]
 pytestmark = pytest.mark.usefixtures("images")
 
 

@@ -43,8 +43,7 @@ class Town:
         params: dict[str, Any] = {"user_id": user, "limit": limit}
         answer = self.composition.web.get(f"{self.composition.feed}/get-feed", params=params)
         assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
+        return dict(answer.json())
 
     def shown(self, user: str, limit: int = 50) -> list[str]:
         """The pings in a user's feed, in order."""
@@ -67,9 +66,9 @@ class Town:
         """The next tick, ahead of its time, and the feed's swap to its snapshot."""
         self.now_tick += 1
         at = datetime.fromtimestamp(self.now_tick * TICK_MS / 1000 + 5, UTC).isoformat()
-        done: dict[str, Any] = self.command("tick", "--at", at, "--all")
+        done = self.command("tick", "--at", at, "--all")
         wait_for(lambda: self.shown_tick() >= self.now_tick, "the feed to swap its snapshot")
-        return done
+        return dict(done)
 
     def snapshot(self) -> Snapshot:
         """The snapshot of the latest tick."""
@@ -117,14 +116,13 @@ class Town:
                 return creator, snapshot.ping_id(int(row))
         raise AssertionError("every creator is in the feed already")
 
-    def landed(self) -> dict[str, int]:
-        """Every event id in the lake's raw Parquet files that did not come as history, and how often it is there."""
+    def landed(self) -> set[str]:
+        """Every event id in the lake's raw Parquet files that did not come as history."""
         from pyarrow import BufferReader
         from pyarrow import parquet as pq
 
-        lake, found = open_lake(self.settings), dict[str, int]()
+        lake, found = open_lake(self.settings), set[str]()
         for path in lake.list("events"):
             if path.endswith(".parquet") and "/history-" not in path:
-                for event_id in pq.read_table(BufferReader(lake.read(path)), columns=["event_id"])[0].to_pylist():
-                    found[event_id] = found.get(event_id, 0) + 1
+                found |= set(pq.read_table(BufferReader(lake.read(path)), columns=["event_id"])[0].to_pylist())
         return found

@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -34,6 +35,12 @@ TICK_MS: Final = 900_000
 TICK: Final = NOW_MS // TICK_MS
 FAR_MS: Final = NOW_MS * 2
 FEATURES: Final = FeatureSet()
+LISTS: Final = {
+    "trending:DE": range(20, 60),
+    "trending": range(60, 100),
+    "evergreen": range(100, 140),
+    "fresh": range(140, 180),
+}
 T = TypeVar("T")
 
 
@@ -115,6 +122,15 @@ def packet_bytes(
     return encode(Packet(TICK - 1, found, scores, sources, user or user_part()), digest or FEATURES.digest)
 
 
+FULL_PACKET: Final = packet_bytes(range(100))
+
+
+def numbered_ids() -> Callable[[int], str]:
+    """Request ids from a fixed sequence, so that random choices are the same in every run."""
+    numbers = count()
+    return lambda _now_ms: f"00000000-0000-7000-8000-{next(numbers):012d}"
+
+
 @dataclass
 class Time:
     """The request clock, and the seconds that a budget is measured by; both stand still until a test moves them."""
@@ -142,6 +158,13 @@ class World:
         assert answer.status_code == 200, answer.text
         body: dict[str, Any] = answer.json()
         return body
+
+    async def pages(self, count: int, **query: Any) -> list[dict[str, Any]]:
+        """The first pages of a chain."""
+        found = [await self.feed(**query)]
+        while len(found) < count and found[-1]["next_cursor"]:
+            found.append(await self.feed(cursor=found[-1]["next_cursor"], **query))
+        return found
 
     async def get(self, **query: Any) -> httpx.Response:
         self.time.now_ms += 1
@@ -239,6 +262,7 @@ async def feed_world(
     pings: Sequence[Ping] | None = None,
     lists: Mapping[str, Sequence[int]] | None = None,
     *,
+    packet: bytes | None = None,
     peer: str = "127.0.0.1",
     max_spool_bytes: int = 1 << 30,
     sink: MemorySink | None = None,
@@ -248,8 +272,8 @@ async def feed_world(
     environ: Mapping[str, str] | None = None,
     **more: str,
 ) -> AsyncIterator[World]:
-    """A feed app whose lifespan runs, with these pings live (none: no snapshot); it explores and logs nothing more
-    than it is told to."""
+    """A feed app whose lifespan runs, with these pings live (none: no snapshot) and this packet of the user u; it
+    explores and logs nothing more than it is told to."""
     stores, time = _Stores(candidates or MemoryCandidates()), Time()
     store = MemoryArtifacts(folder=folder, data=dict(artifacts or {}))
     spool = Spool(folder / "spool", max_bytes=max_spool_bytes)
@@ -275,6 +299,8 @@ async def feed_world(
         world = World(app, client, time, spool, stores.candidates, stores.signals, stores.trending, store)
         if pings is not None:
             world.publish_snapshot(snapshot_bytes(pings, lists))
+        if packet is not None:
+            world.give("u", packet)
         async with app.router.lifespan_context(app):
             try:
                 yield world

@@ -1,5 +1,6 @@
 """A bare shell with a few routes that raise the errors under test."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,20 +19,25 @@ from pingfeed.web.health import Readiness
 from pingfeed.web.metrics import Metrics
 
 HERE = "127.0.0.1"
-RAISED: dict[str, Exception] = {
-    "invalid": errors.InvalidInput("limit must be 1 to 50", field="limit", code="out_of_range"),
-    "malformed": errors.MalformedBody("the body is not valid JSON"),
-    "too_large": errors.TooLarge("the body is too large"),
-    "unauthenticated": errors.Unauthenticated("send an API key"),
-    "forbidden": errors.Forbidden("explain needs an operator key"),
-    "not_found": errors.NotFound("there is no such user"),
-    "unavailable": errors.Unavailable("the spool is full", retry_after_s=7),
-    "too_many": errors.TooManyRequests("more requests than one caller may send", retry_after_s=3),
-    "busy": errors.Busy("another process has it"),
-    "settings": errors.SettingsError("PINGFEED_AUTH is secret-ish", field="PINGFEED_AUTH"),
-    "format": errors.FormatError("a packet at /some/where is damaged"),
-    "bug": RuntimeError("secret-ish"),
+KEY, OPERATOR_KEY = "k-ordinary", "k-operator"
+RAISED: dict[str, tuple[int, Exception]] = {
+    "invalid": (422, errors.InvalidInput("limit must be 1 to 50", field="limit", code="out_of_range")),
+    "malformed": (400, errors.MalformedBody("the body is not valid JSON")),
+    "too_large": (413, errors.TooLarge("the body is too large")),
+    "unauthenticated": (401, errors.Unauthenticated("send an API key")),
+    "forbidden": (403, errors.Forbidden("explain needs an operator key")),
+    "not_found": (404, errors.NotFound("there is no such user")),
+    "unavailable": (503, errors.Unavailable("the spool is full", retry_after_s=7)),
+    "too_many": (429, errors.TooManyRequests("more requests than one caller may send", retry_after_s=3)),
+    "busy": (503, errors.Busy("another process has it")),
+    "settings": (500, errors.SettingsError("PINGFEED_AUTH is secret-ish", field="PINGFEED_AUTH")),
+    "format": (500, errors.FormatError("a packet at /some/where is damaged")),
+    "bug": (500, RuntimeError("secret-ish")),
 }
+
+
+def digest_of(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def shell(readiness: Readiness | None = None, /, **environ: str) -> FastAPI:
@@ -49,7 +55,7 @@ def shell(readiness: Readiness | None = None, /, **environ: str) -> FastAPI:
 
     @app.get("/raise/{name}")
     async def raises(name: str) -> Response:
-        raise RAISED[name]
+        raise RAISED[name][1]
 
     @app.get("/limited")
     async def limited(user_id: str, limit: int = Query(10, ge=1, le=50), explain: bool = False) -> Response:

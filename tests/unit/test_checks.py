@@ -1,12 +1,9 @@
 """The checks that doctor, a start and /readyz share: which parts answer, and what follows if one does not."""
 
 import asyncio
-import socket
 from collections.abc import Callable
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import msgspec
@@ -14,8 +11,11 @@ import pytest
 
 from pingfeed import checks
 from pingfeed.core.errors import SettingsError, Unavailable
-from pingfeed.core.ranker import Manifest, Pointer, model_key, pointer_key, snapshot_key
+from pingfeed.core.ranker import Pointer, model_key, pointer_key, snapshot_key
 from pingfeed.settings import Settings, load
+from tests.servers import free_port
+from tests.unit.loopback import serving
+from tests.unit.small_model import manifest
 
 NEEDS = ("signals_url", "trending_url")
 NOW_MS = 1_795_348_800_000
@@ -150,11 +150,8 @@ def test_doctor_reports_a_wrong_setting_and_no_part(environ: dict[str, str]) -> 
 
 
 def test_doctor_checks_keys_of_tokens_where_tokens_are_used(environ: dict[str, str], tmp_path: Path) -> None:
-    environ |= {
-        "PINGFEED_JWT_JWKS": str(tmp_path / "none.json"),
-        "PINGFEED_JWT_AUDIENCE": "a",
-        "PINGFEED_JWT_ISSUER": "i",
-    }
+    environ["PINGFEED_JWT_JWKS"] = str(tmp_path / "none.json")
+    environ |= {"PINGFEED_JWT_AUDIENCE": "a", "PINGFEED_JWT_ISSUER": "i"}
     assert "jwt_jwks" not in examined(environ)
     assert "cannot be read" in examined(environ | {"PINGFEED_AUTH": "jwt"})["jwt_jwks"].detail
 
@@ -200,23 +197,8 @@ def put(environ: dict[str, str], key: str, value: Any) -> None:
 
 def test_doctor_reports_what_is_live_and_its_age(environ: dict[str, str]) -> None:
     digest = load(environ).features.digest
-    manifest = Manifest(
-        model_id="m1",
-        digest=digest,
-        features=[],
-        created_ms=NOW_MS - 3 * 86_400_000,
-        cutoff_tick=1,
-        trained_requests=1,
-        held_out_requests=1,
-        metrics={},
-        params={},
-        score_std=1.0,
-        learned_realtime=[],
-        live=True,
-        gate="passed",
-    )
     put(environ, pointer_key(digest, "model"), Pointer("m1"))
-    put(environ, model_key("m1", "manifest.json"), manifest)
+    put(environ, model_key("m1", "manifest.json"), msgspec.Raw(manifest(created_ms=NOW_MS - 3 * 86_400_000)))
     put(environ, pointer_key(digest, "snapshot"), Pointer("77"))
     described = {"tick": 77, "digest": digest, "rows": 2000, "created_ms": NOW_MS - 240_000}
     put(environ, snapshot_key(77, "manifest.json"), described)
@@ -235,24 +217,11 @@ def test_doctor_fails_on_a_damaged_pointer(environ: dict[str, str]) -> None:
     [(b"hello", False, "another program listens there"), (b'{"status":"ok"}', True, "ingest answers")],
 )
 def test_doctor_knows_a_service_from_another_program(body: bytes, ok: bool, detail: str) -> None:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Log nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        check = checks.check_port("ingest", server.server_address[1])
-        server.shutdown()
+    with serving(lambda _path: (200, body)) as port:
+        check = checks.check_port("ingest", port)
     assert (check.ok, check.detail) == (ok, detail)
 
 
 def test_doctor_finds_a_port_free() -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        check = checks.check_port("feed", reserved.getsockname()[1])
+    check = checks.check_port("feed", free_port())
     assert (check.ok, check.detail) == (True, "free for feed")

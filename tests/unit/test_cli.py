@@ -19,8 +19,8 @@ COMMANDS = [command for group in GROUPS.values() for command in group]
 ID = "1995357-" + "b" * 40
 
 
-@pytest.fixture
-def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home of this test's own."""
     monkeypatch.setenv("PINGFEED_HOME", str(tmp_path / "home"))
 
@@ -44,11 +44,9 @@ def test_help_has_a_sentence_an_example_and_every_option(command: Command, capsy
     assert code_of([*command.name.split(), "--help"]) == 0
     text = capsys.readouterr().out
     assert command.summary.split()[0] in text
-    assert all(
-        line.startswith(f"pingfeed {command.name} ") or line == f"pingfeed {command.name}"
-        for line in command.example.splitlines()
-    )
-    assert command.example.splitlines()[0] in text
+    examples = command.example.splitlines()
+    assert all(f"{line} ".startswith(f"pingfeed {command.name} ") for line in examples)
+    assert examples[0] in text
     assert all(details.get("help") for _, details in command.options)
 
 
@@ -112,7 +110,6 @@ def test_help_imports_no_library_and_serve_no_service() -> None:
     assert not {"fastapi", "uvicorn", "pyarrow", "numpy", "ingest_api.app", "feed_api.app"} & set(loaded)
 
 
-@pytest.mark.usefixtures("environ")
 def test_serve_rejects_an_unprotected_address_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["serve", "ingest", "--host", "0.0.0.0"]) == 1
     error = capsys.readouterr().err
@@ -120,14 +117,12 @@ def test_serve_rejects_an_unprotected_address_in_one_sentence(capsys: pytest.Cap
     assert error.startswith("pingfeed serve: PINGFEED_AUTH is none")
 
 
-@pytest.mark.usefixtures("environ")
 def test_serve_names_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PINGFEED_TICK_MINUTES", "soon")
     assert cli.main(["serve", "all"]) == 1
     assert "PINGFEED_TICK_MINUTES" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("environ")
 def test_doctor_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["doctor", "--json"])
     printed = json.loads(capsys.readouterr().out)
@@ -136,7 +131,6 @@ def test_doctor_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed["checks"][0]["name"] == "settings"
 
 
-@pytest.mark.usefixtures("environ")
 def test_doctor_shows_settings_and_findings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,7 +142,6 @@ def test_doctor_shows_settings_and_findings(
     assert "absent" in text
 
 
-@pytest.mark.usefixtures("environ")
 def test_doctor_shows_a_wrong_setting_and_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,9 +1,9 @@
 """Provisioning of the delivery stream, against responses that an emulator does not give."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import ClientError
@@ -145,17 +145,11 @@ def test_every_arn_has_the_partition_of_the_role(partition: str) -> None:
         assert arn.startswith(f"arn:{partition}:")
 
 
-def test_creating_the_stream_is_retried_until_the_new_role_is_known() -> None:
-    aws = FakeAws(role_unknown=3)
+def test_it_waits_until_the_new_role_is_known_and_the_stream_is_active() -> None:
+    aws = FakeAws(role_unknown=3, statuses=["CREATING", "CREATING", "ACTIVE"])
     ensure_in(aws)
     assert aws.stream
-    assert aws.pauses == [5, 5, 5]
-
-
-def test_it_returns_when_the_stream_is_active() -> None:
-    aws = FakeAws(statuses=["CREATING", "CREATING", "ACTIVE"])
-    ensure_in(aws)
-    assert aws.pauses == [2, 2]
+    assert aws.pauses == [5, 5, 5, 2, 2]
 
 
 @pytest.mark.parametrize(("status", "pauses"), [("CREATING_FAILED", 0), ("CREATING", 90)])
@@ -166,24 +160,20 @@ def test_a_stream_that_does_not_become_active_is_an_error(status: str, pauses: i
     assert len(aws.pauses) == pauses
 
 
-def test_a_stream_that_writes_elsewhere_is_rejected(aws: FakeAws) -> None:
-    with pytest.raises(SettingsError, match="PINGFEED_EVENTS_URL"):
-        ensure_in(aws, "s3://bucket/other")
-
-
-@pytest.mark.parametrize("lake", ["file:///lake", "s3:///prefix"])
-def test_a_lake_that_is_not_a_bucket_is_rejected(lake: str) -> None:
-    with pytest.raises(SettingsError, match="PINGFEED_LAKE_URL"):
-        ensure_in(FakeAws(), lake)
+@pytest.mark.parametrize(
+    ("lake", "named"),
+    [("s3://bucket/other", "EVENTS_URL"), ("file:///lake", "LAKE_URL"), ("s3:///prefix", "LAKE_URL")],
+)
+def test_a_stream_that_writes_elsewhere_and_a_lake_that_is_no_bucket_are_rejected(
+    aws: FakeAws, lake: str, named: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"PINGFEED_{named}"):
+        ensure_in(aws, lake)
 
 
 def test_a_missing_permission_is_reported_without_the_text_from_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(**_: Any) -> None:
-        raise aws_error("AccessDeniedException", "User: arn:aws:iam::1:user/secret is not authorized")
-
-    aws = FakeAws()
-    denied_client: Callable[..., None] = denied
-    monkeypatch.setattr(aws, "create_table", denied_client)
+    aws, denied = FakeAws(), aws_error("AccessDeniedException", "User: arn:aws:iam::1:user/secret is not authorized")
+    monkeypatch.setattr(aws, "create_table", Mock(side_effect=denied))
     with pytest.raises(Unavailable, match="AccessDeniedException") as caught:
         ensure_in(aws)
     assert "secret" not in caught.value.message

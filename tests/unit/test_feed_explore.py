@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.feed_world import Ping, World, catalogue, feed_world, packet_bytes, ping_ids
+from tests.unit.feed_world import FULL_PACKET, Ping, World, catalogue, feed_world, numbered_ids, ping_ids
 
 KNOWN = 120
 LISTS = {"fresh": range(KNOWN, KNOWN + 8)}
@@ -31,8 +31,7 @@ async def explored(world: World, requests: int) -> Counter[tuple[str, int]]:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with feed_world(tmp_path, with_new_pings(), LISTS, EXPLORE_SHARE="1") as world:
-        world.give("u", packet_bytes(range(100)))
+    async with feed_world(tmp_path, with_new_pings(), LISTS, EXPLORE_SHARE="1", packet=FULL_PACKET) as world:
         yield world
 
 
@@ -41,32 +40,24 @@ async def test_every_request_explores_with_a_share_of_one(world: World) -> None:
     (item,) = [item for item in feed["items"] if item["reason"] == "exploration"]
     assert item["ping_id"].startswith("new")
     assert item["position"] in range(5, 10)
-    assert len(feed["items"]) == 10
-    lower = 5
     row = await world.served_row(feed["request_id"])
     assert row["served_pings"] == ping_ids(feed)
-    expected = [1.0] * 5 + [1 - 1 / lower] * 5
-    expected[item["position"]] = 1 / lower / 8
+    expected = [1.0] * 5 + [1 - 1 / 5] * 5
+    expected[item["position"]] = 1 / 5 / 8  # one of five slots, one of eight new pings
     assert row["served_propensities"] == pytest.approx(expected)
-    assert item["explain"]["propensity"] == pytest.approx(1 / lower / 8)
+    assert item["explain"]["propensity"] == pytest.approx(1 / 5 / 8)
     assert item["explain"]["score"] is not None
     assert item["explain"]["sources"] == ["fresh"]
 
 
 async def test_frequencies_match_the_logged_propensities(tmp_path: Path) -> None:
-    """Request ids come from a fixed sequence, so this draws the same every time."""
-    ids = iter(range(1, 10**6))
-    fixed = {"make_id": lambda _now_ms: f"00000000-0000-7000-8000-{next(ids):012d}"}
-    async with feed_world(tmp_path, with_new_pings(), LISTS, EXPLORE_SHARE="0.5", **fixed) as world:  # type: ignore[arg-type]  # one keyword of many
-        world.give("u", packet_bytes(range(100)))
+    options: dict[str, Any] = {"packet": FULL_PACKET, "make_id": numbered_ids(), "EXPLORE_SHARE": "0.5"}
+    async with feed_world(tmp_path, with_new_pings(), LISTS, **options) as world:
         requests = 800
         found = await explored(world, requests)
         assert sum(found.values()) / requests == pytest.approx(0.5, abs=0.06)
-        slots = Counter[int]()
-        pings = Counter[str]()
-        for (ping_id, slot), count in found.items():
-            slots[slot] += count
-            pings[ping_id] += count
+        slots = Counter(slot for _, slot in found.elements())
+        pings = Counter(ping_id for ping_id, _ in found.elements())
         assert set(slots) == set(range(5, 10))
         assert set(pings) == {f"new{i}" for i in range(8)}
         assert all(count / requests == pytest.approx(0.5 / 5, abs=0.04) for count in slots.values())
@@ -74,12 +65,12 @@ async def test_frequencies_match_the_logged_propensities(tmp_path: Path) -> None
 
 
 async def test_a_request_id_replays_its_random_choices(tmp_path: Path) -> None:
-    fixed = {"make_id": lambda _now_ms: "00000000-0000-7000-8000-000000000007"}
     shown = []
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        async with feed_world(tmp_path / folder, with_new_pings(), LISTS, EXPLORE_SHARE="0.5", **fixed) as world:  # type: ignore[arg-type]  # one keyword of many
-            shown.append(ping_ids(await world.feed()))
+        options: dict[str, Any] = {"make_id": numbered_ids(), "EXPLORE_SHARE": "0.5"}
+        async with feed_world(tmp_path / folder, with_new_pings(), LISTS, **options) as world:
+            shown.append([ping_ids(await world.feed()) for _ in range(8)])
     assert shown[0] == shown[1]
 
 
@@ -118,8 +109,7 @@ async def test_without_eligible_pings_nothing_is_explored_and_propensities_are_o
     tmp_path: Path, pings: list[Ping], share: str
 ) -> None:
     lists = LISTS if len(pings) > KNOWN else {}
-    async with feed_world(tmp_path, pings, lists, EXPLORE_SHARE=share) as world:
-        world.give("u", packet_bytes(range(100)))
+    async with feed_world(tmp_path, pings, lists, EXPLORE_SHARE=share, packet=FULL_PACKET) as world:
         assert not await explored(world, 5)
         feed = await world.feed()
         assert (await world.served_row(feed["request_id"]))["served_propensities"] == [1.0] * 10

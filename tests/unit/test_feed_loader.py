@@ -6,18 +6,18 @@ import pytest
 
 from feed_api.artifact_loader import RETRY_REJECTED_S, ArtifactLoader
 from feed_api.metrics import FeedMetrics
+from feed_api.state import Live
 from pingfeed.core.ranker import model_key, pointer_key, snapshot_key
 from pingfeed.web.metrics import Metrics
 from tests.unit.fakes import MemoryArtifacts
 from tests.unit.feed_world import (
     FEATURES,
+    FULL_PACKET,
     TICK,
     TICK_MS,
-    Time,
     World,
     catalogue,
     feed_world,
-    packet_bytes,
     ping_ids,
     snapshot_bytes,
 )
@@ -35,8 +35,7 @@ async def serves(world: World, model_id: str) -> None:
 
 
 async def test_a_model_is_swapped_while_serving(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(120, creators=120)) as world:
-        world.give("u", packet_bytes(range(100)))
+    async with feed_world(tmp_path, catalogue(120, creators=120), packet=FULL_PACKET) as world:
         put_model(world.artifacts.data, "best-first")
         put_model(world.artifacts.data, "worst-first", sign=-1)
         world.point("model", "best-first")
@@ -63,66 +62,50 @@ async def test_feeds_continue_while_snapshots_are_swapped(tmp_path: Path) -> Non
                 seen = feed["tick_ms"]
 
 
-@pytest.fixture
-def data() -> dict[str, bytes]:
-    return {}
+class Loading:
+    """A loader, the store that it reads, and the time that a test moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.artifacts, self.metrics, self.seconds = MemoryArtifacts(folder=folder), Metrics(), 0.0
+        self.data = self.artifacts.data
+        self.loader = ArtifactLoader(self.artifacts, FEATURES, FeedMetrics(self.metrics), lambda: self.seconds)
+
+    async def refresh(self, **pointers: str) -> Live:
+        """What is live after a refresh that finds these pointers."""
+        for what, current in pointers.items():
+            self.data[pointer_key(FEATURES.digest, what)] = b'{"current": "%s"}' % current.encode()
+        await self.loader.refresh()
+        return self.loader.live
+
+    async def publish_7(self) -> Live:
+        self.data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
+        return await self.refresh(snapshot="7")
+
+    def rejected(self, what: str) -> float | None:
+        return self.metrics.registry.get_sample_value("pingfeed_feed_artifacts_rejected_total", {"what": what})
 
 
 @pytest.fixture
-def time() -> Time:
-    return Time()
+def loading(tmp_path: Path) -> Loading:
+    return Loading(tmp_path)
 
 
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
-
-
-@pytest.fixture
-def artifacts(tmp_path: Path, data: dict[str, bytes]) -> MemoryArtifacts:
-    return MemoryArtifacts(folder=tmp_path, data=data)
-
-
-@pytest.fixture
-def loader(artifacts: MemoryArtifacts, metrics: Metrics, time: Time) -> ArtifactLoader:
-    return ArtifactLoader(artifacts, FEATURES, FeedMetrics(metrics), lambda: time.seconds)
-
-
-def point(data: dict[str, bytes], what: str, current: bytes) -> None:
-    data[pointer_key(FEATURES.digest, what)] = b'{"current": "%s"}' % current
-
-
-def rejected(metrics: Metrics, what: str) -> float | None:
-    return metrics.registry.get_sample_value("pingfeed_feed_artifacts_rejected_total", {"what": what})
-
-
-async def publish_7(loader: ArtifactLoader, data: dict[str, bytes]) -> None:
-    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
-    point(data, "snapshot", b"7")
-    await loader.refresh()
-
-
-@pytest.mark.parametrize("pointer", [{}, {pointer_key(FEATURES.digest, "snapshot"): b'{"current": ""}'}])
+@pytest.mark.parametrize("pointers", [{}, {"snapshot": ""}])
 async def test_before_anything_is_published_the_fallback_ranker_serves(
-    loader: ArtifactLoader, data: dict[str, bytes], pointer: dict[str, bytes]
+    loading: Loading, pointers: dict[str, str]
 ) -> None:
-    data |= pointer
-    await loader.refresh()
-    assert not loader.live.has_model
-    assert not loader.live.has_snapshot
-    assert len(loader.live.snapshot) == 0
-    assert loader.live.ranker.model_id is None
+    live = await loading.refresh(**pointers)
+    assert not live.has_model
+    assert not live.has_snapshot
+    assert len(live.snapshot) == 0
+    assert live.ranker.model_id is None
 
 
-async def test_a_live_artifact_is_not_loaded_again(
-    loader: ArtifactLoader, data: dict[str, bytes], artifacts: MemoryArtifacts
-) -> None:
-    await publish_7(loader, data)
-    first = loader.live
-    artifacts.gets.clear()
-    await loader.refresh()
-    assert loader.live is first
-    assert artifacts.gets == [pointer_key(FEATURES.digest, what) for what in ("snapshot", "model")]
+async def test_a_live_artifact_is_not_loaded_again(loading: Loading) -> None:
+    first = await loading.publish_7()
+    loading.artifacts.gets.clear()
+    assert await loading.refresh() is first
+    assert loading.artifacts.gets == [pointer_key(FEATURES.digest, what) for what in ("snapshot", "model")]
 
 
 @pytest.mark.parametrize(
@@ -130,19 +113,16 @@ async def test_a_live_artifact_is_not_loaded_again(
     [b"", b"garbage", snapshot_bytes(catalogue(3), tick=8)[:-5000], snapshot_bytes(catalogue(3), digest="f" * 16)],
 )
 async def test_a_damaged_or_foreign_snapshot_is_rejected_and_the_old_one_serves(
-    loader: ArtifactLoader, data: dict[str, bytes], metrics: Metrics, damaged: bytes
+    loading: Loading, damaged: bytes
 ) -> None:
-    await publish_7(loader, data)
-    data[snapshot_key(8)] = damaged
-    point(data, "snapshot", b"8")
-    await loader.refresh()
-    assert loader.live.snapshot.tick == 7
-    assert rejected(metrics, "snapshot") == 1
+    await loading.publish_7()
+    loading.data[snapshot_key(8)] = damaged
+    assert (await loading.refresh(snapshot="8")).snapshot.tick == 7
+    assert loading.rejected("snapshot") == 1
 
 
-async def test_a_damaged_or_foreign_model_is_rejected_and_the_old_one_serves(
-    loader: ArtifactLoader, data: dict[str, bytes], metrics: Metrics
-) -> None:
+async def test_a_damaged_or_foreign_model_is_rejected_and_the_old_one_serves(loading: Loading) -> None:
+    data = loading.data
     put_model(data, "good")
     put_model(data, "foreign", digest="f" * 16)
     put_model(data, "cut")
@@ -151,56 +131,40 @@ async def test_a_damaged_or_foreign_model_is_rejected_and_the_old_one_serves(
     data[model_key("narrow", "model.txt")] = train(width=10).model_to_string().encode()
     data[model_key("no-text", "manifest.json")] = manifest()
     data[model_key("no-manifest", "model.txt")] = b""
-    point(data, "model", b"good")
-    await loader.refresh()
-    for count, bad in enumerate((b"foreign", b"cut", b"narrow", b"no-text", b"no-manifest", b"absent"), 1):
-        point(data, "model", bad)
-        await loader.refresh()
-        assert loader.live.ranker.model_id == "good"
-        assert rejected(metrics, "model") == count
+    await loading.refresh(model="good")
+    for count, bad in enumerate(("foreign", "cut", "narrow", "no-text", "no-manifest", "absent"), 1):
+        assert (await loading.refresh(model=bad)).ranker.model_id == "good"
+        assert loading.rejected("model") == count
 
 
 @pytest.mark.parametrize(
     "pointer",
     [b"", b"{}", b'{"current": 5}', b"garbage", *(b'{"current": "%s"}' % t for t in (b"../7", b"-1", b"seven"))],
 )
-async def test_a_pointer_that_is_damaged_or_names_no_tick_is_rejected(
-    loader: ArtifactLoader, data: dict[str, bytes], metrics: Metrics, pointer: bytes
-) -> None:
-    data[pointer_key(FEATURES.digest, "snapshot")] = pointer
-    await loader.refresh()
-    assert not loader.live.has_snapshot
-    assert rejected(metrics, "snapshot") == 1
+async def test_a_pointer_that_is_damaged_or_names_no_tick_is_rejected(loading: Loading, pointer: bytes) -> None:
+    loading.data[pointer_key(FEATURES.digest, "snapshot")] = pointer
+    assert not (await loading.refresh()).has_snapshot
+    assert loading.rejected("snapshot") == 1
 
 
-async def test_a_rejected_artifact_is_retried_after_a_while(
-    loader: ArtifactLoader, data: dict[str, bytes], metrics: Metrics, time: Time
-) -> None:
-    data[snapshot_key(7)] = b"garbage"
-    point(data, "snapshot", b"7")
-    await loader.refresh()
-    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
-    await loader.refresh()
-    assert not loader.live.has_snapshot
-    assert rejected(metrics, "snapshot") == 1
-    time.seconds += RETRY_REJECTED_S
-    await loader.refresh()
-    assert loader.live.snapshot.tick == 7
+async def test_a_rejected_artifact_is_retried_after_a_while(loading: Loading) -> None:
+    loading.data[snapshot_key(7)] = b"garbage"
+    await loading.refresh(snapshot="7")
+    assert not (await loading.publish_7()).has_snapshot
+    assert loading.rejected("snapshot") == 1
+    loading.seconds += RETRY_REJECTED_S
+    assert (await loading.refresh()).snapshot.tick == 7
 
 
-async def test_a_rejected_model_does_not_block_a_snapshot(loader: ArtifactLoader, data: dict[str, bytes]) -> None:
-    point(data, "model", b"absent")
-    await publish_7(loader, data)
-    assert loader.live.has_snapshot
-    assert not loader.live.has_model
+async def test_a_rejected_model_does_not_block_a_snapshot(loading: Loading) -> None:
+    await loading.refresh(model="absent")
+    live = await loading.publish_7()
+    assert live.has_snapshot
+    assert not live.has_model
 
 
-async def test_a_store_that_is_down_changes_nothing(
-    loader: ArtifactLoader, data: dict[str, bytes], artifacts: MemoryArtifacts, metrics: Metrics
-) -> None:
-    await publish_7(loader, data)
-    artifacts.down = "out of order"
-    point(data, "snapshot", b"8")
-    await loader.refresh()
-    assert loader.live.snapshot.tick == 7
-    assert rejected(metrics, "snapshot") is None
+async def test_a_store_that_is_down_changes_nothing(loading: Loading) -> None:
+    await loading.publish_7()
+    loading.artifacts.down = "out of order"
+    assert (await loading.refresh(snapshot="8")).snapshot.tick == 7
+    assert loading.rejected("snapshot") is None

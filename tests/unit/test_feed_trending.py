@@ -1,6 +1,7 @@
 """The hot lists in memory, and the lift that they and a follow give."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,59 +15,49 @@ from pingfeed.core.signals import Engagement
 from pingfeed.core.snapshot import Snapshot
 from pingfeed.web.metrics import Metrics
 from tests.unit.fakes import MemoryTrending
-from tests.unit.feed_world import (
-    NOW_MS,
-    Time,
-    World,
-    catalogue,
-    feed_world,
-    packet_bytes,
-    snapshot_bytes,
-    until,
-)
+from tests.unit.feed_world import NOW_MS, Time, World, catalogue, feed_world, packet_bytes, ping_ids, snapshot_bytes
 from tests.unit.small_model import manifest, train
 
 SNAPSHOT = Snapshot(snapshot_bytes(catalogue(50)))
 
 
-@pytest.fixture
-def trending() -> MemoryTrending:
-    return MemoryTrending()
+class Board(TrendingCache):
+    """The cache over counters in memory, at a time that a test moves."""
+
+    def __init__(self) -> None:
+        self.counters, self.now_ms = MemoryTrending(), NOW_MS
+        super().__init__(self.counters, lambda: self.now_ms, FeedMetrics(Metrics()))
+
+    async def like(self, ping_id: str, users: int, country: str = "DE") -> None:
+        await self.counters.add([Engagement(f"u{i}", ping_id, "like", country, NOW_MS) for i in range(users)])
+
+    def rows(self, country: str | None = "DE", snapshot: Snapshot = SNAPSHOT) -> list[int] | None:
+        """The list of a country, if there is one."""
+        hot = self.hot(country, snapshot, self.now_ms)
+        return None if hot is None else hot.rows.tolist()
 
 
 @pytest.fixture
-def time() -> Time:
-    return Time()
+def board() -> Board:
+    return Board()
 
 
-@pytest.fixture
-def board(trending: MemoryTrending, time: Time) -> TrendingCache:
-    return TrendingCache(trending, lambda: time.now_ms, FeedMetrics(Metrics()))
-
-
-async def like(trending: MemoryTrending, ping_id: str, users: int, country: str | None = "DE") -> None:
-    await trending.add([Engagement(f"u{i}", ping_id, "like", country, NOW_MS) for i in range(users)])
-
-
-async def test_a_countrys_list_is_read_after_its_first_request(board: TrendingCache, trending: MemoryTrending) -> None:
-    await like(trending, "p007", 20)
-    assert board.hot("DE", SNAPSHOT, NOW_MS) is None
+async def test_a_countrys_list_is_read_after_its_first_request(board: Board) -> None:
+    await board.like("p007", 20)
+    assert board.rows() is None
     assert board.wanted.is_set()
     await board.refresh()
     assert not board.wanted.is_set()
-    hot = board.hot("DE", SNAPSHOT, NOW_MS)
-    assert hot is not None
-    assert hot.rows.tolist() == [7]
+    assert board.rows() == [7]
 
 
-async def test_there_is_a_list_per_country_and_an_overall_one(board: TrendingCache, trending: MemoryTrending) -> None:
-    await like(trending, "p001", 20, "DE")
-    await like(trending, "p002", 30, "FR")
+async def test_there_is_a_list_per_country_and_an_overall_one(board: Board) -> None:
+    await board.like("p001", 20, "DE")
+    await board.like("p002", 30, "FR")
     for country in ("DE", "FR", None):
-        board.hot(country, SNAPSHOT, NOW_MS)
+        board.rows(country)
     await board.refresh()
-    rows = {c: hot.rows.tolist() for c in ("DE", "FR", None) if (hot := board.hot(c, SNAPSHOT, NOW_MS))}
-    assert rows == {"DE": [1], "FR": [2], None: [2, 1]}
+    assert [board.rows(country) for country in ("DE", "FR", None)] == [[1], [2], [2, 1]]
 
 
 def test_shares_are_relative_to_the_hottest_and_zero_outside_the_list() -> None:
@@ -84,33 +75,28 @@ def test_a_quiet_countrys_list_has_less_heat() -> None:
     assert empty.shares(np.array([0, 1])).tolist() == [0, 0]
 
 
-async def test_a_list_follows_the_live_snapshots_rows(board: TrendingCache, trending: MemoryTrending) -> None:
-    await like(trending, "p030", 20)
-    board.hot("DE", SNAPSHOT, NOW_MS)
+async def test_a_list_follows_the_live_snapshots_rows(board: Board) -> None:
+    await board.like("p030", 20)
+    board.rows()
     await board.refresh()
     other = Snapshot(snapshot_bytes(catalogue(50)[20:]))
-    for snapshot, row in ((SNAPSHOT, 30), (other, 10), (SNAPSHOT, 30)):
-        hot = board.hot("DE", snapshot, NOW_MS)
-        assert hot is not None
-        assert hot.rows.tolist() == [row]
+    assert [board.rows("DE", snapshot) for snapshot in (SNAPSHOT, other, SNAPSHOT)] == [[30], [10], [30]]
 
 
-async def test_a_list_that_cannot_be_refreshed_becomes_stale(
-    board: TrendingCache, trending: MemoryTrending, time: Time
-) -> None:
-    board.hot("DE", SNAPSHOT, NOW_MS)
+async def test_a_list_that_cannot_be_refreshed_becomes_stale(board: Board) -> None:
+    board.rows()
     await board.refresh()
-    trending.down = "out of order"
+    board.counters.down = "out of order"
     known = []
     for _ in range(9):
-        time.now_ms += 60_000
+        board.now_ms += 60_000
         await board.refresh()
-        known.append(board.hot("DE", SNAPSHOT, time.now_ms) is not None)
+        known.append(board.rows() is not None)
     assert known == [True] * 5 + [False] * 4
 
 
-async def test_a_store_without_counters_never_gives_a_list(time: Time) -> None:
-    metrics = Metrics()
+async def test_a_store_without_counters_never_gives_a_list() -> None:
+    metrics, time = Metrics(), Time()
     board = TrendingCache(SnapshotTrending("snapshot://"), lambda: time.now_ms, FeedMetrics(metrics))
     for _ in range(3):
         assert board.hot("DE", SNAPSHOT, time.now_ms) is None
@@ -120,16 +106,14 @@ async def test_a_store_without_counters_never_gives_a_list(time: Time) -> None:
     assert b"pingfeed_feed_trending_failures_total 0.0" in metrics.render()
 
 
-async def test_an_idle_country_is_no_longer_refreshed(
-    board: TrendingCache, trending: MemoryTrending, time: Time
-) -> None:
-    board.hot("DE", SNAPSHOT, NOW_MS)
+async def test_an_idle_country_is_no_longer_refreshed(board: Board) -> None:
+    board.rows()
     await board.refresh()
-    time.now_ms += HOUR_MS
+    board.now_ms += HOUR_MS
     await board.refresh()
-    trending.asked.clear()
+    board.counters.asked.clear()
     await board.refresh()
-    assert trending.asked == [None]
+    assert board.counters.asked == [None]
 
 
 async def boosts_with(world: World, learned: list[str]) -> dict[str, float]:
@@ -139,29 +123,28 @@ async def boosts_with(world: World, learned: list[str]) -> dict[str, float]:
     world.point("model", "m1")
     await world.act("follow", "c3")
     await world.likes("p003", users=20)
-    found: dict[str, float] = {}
 
-    async def hot() -> bool:
-        feed = await world.feed(explain=True, limit=50)
-        item = next(item for item in feed["items"] if item["ping_id"] == "p003")
-        found.clear()
-        found.update(item["explain"]["boosts"])
-        return bool(feed["model_id"] == "m1" and item["explain"]["features"]["trending_now"] == 1)
+    def boosted(feed: dict[str, Any]) -> dict[str, Any]:
+        explained: dict[str, Any] = feed["items"][ping_ids(feed).index("p003")]["explain"]
+        return explained
 
-    await until(hot)
-    return found
+    def hot(feed: dict[str, Any]) -> bool:
+        return bool(feed["model_id"] == "m1" and boosted(feed)["features"]["trending_now"] == 1)
 
-
-async def test_boosts_are_in_units_of_the_models_score_deviation(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(60)) as world:
-        world.give("u", packet_bytes(range(60)))
-        assert await boosts_with(world, []) == {"trending_now": 2 * 0.25, "just_followed": 1.5 * 0.25}
+    feed = await world.feed_until(hot, explain=True, limit=50)
+    return dict(boosted(feed)["boosts"])
 
 
-@pytest.mark.parametrize("learned", ["trending_now", "just_followed"])
-async def test_a_signal_that_the_model_learned_gets_no_second_boost(tmp_path: Path, learned: str) -> None:
-    async with feed_world(tmp_path, catalogue(60)) as world:
-        world.give("u", packet_bytes(range(60)))
-        found = await boosts_with(world, [learned])
-        assert learned not in found
-        assert len(found) == 1
+@pytest.mark.parametrize(
+    ("learned", "boosts"),
+    [
+        ([], {"trending_now": 2 * 0.25, "just_followed": 1.5 * 0.25}),
+        (["trending_now"], {"just_followed": 1.5 * 0.25}),
+        (["just_followed"], {"trending_now": 2 * 0.25}),
+    ],
+)
+async def test_boosts_are_in_units_of_the_score_deviation_and_absent_for_what_the_model_learned(
+    tmp_path: Path, learned: list[str], boosts: dict[str, float]
+) -> None:
+    async with feed_world(tmp_path, catalogue(60), packet=packet_bytes(range(60))) as world:
+        assert await boosts_with(world, learned) == boosts

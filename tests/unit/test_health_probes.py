@@ -1,47 +1,21 @@
 """What a container's health check asks: a service whether it is ready, the scheduler whether ticks get done."""
 
 import os
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-
-import pytest
 
 from batch.jobs.healthcheck import beat, silent
 from pingfeed.web.healthcheck import unready
 from tests.servers import free_port
+from tests.unit.loopback import serving
 
 
-class _Service(BaseHTTPRequestHandler):
+def test_a_ready_service_is_healthy_and_an_unready_one_says_why() -> None:
     status = 200
-
-    def do_GET(self) -> None:
-        self.send_response(self.status if self.path == "/readyz" else 404)
-        self.end_headers()
-        self.wfile.write(b'{"status":"unready","detail":{"spool":"the disk is full"}}')
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def port() -> Iterator[int]:
-    with HTTPServer(("127.0.0.1", 0), _Service) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
-
-
-def test_a_ready_service_is_healthy(port: int) -> None:
-    assert unready(port) is None
-
-
-def test_an_unready_service_says_why(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Service, "status", 503)
-    assert "the disk is full" in (unready(port) or "")
+    body = b'{"status":"unready","detail":{"spool":"the disk is full"}}'
+    with serving(lambda path: (status if path == "/readyz" else 404, body)) as port:
+        assert unready(port) is None
+        status = 503
+        assert "the disk is full" in (unready(port) or "")
 
 
 def test_a_service_that_does_not_answer_is_not_healthy() -> None:

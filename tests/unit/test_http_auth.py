@@ -1,18 +1,11 @@
 """Authentication: `none` and `api_key`, ordinary and operator keys, on and off loopback."""
 
-import hashlib
 import hmac
 
 import pytest
 
-from tests.unit.http_shell import ask, client_of, shell
+from tests.unit.http_shell import KEY, OPERATOR_KEY, ask, client_of, digest_of, shell
 
-
-def digest_of(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-KEY, OPERATOR_KEY = "k-ordinary", "k-operator"
 HASHES = {"API_KEY_HASHES": f"{'0' * 64},{digest_of(KEY)}", "OPERATOR_KEY_HASHES": digest_of(OPERATOR_KEY)}
 AWAY, HERE = "203.0.113.9", "127.0.0.1"
 NO: dict[str, str] = {}
@@ -81,9 +74,8 @@ async def test_health_needs_no_key(path: str) -> None:
 
 
 async def test_a_key_of_any_bytes_is_rejected() -> None:
-    assert (
-        await ask("GET", "/who", {b"X-API-Key": b"\xff\xfe"}, peer=AWAY, AUTH="api_key", **HASHES)
-    ).status_code == 401
+    answer = await ask("GET", "/who", {b"X-API-Key": b"\xff\xfe"}, peer=AWAY, AUTH="api_key", **HASHES)
+    assert answer.status_code == 401
 
 
 @pytest.mark.parametrize(

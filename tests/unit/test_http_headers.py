@@ -24,21 +24,15 @@ POLICY = "content-security-policy"
         ("GET", "/limited", 422),
         ("GET", "/raise/bug", 500),
         ("GET", "/raise/unavailable", 503),
+        ("OPTIONS", "/body", 200),
     ],
 )
 async def test_every_answer_has_them_once(method: str, path: str, status: int) -> None:
-    async with client_of(shell(CORS_ORIGINS="*")) as client:
-        answer = await client.request(method, path, headers={"Origin": "https://app.example"})
+    preflight = {"Access-Control-Request-Method": "POST"} if method == "OPTIONS" else {}
+    answer = await ask(method, path, {"Origin": "https://app.example"} | preflight, CORS_ORIGINS="*")
     assert answer.status_code == status
     for name, value in SECURITY:
         assert answer.headers.get_list(name.decode()) == [value.decode()]
-
-
-async def test_a_preflight_has_them_too() -> None:
-    headers = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
-    answer = await ask("OPTIONS", "/body", headers, CORS_ORIGINS="*")
-    assert answer.status_code == 200
-    assert {name.decode() for name, _ in SECURITY} <= set(answer.headers)
 
 
 async def test_the_docs_run_their_own_script_and_no_other() -> None:
@@ -50,8 +44,6 @@ async def test_the_docs_run_their_own_script_and_no_other() -> None:
         assert f"script-src 'self' 'sha256-{digest}';" in policy
         assert "frame-ancestors 'none'" in policy
         assert "unsafe-eval" not in policy
-        for path in re.findall(rb'(?:src|href)="([^"]+)"', page.content):
-            assert (await client.get(path.decode())).status_code == 200
 
 
 async def test_the_demo_page_keeps_its_own_policy(tmp_path: Path) -> None:

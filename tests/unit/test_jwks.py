@@ -1,11 +1,9 @@
 """The keys that verify tokens: which are usable, when they are refreshed, and what happens if they cannot be read."""
 
 import asyncio
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,30 +18,28 @@ from pingfeed.web.metrics import Metrics
 from tests.unit import issuer
 from tests.unit.feed_world import until
 from tests.unit.issuer import now_s, token
+from tests.unit.loopback import serving
 
 BOTH = ("RS256", "ES256")
 
 
 @pytest.mark.parametrize(
-    ("keys", "found"),
+    "unusable",
     [
-        (["rsa-1", "ec-1"], {("rsa-1", "RS256"), ("ec-1", "ES256")}),
-        ([issuer.jwk("rsa-1", alg="RS256")], {("rsa-1", "RS256")}),
-        (["rsa-1", issuer.jwk("rsa-2", alg="RS512")], {("rsa-1", "RS256")}),
-        (["rsa-1", issuer.jwk("rsa-2", use="enc")], {("rsa-1", "RS256")}),
-        (["rsa-1", issuer.jwk("rsa-2") | {"d": "AQAB"}], {("rsa-1", "RS256")}),
-        (["rsa-1", issuer.jwk("rsa-2") | {"kid": 5}], {("rsa-1", "RS256")}),
-        (["rsa-1", issuer.jwk("rsa-2") | {"n": "!"}], {("rsa-1", "RS256")}),
-        (["rsa-1", issuer.jwk("ec-2") | {"crv": "P-384"}], {("rsa-1", "RS256")}),
-        (["rsa-1", "short-1"], {("rsa-1", "RS256")}),
-        (["rsa-1", {"kty": "oct", "kid": "s", "k": "c2VjcmV0"}], {("rsa-1", "RS256")}),
-        (["rsa-1", {"kty": "new", "kid": "s"}], {("rsa-1", "RS256")}),
+        issuer.jwk("rsa-2", alg="RS512"),
+        issuer.jwk("rsa-2", use="enc"),
+        issuer.jwk("rsa-2") | {"d": "AQAB"},
+        issuer.jwk("rsa-2") | {"kid": 5},
+        issuer.jwk("rsa-2") | {"n": "!"},
+        issuer.jwk("ec-2") | {"crv": "P-384"},
+        issuer.jwk("short-1"),
+        {"kty": "oct", "kid": "s", "k": "c2VjcmV0"},
+        {"kty": "new", "kid": "s"},
     ],
 )
-def test_only_public_keys_that_fit_an_algorithm_are_used(
-    keys: Sequence[dict[str, object] | str], found: set[tuple[str, str]]
-) -> None:
-    assert set(jwks.parse(issuer.jwks(*keys), BOTH)) == found
+def test_only_public_keys_that_fit_an_algorithm_are_used(unusable: dict[str, object]) -> None:
+    keys = issuer.jwks(issuer.jwk("rsa-1", alg="RS256"), unusable, "ec-1")
+    assert set(jwks.parse(keys, BOTH)) == {("rsa-1", "RS256"), ("ec-1", "ES256")}
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"keys":5}', b'{"keys":[]}', b'{"keys":[1]}', b"\xff"])
@@ -157,50 +153,28 @@ async def test_without_any_key_set_tokens_are_unavailable_not_invalid(login: Log
     assert await keys.find("rsa-1", "RS256") is not None
 
 
-class Answer(BaseHTTPRequestHandler):
-    """The loopback server's response at each path."""
-
-    def do_GET(self) -> None:
-        if self.path == "/moved":
-            self.send_response(302)
-            self.send_header("Location", "/keys")
-            self.end_headers()
-            return
-        self.send_response(500 if self.path == "/broken" else 200)
-        self.end_headers()
-        self.wfile.write(b"x" * (jwks.MAX_BYTES + 1) if self.path == "/huge" else issuer.jwks("rsa-1"))
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
+SERVED = {
+    "/keys": (200, issuer.jwks("rsa-1")),
+    "/moved": (302, b"/keys"),
+    "/broken": (500, b""),
+    "/huge": (200, b"x" * (jwks.MAX_BYTES + 1)),
+}
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    listener = HTTPServer(("127.0.0.1", 0), Answer)
-    thread = threading.Thread(target=listener.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.server_port}"
-    listener.shutdown()
-    thread.join()
-    listener.server_close()
+    with serving(lambda path: SERVED[path]) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_key_url_is_read(server: str) -> None:
     assert jwks.source_of(f"{server}/keys")() == issuer.jwks("rsa-1")
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "{server}/moved",
-        "{server}/broken",
-        "{server}/huge",
-        "http://127.0.0.1:1/keys",
-        "{folder}",
-        "{folder}/absent",
-        "{folder}/huge",
-    ],
-)
+SERVERS = ["{server}/moved", "{server}/broken", "{server}/huge", "http://127.0.0.1:1/keys"]
+
+
+@pytest.mark.parametrize("address", [*SERVERS, "{folder}", "{folder}/absent", "{folder}/huge"])
 def test_a_failing_server_and_an_unusable_file_are_unavailable(server: str, tmp_path: Path, address: str) -> None:
     (tmp_path / "huge").write_bytes(b"x" * (jwks.MAX_BYTES + 1))
     with pytest.raises(Unavailable):
@@ -249,8 +223,7 @@ async def test_cached_token_expires_with_the_token(tmp_path: Path, monkeypatch: 
 
 
 async def test_cached_token_ends_when_its_key_is_revoked(tmp_path: Path) -> None:
-    now = Now()
-    environ = issuer.environ(tmp_path)
+    now, environ = Now(), issuer.environ(tmp_path)
     checked = tokens(now, **environ)
     old = token()
     assert await subject(checked, old) == "u1"
@@ -262,8 +235,7 @@ async def test_cached_token_ends_when_its_key_is_revoked(tmp_path: Path) -> None
 
 
 async def test_cached_token_is_verified_again_after_a_minute(tmp_path: Path) -> None:
-    now = Now()
-    environ = issuer.environ(tmp_path)
+    now, environ = Now(), issuer.environ(tmp_path)
     checked = tokens(now, **environ)
     text = token(exp=now_s() + 86_400)
     await subject(checked, text)

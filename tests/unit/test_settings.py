@@ -59,6 +59,7 @@ def test_other_variables_are_ignored() -> None:
         ({"FACETS": "topics, mood,"}, "facets", ("topics", "mood")),
         ({"SINK_FLUSH_SECONDS": "0.5"}, "sink_flush_seconds", 0.5),
         ({"CORS_ORIGINS": "*,HTTPS://App.Example"}, "cors_origins", ("*", "https://app.example")),
+        ({"CORS_ORIGINS": "http://[::1]:8001"}, "cors_origins", ("http://[::1]:8001",)),
         ({"JWT_JWKS": "http://[::1]/jwks"}, "jwt_jwks", "http://[::1]/jwks"),
         ({"JWT_JWKS": "http://localhost/jwks"}, "jwt_jwks", "http://localhost/jwks"),
         (KEYS, "jwt_algorithms", ("RS256", "ES256")),
@@ -97,7 +98,11 @@ def test_values_are_typed(environ: dict[str, str], name: str, value: object) -> 
         ({"SIGNALS_URL": "mysql://host/db"}, "SIGNALS_URL", "has the scheme 'mysql'; known are sqlite://"),
         ({"LAKE_URL": "just/a/path"}, "LAKE_URL", "is not a URL; known are file://, s3://"),
         ({"LAKE_URL": ""}, "LAKE_URL", "is not a URL"),
-        ({"CORS_ORIGINS": "https://app.example/page"}, "CORS_ORIGINS", "must be like https://app.example"),
+        *(
+            ({"CORS_ORIGINS": origin}, "CORS_ORIGINS", "must be like https://app.example")
+            for origin in ("https://app.example/page", "https://app.example/", "app.example", "null", "https://")
+        ),
+        ({"DEMO_INGEST_URL": "http://in.example/events"}, "DEMO_INGEST_URL", "must be like https://app.example"),
         ({"ATTRIBUTES": ",".join(f"a{n}" for n in range(17))}, "ATTRIBUTES", "names more than 16"),
         (KEYS | {"JWT_AUDIENCE": ""}, "JWT_AUDIENCE", "is empty while PINGFEED_AUTH is jwt"),
         (KEYS | {"JWT_ISSUER": ""}, "JWT_ISSUER", "is empty while PINGFEED_AUTH is jwt"),

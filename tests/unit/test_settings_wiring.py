@@ -1,13 +1,14 @@
 """The table of adapters and the settings' schemes are the same list."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pingfeed.adapters import registry
 from pingfeed.core.errors import SettingsError
-from pingfeed.settings import SCHEMES, load
+from pingfeed.settings import SCHEMES, Settings, load
 
 ADDRESSES = sorted({address for chosen in registry.ADAPTERS.values() for address in chosen.values()})
 
@@ -23,34 +24,25 @@ def test_every_address_is_a_class(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"),
+    ("open_part", "variable", "value"),
     [
-        ("PINGFEED_CANDIDATES_URL", "dynamodb://pings?speed=1"),
-        ("PINGFEED_SIGNALS_URL", "dynamodb://"),
-        ("PINGFEED_TRENDING_URL", "snapshot://here"),
+        (registry.open_candidates, "PINGFEED_CANDIDATES_URL", "dynamodb://pings?speed=1"),
+        (registry.open_signals, "PINGFEED_SIGNALS_URL", "dynamodb://"),
+        (registry.open_trending, "PINGFEED_TRENDING_URL", "snapshot://here"),
     ],
 )
-def test_an_adapter_that_refuses_its_url_names_the_variable(variable: str, value: str) -> None:
-    opens = {
-        "PINGFEED_CANDIDATES_URL": registry.open_candidates,
-        "PINGFEED_SIGNALS_URL": registry.open_signals,
-        "PINGFEED_TRENDING_URL": registry.open_trending,
-    }
-    with pytest.raises(SettingsError) as refused:
-        opens[variable](load({variable: value}))
-    assert refused.value.field == variable
-    assert refused.value.message.startswith(variable)
+def test_an_adapter_that_rejects_its_url_names_the_variable(
+    open_part: Callable[[Settings], object], variable: str, value: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable}") as rejected:
+        open_part(load({variable: value}))
+    assert rejected.value.field == variable
 
 
 async def test_the_embedded_defaults_open_and_answer(tmp_path: Path) -> None:
     settings = load({}, cwd=tmp_path)
     assert registry.open_lake(settings).list("") == []
-    for opened in (
-        registry.open_artifacts(settings),
-        registry.open_event_sink(settings),
-        registry.open_candidates(settings),
-        registry.open_signals(settings),
-        registry.open_trending(settings),
-    ):
+    for name in ("artifacts", "event_sink", "candidates", "signals", "trending"):
+        opened = getattr(registry, f"open_{name}")(settings)
         await opened.check()
         await opened.close()
