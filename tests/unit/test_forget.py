@@ -198,7 +198,7 @@ def test_a_user_who_comes_back_starts_anew(world: LakeWorld) -> None:
 
 
 def test_what_a_user_published_stays_without_the_id(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
+    world = LakeWorld(tmp_path)
     made = row("ping_created", FIRST * TICK_MS, user_id=ZOE, ping_id="own", creator_id="c9", topics=["bread"])
     again = row("ping_created", FIRST * TICK_MS, user_id=ZOE, ping_id="own2", creator_id="c9")
     world.land([made])
