@@ -72,6 +72,11 @@ class LakeWorld:
         day_state.ensure(batch, tick, manifest.run)
         return manifest
 
+    def known(self) -> list[tuple[str, int]]:
+        """Every clean event and the tick that it is known from."""
+        table = self.batch.tables.clean(FIRST_DAY - 40, FIRST_DAY + 40)
+        return sorted(zip(table["event_id"].to_pylist(), table["known_tick"].to_pylist(), strict=True))
+
     def catalogue(self) -> Catalogue:
         return catalogue.load(self.batch)
 

@@ -22,11 +22,6 @@ def world(tmp_path: Path) -> LakeWorld:
     return LakeWorld(tmp_path)
 
 
-def _clean(world: LakeWorld) -> list[tuple[str, int]]:
-    table = world.batch.tables.clean(FIRST_DAY - 40, FIRST_DAY + 40)
-    return sorted(zip(table["event_id"].to_pylist(), table["known_tick"].to_pylist(), strict=True))
-
-
 def test_the_digest_that_the_feed_carries_is_that_of_the_sql() -> None:
     assert sql_digest() == SQL_DIGEST, "run `make digest`"
 
@@ -35,13 +30,13 @@ def test_events_are_stamped_with_the_tick_whose_run_first_lists_their_file(world
     world.land([like(FIRST + 1)])
     world.learn(FIRST + 3)
     world.learn(FIRST + 4)
-    assert _clean(world) == [(event_id(0), FIRST + 3)]
+    assert world.known() == [(event_id(0), FIRST + 3)]
 
 
 def test_history_is_stamped_with_the_tick_after_its_arrival(world: LakeWorld) -> None:
     world.land([like(FIRST + 1), like(FIRST + 7, 1)], history=True)
     world.learn(FIRST + 50, everything=True)
-    assert _clean(world) == sorted([(event_id(0), FIRST + 1), (event_id(1), FIRST + 7)])
+    assert world.known() == sorted([(event_id(0), FIRST + 1), (event_id(1), FIRST + 7)])
 
 
 def test_a_duplicate_is_dropped_within_seven_days_and_first_known_wins(world: LakeWorld) -> None:
@@ -52,13 +47,13 @@ def test_a_duplicate_is_dropped_within_seven_days_and_first_known_wins(world: La
     late = FIRST + 1 + 7 * DAY
     world.land([like(late)])
     world.learn(late)
-    assert _clean(world) == [(event_id(0), FIRST + 1), (event_id(0), late)]
+    assert world.known() == [(event_id(0), FIRST + 1), (event_id(0), late)]
 
 
 def test_the_same_event_id_of_two_users_is_two_events(world: LakeWorld) -> None:
     world.land([like(FIRST + 1), like(FIRST + 1, user="bob")])
     world.learn(FIRST + 1)
-    assert len(_clean(world)) == 2
+    assert len(world.known()) == 2
 
 
 def test_a_tick_lists_two_days_and_the_nightly_job_finds_files_in_older_partitions(
@@ -67,9 +62,9 @@ def test_a_tick_lists_two_days_and_the_nightly_job_finds_files_in_older_partitio
     world.learn(FIRST + 4 * DAY)
     world.land([like(FIRST + DAY)])
     world.learn(FIRST + 4 * DAY + 1)
-    assert _clean(world) == []
+    assert world.known() == []
     world.learn(FIRST + 4 * DAY + 2, everything=True)
-    assert _clean(world) == [(event_id(0), FIRST + 4 * DAY + 2)]
+    assert world.known() == [(event_id(0), FIRST + 4 * DAY + 2)]
 
 
 def _everything(world: LakeWorld) -> dict[str, list[dict[str, Any]]]:
@@ -118,7 +113,7 @@ def test_what_lands_after_a_tick_has_run_counts_from_the_next(world: LakeWorld) 
     world.learn(FIRST + 1)
     world.land([like(FIRST + 1)])
     world.learn(FIRST + 1, everything=True)
-    assert _clean(world) == [(event_id(0), FIRST + 2)]
+    assert world.known() == [(event_id(0), FIRST + 2)]
 
 
 def test_numbers_are_never_reused_and_never_change(world: LakeWorld) -> None:
