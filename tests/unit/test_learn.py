@@ -9,7 +9,6 @@ from batch.engine import sql_digest
 from batch.features import day_state
 from batch.features.catalogue import ids_of
 from batch.jobs.load_events import EventLoader
-from batch.jobs.nightly import etl
 from batch.serving import collaborative
 from batch.ticks import day_name
 from pingfeed.core.features import SQL_DIGEST
@@ -182,12 +181,11 @@ def test_a_block_outlasts_an_unfollow_and_a_follow(world: LakeWorld) -> None:
 
 
 def test_history_drops_what_was_derived_without_it(world: LakeWorld) -> None:
-    world.time.now_ms = (FIRST + 3 * DAY) * TICK_MS
-    etl(world.batch, FIRST + 3 * DAY)
+    world.night(FIRST + 3 * DAY)
     assert len(collaborative.factors_of(world.batch, FIRST_DAY + 3).pings) == 0
     likes = [like(FIRST + 1, 50 + n, user=f"u{n % 9}", ping=f"p{n % 8}") for n in range(72)]
     world.land(likes, history=True)
-    etl(world.batch, FIRST + 3 * DAY)
+    world.night(FIRST + 3 * DAY)
     assert len(collaborative.factors_of(world.batch, FIRST_DAY + 3).pings) == 8
 
 

@@ -12,7 +12,7 @@ from batch.lake.ledger import Ledger, is_compacted
 from batch.lake.tables import CLEAN
 from pingfeed.core.errors import Unavailable
 from tests.unit.dying_lake import deaths
-from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, like
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, LakeWorld, event_id, like
 
 NIGHT = FIRST + DAY + 12
 
@@ -150,8 +150,7 @@ def test_a_compaction_killed_at_any_change_loses_and_duplicates_nothing(tmp_path
 def test_the_nightly_job_compacts_past_days(world: LakeWorld) -> None:
     world.land([like(FIRST + DAY + 2, 300)])
     world.land([like(FIRST + DAY + 3, 301)])
-    world.time.now_ms = NIGHT * TICK_MS + 5_000
-    etl(world.batch, NIGHT)
+    world.night(NIGHT)
     assert sorted(map(is_compacted, _raw(world))) == [False, False, True]
     assert len(_rows(world)) == 10
 
@@ -194,6 +193,5 @@ def test_a_failed_compaction_does_not_stop_the_nightly_job(
         raise Unavailable("deleting is not allowed")
 
     monkeypatch.setattr(RawCompaction, "run", fail)
-    world.time.now_ms = NIGHT * TICK_MS + 5_000
     assert etl(world.batch, NIGHT).tick == NIGHT
     assert "raw files were not compacted" in caplog.text

@@ -55,7 +55,7 @@ def world(tmp_path: Path) -> LakeWorld:
 
 def _batch(home: Path, at_tick: int, **settings: str) -> Batch:
     world = LakeWorld(home, settings)
-    world.time.now_ms = at_tick * TICK_MS + 5_000
+    world.at(at_tick)
     return world.batch
 
 
@@ -255,7 +255,7 @@ def test_the_next_tick_makes_up_for_one_killed_before_its_packets(
 
 
 def _tick(world: LakeWorld, number: int) -> tick.TickDone:
-    world.time.now_ms = number * TICK_MS + 5_000
+    world.at(number)
     return tick.run(world.batch, number)
 
 
