@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from batch.jobs import tick
 from batch.jobs.nightly import etl
 from batch.lake.ledger import is_compacted
+from batch.lake.tables import parquet_of
 from batch.ops.forget import forget_users
 from batch.training.train import train
 from batch.wiring import Batch, build
@@ -20,7 +20,6 @@ from feed_api.artifact_loader import ArtifactLoader
 from feed_api.metrics import FeedMetrics
 from pingfeed.adapters import registry
 from pingfeed.core.arrow import table_of_rows
-from pingfeed.core.clock import day_of
 from pingfeed.core.events import Row
 from pingfeed.settings import Settings, load
 from pingfeed.web.metrics import Metrics
@@ -28,7 +27,7 @@ from simulator.lake import world_beside, write_history
 from simulator.measure import newest, open_events
 from simulator.world import Spec, World
 from tests.conformance.place import Place
-from tests.unit.lakes import FIRST, TICK_MS, row
+from tests.unit.lakes import FIRST, TICK_MS, partition, row
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 END = FIRST + 4 * 96
@@ -52,11 +51,8 @@ class Loop:
 
     def land(self, name: str, rows: list[Row]) -> None:
         """A raw file as a sink (Firehose, say) writes it."""
-        year, month, day = day_of(rows[0]["received_ms"]).split("-")
-        sink = pa.BufferOutputStream()
-        pq.write_table(table_of_rows(rows), sink)
-        path = f"events/year={year}/month={month}/day={day}/{name}.parquet"
-        registry.open_lake(self.settings).write(path, sink.getvalue().to_pybytes())
+        path = f"events/{partition(rows[0]['received_ms'])}/{name}.parquet"
+        registry.open_lake(self.settings).write(path, parquet_of(table_of_rows(rows)))
 
     def raw(self) -> list[str]:
         return [path for path in registry.open_lake(self.settings).list("events") if "history-" not in path]

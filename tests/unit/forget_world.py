@@ -10,7 +10,6 @@ import base64
 import gzip
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,13 @@ import msgspec
 import pyarrow.parquet as pq
 
 from batch.jobs import tick as ticking
-from batch.jobs.nightly import etl
 from batch.ops.forget import forget_users
 from batch.training import training_set
 from pingfeed.adapters import registry
 from pingfeed.core.clock import day_of
 from pingfeed.core.events import Row, encode_rows
 from pingfeed.core.signals import Act, Engagement
-from tests.unit.lakes import DAY, FIRST, TICK_MS, LakeWorld, row
+from tests.unit.lakes import DAY, FIRST, TICK_MS, LakeWorld, partition, row
 
 ZOE = "zoe.Unmistakable:1@example"
 USERS = ("ada", ZOE)
@@ -39,56 +37,39 @@ def opened(home: Path, built: Path) -> LakeWorld:
     shutil.copytree(built, home)
     world = LakeWorld(home)
     world._files = 100
-    at(world, NOON)
+    world.at(NOON)
     return world
 
 
 def build(home: Path) -> None:
     """The world at NOON, after a night and a tick."""
     world = LakeWorld(home)
-    world.land(
-        [row("ping_created", FIRST * TICK_MS, ping_id=f"p{n}", creator_id=f"c{n % 3}", topics=["x"]) for n in range(9)]
-    )
+    about = ({"ping_id": f"p{n}", "creator_id": f"c{n % 3}", "topics": ["x"]} for n in range(9))
+    world.land(row("ping_created", FIRST * TICK_MS, **one) for one in about)
     world.land(_day(FIRST + 1), history=True)
     world.learn(FIRST + 1, everything=True)
     world.land(_day(FIRST + 5))
     world.learn(FIRST + 5)
-    land_bytes(world, FIRST + 6, "plain", json_rows(_day(FIRST + 6)))
-    land_bytes(
-        world, FIRST + 7, "packed.gz", gzip.compress(json_rows(_day(FIRST + 7)) + b'{"user_id":"%s"}' % ZOE.encode())
-    )
+    land_bytes(world, FIRST + 6, "plain", encode_rows(_day(FIRST + 6)))
+    odd = b'{"user_id":"%s"}' % ZOE.encode()
+    land_bytes(world, FIRST + 7, "packed.gz", gzip.compress(encode_rows(_day(FIRST + 7)) + odd))
     world.learn(FIRST + 7)
-    night(world, FIRST + DAY + 12)
+    world.night(FIRST + DAY + 12)
     world.land(_day(FIRST + DAY + 20))
     land_bytes(world, FIRST + DAY + 20, "errors", _error(_day(FIRST + DAY + 20)), root="errors/processing-failed")
     _refuse(world, FIRST + DAY + 21)
     training_set.collect(world.batch, FIRST + DAY + 12, 30)
-    at(world, NOON)
+    world.at(NOON)
     ticking.run(world.batch, NOON)
     asyncio.run(_told(world))
-
-
-def at(world: LakeWorld, tick: int) -> None:
-    """Set the clock to some seconds after a tick began."""
-    world.time.now_ms = tick * TICK_MS + 5_000
-
-
-def night(world: LakeWorld, tick: int) -> None:
-    at(world, tick)
-    etl(world.batch, tick)
 
 
 def forget(world: LakeWorld, user: str = ZOE) -> None:
     forget_users(world.batch, [user])
 
 
-def json_rows(rows: Iterable[Row]) -> bytes:
-    return encode_rows(list(rows))
-
-
 def land_bytes(world: LakeWorld, tick: int, name: str, data: bytes, root: str = "events") -> None:
-    year, month, day = day_of(tick * TICK_MS - 1).split("-")
-    world.batch.tables.lake.write(f"{root}/year={year}/month={month}/day={day}/{name}", data)
+    world.batch.tables.lake.write(f"{root}/{partition(tick * TICK_MS - 1)}/{name}", data)
 
 
 def _day(tick: int) -> list[Row]:
@@ -107,8 +88,8 @@ def _day(tick: int) -> list[Row]:
 
 
 def _error(rows: list[Row]) -> bytes:
-    record = base64.b64encode(json_rows(rows) + b'{"user_id": "%s", "event_type": 3}\n' % ZOE.encode())
-    only_hers = base64.b64encode(json_rows([r for r in rows if r["user_id"] == ZOE]))
+    record = base64.b64encode(encode_rows(rows) + b'{"user_id": "%s", "event_type": 3}\n' % ZOE.encode())
+    only_hers = base64.b64encode(encode_rows([r for r in rows if r["user_id"] == ZOE]))
     lines = ({"rawData": one.decode(), "errorCode": "x", "arrivalTimestamp": 1} for one in (record, only_hers))
     return b"\n".join(json.dumps(line).encode() for line in lines)
 

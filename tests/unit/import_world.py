@@ -14,6 +14,7 @@ from batch.ticks import day_number
 from pingfeed.core.arrow import EVENT_SCHEMA
 from tests.unit.lakes import LakeWorld
 
+HEADER = "user,item,action,at"
 BASIC = "user_id=user,ping_id=item,event_type=action,timestamp=at"
 NOW_MS = 1_795_348_800_000 + 60_000
 """2026-11-22, a minute past noon: the last tick before now began at 11:45 and ended at noon."""
@@ -62,6 +63,18 @@ class ImportWorld(LakeWorld):
         stretch = {"stretch_ms": more.pop("stretch_ms")} if "stretch_ms" in more else {}
         placing = Placing(keep_dates, **stretch)
         return Importer(self.batch, Source(path), form).run(placing, **({"allow_rejected": True} | more))
+
+    def csv(
+        self,
+        lines: Iterable[str],
+        form: Format | None = None,
+        header: str | None = HEADER,
+        end: str = "\n",
+        **more: Any,
+    ) -> Outcome:
+        """Import a CSV log of these lines."""
+        lines = lines if header is None else [header, *lines]
+        return self.run(write(self.home.parent / "log.csv", lines, end), form or csv_log(), **more)
 
     def raw(self) -> list[dict[str, Any]]:
         """The raw rows in the lake, without what they have not, by arrival and kind."""

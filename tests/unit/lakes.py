@@ -14,6 +14,7 @@ from batch.features import catalogue, day_state
 from batch.features.catalogue import Catalogue
 from batch.features.point_in_time import PointInTime
 from batch.jobs.load_events import EventLoader
+from batch.jobs.nightly import etl
 from batch.lake.ledger import Manifest
 from batch.wiring import Batch, build
 from pingfeed.core.arrow import table_of_rows
@@ -39,6 +40,12 @@ class Time:
         return self.now_ms
 
 
+def partition(at_ms: int) -> str:
+    """The folder of the files that arrived at a time."""
+    year, month, day = day_of(at_ms).split("-")
+    return f"year={year}/month={month}/day={day}"
+
+
 @dataclass
 class LakeWorld:
     """Writes raw files as a sink (or an importer) would, and runs ticks over them."""
@@ -57,12 +64,20 @@ class LakeWorld:
         rows = list(rows)
         if not rows:
             return
-        year, month, day = day_of(rows[0]["received_ms"]).split("-")
-        folder = self.home / "lake" / "events" / f"year={year}" / f"month={month}" / f"day={day}"
+        folder = self.home / "lake" / "events" / partition(rows[0]["received_ms"])
         folder.mkdir(parents=True, exist_ok=True)
         self._files += 1
         name = f"{'history' if history else 'part'}-{self._files:06}.parquet"
         pq.write_table(table_of_rows(rows), folder / name)
+
+    def at(self, tick: int) -> None:
+        """Set the clock to some seconds after a tick began."""
+        self.time.now_ms = tick * TICK_MS + 5_000
+
+    def night(self, tick: int) -> None:
+        """Run the loading part of the nightly job."""
+        self.at(tick)
+        etl(self.batch, tick)
 
     def learn(self, tick: int, *, everything: bool = False) -> Manifest:
         """Run the learning part of a tick."""
@@ -71,6 +86,11 @@ class LakeWorld:
         manifest = EventLoader(batch).run(tick, self.time.now_ms, everything=everything)
         day_state.ensure(batch, tick, manifest.run)
         return manifest
+
+    def known(self) -> list[tuple[str, int]]:
+        """Every clean event and the tick that it is known from."""
+        table = self.batch.tables.clean(FIRST_DAY - 40, FIRST_DAY + 40)
+        return sorted(zip(table["event_id"].to_pylist(), table["known_tick"].to_pylist(), strict=True))
 
     def catalogue(self) -> Catalogue:
         return catalogue.load(self.batch)

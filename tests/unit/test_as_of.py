@@ -1,5 +1,6 @@
 """Features as of a tick: what a snapshot holds, what training computes and what a recount finds are one value."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,12 +13,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pingfeed.core.events import Row
-from pingfeed.core.features import PING, USER
+from pingfeed.core.features import PING, USER, Feature, PingBlock
 from tests.prove import rounds
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 
 PINGS = {"p1": ("c1", ["cats"]), "p2": ("c1", ["dogs", "cats"]), "p3": ("c2", [])}
 USERS = ["ada", "bob"]
+COLUMNS = [feature.name for feature in PING]
 WINDOWS = {"1h": 4, "1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
 # Ticks that sit on the borders of windows and of days, as well as between them.
 TICKS = sorted({FIRST + at for at in (1, 2, 4, 5, 95, 96, 97, 100, 192, 672, 673, 768, 2880, 2881, 2976)})
@@ -26,11 +28,7 @@ POINTS = {"like": 10_000, "comment": 15_000, "share": 20_000, "hide": -20_000, "
 
 @pytest.fixture
 def world(tmp_path: Path) -> LakeWorld:
-    """The pings were published before FIRST."""
-    found = LakeWorld(tmp_path)
-    found.land(_created())
-    found.learn(FIRST)
-    return found
+    return _publish(LakeWorld(tmp_path))
 
 
 @st.composite
@@ -98,14 +96,8 @@ class Recount:
         day = tick // DAY
         total = self.sums((day * DAY) - 1, 30 * DAY, ping_id="any")
         shown, viewed = total["impressions"] + 100.0, total["views"] + 100.0
-        return {
-            "points": (total["points"] + 20.0) / shown,
-            "watch": (total["watch"] + 50.0) / viewed,
-            "likes": (total["likes"] + 2.0) / shown,
-            "shares": (total["shares"] + 1.0) / shown,
-            "hides": (total["hides"] + 0.5) / shown,
-            "follows": (total["follows"] + 0.2) / shown,
-        }
+        lean = {"points": 20.0, "watch": 50.0, "likes": 2.0, "shares": 1.0, "hides": 0.5, "follows": 0.2}
+        return {name: (total[name] + by) / (viewed if name == "watch" else shown) for name, by in lean.items()}
 
     def rate(self, measure: str, tick: int, window: str, **match: str) -> float:
         total = self.sums(tick, WINDOWS[window], **match)
@@ -138,50 +130,33 @@ def _measures(event: Row) -> dict[str, int]:
     }
 
 
-def _expected_ping(count: Recount, ping: str, tick: int) -> dict[str, float]:
-    creator = PINGS[ping][0]
-    return {
-        **{f"ping_points_{w}": count.rate("points", tick, w, ping_id=ping) for w in WINDOWS},
-        "ping_watch_1d": count.rate("watch", tick, "1d", ping_id=ping),
-        "ping_watch_30d": count.rate("watch", tick, "30d", ping_id=ping),
-        "ping_like_rate_7d": count.rate("likes", tick, "7d", ping_id=ping),
-        "ping_share_rate_7d": count.rate("shares", tick, "7d", ping_id=ping),
-        "ping_hide_rate_30d": count.rate("hides", tick, "30d", ping_id=ping),
-        **{
-            f"ping_impressions_{w}": count.sums(tick, WINDOWS[w], ping_id=ping)["impressions"]
-            for w in ("1h", "1d", "30d")
-        },
-        "ping_age_hours": (tick - FIRST) / 4,
-        "ping_duration_s": 30.0,
-        "creator_points_7d": count.rate("points", tick, "7d", creator_id=creator),
-        "creator_points_30d": count.rate("points", tick, "30d", creator_id=creator),
-        "creator_watch_30d": count.rate("watch", tick, "30d", creator_id=creator),
-        "creator_hide_rate_30d": count.rate("hides", tick, "30d", creator_id=creator),
-        "creator_follow_rate_30d": count.rate("follows", tick, "30d", creator_id=creator),
-        "creator_impressions_30d": count.sums(tick, WINDOWS["30d"], creator_id=creator)["impressions"],
-    }
+MEASURES = {"like_rate": "likes", "share_rate": "shares", "hide_rate": "hides", "follow_rate": "follows"}
 
 
-def _expected_user(count: Recount, user: str, tick: int) -> dict[str, float]:
-    return {
-        "user_points_30d": count.rate("points", tick, "30d", user_id=user),
-        "user_watch_30d": count.rate("watch", tick, "30d", user_id=user),
-        "user_like_rate_30d": count.rate("likes", tick, "30d", user_id=user),
-        "user_hide_rate_30d": count.rate("hides", tick, "30d", user_id=user),
-        "user_impressions_1d": count.sums(tick, DAY, user_id=user)["impressions"],
-        "user_impressions_30d": count.sums(tick, 30 * DAY, user_id=user)["impressions"],
-    }
+def _expected(count: Recount, tick: int, features: Sequence[Feature], **about: str) -> dict[str, float]:
+    """What features over a window are, by their names: `creator_hide_rate_30d`, say, of the creator in `about`."""
+    out = {}
+    for feature in features:
+        if found := re.fullmatch(r"(ping|creator|user)_(\w+)_(1h|1d|7d|30d)", feature.name):
+            kind, named, window = found.groups()
+            match = {f"{kind}_id": about[kind]}
+            shown = count.sums(tick, WINDOWS[window], **match)["impressions"]
+            rated = named != "impressions"
+            out[feature.name] = count.rate(MEASURES.get(named, named), tick, window, **match) if rated else shown
+    return out
 
 
 def _sent(tick: int) -> Row:
     return row("like", tick * TICK_MS - 1, event_id=event_id(1, 1), user_id="ada", ping_id="p1")
 
 
-def _created() -> list[Row]:
-    return [
-        row("ping_created", FIRST * TICK_MS - 1, ping_id=ping, creator_id=creator, topics=topics, duration_ms=30_000)
-        for ping, (creator, topics) in PINGS.items()
-    ]
+def _publish(world: LakeWorld, pings: dict[str, tuple[str, list[str]]] = PINGS) -> LakeWorld:
+    """These pings were published before FIRST."""
+    for ping, (by, topics) in pings.items():
+        made = row("ping_created", FIRST * TICK_MS - 1, ping_id=ping, creator_id=by, topics=topics, duration_ms=30_000)
+        world.land([made])
+    world.learn(FIRST)
+    return world
 
 
 # Sent, sent again within seven days of that, and again within seven days of the copy but not of the first.
@@ -190,9 +165,7 @@ def _created() -> list[Row]:
 @settings(max_examples=rounds(2, 8))
 def test_snapshot_value_equals_training_value_equals_a_recount(arrived: list[tuple[int, list[Row]]]) -> None:
     with TemporaryDirectory() as folder:
-        world = LakeWorld(Path(folder))
-        world.land(_created())
-        world.learn(FIRST)
+        world = _publish(LakeWorld(Path(folder)))
         at_the_time: dict[int, tuple[Any, Any]] = {}
         asked = sorted({tick for tick, _ in arrived} | {tick + 4 for tick, _ in arrived})
         by_tick = dict(arrived)
@@ -238,114 +211,95 @@ def _affinities(users: Any, at: int) -> list[list[tuple[int, float]]]:
 
 
 def _assert_recount(world: LakeWorld, count: Recount, then: tuple[Any, Any], tick: int) -> None:
-    names = [feature.name for feature in PING]
     for index, ping in enumerate(PINGS):
-        found = dict(zip(names, then[0].block.values[index].tolist(), strict=False))
-        for name, value in _expected_ping(count, ping, tick).items():
+        found = dict(zip(COLUMNS, then[0].block.values[index].tolist(), strict=False))
+        ages = {"ping_age_hours": (tick - FIRST) / 4, "ping_duration_s": 30.0}
+        for name, value in (ages | _expected(count, tick, PING, ping=ping, creator=PINGS[ping][0])).items():
             assert found[name] == np.float32(value), f"{name} of {ping} at {tick - FIRST}"
     for index, user in enumerate(USERS):
         found = dict(zip([f.name for f in USER], then[1].values[then[1].row[index]].tolist(), strict=True))
-        for name, value in _expected_user(count, user, tick).items():
+        for name, value in _expected(count, tick, USER, user=user).items():
             assert found[name] == np.float16(np.float32(value)), f"{name} of {user} at {tick - FIRST}"
         of_creators = dict(_affinities(then[1], int(then[1].row[index]))[0])
         assert of_creators == _expected_affinity(count, world, user, tick)
 
 
-def _creators(world: LakeWorld) -> dict[int, str]:
-    return {world.number("creator", name): name for name in ("c1", "c2")}
-
-
 def _expected_affinity(count: Recount, world: LakeWorld, user: str, tick: int) -> dict[int, float]:
     out = {}
-    for number, creator in _creators(world).items():
+    for creator in ("c1", "c2"):
         known = [e for k, e in count.events if tick - 30 * DAY < k <= tick and e["user_id"] == user]
         if any(_matches(event, "creator_id", creator) for event in known):
             total = count.sums(tick, 30 * DAY, user_id=user, creator_id=creator)
             strength = (total["points"] - total["impressions"] * count.prior(tick)["points"]) / (
                 total["impressions"] + 5.0
             )
-            out[number] = float(np.float16(np.float32(strength)))
+            out[world.number("creator", creator)] = float(np.float16(np.float32(strength)))
     return out
+
+
+def _block(world: LakeWorld, ping: str, *ticks: int) -> PingBlock:
+    """The features of one ping as of these ticks."""
+    numbers = np.full(len(ticks), world.number("ping", ping), np.int64)
+    return world.features(ticks[0], ticks[-1]).pings(numbers, np.array(ticks)).block
 
 
 def test_an_event_at_a_tick_boundary_counts_from_the_run_that_loaded_it(world: LakeWorld) -> None:
     world.land([row("impression", (FIRST + 2) * TICK_MS, user_id="ada", ping_id="p1")])
     world.learn(FIRST + 2)  # it arrived in the tick's first millisecond and had landed when the run listed the files
     world.learn(FIRST + 3)
-    shown = [f.name for f in PING].index("ping_impressions_1d")
-    number = np.array([world.number("ping", "p1")], np.int64)
-    values = [
-        world.features(tick, tick).pings(number, np.array([tick])).block.values[0, shown]
-        for tick in (FIRST + 1, FIRST + 2, FIRST + 2 + DAY - 1, FIRST + 2 + DAY)
-    ]
-    assert values == [0, 1, 1, 0]
+    ticks = (FIRST + 1, FIRST + 2, FIRST + 2 + DAY - 1, FIRST + 2 + DAY)
+    shown = COLUMNS.index("ping_impressions_1d")
+    assert [_block(world, "p1", tick).values[0, shown] for tick in ticks] == [0, 1, 1, 0]
 
 
 def test_a_planted_leak_of_the_tick_itself_is_visible(world: LakeWorld) -> None:
     """A feature at tick b must not move with what b + 1 learns: the request's own outcome is there."""
-    number = np.array([world.number("ping", "p1")], np.int64)
-    before = world.features(FIRST + 5, FIRST + 5).pings(number, np.array([FIRST + 5])).block.values
-    liked = row("like", (FIRST + 5) * TICK_MS + 3, user_id="ada", ping_id="p1", request_id="r1")
-    world.land([liked])
+    before = _block(world, "p1", FIRST + 5).values
+    world.land([row("like", (FIRST + 5) * TICK_MS + 3, user_id="ada", ping_id="p1", request_id="r1")])
     world.learn(FIRST + 6)
-    source = world.features(FIRST + 5, FIRST + 6)
-    np.testing.assert_array_equal(source.pings(number, np.array([FIRST + 5])).block.values, before)
-    assert (source.pings(number, np.array([FIRST + 6])).block.values != before).any(), "the next tick must see it"
+    after = _block(world, "p1", FIRST + 5, FIRST + 6).values
+    np.testing.assert_array_equal(after[:1], before)
+    assert (after[1:] != before).any(), "the next tick must see it"
 
 
 def test_smoothing_leans_on_earlier_days_only(world: LakeWorld) -> None:
     """A same-day prior would be a leak: what the whole day holds is not known in its morning."""
-    number = np.array([world.number("ping", "p3")], np.int64)
-    probe = np.array([FIRST + DAY + 50])
-    before = world.features(FIRST + DAY, FIRST + DAY + 50).pings(number, probe).block.values
+    before = _block(world, "p3", FIRST + DAY, FIRST + DAY + 50).values
     world.land([row("like", (FIRST + DAY + 10) * TICK_MS, user_id="bob", ping_id="p1") for _ in range(50)])
     world.learn(FIRST + DAY + 11)
-    np.testing.assert_array_equal(
-        world.features(FIRST + DAY, FIRST + DAY + 50).pings(number, probe).block.values, before
-    )
-    tomorrow = np.array([FIRST + 2 * DAY])
-    assert (world.features(FIRST + 2 * DAY, FIRST + 2 * DAY).pings(number, tomorrow).block.values != before).any()
+    np.testing.assert_array_equal(_block(world, "p3", FIRST + DAY, FIRST + DAY + 50).values, before)
+    assert (_block(world, "p3", FIRST + 2 * DAY).values != before[1:]).any()
+
+
+def _edited(world: LakeWorld, **values: Any) -> PingBlock:
+    """`p1` before and after an edit."""
+    world.land([row("ping_created", (FIRST + 8) * TICK_MS, ping_id="p1", duration_ms=5_000, **values)])
+    world.learn(FIRST + 9)
+    return _block(world, "p1", FIRST + 8, FIRST + 9)
 
 
 def test_an_edit_counts_from_its_tick_and_the_first_arrival_stays_the_age(world: LakeWorld) -> None:
-    edit = row(
-        "ping_created", (FIRST + 8) * TICK_MS, ping_id="p1", creator_id="c1", topics=["birds"], duration_ms=5_000
-    )
-    world.land([edit])
-    world.learn(FIRST + 9)
-    source = world.features(FIRST + 8, FIRST + 9)
-    number = world.number("ping", "p1")
-    found = source.pings(np.array([number, number], np.int64), np.array([FIRST + 8, FIRST + 9]))
-    columns = {f.name: i for i, f in enumerate(PING)}
-    assert found.block.values[:, columns["ping_duration_s"]].tolist() == [30, 5]
-    assert found.block.values[:, columns["ping_age_hours"]].tolist() == [2, 2.25]
-    assert found.block.facets[0, 0, 0] == world.number("value", "topics=cats")
-    assert found.block.facets[1, 0, 0] == world.number("value", "topics=birds")
+    found = _edited(world, creator_id="c1", topics=["birds"])
+    assert found.values[:, COLUMNS.index("ping_duration_s")].tolist() == [30, 5]
+    assert found.values[:, COLUMNS.index("ping_age_hours")].tolist() == [2, 2.25]
+    assert found.facets[:, 0, 0].tolist() == [world.number("value", f"topics={topic}") for topic in ("cats", "birds")]
 
 
 def test_an_edit_that_names_another_creator_changes_nothing(world: LakeWorld) -> None:
     """A user's token may publish under any ping's id, and only as that user."""
-    world.land([row("ping_created", (FIRST + 8) * TICK_MS, ping_id="p1", creator_id="eve", topics=["spam"])])
-    world.learn(FIRST + 9)
-    found = world.features(FIRST + 8, FIRST + 9).pings(
-        np.array([world.number("ping", "p1")] * 2, np.int64), np.array([FIRST + 8, FIRST + 9])
-    )
-    assert found.block.facets[1, 0, 0] == world.number("value", "topics=cats")
-    assert found.block.values[1, [f.name for f in PING].index("ping_duration_s")] == 30
+    found = _edited(world, creator_id="eve", topics=["spam"])
+    assert found.facets[1, 0, 0] == world.number("value", "topics=cats")
+    assert found.values[1, COLUMNS.index("ping_duration_s")] == 30
+
+
+def _likes(tick: int) -> list[Row]:
+    """`p0` is liked by one user, `p1` by two, and so on."""
+    return [row("like", tick * TICK_MS - 1, user_id=f"u{n}", ping_id=f"p{i}") for i in range(20) for n in range(i + 1)]
 
 
 def test_an_affinity_beyond_the_packets_strongest_is_unknown(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    made = [
-        row("ping_created", FIRST * TICK_MS - 1, ping_id=f"p{i}", creator_id=f"c{i}", topics=[f"t{i}"])
-        for i in range(20)
-    ]
-    world.land(made)
-    world.learn(FIRST)
-    likes = [
-        row("like", (FIRST + 1) * TICK_MS - 1, user_id="ada", ping_id=f"p{i}") for i in range(20) for _ in range(i + 1)
-    ]
-    world.land(likes)
+    world = _publish(LakeWorld(tmp_path), {f"p{i}": (f"c{i}", [f"t{i}"]) for i in range(20)})
+    world.land(like | {"user_id": "ada"} for like in _likes(FIRST + 1))
     world.learn(FIRST + 1)
     users = world.features(FIRST + 1, FIRST + 1).users(pa.array(["ada"]), np.array([FIRST + 1]))
     kept = {int(key) & 0xFFFFFFFF for key in users.creator_keys}
@@ -353,13 +307,8 @@ def test_an_affinity_beyond_the_packets_strongest_is_unknown(tmp_path: Path) -> 
 
 
 def test_evergreen_is_the_top_tenth_of_the_days_before(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    world.land([row("ping_created", FIRST * TICK_MS - 1, ping_id=f"p{i}", creator_id="c") for i in range(20)])
-    world.learn(FIRST)
-    likes = [
-        row("like", (FIRST + 1) * TICK_MS, user_id=f"u{n}", ping_id=f"p{i}") for i in range(20) for n in range(i + 1)
-    ]
-    world.land(likes)
+    world = _publish(LakeWorld(tmp_path), {f"p{i}": ("c", []) for i in range(20)})
+    world.land(_likes(FIRST + 2))
     world.learn(FIRST + 2)
     world.learn(FIRST + DAY)
     source = world.features(FIRST, FIRST + DAY)

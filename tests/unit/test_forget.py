@@ -18,9 +18,11 @@ from batch.ops.forget import forget_users, remove_forgotten
 from batch.serving import packets
 from batch.training import training_set
 from batch.wiring import build as build_batch
+from pingfeed.adapters.lake_file import FileLake
 from pingfeed.core.errors import Unavailable
+from pingfeed.core.events import encode_rows
 from tests.unit.dying_lake import deaths
-from tests.unit.forget_world import NIGHT, NOON, ZOE, at, build, forget, json_rows, land_bytes, night, opened, places_of
+from tests.unit.forget_world import NIGHT, NOON, ZOE, build, forget, land_bytes, opened, places_of
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
 
 STORES = {"candidates.sqlite", "signals.sqlite", "trending.sqlite"}
@@ -69,12 +71,7 @@ def _others(world: LakeWorld) -> dict[str, str]:
 
 def _content(path: Path) -> bytes:
     if path.suffix != ".parquet":
-
-        class One:
-            def read(self, _path: str) -> bytes:
-                return path.read_bytes()
-
-        found = read_events(One(), ["events/x"])  # type: ignore[arg-type]  # all that reading needs
+        found = read_events(FileLake(f"file://{path.parent}"), [path.name])
         rows = [r for r in found.rows.to_pylist() if r["user_id"] != ZOE]
         return repr(rows).encode() if found.files else path.read_bytes()
     table = pq.read_table(path, partitioning=None)
@@ -92,15 +89,14 @@ def _raw_acceptances(world: LakeWorld) -> set[tuple[str, str, int]]:
 
 def test_after_the_nightly_job_the_user_is_nowhere_but_in_rejected_events(world: LakeWorld) -> None:
     before = places_of(world, ZOE)
-    for part in ("events/", "errors/", "/raw-", "clean/", "_buckets/", "/relations/", "/blocked/", "/hidden/"):
+    lake = ("events/", "errors/", "/raw-", "clean/", "_buckets/", "/relations/", "/blocked/", "/hidden/", "training/")
+    for part in (*lake, "candidates.sqlite", "signals.sqlite"):
         assert any(part in place for place in before), f"she is not in {part} to begin with"
-    assert {"candidates.sqlite", "signals.sqlite"} <= set(before)
-    assert any("training/" in place for place in before)
     acceptances = _raw_acceptances(world)
     forget(world)
     assert not STORES & set(places_of(world, ZOE)), "packet and signals go at once"
     assert not any("forgotten/" in place for place in places_of(world, ZOE))
-    night(world, NIGHT)
+    world.night(NIGHT)
     assert places_of(world, ZOE) == []
     assert any("clean/" in place for place in places_of(world, "ada"))
     gone = acceptances - _raw_acceptances(world)
@@ -111,12 +107,12 @@ def test_after_the_nightly_job_the_user_is_nowhere_but_in_rejected_events(world:
 
 
 def test_other_users_and_totals_stay_and_only_files_with_the_user_are_written(world: LakeWorld) -> None:
-    night(world, NOON + 1)
+    world.night(NOON + 1)
     before, held = _others(world), set(places_of(world, ZOE))
     tables = {name: world.batch.tables.aggregate(name, FIRST_DAY, FIRST_DAY + 3).to_pylist() for name in AGGREGATES}
     files = {p: p.stat().st_mtime_ns for p in (world.home / "lake").rglob("*") if p.is_file()}
     forget(world)
-    night(world, NOON + 1)
+    world.night(NOON + 1)
     assert _others(world) == before
     assert places_of(world, ZOE) == []
     changed = {p for p, ns in files.items() if not p.exists() or p.stat().st_mtime_ns != ns}
@@ -128,7 +124,7 @@ def test_other_users_and_totals_stay_and_only_files_with_the_user_are_written(wo
 
 def test_before_the_nightly_job_no_tick_makes_a_packet_and_no_training_a_row_of_the_user(world: LakeWorld) -> None:
     forget(world)
-    at(world, NOON + 1)
+    world.at(NOON + 1)
     ticking.run(world.batch, NOON + 1, everyone=True)
     assert "candidates.sqlite" not in places_of(world, ZOE)
     made = training_set.collect(world.batch, NOON + 1, 30)
@@ -139,7 +135,7 @@ def test_a_user_deleted_while_a_tick_runs_has_no_packet_after_it(
     world: LakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.land([row("like", (NOON + 1) * TICK_MS - 1, user_id=user, ping_id="p1") for user in ("ada", ZOE)])
-    at(world, NOON + 1)
+    world.at(NOON + 1)
     make = packets.make
     elsewhere = build_batch(world.batch.settings, clock=world.time, quiet=True)
 
@@ -149,22 +145,20 @@ def test_a_user_deleted_while_a_tick_runs_has_no_packet_after_it(
 
     monkeypatch.setattr(packets, "make", forget_meanwhile)
     assert ticking.run(world.batch, NOON + 1).packets == 2
-    assert "candidates.sqlite" not in places_of(world, ZOE)
-    assert "candidates.sqlite" in places_of(world, "ada")
+    assert ["candidates.sqlite" in places_of(world, user) for user in ("ada", ZOE)] == [True, False]
 
 
 def test_late_events_are_never_learned_and_leave_the_raw_files(world: LakeWorld) -> None:
     forget(world)
-    night(world, NIGHT)
+    world.night(NIGHT)
     before = _removed(world)
     late = [row("like", (NOON - 3) * TICK_MS, event_id=event_id(u), user_id=u, ping_id="p1") for u in ("ada", ZOE)]
     world.land(late)
-    land_bytes(world, NIGHT, "late", json_rows(late[1:]))
-    at(world, NIGHT + 1)
+    land_bytes(world, NIGHT, "late", encode_rows(late[1:]))
+    world.at(NIGHT + 1)
     assert ticking.run(world.batch, NIGHT + 1).events == 1
-    assert len([place for place in places_of(world, ZOE) if "/events/" in place]) == 2
-    assert not any("/events/" not in place for place in places_of(world, ZOE))
-    night(world, NIGHT + DAY)
+    assert ["/events/" in place for place in places_of(world, ZOE)] == [True, True]
+    world.night(NIGHT + DAY)
     assert places_of(world, ZOE) == []
     assert len(_removed(world)) == len(before) + 1, "two files held one acceptance"
     assert world.learn(NIGHT + DAY + 1, everything=True).files == []
@@ -174,10 +168,10 @@ def test_a_file_that_a_sink_sends_again_loses_the_rows_again_and_counts_them_onc
     path = [path for path in _lake(world).list("events") if not is_compacted(path)][-1]
     data = _lake(world).read(path)
     forget(world)
-    night(world, NOON + 1)
+    world.night(NOON + 1)
     before = _removed(world)
     _lake(world).write(path, data)
-    night(world, NOON + 2)
+    world.night(NOON + 2)
     assert places_of(world, ZOE) == []
     assert _removed(world) == before
 
@@ -186,10 +180,10 @@ def test_a_user_who_comes_back_starts_anew(world: LakeWorld) -> None:
     forget(world)
     back = NOON + 4
     world.land([row("follow", back * TICK_MS - 1, user_id=ZOE, creator_id="c0")])
-    at(world, back)
+    world.at(back)
     ticking.run(world.batch, back)
     assert "candidates.sqlite" in places_of(world, ZOE)
-    night(world, NIGHT)
+    world.night(NIGHT)
     clean = world.batch.tables.clean(FIRST_DAY, FIRST_DAY + 3)
     hers = clean.filter(pc.equal(clean["user_id"], ZOE))
     assert hers["event_type"].to_pylist() == ["follow"]
@@ -198,16 +192,16 @@ def test_a_user_who_comes_back_starts_anew(world: LakeWorld) -> None:
 
 
 def test_what_a_user_published_stays_without_the_id(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
+    world = LakeWorld(tmp_path)
     made = row("ping_created", FIRST * TICK_MS, user_id=ZOE, ping_id="own", creator_id="c9", topics=["bread"])
     again = row("ping_created", FIRST * TICK_MS, user_id=ZOE, ping_id="own2", creator_id="c9")
     world.land([made])
-    land_bytes(world, FIRST + 1, "json", json_rows([again]))
+    land_bytes(world, FIRST + 1, "json", encode_rows([again]))
     world.learn(FIRST + 1)
-    at(world, FIRST + 2)
+    world.at(FIRST + 2)
     forget(world)
     world.land([made])
-    night(world, FIRST + DAY)
+    world.night(FIRST + DAY)
     assert places_of(world, ZOE) == []
     clean = world.batch.tables.clean(FIRST_DAY, FIRST_DAY + 1)
     assert sorted(clean["ping_id"].to_pylist()) == ["own", "own2"]
@@ -245,7 +239,7 @@ def test_a_nightly_job_that_cannot_write_leaves_raw_files_alone_and_goes_on(
         raise Unavailable("the lake is read-only")
 
     monkeypatch.setattr("batch.ops.forget.put_removed", fail)
-    night(world, NOON + 1)
+    world.night(NOON + 1)
     assert "the next nightly job retries" in caplog.text
     assert len(DeletionRequests(_lake(world)).pending()) == 1
 
@@ -253,12 +247,12 @@ def test_a_nightly_job_that_cannot_write_leaves_raw_files_alone_and_goes_on(
 def test_a_second_request_and_a_second_nightly_job_change_nothing(world: LakeWorld) -> None:
     forget(world)
     forget(world)
-    night(world, NOON + 1)
+    world.night(NOON + 1)
     (request,) = _requests(world)
     forget(world)
     assert DeletionRequests(_lake(world)).pending() != [], "the clock has moved on: it is another request"
     files = {p: p.read_bytes() for p in (world.home / "lake").rglob("*") if p.is_file() and "forgotten" not in str(p)}
-    night(world, NOON + 1)
+    world.night(NOON + 1)
     assert {p: p.read_bytes() for p in files} == files
     assert _requests(world)[0] == request
 
@@ -267,7 +261,7 @@ def test_a_file_that_cannot_be_read_is_named_in_the_request(world: LakeWorld, ca
     path = _lake(world).list("events")[0]
     _lake(world).write(path, b"PAR1 no more")
     forget(world)
-    night(world, NOON + 1)
+    world.night(NOON + 1)
     assert _requests(world)[0].unreadable == [path]
     assert "could not be searched" in caplog.text
 

@@ -5,10 +5,8 @@ import pytest
 
 from batch.training import gate, ndcg
 
-
-def _lists(requests: int = 200, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return rng.integers(2, 6, requests * 10), np.arange(requests + 1) * 10
+GRADES, STARTS = np.random.default_rng(1).integers(2, 6, 2000), np.arange(201) * 10
+WORSE = GRADES + np.random.default_rng(5).normal(0, 1.5, len(GRADES))
 
 
 def test_ndcg_is_one_for_the_ideal_order_and_falls_with_a_swap_at_the_top() -> None:
@@ -25,30 +23,22 @@ def test_label_gain_strictly_increases() -> None:
     assert (np.diff(ndcg.LABEL_GAIN) > 0).all()
 
 
-def _judge(model: np.ndarray, live: np.ndarray | None = None, tolerance: float = 0.01) -> gate.Verdict:
-    grades, starts = _lists()
-    popularity = np.random.default_rng(3).random(len(grades))
-    return gate.judge(grades, starts, model, popularity, live, tolerance=tolerance, seed=1)
-
-
-def test_a_model_that_beats_popularity_goes_live() -> None:
-    grades, _ = _lists()
-    assert _judge(grades.astype(float)).passed
-
-
-def test_a_model_that_may_not_beat_popularity_stays_out() -> None:
-    verdict = _judge(np.random.default_rng(4).random(2000))
-    assert not verdict.passed
-    assert "popularity" in verdict.sentence
-
-
-def test_a_model_worse_than_the_live_one_stays_out() -> None:
-    grades, _ = _lists()
-    worse = grades + np.random.default_rng(5).normal(0, 1.5, len(grades))
-    verdict = _judge(worse, live=grades.astype(float))
-    assert not verdict.passed
-    assert "live" in verdict.sentence
-    assert _judge(worse, live=grades.astype(float), tolerance=1.0).passed
+@pytest.mark.parametrize(
+    ("model", "live", "tolerance", "stopped_by"),
+    [
+        pytest.param(GRADES, None, 0.01, "", id="it beats popularity"),
+        pytest.param(np.random.default_rng(4).random(2000), None, 0.01, "popularity", id="it may not beat popularity"),
+        pytest.param(WORSE, GRADES, 0.01, "live", id="it is worse than the live model"),
+        pytest.param(WORSE, GRADES, 1.0, "", id="it is worse than the live model within the tolerance"),
+    ],
+)
+def test_a_model_goes_live_only_if_it_beats_popularity_and_is_not_worse_than_the_live_one(
+    model: np.ndarray, live: np.ndarray | None, tolerance: float, stopped_by: str
+) -> None:
+    popularity = np.random.default_rng(3).random(len(GRADES))
+    verdict = gate.judge(GRADES, STARTS, model, popularity, live, tolerance=tolerance, seed=1)
+    assert verdict.passed is (not stopped_by)
+    assert stopped_by in verdict.sentence
 
 
 def test_interval_of_nothing_is_unknown_and_never_passes() -> None:

@@ -9,7 +9,6 @@ from batch.engine import sql_digest
 from batch.features import day_state
 from batch.features.catalogue import ids_of
 from batch.jobs.load_events import EventLoader
-from batch.jobs.nightly import etl
 from batch.serving import collaborative
 from batch.ticks import day_name
 from pingfeed.core.features import SQL_DIGEST
@@ -22,11 +21,6 @@ def world(tmp_path: Path) -> LakeWorld:
     return LakeWorld(tmp_path)
 
 
-def _clean(world: LakeWorld) -> list[tuple[str, int]]:
-    table = world.batch.tables.clean(FIRST_DAY - 40, FIRST_DAY + 40)
-    return sorted(zip(table["event_id"].to_pylist(), table["known_tick"].to_pylist(), strict=True))
-
-
 def test_the_digest_that_the_feed_carries_is_that_of_the_sql() -> None:
     assert sql_digest() == SQL_DIGEST, "run `make digest`"
 
@@ -35,13 +29,13 @@ def test_events_are_stamped_with_the_tick_whose_run_first_lists_their_file(world
     world.land([like(FIRST + 1)])
     world.learn(FIRST + 3)
     world.learn(FIRST + 4)
-    assert _clean(world) == [(event_id(0), FIRST + 3)]
+    assert world.known() == [(event_id(0), FIRST + 3)]
 
 
 def test_history_is_stamped_with_the_tick_after_its_arrival(world: LakeWorld) -> None:
     world.land([like(FIRST + 1), like(FIRST + 7, 1)], history=True)
     world.learn(FIRST + 50, everything=True)
-    assert _clean(world) == sorted([(event_id(0), FIRST + 1), (event_id(1), FIRST + 7)])
+    assert world.known() == sorted([(event_id(0), FIRST + 1), (event_id(1), FIRST + 7)])
 
 
 def test_a_duplicate_is_dropped_within_seven_days_and_first_known_wins(world: LakeWorld) -> None:
@@ -52,13 +46,13 @@ def test_a_duplicate_is_dropped_within_seven_days_and_first_known_wins(world: La
     late = FIRST + 1 + 7 * DAY
     world.land([like(late)])
     world.learn(late)
-    assert _clean(world) == [(event_id(0), FIRST + 1), (event_id(0), late)]
+    assert world.known() == [(event_id(0), FIRST + 1), (event_id(0), late)]
 
 
 def test_the_same_event_id_of_two_users_is_two_events(world: LakeWorld) -> None:
     world.land([like(FIRST + 1), like(FIRST + 1, user="bob")])
     world.learn(FIRST + 1)
-    assert len(_clean(world)) == 2
+    assert len(world.known()) == 2
 
 
 def test_a_tick_lists_two_days_and_the_nightly_job_finds_files_in_older_partitions(
@@ -67,9 +61,9 @@ def test_a_tick_lists_two_days_and_the_nightly_job_finds_files_in_older_partitio
     world.learn(FIRST + 4 * DAY)
     world.land([like(FIRST + DAY)])
     world.learn(FIRST + 4 * DAY + 1)
-    assert _clean(world) == []
+    assert world.known() == []
     world.learn(FIRST + 4 * DAY + 2, everything=True)
-    assert _clean(world) == [(event_id(0), FIRST + 4 * DAY + 2)]
+    assert world.known() == [(event_id(0), FIRST + 4 * DAY + 2)]
 
 
 def _everything(world: LakeWorld) -> dict[str, list[dict[str, Any]]]:
@@ -118,7 +112,7 @@ def test_what_lands_after_a_tick_has_run_counts_from_the_next(world: LakeWorld) 
     world.learn(FIRST + 1)
     world.land([like(FIRST + 1)])
     world.learn(FIRST + 1, everything=True)
-    assert _clean(world) == [(event_id(0), FIRST + 2)]
+    assert world.known() == [(event_id(0), FIRST + 2)]
 
 
 def test_numbers_are_never_reused_and_never_change(world: LakeWorld) -> None:
@@ -187,12 +181,11 @@ def test_a_block_outlasts_an_unfollow_and_a_follow(world: LakeWorld) -> None:
 
 
 def test_history_drops_what_was_derived_without_it(world: LakeWorld) -> None:
-    world.time.now_ms = (FIRST + 3 * DAY) * TICK_MS
-    etl(world.batch, FIRST + 3 * DAY)
+    world.night(FIRST + 3 * DAY)
     assert len(collaborative.factors_of(world.batch, FIRST_DAY + 3).pings) == 0
     likes = [like(FIRST + 1, 50 + n, user=f"u{n % 9}", ping=f"p{n % 8}") for n in range(72)]
     world.land(likes, history=True)
-    etl(world.batch, FIRST + 3 * DAY)
+    world.night(FIRST + 3 * DAY)
     assert len(collaborative.factors_of(world.batch, FIRST_DAY + 3).pings) == 8
 
 

@@ -12,7 +12,7 @@ from batch.lake.ledger import Ledger, is_compacted
 from batch.lake.tables import CLEAN
 from pingfeed.core.errors import Unavailable
 from tests.unit.dying_lake import deaths
-from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, like
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, LakeWorld, event_id, like
 
 NIGHT = FIRST + DAY + 12
 
@@ -25,7 +25,7 @@ def world(tmp_path: Path) -> LakeWorld:
 
 
 def _fill(world: LakeWorld, files: int = 4) -> None:
-    """Files that three runs read, one after another."""
+    """Files that as many runs read, one after another."""
     for number in range(files):
         world.land([like(FIRST + 1 + number, 2 * number), like(FIRST + 1 + number, 2 * number + 1)])
         world.learn(FIRST + 1 + number)
@@ -48,25 +48,19 @@ def _rows(world: LakeWorld) -> list[tuple[str, int | None]]:
     return sorted(zip(table["event_id"].to_pylist(), table["known_tick"].to_pylist(), strict=True), key=repr)
 
 
-def _known(world: LakeWorld) -> list[tuple[str, int]]:
-    table = world.batch.tables.clean(FIRST_DAY - 1, FIRST_DAY + 5)
-    return sorted(zip(table["event_id"].to_pylist(), table["known_tick"].to_pylist(), strict=True), key=repr)
-
-
 def test_files_that_runs_have_read_become_one_file_with_every_row_and_its_tick(world: LakeWorld) -> None:
     _compact(world)
-    (file,) = _raw(world)
-    assert is_compacted(file)
-    assert _rows(world) == _known(world)
+    assert [is_compacted(path) for path in _raw(world)] == [True]
+    assert _rows(world) == world.known()
     assert len(_rows(world)) == 8
 
 
 def test_no_run_reads_a_compacted_file_as_new(world: LakeWorld) -> None:
     _compact(world)
-    before = _known(world)
+    before = world.known()
     assert world.learn(FIRST + DAY).files == []
     assert world.learn(FIRST + 9 * DAY, everything=True).files == []
-    assert _known(world) == before
+    assert world.known() == before
 
 
 def test_files_that_no_run_has_read_stay(world: LakeWorld) -> None:
@@ -100,7 +94,7 @@ def test_a_latecomer_joins_the_file_of_its_day(world: LakeWorld) -> None:
     world.learn(FIRST + 2 * DAY, everything=True)
     _compact(world, FIRST_DAY + 2)
     assert len(_raw(world)) == 1
-    assert _rows(world) == _known(world)
+    assert _rows(world) == world.known()
     assert (event_id(200), FIRST + 2 * DAY) in _rows(world)
 
 
@@ -140,7 +134,7 @@ def test_a_compaction_killed_at_any_change_loses_and_duplicates_nothing(tmp_path
         _compact(prepared)
         prepared.land([like(FIRST + 9, 200)])
         prepared.learn(FIRST + DAY, everything=True)
-    expected = _known(prepared)
+    expected = prepared.known()
     for attempt in deaths(least=4, most=20):
         world = LakeWorld(copytree(prepared.home, tmp_path / f"died-{attempt.changes}"))
         with attempt.in_lake(world.batch.tables):
@@ -156,8 +150,7 @@ def test_a_compaction_killed_at_any_change_loses_and_duplicates_nothing(tmp_path
 def test_the_nightly_job_compacts_past_days(world: LakeWorld) -> None:
     world.land([like(FIRST + DAY + 2, 300)])
     world.land([like(FIRST + DAY + 3, 301)])
-    world.time.now_ms = NIGHT * TICK_MS + 5_000
-    etl(world.batch, NIGHT)
+    world.night(NIGHT)
     assert sorted(map(is_compacted, _raw(world))) == [False, False, True]
     assert len(_rows(world)) == 10
 
@@ -194,13 +187,11 @@ def test_a_compacted_file_without_a_manifest_is_kept_if_it_is_the_only_copy(worl
 
 
 def test_a_failed_compaction_does_not_stop_the_nightly_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    world: LakeWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(_self: RawCompaction, _today: int) -> None:
+    def fail(_self: RawCompaction, _today: int) -> None:
         raise Unavailable("deleting is not allowed")
 
-    monkeypatch.setattr(RawCompaction, "run", refuse)
-    world = LakeWorld(tmp_path)
-    world.time.now_ms = NIGHT * TICK_MS + 5_000
+    monkeypatch.setattr(RawCompaction, "run", fail)
     assert etl(world.batch, NIGHT).tick == NIGHT
     assert "raw files were not compacted" in caplog.text

@@ -25,7 +25,7 @@ from tests.conformance.samples import like
 from tests.unit.dying_lake import deaths
 from tests.unit.lakes import ARRIVED_MS, FIRST, FIRST_DAY, TICK_MS, LakeWorld, error_line, event_id, row
 from tests.unit.lakes import like as like_at
-from tests.unit.test_learn import _clean, _everything
+from tests.unit.test_learn import _everything
 
 DAY = "events/year=2024/month=10/day=04"
 ERRORS = "errors/format-conversion-failed/year=2024/month=10/day=04"
@@ -58,9 +58,9 @@ def rows_of(found: Read) -> list[Row]:
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
-def read_one(lake: CountingLake, data: bytes, name: str = "any-name") -> Read:
-    lake.write(f"{DAY}/{name}", data)
-    return read_events(lake, [f"{DAY}/{name}"])
+def read_one(lake: CountingLake, data: bytes, name: str = "any-name", folder: str = DAY) -> Read:
+    lake.write(f"{folder}/{name}", data)
+    return read_events(lake, [f"{folder}/{name}"])
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -184,8 +184,7 @@ def test_the_good_neighbours_in_an_error_are_rows_and_the_bad_one_has_both_reaso
 ) -> None:
     bad = encode_rows([{**like(2), "position": "third"}])
     said = {form: "DataFormatConversion.MalformedData", form.replace("Code", "Message"): "It does not match."}
-    lake.write(f"{ERRORS}/x", error_line(encode_rows([like(1)]) + bad + encode_rows([like(3)]), **said))
-    found = read_events(lake, [f"{ERRORS}/x"])
+    found = read_one(lake, error_line(encode_rows([like(1)]) + bad + encode_rows([like(3)]), **said), folder=ERRORS)
     assert rows_of(found) == [like(1), like(3)]
     (rejected,) = found.rejected
     assert (rejected.received_ms, rejected.body, rejected.field) == (ARRIVED_MS, bad.decode().strip(), "position")
@@ -195,16 +194,16 @@ def test_the_good_neighbours_in_an_error_are_rows_and_the_bad_one_has_both_reaso
 
 def test_an_error_record_of_several_lines_gives_all_of_their_documents(lake: CountingLake) -> None:
     lines = [error_line(encode_rows([like(number)])) for number in range(3)]
-    lake.write(f"{ERRORS}/x", gzip.compress(b"".join(lines)))
-    assert rows_of(read_events(lake, [f"{ERRORS}/x"])) == [like(number) for number in range(3)]
+    assert rows_of(read_one(lake, gzip.compress(b"".join(lines)), folder=ERRORS)) == [
+        like(number) for number in range(3)
+    ]
 
 
 @pytest.mark.parametrize(
     "line", [b'{"errorCode":"x"}', b'{"rawData":"%%%"}', b'{"rawData":5}', b'{"rawData":"aGk=","arrivalTimestamp":"?"}']
 )
 def test_a_line_that_is_no_error_record_is_kept_as_rejected(lake: CountingLake, line: bytes) -> None:
-    lake.write(f"{ERRORS}/x", line + b"\n" + error_line(encode_rows([like(1)])))
-    found = read_events(lake, [f"{ERRORS}/x"])
+    found = read_one(lake, line + b"\n" + error_line(encode_rows([like(1)])), folder=ERRORS)
     assert rows_of(found) == [like(1)]
     assert [one.body for one in found.rejected] == [line.decode()]
 
@@ -224,32 +223,25 @@ def _fill(world: LakeWorld) -> None:
     lake.write(f"{ERRORS}/two", error_line(encode_rows([like_at(FIRST + 1, 4)]) + b"torn{"))
 
 
-def _load_all(world: LakeWorld, tick: int) -> Manifest:
-    return world.learn(tick, everything=True)
-
-
 def test_the_nightly_job_loads_good_documents_from_errors_and_rejects_bad_ones(world: LakeWorld) -> None:
     _fill(world)
     world.learn(FIRST + 1)
-    assert _clean(world) == sorted([(event_id("p"), FIRST + 1), (event_id(1), FIRST + 1)])
-    manifest = _load_all(world, FIRST + 2)
-    late = [(event_id(2), FIRST + 2), (event_id(4), FIRST + 2)]
-    assert _clean(world) == sorted([(event_id("p"), FIRST + 1), (event_id(1), FIRST + 1), *late])
-    assert manifest.rejected == 2
+    early = [(event_id("p"), FIRST + 1), (event_id(1), FIRST + 1)]
+    assert world.known() == sorted(early)
+    assert world.learn(FIRST + 2, everything=True).rejected == 2
+    assert world.known() == sorted([*early, (event_id(2), FIRST + 2), (event_id(4), FIRST + 2)])
     lake = world.batch.tables.lake
     assert lake.list("rejected") == lake.list("rejected/day=2024-10-04")
-    bodies = [one["body"] for one in _rejected(world)]
-    assert sorted(bodies) == sorted(
-        ['{"bad":1}', "torn{", encode_rows([{**like_at(FIRST + 1, 3), "position": "x"}]).decode().strip()]
-    )
+    odd = encode_rows([{**like_at(FIRST + 1, 3), "position": "x"}]).decode().strip()
+    assert sorted(one["body"] for one in _rejected(world)) == sorted(['{"bad":1}', "torn{", odd])
 
 
 def test_an_error_object_is_read_once(world: LakeWorld) -> None:
     _fill(world)
-    _load_all(world, FIRST + 1)
+    world.learn(FIRST + 1, everything=True)
     before, rejected = _everything(world), _rejected(world)
-    again = _load_all(world, FIRST + 1)
-    assert _load_all(world, FIRST + 2).files == []
+    again = world.learn(FIRST + 1, everything=True)
+    assert world.learn(FIRST + 2, everything=True).files == []
     assert (_everything(world), _rejected(world)) == (before, rejected)
     assert again.run == (FIRST + 1) * 100
 
@@ -257,17 +249,16 @@ def test_an_error_object_is_read_once(world: LakeWorld) -> None:
 def test_a_nightly_job_killed_at_any_write_loses_and_duplicates_nothing(tmp_path: Path) -> None:
     calm = LakeWorld(tmp_path / "calm")
     _fill(calm)
-    _load_all(calm, FIRST + 2)
+    calm.learn(FIRST + 2, everything=True)
     expected = (_everything(calm), _rejected(calm))
     assert len(expected[1]) == 3
     for attempt in deaths(least=10, most=80):
         world = LakeWorld(tmp_path / f"died-{attempt.changes}")
         _fill(world)
-        batch = world.batch
-        with attempt.in_lake(batch.tables):
-            EventLoader(batch).run(FIRST + 1, 0, everything=True)
+        with attempt.in_lake(world.batch.tables):
+            EventLoader(world.batch).run(FIRST + 1, 0, everything=True)
         if attempt.died:
-            _load_all(world, FIRST + 2)  # a later tick's run: another number, the same rejected files
+            world.learn(FIRST + 2, everything=True)  # a later tick's run: another number, the same rejected files
             assert (_everything(world), _rejected(world)) == expected, f"died at change {attempt.changes}"
 
 
@@ -275,10 +266,10 @@ def test_an_unreadable_file_is_loaded_once_it_can_be_read(world: LakeWorld) -> N
     lake = world.batch.tables.lake
     lake.write(f"{DAY}/x", b"PAR1 torn")
     assert world.learn(FIRST + 1).left_out == 1
-    assert _load_all(world, FIRST + 1).run == (FIRST + 1) * 100, "nothing was read: no amendment"
+    assert world.learn(FIRST + 1, everything=True).run == (FIRST + 1) * 100, "nothing was read: no amendment"
     lake.write(f"{DAY}/x", parquet(table_of_rows([like_at(FIRST + 1)])))
     world.learn(FIRST + 2)
-    assert _clean(world) == [(event_id(0), FIRST + 2)]
+    assert world.known() == [(event_id(0), FIRST + 2)]
 
 
 def test_an_older_manifest_is_still_read(tmp_path: Path) -> None:

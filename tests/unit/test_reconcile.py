@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch.jobs.nightly import etl
 from batch.lake.ledger import is_compacted
 from batch.lake.raw_files import each_events
 from batch.lake.tables import parquet_of
@@ -28,7 +27,7 @@ from pingfeed.spool import stats
 from pingfeed.spool.checkpoint import FILE, Delivered, Tally
 from pingfeed.spool.stats import SpoolStats
 from tests.unit.forget_world import places_of
-from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, error_line, event_id, row
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, LakeWorld, error_line, event_id, row
 
 NOON = FIRST_DAY * DAY_MS + DAY_MS // 2
 TODAY, TOMORROW = day_of(NOON), day_of(NOON + DAY_MS)
@@ -75,10 +74,6 @@ class Town(LakeWorld):
 
     def counts(self, day: str = TODAY) -> Counts:
         return self.reconcile([day]).days[0].counts
-
-    def night(self, tick: int) -> None:
-        self.time.now_ms = tick * TICK_MS + 5000
-        etl(self.batch, tick)
 
 
 @pytest.fixture
@@ -205,8 +200,7 @@ def test_compaction_changes_no_count(town: Town) -> None:
     town.lake.write(f"{PARTITION}/json", encode_rows([like(3), {**like(4), "position": "third"}]) + b'{"bad":1}\n')
     town.deliver(5)
     before = town.counts()
-    town.time.now_ms = (FIRST + 2 * DAY) * TICK_MS
-    etl(town.batch, FIRST + 2 * DAY)
+    town.night(FIRST + 2 * DAY)
     assert all(is_compacted(path) for path in town.lake.list(PARTITION))
     assert town.counts() == before == expected(5)
 

@@ -19,14 +19,14 @@ from batch.serving.packets import users_to_refresh
 from batch.training import models
 from batch.training.models import live_ranker
 from batch.training.train import MIN_ENGAGED_REQUESTS, last_trained, train
-from batch.wiring import Batch, build
+from batch.wiring import Batch
 from pingfeed.cli import main
 from pingfeed.core.clock import to_iso
 from pingfeed.core.errors import Busy, FormatError, InvalidInput, NotFound, Unavailable
+from pingfeed.core.features import NO_VALUE
 from pingfeed.core.packet import MAX_CANDIDATES, decode
 from pingfeed.core.ranker import Pointer, pointer_key, snapshot_key
 from pingfeed.core.snapshot import Snapshot
-from pingfeed.settings import load
 from simulator.lake import write_history
 from simulator.world import Spec, World, user_id
 from tests.unit.lakes import FIRST, TICK_MS, LakeWorld, row
@@ -53,13 +53,19 @@ def world(tmp_path: Path) -> LakeWorld:
     return LakeWorld(tmp_path)
 
 
-def _batch(home: Path, at_tick: int) -> Batch:
-    settings = load({"PINGFEED_HOME": str(home), "PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
-    return build(settings, clock=lambda: at_tick * TICK_MS + 5_000, quiet=True)
+def _batch(home: Path, at_tick: int, **settings: str) -> Batch:
+    world = LakeWorld(home, settings)
+    world.at(at_tick)
+    return world.batch
 
 
 def _artifact(batch: Batch, key: str) -> bytes:
     return asyncio.run(batch.open_artifacts().get(key))
+
+
+def _live_snapshot(batch: Batch) -> str:
+    key = pointer_key(batch.features.digest, "snapshot")
+    return msgspec.json.decode(_artifact(batch, key), type=Pointer).current
 
 
 def _packet(batch: Batch, user: str) -> bytes:
@@ -102,27 +108,19 @@ def test_a_packet_has_no_ping_that_the_user_has_seen(home: Path) -> None:
 def test_candidates_are_in_the_order_of_the_live_model(home: Path) -> None:
     """Packet order is what the feed falls back to: best first, by the very model that serves."""
     batch = _batch(home, END)
-    assert live_ranker(batch).model_id is not None
     live = models.listed(batch)[-1][0]
-    assert live.live
+    assert (live.live, live.model_id) == (True, live_ranker(batch).model_id)
     assert live.metrics["model_minus_popularity_low"] > 0
     assert live.score_std > 0
 
 
-def test_a_tick_run_again_publishes_the_same_bytes(home: Path) -> None:
+@pytest.mark.parametrize("at", [END, END - 4], ids=["the same", "an older"])
+def test_a_tick_run_again_publishes_the_same_bytes_and_an_older_one_replaces_nothing(home: Path, at: int) -> None:
     batch = _batch(home, END)
     before = _artifact(batch, snapshot_key(END)), _packet(batch, user_id(1))
-    tick.run(batch, END, everyone=True)
+    tick.run(_batch(home, at), at, everyone=True)
     assert (_artifact(batch, snapshot_key(END)), _packet(batch, user_id(1))) == before
-
-
-def test_an_older_tick_never_replaces_a_newer_one(home: Path) -> None:
-    batch = _batch(home, END)
-    before = _packet(batch, user_id(1))
-    tick.run(_batch(home, END - 4), END - 4, everyone=True)
-    assert _packet(batch, user_id(1)) == before
-    pointer = msgspec.json.decode(_artifact(batch, pointer_key(batch.features.digest, "snapshot")), type=Pointer)
-    assert pointer.current == str(END)
+    assert _live_snapshot(batch) == str(END)
 
 
 def test_the_snapshot_holds_the_servable_pings_in_order(home: Path) -> None:
@@ -135,12 +133,34 @@ def test_the_snapshot_holds_the_servable_pings_in_order(home: Path) -> None:
     assert (np.diff(newest.astype(np.int64)) <= 0).all()
 
 
-def test_only_the_newest_snapshots_are_kept(world: LakeWorld) -> None:
+def test_only_the_newest_snapshots_are_kept_with_the_names_of_their_facet_values(world: LakeWorld) -> None:
     for at in range(10):
-        world.time.now_ms = (FIRST + at) * TICK_MS + 5_000
-        tick.run(world.batch, FIRST + at)
-    kept = sorted(path.parent.name for path in (world.home / "artifacts").rglob("snapshot.bin"))
-    assert kept == [str(FIRST + at) for at in range(2, 10)]
+        _tick(world, FIRST + at)
+    for name in ("snapshot.bin", "facets.json"):
+        kept = sorted(path.parent.name for path in (world.home / "artifacts").rglob(name))
+        assert kept == [str(FIRST + at) for at in range(2, 10)]
+
+
+def test_a_snapshots_facet_values_have_their_names_beside_it(tmp_path: Path) -> None:
+    world = LakeWorld(tmp_path, {"PINGFEED_FACETS": "topics,tags"})
+    values = {"p1": [["bread", "a=b"], ["slow"]], "p2": [["music"], []], "p3": [[], ["slow", "loud"]]}
+    for ping, (topics, tags) in values.items():
+        facets = {"tags": tags}
+        world.land(
+            [row("ping_created", FIRST * TICK_MS - 1, ping_id=ping, creator_id="c", topics=topics, facets=facets)]
+        )
+    _tick(world, FIRST)
+    folder = tmp_path / "artifacts" / "snapshots" / str(FIRST)
+    found = Snapshot.open(folder / "snapshot.bin")
+    names = msgspec.json.decode((folder / "facets.json").read_bytes())
+    told = {
+        found.ping_id(at): [
+            [names[facet][str(number)] for number in numbers if number != NO_VALUE]
+            for facet, numbers in zip(found.facets, found.facet_values[at].tolist(), strict=True)
+        ]
+        for at in range(len(found))
+    }
+    assert told == values
 
 
 def test_only_users_with_new_events_are_refreshed(home: Path) -> None:
@@ -180,15 +200,14 @@ def test_promote_and_roll_back_move_the_pointer(home: Path) -> None:
         models.promote(batch, "foreign")
 
 
-def test_rolling_back_without_an_earlier_model_says_so(tmp_path: Path) -> None:
+def test_rolling_back_without_an_earlier_model_says_so(world: LakeWorld) -> None:
     with pytest.raises(NotFound, match="nothing to roll back"):
-        models.roll_back(LakeWorld(tmp_path).batch)
+        models.roll_back(world.batch)
 
 
 def test_a_snapshot_of_other_features_is_rejected_at_load(home: Path) -> None:
-    path = home / "artifacts" / snapshot_key(END)
     with pytest.raises(FormatError):
-        Snapshot.open(path, "0" * 16)
+        Snapshot.open(home / "artifacts" / snapshot_key(END), "0" * 16)
 
 
 def test_a_tick_reports_its_packets_and_the_events_that_it_read(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,41 +228,34 @@ def test_a_tick_reports_its_packets_and_the_events_that_it_read(home: Path, caps
 
 
 def test_a_run_reports_read_new_duplicate_and_rejected_events() -> None:
-    assert (
-        in_words(read=1200, kept=1000, rejected=0, left_out=0) == "1,200 events read, 1,000 of them new, 200 duplicates"
-    )
-    assert in_words(read=1, kept=1, rejected=2, left_out=3).endswith("2 documents rejected, 3 files unreadable")
+    said = in_words(read=1200, kept=1000, rejected=2, left_out=3)
+    assert said.startswith("1,200 events read, 1,000 of them new, 200 duplicates")
+    assert said.endswith("2 documents rejected, 3 files unreadable")
 
 
-def test_95_percent_do_not_exceed_the_p95() -> None:
-    assert tick.percentile([], 95) == 0
-    assert tick.percentile([7], 95) == 7
-    assert tick.percentile([2] + [1] * 19, 95) == 1
-    assert tick.percentile([2, 2] + [1] * 19, 95) == 2
-    assert tick.percentile([1, 2, 3], 50) == 2
+@pytest.mark.parametrize(
+    ("sizes", "percent", "found"),
+    [([], 95, 0), ([7], 95, 7), ([2] + [1] * 19, 95, 1), ([2, 2] + [1] * 19, 95, 2), ([1, 2, 3], 50, 2)],
+)
+def test_95_percent_do_not_exceed_the_p95(sizes: list[int], percent: int, found: int) -> None:
+    assert tick.percentile(sizes, percent) == found
 
 
-def test_the_next_tick_makes_up_for_one_killed_before_its_packets(world: LakeWorld) -> None:
+def test_the_next_tick_makes_up_for_one_killed_before_its_packets(
+    world: LakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _tick(world, FIRST)
     world.land([row("like", (FIRST + 1) * TICK_MS - 1, user_id="ada", ping_id="p1")])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("batch.serving.packets.make", _die)
-        with pytest.raises(_Died):
+    with monkeypatch.context() as patch:
+        patch.setattr("batch.serving.packets.make", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
             _tick(world, FIRST + 1)
     assert _tick(world, FIRST + 2).packets == 1
     assert decode(_packet(world.batch, "ada"), world.batch.features.digest).tick == FIRST + 2
 
 
-class _Died(Exception):
-    """Stands for a kill."""
-
-
-def _die(*_: Any) -> None:
-    raise _Died
-
-
 def _tick(world: LakeWorld, number: int) -> tick.TickDone:
-    world.time.now_ms = number * TICK_MS + 5_000
+    world.at(number)
     return tick.run(world.batch, number)
 
 
@@ -258,82 +270,75 @@ def test_a_replay_of_the_past_loads_nothing_and_loses_nothing(world: LakeWorld) 
 
 
 def test_two_feature_sets_side_by_side_keep_their_snapshots(home: Path) -> None:
-    old = _batch(home, END)
-    settings = {"PINGFEED_HOME": str(home), "PINGFEED_SINK_FLUSH_SECONDS": "0.05", "PINGFEED_ATTRIBUTES": "words"}
-    new = build(load(settings), clock=old.clock, quiet=True)
+    old, new = _batch(home, END), _batch(home, END, PINGFEED_ATTRIBUTES="words")
     tick.run(new, END)
     for batch in (old, new):
-        pointer = msgspec.json.decode(_artifact(batch, pointer_key(batch.features.digest, "snapshot")), type=Pointer)
-        assert Snapshot(_artifact(batch, snapshot_key(pointer.current))).digest == batch.features.digest
+        assert Snapshot(_artifact(batch, snapshot_key(_live_snapshot(batch)))).digest == batch.features.digest
 
 
-def test_two_runs_on_one_lake_never_overlap(tmp_path: Path) -> None:
-    one, other = LakeWorld(tmp_path).batch, LakeWorld(tmp_path).batch
+def test_two_runs_on_one_lake_never_overlap(world: LakeWorld) -> None:
+    one, other = world.batch, LakeWorld(world.home).batch
     with one.lease(), pytest.raises(Busy), other.lease():
         pass
     with other.lease():
         pass
 
 
+def _schedule(world: LakeWorld, tick: int = FIRST) -> Schedule:
+    """The schedule of a process that starts a minute after a tick began."""
+    world.time.now_ms = tick * TICK_MS + 60_000
+    return Schedule(world.batch)
+
+
+def _nights(plan: Schedule, *ticks: int) -> list[bool]:
+    return [plan.night_is_due(FIRST + at) for at in ticks]
+
+
 def test_a_failed_nightly_job_does_not_stop_ticks_and_is_retried_in_an_hour(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: LakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
         raise FormatError("no training today")
 
-    now = [(FIRST + 20) * TICK_MS + 60_000]
-    plan = _plan(tmp_path, now)
+    plan = _schedule(world, FIRST + 20)
     monkeypatch.setattr("batch.jobs.schedule.train", refuse)
-    assert plan.run_once() == FIRST + 20
-    assert snapshot.live_tick(plan.batch) == FIRST + 20
-    assert [plan.night_is_due(FIRST + at) for at in (21, 23, 24)] == [False, False, True]
+    assert plan.run_once() == snapshot.live_tick(plan.batch) == FIRST + 20
+    assert _nights(plan, 21, 23, 24) == [False, False, True]
 
 
-def _plan(home: Path, now: list[int]) -> Schedule:
-    settings: dict[str, Any] = {"PINGFEED_HOME": str(home), "PINGFEED_SINK_FLUSH_SECONDS": "0.05"}
-    return Schedule(build(load(settings), clock=lambda: now[0], quiet=True))
+def test_the_schedule_runs_each_tick_once_and_catches_up_only_the_latest(world: LakeWorld) -> None:
+    plan = _schedule(world)
+    assert (plan.run_once(), plan.run_once()) == (FIRST, None)
+    world.time.now_ms += 5 * TICK_MS
+    assert (plan.run_once(), plan.run_once()) == (FIRST + 5, None)
 
 
-def test_the_schedule_runs_each_tick_once_and_catches_up_only_the_latest(tmp_path: Path) -> None:
-    now = [FIRST * TICK_MS + 60_000]
-    plan = _plan(tmp_path, now)
-    assert plan.run_once() == FIRST
-    assert plan.run_once() is None
-    now[0] += 5 * TICK_MS
-    assert plan.run_once() == FIRST + 5
-    assert plan.run_once() is None
-
-
-def test_a_tick_is_not_due_in_its_first_moment(tmp_path: Path) -> None:
-    now = [FIRST * TICK_MS + 100]
-    plan = _plan(tmp_path, now)
+def test_a_tick_is_not_due_in_its_first_moment(world: LakeWorld) -> None:
+    plan = _schedule(world)
     plan.last_tick = FIRST - 1
-    assert plan.due() is None
-    now[0] += 5_000
-    assert plan.due() == FIRST
+    for into_ms, due in ((100, None), (5_100, FIRST)):
+        world.time.now_ms = FIRST * TICK_MS + into_ms
+        assert plan.due() == due
 
 
-def test_the_nightly_job_is_due_from_its_hour_until_a_training_has_run(tmp_path: Path) -> None:
-    plan = _plan(tmp_path, [FIRST * TICK_MS])
-    night = FIRST + 3 * 4
-    assert [plan.night_is_due(tick) for tick in (FIRST, night - 1, night, night + 40)] == [False, False, True, True]
-    train(plan.batch, night)
-    assert [plan.night_is_due(tick) for tick in (night, night + 40, night + 96)] == [False, False, True]
+def test_the_nightly_job_is_due_from_its_hour_until_a_training_has_run(world: LakeWorld) -> None:
+    plan = _schedule(world)
+    assert _nights(plan, 0, 11, 12, 52) == [False, False, True, True]
+    train(plan.batch, FIRST + 12)
+    assert _nights(plan, 12, 52, 108) == [False, False, True]
 
 
-def test_a_restart_neither_repeats_nor_skips_a_nightly_job(tmp_path: Path) -> None:
-    now = [(FIRST + 20) * TICK_MS + 60_000]
-    assert last_trained(_plan(tmp_path, now).batch) is None
-    assert _plan(tmp_path, now).run_once() == FIRST + 20
-    assert last_trained(_plan(tmp_path, now).batch) == FIRST + 20
-    assert not _plan(tmp_path, now).night_is_due(FIRST + 21)
+def test_a_restart_neither_repeats_nor_skips_a_nightly_job(world: LakeWorld) -> None:
+    assert last_trained(world.batch) is None
+    assert _schedule(world, FIRST + 20).run_once() == FIRST + 20
+    assert last_trained(world.batch) == FIRST + 20
+    assert _nights(_schedule(world, FIRST + 20), 21) == [False]
 
 
-def test_a_tick_on_a_busy_lake_is_retried_and_not_skipped(tmp_path: Path) -> None:
-    now = [FIRST * TICK_MS + 60_000]
-    plan = _plan(tmp_path, now)
+def test_a_tick_on_a_busy_lake_is_retried_and_not_skipped(world: LakeWorld) -> None:
+    plan = _schedule(world)
     stop = threading.Event()
-    with LakeWorld(tmp_path).batch.lease():
+    with LakeWorld(world.home).batch.lease():
         runner = threading.Thread(target=plan.run_forever, args=(stop,))
         runner.start()
         stop.wait(0.7)  # at least one attempt finds it busy; more time changes nothing
@@ -346,14 +351,12 @@ def test_a_tick_on_a_busy_lake_is_retried_and_not_skipped(tmp_path: Path) -> Non
 
 
 def test_a_tick_that_fails_in_an_outage_is_logged_and_retried_with_backoff(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    world: LakeWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plan = _plan(tmp_path, [FIRST * TICK_MS + 60_000])
+    plan = _schedule(world)
     refused = Unavailable("the table pings is not available: AccessDeniedException")
-    pauses = [plan._failed(refused, failures) for failures in (1, 4, 20)]
-    assert 0.5 <= pauses[0] <= 1
-    assert 4 <= pauses[1] <= 8
-    assert 30 <= pauses[2] <= 60
+    for failures, longest_s in ((1, 1), (4, 8), (20, 60)):
+        assert longest_s / 2 <= plan._failed(refused, failures) <= longest_s
     assert caplog.text.count("a tick failed; retrying") == 3
     assert plan.last_tick is None, "the tick is still due"
     plan._failed(FormatError("a state that no second try mends"), 1)

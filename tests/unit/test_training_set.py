@@ -9,7 +9,8 @@ import pytest
 
 from batch.training import training_set
 from batch.training.skew import measure
-from pingfeed.core.features import PING, REALTIME, RETRIEVAL
+from pingfeed.core.events import Row
+from pingfeed.core.features import PING, REALTIME
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, row
 
 WINDOW = 24  # label window of 6 hours in ticks
@@ -19,9 +20,14 @@ WINDOW = 24  # label window of 6 hours in ticks
 def world(tmp_path: Path) -> LakeWorld:
     world = LakeWorld(tmp_path)
     made = [row("ping_created", FIRST * TICK_MS - 1, ping_id=f"p{i}", creator_id="c", topics=["x"]) for i in range(4)]
-    world.land(made)
-    world.learn(FIRST)
+    _learn(world, FIRST, *made)
     return world
+
+
+def _learn(world: LakeWorld, tick: int, *rows: Row) -> None:
+    """These rows land, and a tick learns of them."""
+    world.land(rows)
+    world.learn(tick)
 
 
 def _act(kind: str, tick: int, ping: str = "p0", request: str = "r1", **values: Any) -> dict[str, Any]:
@@ -52,47 +58,39 @@ def test_grade_is_the_best_act_unless_a_hide_or_report_outweighs_it(
     world: LakeWorld, acts: list[Any], grade: int
 ) -> None:
     given = [(act, None) if isinstance(act, str) else act for act in acts]
-    world.land([_act(kind, FIRST + 1, watch_time_ratio=ratio) for kind, ratio in given])
-    world.learn(FIRST + 1)
+    _learn(world, FIRST + 1, *(_act(kind, FIRST + 1, watch_time_ratio=ratio) for kind, ratio in given))
     assert _grades(world, FIRST + 1 + WINDOW) == {"p0": grade}
 
 
 def test_a_request_waits_until_its_label_window_is_over(world: LakeWorld) -> None:
-    world.land([_act("impression", FIRST + 1)])
-    world.learn(FIRST + 1)
+    _learn(world, FIRST + 1, _act("impression", FIRST + 1))
     assert _grades(world, FIRST + WINDOW) == {}
     assert _grades(world, FIRST + 1 + WINDOW) == {"p0": 2}
 
 
 def test_an_act_after_the_label_window_is_not_a_label(world: LakeWorld) -> None:
-    world.land([_act("impression", FIRST + 1)])
-    world.learn(FIRST + 1)
-    world.land([_act("like", FIRST + 2 + WINDOW)])
-    world.learn(FIRST + 2 + WINDOW)
+    _learn(world, FIRST + 1, _act("impression", FIRST + 1))
+    _learn(world, FIRST + 2 + WINDOW, _act("like", FIRST + 2 + WINDOW))
     assert _grades(world, FIRST + 80) == {"p0": 2}
 
 
 def test_an_act_that_arrives_days_later_is_no_request_of_its_own(world: LakeWorld) -> None:
     """It would be a group whose features know how the real request ended."""
-    world.land([_act("impression", FIRST + 1)])
-    world.learn(FIRST + 1)
+    _learn(world, FIRST + 1, _act("impression", FIRST + 1))
     late = FIRST + 3 * DAY + 5
-    world.land([_act("like", late)])
-    world.learn(late)
+    _learn(world, late, _act("like", late))
     later = training_set.build(world.batch, FIRST + 3 * DAY, FIRST + 4 * DAY, FIRST + 5 * DAY)
     assert later.table.num_rows == 0
 
 
 def test_what_was_served_but_never_seen_is_no_example(world: LakeWorld) -> None:
-    world.land([_served(["p0", "p1"]), _act("impression", FIRST + 1, "p1")])
-    world.learn(FIRST + 1)
+    _learn(world, FIRST + 1, _served(["p0", "p1"]), _act("impression", FIRST + 1, "p1"))
     assert _grades(world, FIRST + 1 + WINDOW) == {"p1": 2}
 
 
 def test_unlogged_requests_take_features_of_the_tick_before_they_became_known(world: LakeWorld) -> None:
     """The request's own outcome becomes known at its tick: a planted leak would show in the points."""
-    world.land([_act("impression", FIRST + 5), _act("like", FIRST + 5)])
-    world.learn(FIRST + 5)
+    _learn(world, FIRST + 5, _act("impression", FIRST + 5), _act("like", FIRST + 5))
     rows = training_set.build(world.batch, FIRST, FIRST + DAY, FIRST + DAY)
     columns = {feature.name: index for index, feature in enumerate(PING)}
     assert rows.matrix[0, columns["ping_impressions_30d"]] == 0
@@ -100,11 +98,10 @@ def test_unlogged_requests_take_features_of_the_tick_before_they_became_known(wo
 
 
 def test_logged_ticks_and_values_are_taken_from_the_log(world: LakeWorld) -> None:
-    world.land([_act("impression", FIRST + 1, request="r0")])
-    world.learn(FIRST + 1)
+    _learn(world, FIRST + 1, _act("impression", FIRST + 1, request="r0"))
     served = _served(["p1"], snapshot_tick=FIRST + 1, packet_tick=None, served_sources=[5], served_scores=[0.25])
-    world.land([served | {"served_realtime": [0.5, None, 1.0, 0.0]}, _act("impression", FIRST + 9, "p1")])
-    world.learn(FIRST + 9)
+    served |= {"served_realtime": [0.5, None, 1.0, 0.0]}
+    _learn(world, FIRST + 9, served, _act("impression", FIRST + 9, "p1"))
     rows = training_set.build(world.batch, FIRST + 5, FIRST + DAY, FIRST + DAY)
     names = world.batch.features.names
     found = dict(zip(names, rows.matrix[0].tolist(), strict=True))
@@ -117,11 +114,9 @@ def test_logged_ticks_and_values_are_taken_from_the_log(world: LakeWorld) -> Non
 
 
 def test_a_closed_day_is_kept_and_an_open_one_is_made_anew(world: LakeWorld) -> None:
-    world.land([_act("impression", FIRST + 1), _act("like", FIRST + 1, "p1")])
-    world.learn(FIRST + 1)
+    _learn(world, FIRST + 1, _act("impression", FIRST + 1), _act("like", FIRST + 1, "p1"))
     first = training_set.collect(world.batch, FIRST + 40, 30)
-    world.land([_act("impression", FIRST + 41, request="r2")])
-    world.learn(FIRST + 41)
+    _learn(world, FIRST + 41, _act("impression", FIRST + 41, request="r2"))
     second = training_set.collect(world.batch, FIRST + DAY + WINDOW, 30)
     assert (first.table.num_rows, second.table.num_rows) == (2, 3)
     kept = [path for path in world.batch.tables.lake.list("training") if "open" not in path]
@@ -145,8 +140,7 @@ def _served(pings: list[str], **values: Any) -> dict[str, Any]:
 
 
 def test_skew_finds_a_vector_that_was_not_what_training_computes(world: LakeWorld) -> None:
-    world.land([_act("impression", FIRST + 1)])
-    world.learn(FIRST + 1)
+    _learn(world, FIRST + 1, _act("impression", FIRST + 1))
     labels = training_set.build(world.batch, FIRST, FIRST + DAY, FIRST + DAY)
     vector = labels.matrix[:1].copy()
     names = list(world.batch.features.names)
@@ -158,21 +152,15 @@ def test_skew_finds_a_vector_that_was_not_what_training_computes(world: LakeWorl
     lying = measure(world.batch, FIRST_DAY, FIRST_DAY)
     assert (honest.rows, honest.differing) == (1, 0)
     assert (lying.rows, lying.differing, lying.features) == (2, 1, {"ping_duration_s": 1})
-    assert len(RETRIEVAL) == 9
 
 
 def test_skew_leaves_out_what_was_logged_under_other_features(world: LakeWorld) -> None:
-    vector = np.zeros((1, 5), np.float32)
-    matrix = base64.b64encode(vector.tobytes()).decode()
-    world.land([_served(["p0"], matrix_pings=["p0"], matrix=matrix, feature_digest="0" * 16)])
-    world.learn(FIRST + 2)
+    _log_and_learn(world, np.zeros((1, 5), np.float32), FIRST + 2, feature_digest="0" * 16)
     assert measure(world.batch, FIRST_DAY, FIRST_DAY).rows == 0
 
 
-def _log_and_learn(world: LakeWorld, vector: Any, tick: int) -> None:
+def _log_and_learn(world: LakeWorld, vector: Any, tick: int, **values: Any) -> None:
     """Log a scored row as of FIRST, with the packet of FIRST."""
     matrix = base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    digest = world.batch.features.digest
-    served = _served(["p0"], packet_tick=FIRST, matrix_pings=["p0"], matrix=matrix, feature_digest=digest)
-    world.land([served | {"request_id": f"r{tick}"}])
-    world.learn(tick)
+    logged = {"matrix_pings": ["p0"], "matrix": matrix, "feature_digest": world.batch.features.digest} | values
+    _learn(world, tick, _served(["p0"], packet_tick=FIRST, request_id=f"r{tick}", **logged))
