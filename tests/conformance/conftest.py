@@ -11,8 +11,9 @@ from tests.conformance.place import Place, cases
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a test on each adapter of its module: of `SUITE` if there is one, else of `ADAPTERS`."""
     if "adapter" in metafunc.fixturenames:
-        metafunc.parametrize("adapter", cases(metafunc.module.ADAPTERS))
+        metafunc.parametrize("adapter", cases(getattr(metafunc.module, "SUITE", metafunc.module.ADAPTERS)))
 
 
 @pytest.fixture

@@ -172,12 +172,9 @@ def largest_state(random_ids: random.Random) -> list[Act]:
     def name() -> str:
         return "".join(random_ids.choices(letters, k=128))
 
-    def at_ms() -> int:
-        return NOON_MS + random_ids.randrange(10**9)
-
     bounds: dict[ActKind, int] = {"follow": MAX_FOLLOWS, "block": MAX_BLOCKS, "hide": MAX_HIDES, "seen": MAX_SEEN}
-    acts = [Act("u" * 128, kind, name(), at_ms()) for kind, count in bounds.items() for _ in range(count)]
-    acts += [Act("u" * 128, "engaged", name(), at_ms()) for _ in range(MAX_ENGAGED)]
+    kinds = [kind for kind, count in (bounds | {"engaged": MAX_ENGAGED}).items() for _ in range(count)]
+    acts = [Act("u" * 128, kind, name(), NOON_MS + random_ids.randrange(10**9)) for kind in kinds]
     page = tuple(name() for _ in range(50 * MAX_SERVED))
     return acts + [Act("u" * 128, "served", name(), NOON_MS + n, page[50 * n : 50 * n + 50]) for n in range(MAX_SERVED)]
 
