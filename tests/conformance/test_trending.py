@@ -30,13 +30,12 @@ class Counters(Trending, Protocol):
 
 
 Open = Callable[[Place], Counters]
-SUITE: dict[str, Open] = {
+COUNTERS: dict[str, Open] = {
     "sqlite": lambda place: SqliteTrending(f"sqlite://{place.folder}/trending.sqlite"),
     "redis": lambda place: RedisTrending(place.redis_url),
     "redis+cluster": lambda place: RedisTrending(place.redis_cluster_url),
 }
-WITHOUT_COUNTERS: dict[str, Callable[[Place], Trending]] = {"snapshot": lambda _: SnapshotTrending("snapshot://")}
-ADAPTERS = {**SUITE, **WITHOUT_COUNTERS}
+ADAPTERS: dict[str, Callable[[Place], Trending]] = {**COUNTERS, "snapshot": lambda _: SnapshotTrending("snapshot://")}
 
 
 def _like(user: str, ping: str, at_ms: int = NOON_MS, country: str | None = "DE") -> Engagement:
@@ -206,7 +205,7 @@ async def _top_after(
 
 
 async def test_a_store_without_counters_returns_none(place: Place) -> None:
-    store = WITHOUT_COUNTERS["snapshot"](place)
+    store = ADAPTERS["snapshot"](place)
     await store.check()
     await store.add([_like(f"user-{n}", "p1") for n in range(20)])
     assert [await store.top(country, 10, NOON_MS) for country in (None, "DE")] == [None, None]
