@@ -1,14 +1,13 @@
-"""Models, snapshots and pointers as objects of an S3 bucket (or of what speaks S3's protocol).
+"""Models, snapshots and pointers as objects of an S3 bucket (or a compatible store).
 
-A PUT replaces an object whole, and whoever reads next sees it: publishing needs no rename. A pointer is some sixty
-bytes, and S3 charges an answer "not modified" like any other, so `get` asks plainly.
+A PUT replaces an object atomically, so publishing needs no rename. `get` sends no condition: pointers have some sixty
+bytes, and S3 bills "not modified" like any other response.
 
-`fetch` keeps local files in a cache folder, to be mapped: `<digest of the key>-<ETag, percent-encoded>`, so that a
-replaced artifact is another file, and a name never refers to other bytes than it did before. Every fetch
-asks whether the newest file that it has of the key is current (If-None-Match); where it is, no bytes travel. The folder
-holds the few files that were used last; what a reader has mapped stays readable to it when its file is removed.
+`fetch` keeps local files in a cache folder, to be mapped: `<digest of the key>-<ETag, percent-encoded>`, so a replaced
+artifact is another file. Every fetch asks whether the newest cached file of the key is current (If-None-Match). The
+folder holds the few most recently used files; a mapped file stays readable after it is removed.
 
-The reader's role needs `s3:ListBucket` beside `s3:GetObject`: without it S3 answers "forbidden" for an absent key.
+The reader's role needs `s3:ListBucket` besides `s3:GetObject`: otherwise S3 returns "forbidden" for an absent key.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote, unquote
 
 from pingfeed.aws import AwsClient, Location, translated
@@ -34,7 +33,7 @@ _READ_S: Final = 10.0
 class S3Artifacts:
     """`s3://bucket/prefix`, or `s3://bucket/prefix?cache=/folder` to name the folder of fetched files.
 
-    Without the option it lies below the system's folder for temporary files. It must be this user's own.
+    The default is in the system's folder for temporary files. The folder must belong to this user.
     """
 
     def __init__(self, url: str) -> None:
@@ -53,12 +52,13 @@ class S3Artifacts:
             await (await self._aws.get()).put_object(Bucket=self._place.bucket, Key=full, Body=data)
 
     async def fetch(self, key: str) -> Path:
-        """A file of the cache folder with the artifact's present bytes; NotFound if there is none."""
+        """A file of the cache folder."""
         stem = hashlib.blake2b(f"{self._place.bucket}/{self._place.key(key)}".encode(), digest_size=8).hexdigest()
         with writing(str(self._cache)):
             have = await asyncio.to_thread(self._newest, stem)
         try:
-            data, etag = await self._read(key, IfNoneMatch=_etag_of(have)) if have else await self._read(key)
+            known = {"IfNoneMatch": unquote(have.name.partition("-")[2])} if have else {}
+            data, etag = await self._read(key, **known)
         except _NotModified:
             assert have is not None
             return have
@@ -83,7 +83,7 @@ class S3Artifacts:
         await self._aws.close()
 
     async def _read(self, key: str, **condition: str) -> tuple[bytes, str]:
-        """An object's bytes and ETag; _NotModified where the condition says that they are known."""
+        """An object's bytes and ETag; _NotModified if it is unchanged."""
         from aiohttp import ClientPayloadError
         from botocore.exceptions import ClientError
 
@@ -95,14 +95,14 @@ class S3Artifacts:
                 async with answer["Body"] as body:
                     return await body.read(), answer["ETag"]
             except ClientError as error:
-                if _status(error) == 304:
+                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 304:
                     raise _NotModified from error
                 raise
             except ClientPayloadError as error:  # The connection ended in the middle: neither botocore's nor OSError.
                 raise Unavailable(f"{key} was cut off while it was read") from error
 
     def _newest(self, stem: str) -> Path | None:
-        """The newest file that is cached of a key, marked as used; OSError."""
+        """The newest cached file of a key, marked as used; OSError."""
         self._make_cache()
         found = max(self._cache.glob(f"{stem}-*"), key=_modified_s, default=None)
         if found is not None:
@@ -115,7 +115,7 @@ class S3Artifacts:
             raise PermissionError(f"{self._cache} belongs to another user")
 
     def _keep(self, path: Path, data: bytes) -> None:
-        """Write a file to the cache and remove those that were used longest ago; OSError."""
+        """Write a file to the cache and remove the least recently used ones; OSError."""
         write_whole(path, data)
         kept = sorted(self._cache.glob("[!.]*"), key=_modified_s)
         dead = [left for left in self._cache.glob(".*") if _modified_s(left) < time.time() - _LEFT_BEHIND_S]
@@ -127,17 +127,9 @@ class _NotModified(Exception):
     """The object still has the ETag that was asked about."""
 
 
-def _etag_of(cached: Path) -> str:
-    return unquote(cached.name.partition("-")[2])
-
-
 def _modified_s(path: Path) -> float:
-    """When a file was written or used last; a file that another process has just removed is the oldest."""
+    """When a file was last used; one that another process has just removed is the oldest."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def _status(error: Any) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -1,8 +1,7 @@
 """Packets in a DynamoDB table, one item a user (`pingfeed/adapters/_dynamodb/items.py` describes it).
 
-Reads are eventually consistent, at half the price: for up to a second a read may return the packet that was just
-replaced. That is harmless: a packet is up to a tick old anyway, and its candidates are filtered by signals, which are
-read consistently. A read never misses an existing packet or returns part of one. If packets share a table with signals,
+Reads are eventually consistent, at half the price: for up to a second a read may return the replaced packet. That is
+harmless, as its candidates are filtered by signals, which are read consistently. If packets share a table with signals,
 both are read consistently, as a call has one consistency per table.
 
 Packets are written in batches of 25, several concurrently, at most `?writes_per_second=` write units a second;

@@ -1,13 +1,9 @@
-"""The lake as objects of an S3 bucket (or of what speaks S3's protocol).
+"""The lake as objects of an S3 bucket (or a compatible store).
 
-An object is there whole or not at all, and S3 lists what was just written, so neither needs a trick. What matters is
-the number of requests, each of which costs money and a round trip:
-
-- `list` asks once for each thousand objects; `read`, `write` and `delete` are one request, the write a single PUT,
-  so nothing half uploaded is ever left. Arrow's own file system needs up to three for each (its delete looks first and
-  leaves a marker of the folder behind), so these four go through botocore, whose errors have codes.
-- `dataset` asks for the first half megabyte of every file, many at once: that is the whole of most, and of a larger one
-  its size and that it exists. Arrow reads the rest of the larger ones as a query needs it, columns side by side.
+Each request costs money and a round trip. `list` is one request per thousand objects; `read`, `write` and `delete` are
+one each, through botocore (Arrow's file system needs up to three, and its delete leaves a marker of the folder). A
+write is a single PUT, so there are no unfinished uploads. `dataset` requests the first half megabyte of every file,
+many at once: all of most files, and the size of the larger ones. Arrow reads the rest as a query needs it.
 """
 
 import threading
@@ -23,7 +19,7 @@ from pingfeed import aws
 from pingfeed.aws import CONNECT_S, READ_S, region, translated
 
 WHOLE_BYTES: Final = 512 << 10
-"""A file of up to so many bytes is read by one request."""
+"""Files up to this size are read by one request."""
 _AT_ONCE: Final = 16
 _ATTEMPTS: Final = 4
 _PARQUET: Final = ds.ParquetFileFormat()
@@ -66,7 +62,7 @@ class S3Lake:
         return _S3Dataset(fragments, schema, _PARQUET)
 
     def _fragment(self, path: str) -> Any:
-        """One file: its bytes, or, where it is large, its place and size (which spares Arrow a request)."""
+        """One file: its bytes, or the path and size of a large one (which saves Arrow a request)."""
         key = self._place.key(path)
         with translated(path):
             data, size = self._head(key)
@@ -75,7 +71,7 @@ class S3Lake:
         return _PARQUET.make_fragment(f"{self._place.bucket}/{key}", self._arrow, file_size=size)
 
     def _head(self, key: str) -> tuple[bytes, int]:
-        """The first bytes of an object, and how many it has."""
+        """The first bytes of an object, and its size."""
         from botocore.exceptions import ClientError
 
         asked = f"bytes=0-{WHOLE_BYTES - 1}"
@@ -124,7 +120,7 @@ def _client(what: str) -> Any:
 
 
 class _S3Dataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow publishes no types
-    """A dataset whose errors are ours also where Arrow reads only when it is asked."""
+    """A dataset that translates the errors of later reads."""
 
     def to_table(self, **options: Any) -> Any:
         with aws.arrow_translated("a file of the lake"):

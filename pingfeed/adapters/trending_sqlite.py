@@ -4,19 +4,17 @@
     weight(country, ping_id, weight)    sum of `signals.forward_weight`; the country "" is all of them together
     counted(id, day, key)               hashes of the (user, ping, event type, UTC day) that counted, oldest first
 
-With forward decay (Cormode et al., ICDE 2009) time passes by itself: the order of stored weights is the order of
-decayed ones at any instant, and nothing is rewritten but, every `MAX_LANDMARK_AGE_MS`, all weights for a new landmark.
+With forward decay (Cormode et al., ICDE 2009) the order of stored weights is that of the decayed ones at any time;
+weights are rewritten only for a new landmark, every `MAX_LANDMARK_AGE_MS`.
 
-Engagements are buffered in memory and counted together, `FLUSH_S` after the first of them or when there are
-`MAX_WAITING`, so that pages and counters that many of them touch are written once. What can be missed: a kill takes the
-buffer, at most `FLUSH_S` of engagements, minus those that the spool still holds and replays; a flush that fails loses
-its own, which the next `add` reports. What was flushed survives a power cut (`synchronous=FULL`).
+Engagements are buffered and counted together, `FLUSH_S` after the first or at `MAX_WAITING`, so that shared pages and
+counters are written once. A kill loses the buffer, except what the spool replays; a failed flush loses its engagements,
+which the next `add` reports. Flushed engagements survive a power cut (`synchronous=FULL`).
 
 Bounded: `MAX_PINGS` per country (and an eighth more), `MAX_COUNTED` keys. An engagement more than `COUNTED_MS` older
-than the newest is left out: it would weigh 2 ** -48 of a fresh one, and its key is gone by then.
+than the newest is ignored: it would weigh 2 ** -48 of a fresh one, and its key is gone by then.
 
-Formats 1 and 2 kept keys by other hashes. Weights are taken over, keys are not: what counted on the day of the upgrade
-may count once more.
+Formats 1 and 2 had other keys: weights are kept, but an engagement of the day of the upgrade may count again.
 """
 
 import asyncio
@@ -167,7 +165,7 @@ def _key(e: Engagement) -> int:
 
 
 def _tell_time(connection: sqlite3.Connection, at_ms: int) -> tuple[int, int]:
-    """The landmark and the newest engagement's time, after one at `at_ms`; moves the landmark if it must."""
+    """The landmark and the newest engagement's time, after one at `at_ms`; moves an old landmark."""
     connection.execute("INSERT OR IGNORE INTO clock VALUES (1, ?, ?)", (at_ms, at_ms))
     landmark_ms, newest_ms = connection.execute("SELECT landmark_ms, newest_ms FROM clock").fetchone()
     newest_ms = max(newest_ms, at_ms)

@@ -6,12 +6,10 @@
 
 The recently deleted pings are in the same table (`pingfeed/adapters/_dynamodb/deleted.py`).
 
-A state is read, changed, and written on condition that its `v` is unchanged; otherwise another writer got in between,
-and the state is read and changed again. So no process undoes another's acts, and a forgotten user does not reappear.
-Within a process, a user's writes are serialised. A write that would change nothing is skipped.
-
-Reads are consistent: a hide takes effect in the very next feed. The state, the head of the deleted pings and, through
-the shared loader, the packet come in one call.
+A state is read, changed, and written if its `v` is unchanged, else read and changed again. So no process undoes
+another's acts, and a forgotten user does not reappear. Within a process, a user's writes are serialised. A write that
+would change nothing is skipped. Reads are consistent: a hide takes effect in the very next feed. State, head of the
+deleted pings and, through the shared loader, the packet come in one call.
 
 Write units follow the item's size. Compressed, a user of 20 follows, 300 seen pings and 12 stored responses is 4 to 13
 KiB (ids of 10 characters, or UUIDs), one of 40 seen pings 1 to 3. The largest state within its bounds, every id of 128

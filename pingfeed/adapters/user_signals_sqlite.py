@@ -9,15 +9,14 @@
         is (timestamp, received_ms, seq, event_id): the greater one wins, at a tie the later write. Until events carry
         a whole key it is the time of receipt twice. `change` is the `changed` of the write.
     deleted(seq, ping_id, at_ms)
-        Pings deleted lately; `seq` ascends and is never reused, so a reader asks only for what is new.
+        Recently deleted pings; `seq` ascends and is never reused, so a reader asks only for new rows.
 
-A write reads, changes and replaces the session row once per user, whatever the number of acts; calls that wait together
-are merged. A read takes the session row and the relations that changed since its last look. Both keep decoded states by
-user and `version`, so a busy user is not decoded again and a write by another process is noticed.
-`synchronous=FULL`: on return an apply survives a power cut, which lets the spool delete its record.
+A write replaces the session row once per user, whatever the number of acts; waiting calls are merged. A read gets the
+session row and the relations changed since the last read. Both keep decoded states by user and `version`, so an
+unchanged state is not decoded again. With `synchronous=FULL` an apply survives a power cut.
 
-Time comes with the acts: a user without an act for `STATE_TTL_MS` counts as absent, and applies remove such rows a few
-at a time. Forgetting erases: no byte of the user's id remains in the file or its journal. Files of formats 1 and 2
+The acts tell the time: a user without an act for `STATE_TTL_MS` counts as absent, and applies remove such rows a few at
+a time. Forgetting erases every byte of the user's id from the file and its journal. Files of formats 1 and 2
 (`_sqlite_formats.py`) are upgraded on open.
 """
 
@@ -270,7 +269,7 @@ def _relation(user: int, act: Act, changed: int) -> tuple[int, str, str, int, in
 
 
 def _trim(user: int, changed: int, kinds: set[str], connection: sqlite3.Connection) -> None:
-    """Keep each kind within its limit: the oldest go, an eighth more than necessary, so that this happens rarely."""
+    """Keep each kind within its limit; removes an eighth more of the oldest, so that this happens rarely."""
     for kind in kinds:
         sql = "SELECT COUNT(*) FROM relation WHERE user = ? AND kind = ?"
         (count,), limit = connection.execute(sql, (user, kind)).fetchone(), _LIMITS[kind]
@@ -280,12 +279,12 @@ def _trim(user: int, changed: int, kinds: set[str], connection: sqlite3.Connecti
 
 
 def _copy(state: UserState) -> UserState:
-    """The session part of a state, for someone who changes it."""
+    """A copy of the session part of a state, to be changed."""
     return UserState(seen=state.seen.copy(), engaged=state.engaged.copy(), served=state.served.copy())
 
 
 def _decoded(user_id: str, data: bytes) -> UserState:
-    """A stored state. A damaged one is lost and the user starts over, rather than never getting a feed again."""
+    """A stored state. A damaged one is discarded, and the user starts over."""
     try:
         return UserState.decode(data)
     except msgspec.DecodeError as error:

@@ -64,8 +64,8 @@ def table_of_rows(rows: Sequence[Row]) -> Any:
 def table_of_lines(lines: bytes) -> Any:
     """Rows as newline-delimited JSON (`events.encode_rows`) as a `pyarrow.Table` of `EVENT_SCHEMA`. FormatError.
 
-    Arrow reads them itself, ten times faster than through Python. Objects as maps it cannot read: rows with such
-    columns, which only the catalogue's events have, go through Python and stand last.
+    Arrow parses them ten times faster than Python but cannot read objects as maps: rows with such columns (events of
+    the catalogue only) go through Python and come last.
     """
     plain, mapped = _apart(lines)
     tables = [_read(plain)] if plain else []

@@ -1,11 +1,11 @@
-"""What Firehose's format conversion takes: a row whose every value is of its column's Glue type.
+"""Rows for Firehose's format conversion: every value has its column's Glue type.
 
-One document that does not convert sends the whole record that holds it to the error prefix, so rows are checked before
-they are packed, and read by the same rules wherever they come back as JSON. A checked row is written anew: whole
-numbers of a double column get their point, columns that the table does not have are left out, as they are in Parquet.
+One document that does not convert sends its whole record to the error prefix, so rows are checked before they are
+packed, and read by the same rules when they come back as JSON. A checked row is encoded again: whole numbers of a
+double column get their point, unknown columns are left out.
 
-The OpenX SerDe lower-cases keys, those inside maps too, and reads time stamps in its own forms only. Neither touches a
-row: columns and the names in maps are lower-case, and times are epoch milliseconds in bigint columns.
+The OpenX SerDe lower-cases keys, also inside maps, and has its own time formats. Neither affects a row: all names are
+lower-case, and times are epoch milliseconds in bigint columns.
 """
 
 import re
@@ -49,7 +49,7 @@ _PLAIN: Final = JSONDecoder()
 
 
 def converted(document: bytes) -> bytes:
-    """A row's JSON as a line that converts, its line feed included; FormatError names the column that would not."""
+    """A row's JSON as a line that converts, with its line feed; FormatError names the wrong column."""
     return _ENCODER.encode_lines([_decoded(document)])
 
 
@@ -60,10 +60,7 @@ def row_of(document: bytes) -> Row:
 
 
 def documents_in(data: bytes) -> Iterator[bytes]:
-    """The JSON documents in some bytes, a line each or one behind the other; what is no JSON comes as it is.
-
-    A line that cannot be read to its end gives what could be read, and its rest as one piece.
-    """
+    """The JSON documents in `data`, one per line or concatenated; the unreadable rest of a line is one piece."""
     for line in data.split(b"\n"):
         if line.strip():
             yield from _one_or_several(line.strip())

@@ -1,4 +1,4 @@
-"""Events on their way through Firehose (MiniStack) into the lake, with one that the Glue table refuses among them."""
+"""Events on their way through Firehose (MiniStack) into the lake, with one that the Glue table rejects among them."""
 
 import json
 import re
@@ -50,30 +50,30 @@ async def _delivered(rows: list[Row]) -> FirehoseEventSink:
 
 
 def _put(*rows: Row) -> None:
-    """Straight into the stream, in one record, unchecked: as a program of somebody else might."""
+    """Straight into the stream, in one record, unchecked, as another program might."""
     record = {"Data": encode_rows(rows)}
     answer = boto3.client("firehose").put_record_batch(DeliveryStreamName=STREAM, Records=[record])
     assert answer["FailedPutCount"] == 0
 
 
-def _learned(world: LakeWorld) -> list[str]:
+def _loaded(world: LakeWorld) -> list[str]:
     today = system_clock() // DAY_MS
     return sorted(world.batch.tables.clean(today - 1, today + 1)["event_id"].to_pylist())
 
 
-def _night(world: LakeWorld, tick: int) -> Manifest:
+def _nightly(world: LakeWorld, tick: int) -> Manifest:
     world.time.now_ms = world.batch.ticks.start_ms(tick)
     return etl(world.batch, tick)
 
 
-async def test_a_document_that_the_table_refuses_takes_no_neighbour_with_it(stream: str, tmp_path: Path) -> None:
+async def test_a_document_that_the_table_rejects_does_not_affect_its_neighbours(stream: str, tmp_path: Path) -> None:
     now_ms = system_clock()
-    refused = {**like(2, received_ms=now_ms), "position": "third"}
+    rejected = {**like(2, received_ms=now_ms), "position": "third"}
     sink = await _delivered([like(n, received_ms=now_ms) for n in range(10, 15)])
     assert sink.counters.billed_bytes == 5120
-    _put(like(1, received_ms=now_ms), refused, like(3, received_ms=now_ms))
-    set_aside = {**like(4, received_ms=now_ms), "duration_ms": "long"}
-    await _delivered([set_aside, like(5, received_ms=now_ms)])
+    _put(like(1, received_ms=now_ms), rejected, like(3, received_ms=now_ms))
+    quarantined = {**like(4, received_ms=now_ms), "duration_ms": "long"}
+    await _delivered([quarantined, like(5, received_ms=now_ms)])
 
     mirrored = f"file://{tmp_path}/home/lake"
     environ = {"PINGFEED_EVENTS_URL": f"firehose://{stream}", "PINGFEED_LAKE_URL": mirrored}
@@ -83,16 +83,16 @@ async def test_a_document_that_the_table_refuses_takes_no_neighbour_with_it(stre
     assert len(lake.list("errors/format-conversion-failed")) == 2
 
     tick = world.batch.ticks.of(system_clock()) + 1
-    assert _night(world, tick).rejected == 2
-    assert _learned(world) == sorted(like(n)["event_id"] for n in (1, 3, 5, *range(10, 15)))
+    assert _nightly(world, tick).rejected == 2
+    assert _loaded(world) == sorted(like(n)["event_id"] for n in (1, 3, 5, *range(10, 15)))
     (today,) = {path.split("/")[1] for path in lake.list("rejected")}
     assert today in (f"day={day_of(now_ms)}", f"day={day_of(system_clock())}")
     kept = [json.loads(line) for path in lake.list("rejected") for line in lake.read(path).splitlines()]
     assert sorted((one["field"], json.loads(one["body"])) for one in kept) == [
-        ("duration_ms", set_aside),
-        ("position", refused),
+        ("duration_ms", quarantined),
+        ("position", rejected),
     ]
     assert all("DataFormatConversion" in one["message"] for one in kept)
 
-    assert _night(world, tick + 1).files == [], "each error is looked at once"
-    assert len(_learned(world)) == 8
+    assert _nightly(world, tick + 1).files == [], "each error is read once"
+    assert len(_loaded(world)) == 8

@@ -8,7 +8,7 @@ succeed. A fault may do the call's work, a part of it, or nothing, before it rai
 import asyncio
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,19 +142,12 @@ class FakeDynamodb:
 
         return await self._call("batch_write_item", {"RequestItems": RequestItems}, work)
 
-    async def put_item(
-        self,
-        *,
-        TableName: str,
-        Item: Item,
-        ConditionExpression: str = "",
-        ExpressionAttributeValues: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    async def put_item(self, *, TableName: str, Item: Item, **condition: Any) -> dict[str, Any]:
         key = checked(Item)["k"]["S"]
 
         def work() -> dict[str, Any]:
             before = self._table(TableName).get(key)
-            if not holds(ConditionExpression, ExpressionAttributeValues or {}, before):
+            if not holds(before, **condition):
                 raise error("ConditionalCheckFailedException")
             self._table(TableName)[key] = Item
             return {}
@@ -199,12 +192,12 @@ def size_of(item: Item) -> int:
     return sum(len(name) + (21 if "N" in value else len(*value.values())) for name, value in item.items())
 
 
-def holds(condition: str, values: dict[str, Any], before: Item | None) -> bool:
+def holds(
+    before: Item | None, ConditionExpression: str = "", ExpressionAttributeValues: Mapping[str, Any] = {}
+) -> bool:
     """The two forms of condition that are used."""
-    if not condition:
-        return True
-    if condition == "attribute_not_exists(k)":
-        return before is None
-    form = re.fullmatch(r"(\w) = (:\w+)", condition)
-    assert form, f"the fake does not know the condition {condition}"
-    return before is not None and before.get(form[1]) == values[form[2]]
+    if ConditionExpression in ("", "attribute_not_exists(k)"):
+        return not ConditionExpression or before is None
+    form = re.fullmatch(r"(\w) = (:\w+)", ConditionExpression)
+    assert form, f"the fake does not know the condition {ConditionExpression}"
+    return before is not None and before.get(form[1]) == ExpressionAttributeValues[form[2]]

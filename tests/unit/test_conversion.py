@@ -20,13 +20,10 @@ def test_a_row_that_converts_keeps_its_values() -> None:
     line = converted(encode_rows([row]))
     assert json.loads(line) == {**row, "attributes": {"price": 3.0, "huge": 1e30}}
     assert line.endswith(b"\n")
+    assert b'"watch_time_ratio":1.0' in converted(encoded(watch_time_ratio=1)), "a double has a point"
 
 
-def test_whole_numbers_of_a_double_column_get_their_point() -> None:
-    assert b'"watch_time_ratio":1.0' in converted(encoded(watch_time_ratio=1))
-
-
-def test_a_column_that_the_table_does_not_have_and_a_null_are_left_out() -> None:
+def test_unknown_columns_and_nulls_are_left_out() -> None:
     assert row_of(encoded(unheard_of=1, country=None)) == {k: v for k, v in like(1).items() if k != "country"}
 
 
@@ -50,14 +47,14 @@ def test_a_column_that_the_table_does_not_have_and_a_null_are_left_out() -> None
         ("received_ms", None),
     ],
 )
-def test_a_value_of_another_type_is_refused_with_its_column(column: str, value: Any) -> None:
+def test_a_value_of_another_type_is_rejected_with_its_column(column: str, value: Any) -> None:
     with pytest.raises(FormatError) as caught:
         converted(encoded(**{column: value}))
     assert caught.value.field == column
 
 
 @pytest.mark.parametrize("document", [b"", b"{", b"[1]", b"5", b'"x"', b"\xff", b'{"a":1}{"a":2}', b"{}", b"[" * 5000])
-def test_what_is_no_row_is_refused(document: bytes) -> None:
+def test_a_document_that_is_no_row_is_rejected(document: bytes) -> None:
     with pytest.raises(FormatError):
         converted(document)
 
@@ -82,5 +79,5 @@ def test_nothing_depends_on_what_the_serde_does_to_keys_and_times() -> None:
         ('{"a":"ö"}{"b":"ü"}'.encode(), ['{"a":"ö"}'.encode(), '{"b":"ü"}'.encode()]),
     ],
 )
-def test_documents_are_told_apart_and_no_byte_of_a_bad_one_is_lost(data: bytes, expected: list[bytes]) -> None:
+def test_documents_are_separated_and_no_byte_of_a_bad_one_is_lost(data: bytes, expected: list[bytes]) -> None:
     assert list(documents_in(data)) == expected

@@ -10,8 +10,8 @@ import pytest
 from feed_api.stages.fetch import fetch
 from feed_api.state import Deadline, FeedRequest, FeedState, nothing_live
 from pingfeed.adapters._dynamodb.connection import TRIES, Connection, SharedConnection
-from pingfeed.adapters.candidates_dynamodb import DynamodbCandidateStore
-from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
+from pingfeed.adapters.candidates_dynamodb import DynamodbCandidateStore as Candidates
+from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals as Signals
 from pingfeed.core.errors import Unavailable
 from pingfeed.core.packet import unknown_user
 from pingfeed.core.signals import Act
@@ -29,12 +29,12 @@ async def connection(fake: FakeDynamodb) -> AsyncIterator[Connection]:
     await shared.close()
 
 
-def feed_state(user_id: str, budget_s: float = 60.0) -> FeedState:
+def feed_state(user_id: str) -> FeedState:
     return FeedState(
         request=FeedRequest("r", user_id, 10, NOW_MS),
         features=FEATURES,
         live=nothing_live(FEATURES),
-        deadline=Deadline(budget_s, lambda: 0.0),
+        deadline=Deadline(60, lambda: 0.0),
         rng=random.Random(0),
         explore_share=0.0,
         user=unknown_user(FEATURES),
@@ -43,10 +43,7 @@ def feed_state(user_id: str, budget_s: float = 60.0) -> FeedState:
 
 @pytest.mark.parametrize("tables", [("packets", "signals"), ("signals", "signals")])
 async def test_a_feed_reads_packet_and_signals_in_one_call(fake: FakeDynamodb, tables: tuple[str, str]) -> None:
-    candidates, signals = (
-        DynamodbCandidateStore(f"dynamodb://{tables[0]}"),
-        DynamodbUserSignals(f"dynamodb://{tables[1]}"),
-    )
+    candidates, signals = Candidates(f"dynamodb://{tables[0]}"), Signals(f"dynamodb://{tables[1]}")
     await candidates.put_many({"ann": packet_bytes(range(30))}, FAR_MS)
     await signals.apply([Act("ann", "hide", "p7", NOW_MS), Act("", "deleted", "p8", NOW_MS)])
     for calls in (2, 1, 1):  # The first finds that pings were deleted, and asks which.
@@ -68,19 +65,15 @@ async def test_a_feed_reads_packet_and_signals_in_one_call(fake: FakeDynamodb, t
     await signals.close()
 
 
-async def test_signals_are_read_consistently_and_packets_at_half_the_price(
-    fake: FakeDynamodb, candidates: DynamodbCandidateStore, signals: DynamodbUserSignals
-) -> None:
+async def test_only_signals_are_read_consistently(fake: FakeDynamodb, candidates: Candidates, signals: Signals) -> None:
     await fetch(feed_state("ann"), candidates, signals)
     ((_, asked),) = fake.calls
-    assert {t: wanted["ConsistentRead"] for t, wanted in asked["RequestItems"].items()} == {
-        "packets": False,
-        "signals": True,
-    }
+    consistent = {table: wanted["ConsistentRead"] for table, wanted in asked["RequestItems"].items()}
+    assert consistent == {"packets": False, "signals": True}
 
 
-async def test_an_absent_table_is_unavailable_until_it_exists_and_does_not_affect_the_other(
-    fake: FakeDynamodb, candidates: DynamodbCandidateStore, signals: DynamodbUserSignals
+async def test_an_absent_table_does_not_affect_the_other(
+    fake: FakeDynamodb, candidates: Candidates, signals: Signals
 ) -> None:
     act = Act("ann", "hide", "p7", NOW_MS)
     calls: dict[str, list[Callable[[], Awaitable[Any]]]] = {
@@ -149,7 +142,7 @@ async def test_a_throttled_read_is_tried_again(fake: FakeDynamodb, connection: C
     ("fault", "calls", "said"),
     [(partial(0), TRIES, "packets"), (refused("ThrottlingException"), TRIES, "packets"), (silent, 1, "not respond")],
 )
-async def test_only_throttling_is_retried_and_not_forever(
+async def test_only_throttling_is_retried(
     fake: FakeDynamodb, connection: Connection, fault: Fault, calls: int, said: str
 ) -> None:
     """A feed has no time for a second time-out."""
@@ -159,7 +152,7 @@ async def test_only_throttling_is_retried_and_not_forever(
     assert len(fake.calls) == calls
 
 
-async def test_a_call_without_waiting_callers_is_cancelled_after_a_grace_period(
+async def test_a_call_without_callers_ends_after_a_grace_period(
     fake: FakeDynamodb, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pingfeed.adapters._dynamodb.connection.GRACE_S", 0.05)

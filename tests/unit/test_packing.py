@@ -21,7 +21,6 @@ from pingfeed.adapters._firehose import (
 )
 
 UNTIMED = settings(deadline=None)
-SIZES = st.lists(st.integers(1, 3000), max_size=60)
 
 
 def lines_of(sizes: list[int]) -> list[bytes]:
@@ -30,17 +29,13 @@ def lines_of(sizes: list[int]) -> list[bytes]:
 
 
 @UNTIMED
-@given(SIZES, st.integers(1, 4000))
-def test_every_line_is_packed_once_and_in_order(sizes: list[int], room: int) -> None:
+@given(st.lists(st.integers(1, 3000), max_size=60), st.integers(1, 4000))
+def test_every_line_is_packed_once_in_order_and_only_single_lines_exceed_the_size(sizes: list[int], room: int) -> None:
     lines = lines_of(sizes)
-    assert b"".join(pack(lines, room)) == b"".join(lines)
-    assert all(record.endswith(b"\n") for record in pack(lines, room))
-
-
-@UNTIMED
-@given(SIZES, st.integers(1, 4000))
-def test_a_record_is_over_its_size_only_where_it_is_a_single_line(sizes: list[int], room: int) -> None:
-    assert all(len(record) <= room or record.count(b"\n") == 1 for record in pack(lines_of(sizes), room))
+    records = list(pack(lines, room))
+    assert b"".join(records) == b"".join(lines)
+    assert all(record.endswith(b"\n") for record in records)
+    assert all(len(record) <= room or record.count(b"\n") == 1 for record in records)
 
 
 @UNTIMED
@@ -51,6 +46,8 @@ def test_at_most_one_line_of_room_is_wasted_in_every_record_but_the_last(sizes: 
     for record, following in pairwise(records):
         first_line = following[: following.index(b"\n") + 1]
         assert len(record) + len(first_line) > RECORD_BYTES
+    assert RECORD_BYTES % BILLED_UNIT == 0
+    assert RECORD_BYTES <= MAX_RECORD_BYTES
     assert billed_bytes(records) - sum(sizes) < BILLED_UNIT * (2 * sum(sizes) / RECORD_BYTES + 1)
 
 
@@ -58,12 +55,12 @@ def test_events_of_the_usual_size_cost_one_per_cent_more_than_their_bytes() -> N
     lines = lines_of([300 + number % 200 for number in range(20_000)])
     billed = billed_bytes(list(pack(lines)))
     assert billed / sum(map(len, lines)) < 1.01
-    assert billed_bytes(lines) / billed > 12, "one event a record is what packing is there to avoid"
+    assert billed_bytes(lines) / billed > 12, "without packing an event is a record"
 
 
 @UNTIMED
 @given(st.integers(1, 3 * MAX_RECORD_BYTES))
-def test_a_line_that_no_record_holds_goes_in_pieces_that_one_does(size: int) -> None:
+def test_a_line_over_the_limit_of_a_record_is_split(size: int) -> None:
     line = b"x" * size + b"\n"
     parts = pieces(line)
     assert b"".join(part[:-1] for part in parts) == line[:-1]
@@ -72,7 +69,7 @@ def test_a_line_that_no_record_holds_goes_in_pieces_that_one_does(size: int) -> 
 
 @UNTIMED
 @given(st.lists(st.integers(1, MAX_RECORD_BYTES), max_size=20), st.sampled_from([CALL_BYTES, MAX_CALL_BYTES]))
-def test_a_call_is_under_every_reading_of_the_limit_and_keeps_the_order(sizes: list[int], room: int) -> None:
+def test_a_call_is_under_the_limit_and_keeps_the_order(sizes: list[int], room: int) -> None:
     records = [bytes(size) for size in sizes]
     made = list(calls(records, room))
     assert [record for call in made for record in call] == records
@@ -89,8 +86,3 @@ def test_a_call_takes_five_hundred_records(count: int, expected: list[int]) -> N
 @pytest.mark.parametrize(("size", "billed"), [(1, 5120), (5120, 5120), (5121, 10240), (MAX_RECORD_BYTES, 1024000)])
 def test_a_record_is_billed_in_steps_of_five_kilobytes(size: int, billed: int) -> None:
     assert billed_bytes([bytes(size)]) == billed
-
-
-def test_a_filled_record_is_a_multiple_of_what_is_billed_and_within_the_limit() -> None:
-    assert RECORD_BYTES % BILLED_UNIT == 0
-    assert RECORD_BYTES <= MAX_RECORD_BYTES

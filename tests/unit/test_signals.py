@@ -8,26 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pingfeed.core import signals
 from pingfeed.core.clock import HOUR_MS
 from pingfeed.core.events import Row
-from pingfeed.core.signals import (
-    MAX_BLOCKS,
-    MAX_ENGAGED,
-    MAX_FOLLOWS,
-    MAX_HIDES,
-    MAX_LANDMARK_AGE_MS,
-    MAX_SEEN,
-    MAX_SERVED,
-    SERVED_MS,
-    SESSION_MS,
-    Act,
-    ActKind,
-    UserState,
-    acts_of,
-    decay_between,
-    engagements_of,
-    forward_weight,
-)
+from pingfeed.core.signals import SERVED_MS, SESSION_MS, Act, ActKind, UserState, acts_of, decay_between, engagements_of
 
 NOW_MS = 1_800_000_000_000
 KINDS: list[ActKind] = ["follow", "unfollow", "block", "hide", "seen", "engaged", "served"]
@@ -81,18 +65,13 @@ def test_no_bytes_are_an_empty_state() -> None:
     assert UserState.decode(None) == UserState()
 
 
-@pytest.mark.parametrize(
-    ("kind", "part", "limit"),
-    [
-        ("follow", "follows", MAX_FOLLOWS),
-        ("block", "blocks", MAX_BLOCKS),
-        ("hide", "hides", MAX_HIDES),
-        ("seen", "seen", MAX_SEEN),
-        ("engaged", "engaged", MAX_ENGAGED),
-        ("served", "served", MAX_SERVED),
-    ],
-)
-def test_every_part_is_bounded_and_keeps_the_newest(kind: ActKind, part: str, limit: int) -> None:
+PARTS: dict[ActKind, str] = {"follow": "follows", "block": "blocks", "hide": "hides"}
+PARTS |= {"seen": "seen", "engaged": "engaged", "served": "served"}
+
+
+@pytest.mark.parametrize(("kind", "part"), PARTS.items())
+def test_every_part_is_bounded_and_keeps_the_newest(kind: ActKind, part: str) -> None:
+    limit = getattr(signals, f"MAX_{part.upper()}")
     state = UserState()
     for n in range(3 * limit):
         state.apply(Act("ann", kind, f"t{n}", NOW_MS + n))
@@ -165,8 +144,12 @@ def test_a_view_trends_from_half_a_watch() -> None:
     assert [e.ping_id for e in engagements_of([*rows, _row("impression"), _row("hide")])] == ["0.5", "3"]
 
 
-@given(st.integers(0, MAX_LANDMARK_AGE_MS), st.integers(0, 48 * HOUR_MS), st.sampled_from(["view", "like", "share"]))
+@given(
+    st.integers(0, signals.MAX_LANDMARK_AGE_MS),
+    st.integers(0, 48 * HOUR_MS),
+    st.sampled_from(["view", "like", "share"]),
+)
 def test_forward_decay_is_backward_decay(at: int, age: int, kind: str) -> None:
     landmark, now = NOW_MS, NOW_MS + at + age
-    stored = forward_weight(kind, landmark + at, landmark) * decay_between(landmark, now)
-    assert stored == pytest.approx(forward_weight(kind, now - age, now), rel=1e-9)
+    stored = signals.forward_weight(kind, landmark + at, landmark) * decay_between(landmark, now)
+    assert stored == pytest.approx(signals.forward_weight(kind, now - age, now), rel=1e-9)

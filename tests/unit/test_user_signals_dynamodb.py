@@ -8,19 +8,9 @@ import pytest
 from pingfeed.adapters._dynamodb.items import MAX_ITEM_BYTES, item_bytes
 from pingfeed.adapters.user_signals_dynamodb import TRIES, USERS_AT_ONCE
 from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals as Store
+from pingfeed.core import signals as limits
 from pingfeed.core.errors import FormatError, Unavailable
-from pingfeed.core.signals import (
-    MAX_BLOCKS,
-    MAX_ENGAGED,
-    MAX_FOLLOWS,
-    MAX_HIDES,
-    MAX_SEEN,
-    MAX_SERVED,
-    STATE_TTL_MS,
-    Act,
-    ActKind,
-    UserState,
-)
+from pingfeed.core.signals import STATE_TTL_MS, Act, ActKind, UserState
 from tests.conformance.samples import NOON_MS
 from tests.unit.fake_dynamodb import FakeDynamodb, Fault, after, done, lost, refused, silent
 
@@ -172,21 +162,21 @@ def largest_state(random_ids: random.Random) -> list[Act]:
     def name() -> str:
         return "".join(random_ids.choices(letters, k=128))
 
-    def at_ms() -> int:
-        return NOON_MS + random_ids.randrange(10**9)
-
-    bounds: dict[ActKind, int] = {"follow": MAX_FOLLOWS, "block": MAX_BLOCKS, "hide": MAX_HIDES, "seen": MAX_SEEN}
-    acts = [Act("u" * 128, kind, name(), at_ms()) for kind, count in bounds.items() for _ in range(count)]
-    acts += [Act("u" * 128, "engaged", name(), at_ms()) for _ in range(MAX_ENGAGED)]
-    page = tuple(name() for _ in range(50 * MAX_SERVED))
-    return acts + [Act("u" * 128, "served", name(), NOON_MS + n, page[50 * n : 50 * n + 50]) for n in range(MAX_SERVED)]
+    bounds: dict[ActKind, int] = {"follow": limits.MAX_FOLLOWS, "block": limits.MAX_BLOCKS, "hide": limits.MAX_HIDES}
+    bounds |= {"seen": limits.MAX_SEEN, "engaged": limits.MAX_ENGAGED}
+    kinds = [kind for kind, count in bounds.items() for _ in range(count)]
+    acts = [Act("u" * 128, kind, name(), NOON_MS + random_ids.randrange(10**9)) for kind in kinds]
+    page = tuple(name() for _ in range(50 * limits.MAX_SERVED))
+    return acts + [
+        Act("u" * 128, "served", name(), NOON_MS + n, page[50 * n : 50 * n + 50]) for n in range(limits.MAX_SERVED)
+    ]
 
 
 async def test_the_largest_possible_state_fits_in_an_item(fake: FakeDynamodb, signals: Store) -> None:
     await signals.apply(largest_state(random.Random(1)))
     state = await state_of(signals, "u" * 128)
-    assert len(state.follows) + len(state.blocks) + len(state.hides) == MAX_FOLLOWS + MAX_BLOCKS + MAX_HIDES
-    assert (len(state.seen), len(state.engaged), len(state.served)) == (MAX_SEEN, MAX_ENGAGED, MAX_SERVED)
+    for part in ("follows", "blocks", "hides", "seen", "engaged", "served"):
+        assert len(getattr(state, part)) == getattr(limits, f"MAX_{part.upper()}")
     assert len(state.encode()) > MAX_ITEM_BYTES
     (item,) = fake.tables["signals"].values()
     assert 390 * 1024 < item_bytes(item) < 396 * 1024 < MAX_ITEM_BYTES

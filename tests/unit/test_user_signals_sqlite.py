@@ -5,8 +5,10 @@ import random
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -111,21 +113,15 @@ async def test_an_apply_that_failed_on_a_full_disk_is_in_no_later_state(store: S
 
 
 async def test_an_unchanged_state_is_decoded_once(store: Store, other: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[str] = []
-    decode = user_signals_sqlite._decoded
-
-    def counting(user_id: str, data: bytes) -> UserState:
-        decoded.append(user_id)
-        return decode(user_id, data)
-
-    monkeypatch.setattr(user_signals_sqlite, "_decoded", counting)
+    decode = Mock(wraps=user_signals_sqlite._decoded)
+    monkeypatch.setattr(user_signals_sqlite, "_decoded", decode)
     for number in range(10):
         await store.apply([_seen("ann", number)])
         assert len((await _state(store, "ann")).seen) == number + 1
-    assert decoded == []
+    assert decode.call_count == 0
     await other.apply([_seen("ann", 10)])
     assert len((await _state(store, "ann")).seen) == 11
-    assert decoded == ["ann", "ann"], "by each process once"
+    assert decode.call_count == 2, "once by each process"
 
 
 async def test_a_read_loads_new_relations_only(store: Store, other: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,12 +236,9 @@ async def test_a_busy_journal_is_unavailable(tmp_path: Path, store: Store, monke
 
 def _old_file(folder: Path, *changes: str) -> list[Act]:
     """A file that the program of format 2 wrote, most acts folded into states, and these acts."""
-    connection = sqlite3.connect(folder / "s.sqlite")
-    connection.executescript((GOLDEN / "signals_format2.sql").read_text())
-    for change in changes:
-        connection.execute(change)
-    connection.commit()
-    connection.close()
+    with closing(sqlite3.connect(folder / "s.sqlite")) as connection:
+        connection.executescript((GOLDEN / "signals_format2.sql").read_text())
+    sql(folder / "s.sqlite", "PRAGMA secure_delete = 0", *changes)
     return [
         Act(("ann", "bob", "cem")[n % 3], kind, f"t{n // 6}", NOON_MS + n, ("p1", "p2") if kind == "served" else ())
         for n in range(42)
@@ -268,15 +261,15 @@ async def test_a_file_of_format_2_is_upgraded_with_nothing_lost(tmp_path: Path) 
 
 
 async def test_a_file_of_format_1_is_upgraded_and_its_free_pages_erased(tmp_path: Path) -> None:
-    _old_file(tmp_path, "DROP TABLE log", "DROP TABLE progress", "PRAGMA user_version = 1", "PRAGMA secure_delete = 0")
     state = _in_order([_seen("dan", 0), Act("dan", "block", "c", NOON_MS)], "dan")
-    connection = sqlite3.connect(tmp_path / "s.sqlite")
-    connection.execute("PRAGMA secure_delete = 0")
-    connection.execute("INSERT INTO state VALUES ('dan', ?, ?)", (NOON_MS, state.encode()))
-    connection.execute("INSERT INTO state VALUES ('once-there', 0, x'90')")
-    connection.execute("DELETE FROM state WHERE user_id = 'once-there'")
-    connection.commit()
-    connection.close()
+    _old_file(tmp_path, "DROP TABLE log", "DROP TABLE progress", "PRAGMA user_version = 1")
+    sql(
+        tmp_path / "s.sqlite",
+        "PRAGMA secure_delete = 0",
+        f"INSERT INTO state VALUES ('dan', {NOON_MS}, x'{state.encode().hex()}'), ('once-there', 0, x'90')",
+        "DELETE FROM state WHERE user_id = 'once-there'",
+    )
+    assert _files_with(tmp_path, "once-there") != []
     store = _open(tmp_path)
     assert await _state(store, "dan") == state
     await store.close()

@@ -1,11 +1,8 @@
 """A process's connection to DynamoDB: one client and one loader per event loop, shared by its adapters.
 
-    self._dynamodb = SharedConnection()
-    item = await self._dynamodb().get("table", "p/ann")      # joins the event loop's connection, or opens it
-    await self._dynamodb.close()                             # leaves it; the last one closes the client
-
-Below: which errors can be retried, `Loader` (gets that share a call) and `WritePacer`.
-An adapter's URL is `dynamodb://table`; region and credentials come from the environment (`pingfeed/aws.py`).
+self._dynamodb = SharedConnection()
+item = await self._dynamodb().get("table", "p/ann")      # joins the event loop's connection, or opens it
+await self._dynamodb.close()                             # leaves it; the last one closes the client
 """
 
 import asyncio
@@ -25,8 +22,7 @@ KEYS_A_CALL: Final = 100
 TRIES: Final = 5
 """Calls for the same keys while DynamoDB throttles some or all of them."""
 GRACE_S: Final = 1.0
-"""How long a call may continue after all its callers have left. Cancelling at once would drop its connection, and a
-service with short time-outs would never establish one; without a limit, calls to a hanging store would pile up."""
+"""How long a call may continue without callers: time to open the connection, but calls to a hanging store end."""
 
 Answer = asyncio.Future[Item | None]
 BatchGet = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -120,11 +116,10 @@ class SharedConnection:
 
 
 class Loader:
-    """Combines gets: all that are issued in one turn of the event loop go out as one BatchGetItem.
+    """Combines the gets of one turn of the event loop into one BatchGetItem, such as a feed's packet and signals.
 
-    A feed request asks for a packet and for signals at the same moment, from two independent adapters; one call answers
-    both. A table is read consistently if any of its gets asks for that (at twice the price). If a call for several
-    tables fails permanently, each table is asked again alone, so that one bad table does not affect the others.
+    A table is read consistently if any of its gets asks for that (at twice the price). If a call for several tables
+    fails permanently, each table is asked again alone, so that one bad table does not affect the others.
     """
 
     def __init__(self, batch_get: BatchGet, backoff: Backoff) -> None:

@@ -3,16 +3,13 @@
     d/           `d` the names of the parts, 8 bytes each, oldest first, after a format byte
     d/<name>     `d` one part, compressed: MessagePack of [[ping id, epoch ms], ...], oldest first; never changed
 
-The first item is the head. It is small, and a reader gets it with every user's state, in the same call; a second call
-fetches only parts that the reader has not seen. A deletion writes a new part (with the entries of the last part while
-that has room), then replaces the head on condition that it is unchanged. Nothing is visible before that, and the parts
-of a writer that dies or loses the race are never read. Part names are random, so a head identifies a version. Both
-items carry the TTL attribute `t`: seven days after their latest deletion they are obsolete.
+The first item is the head: small, read with every user's state in the same call; a second call fetches only unseen
+parts. A deletion writes a new part (with the entries of the last part while that has room), then replaces the head if
+it is unchanged; parts of a writer that dies or loses the race are never read. Part names are random, so a head
+identifies a version. Both items have the TTL attribute `t`, seven days after their latest deletion.
 
-A request may time out before the parts arrive. So a fetch belongs to the process, not to the request: it continues when
-the request is cancelled, concurrent requests share it, and its result serves later ones.
-
-All readers share one head item: DynamoDB allows 3,000 consistent reads a second per key.
+A request may time out before the parts arrive, so a fetch belongs to the process: it continues when the request is
+cancelled, and concurrent and later requests share it. DynamoDB allows 3,000 consistent reads of the head a second.
 """
 
 import asyncio

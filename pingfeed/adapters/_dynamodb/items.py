@@ -10,11 +10,10 @@ Every table has one key, the string `k`. Its prefix says what the item is, so th
 The packet's item: `p` (binary) the packet, `e` (number) the instant it expires, epoch ms, `t` (number) that instant
 in seconds, rounded up, for DynamoDB's TTL, which removes items up to days later: readers go by `e`.
 
-Attribute names have one letter, as they are stored, and billed, with every item. `Item` is the wire format, for
-example {"k": {"S": "p/user-0042"}, "t": {"N": "1798381500"}}.
-
-A compressed value is a format byte, then zlib: compression halves ids and times, and items are billed by the KiB. One
-of another format raises FormatError and is kept, as a newer version wrote it; a damaged one raises ValueError.
+Attribute names have one letter, as they are billed with every item. `Item` is the wire format, for example
+{"k": {"S": "p/user-0042"}, "t": {"N": "1798381500"}}. A compressed value is a format byte, then zlib, which halves ids
+and times. One of another format raises FormatError and is kept, as a newer version wrote it; a damaged one raises
+ValueError.
 """
 
 import zlib
