@@ -143,32 +143,28 @@ def _harm_a_folder(folder: Path, chance: random.Random) -> tuple[str, set[str]]:
     """Do something to one file or two; what, and the names whose records may be lost."""
     segments = sorted(path for path in folder.glob("*.segment"))
     one, other = chance.sample(segments, 2)
-    what = chance.choice(("cut", "flip", "overwrite", "delete", "empty", "copy", "swap", "tally", "no tally", "grow"))
-    if what == "copy":
-        shutil.copy(one, folder / name_of(chance.choice((50, 10**12))))
-        return what, set()
-    if what == "swap":
-        spare = folder / "spare"
-        one.rename(spare)
-        other.rename(one)
-        spare.rename(other)
-        return what, set()
-    if what == "tally":
-        _harm_a_file(folder / TALLY, chance)
-        return what, set()
-    if what == "no tally":
-        (folder / TALLY).unlink()
-        return what, set()
-    if what == "delete":
-        one.unlink()
-    elif what == "empty":
-        one.write_bytes(b"")
-    elif what == "grow":
-        one.write_bytes(one.read_bytes() + chance.choice((chance.randbytes(70), other.read_bytes())))
-        return what, set()
-    else:
-        _harm_a_file(one, chance)
-    return what, {one.name}
+    what = chance.choice(("harm", "harm", "harm", "delete", "empty", "copy", "swap", "tally", "no tally", "grow"))
+    match what:
+        case "harm":
+            _harm_a_file(one, chance)
+        case "delete":
+            one.unlink()
+        case "empty":
+            one.write_bytes(b"")
+        case "copy":
+            shutil.copy(one, folder / name_of(chance.choice((50, 10**12))))
+        case "swap":
+            spare = folder / "spare"
+            one.rename(spare)
+            other.rename(one)
+            spare.rename(other)
+        case "tally":
+            _harm_a_file(folder / TALLY, chance)
+        case "no tally":
+            (folder / TALLY).unlink()
+        case "grow":
+            one.write_bytes(one.read_bytes() + chance.choice((chance.randbytes(70), other.read_bytes())))
+    return what, {one.name} if what in ("harm", "delete", "empty") else set()
 
 
 def _harm_a_file(path: Path, chance: random.Random) -> None:
