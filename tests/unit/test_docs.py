@@ -150,9 +150,10 @@ def test_pictures_have_alternative_text() -> None:
 def test_every_ping_and_user_feature_is_recounted() -> None:
     """docs/adding-a-feature.md, step 5. What `evergreen` means has a test of its own."""
     count = test_as_of.Recount([])
-    own = set(test_as_of._expected_ping(count, "p1", FIRST)) | {"ping_evergreen"}
-    assert own == {feature.name for feature in PING}
-    assert set(test_as_of._expected_user(count, "ada", FIRST)) == {feature.name for feature in USER}
+    others = {"ping_age_hours", "ping_duration_s", "ping_evergreen"}
+    found = set(test_as_of._expected(count, FIRST, PING, ping="p1", creator="c1")) | others
+    assert found == {feature.name for feature in PING}
+    assert set(test_as_of._expected(count, FIRST, USER, user="ada")) == {feature.name for feature in USER}
 
 
 @pytest.mark.parametrize("setting", SCHEMES)
