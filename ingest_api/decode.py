@@ -79,9 +79,15 @@ _ONE: Final = msgspec.json.Decoder(_Event)
 _MANY: Final = msgspec.json.Decoder(msgspec.defstruct("_Events", [("events", list[_Event])]))
 
 
+class _Body(msgspec.Struct):
+    """The body of `/track-events`; other keys are passed over, so they need not even be UTF-8."""
+
+    events: msgspec.Raw = msgspec.Raw(b"")
+
+
 _ANY: Final = msgspec.json.Decoder()
 _RAW: Final = msgspec.json.Decoder(msgspec.Raw)
-_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_OBJECT: Final = msgspec.json.Decoder(_Body)
 _LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _ESCAPE: Final = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
@@ -178,10 +184,10 @@ def many_events(body: bytes) -> list[Any]:
         found = _OBJECT.decode(_json(body))
     except msgspec.ValidationError as error:
         raise InvalidInput('the body must be an object: {"events": [...]}', code="invalid_type") from error
-    if "events" not in found:
+    if not bytes(found.events):
         raise InvalidInput("events is required", field="events", code="missing_field")
     try:
-        events = _LIST.decode(found["events"])
+        events = _LIST.decode(found.events)
     except msgspec.ValidationError as error:
         raise InvalidInput("events must be a list", field="events", code="invalid_type") from error
     if len(events) > MAX_EVENTS:
