@@ -67,18 +67,24 @@ async def test_a_transient_error_is_retried(fake: FakeDynamodb, candidates: Stor
     assert len(put_in(fake)) == 5
 
 
-STUCKS = [(partial(0), STUCK), (refused("ThrottlingException"), STUCK), (silent, STUCK)]
-REJECTED = [(refused("AccessDeniedException"), 1), (refused("ValidationException"), 1)]
-
-
-@pytest.mark.parametrize(("fault", "calls"), [*STUCKS, *REJECTED])
-async def test_a_write_is_given_up_after_tries_without_progress_and_at_once_if_it_is_rejected(
-    fake: FakeDynamodb, candidates: Store, fault: Fault, calls: int
+@pytest.mark.parametrize("fault", [partial(0), refused("ThrottlingException"), silent])
+async def test_a_write_is_given_up_after_tries_without_progress(
+    fake: FakeDynamodb, candidates: Store, fault: Fault
 ) -> None:
     fake.then("batch_write_item", *[fault] * 100)
     with pytest.raises(Unavailable, match="the DynamoDB table packets"):
         await candidates.put_many(packets(10), LATER_MS)
-    assert len(put_in(fake)) == calls
+    assert len(put_in(fake)) == STUCK
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ValidationException"])
+async def test_a_rejected_write_is_not_retried_and_stops_the_others(
+    fake: FakeDynamodb, candidates: Store, code: str
+) -> None:
+    fake.then("batch_write_item", *[refused(code)] * 100)
+    with pytest.raises(Unavailable, match=code):
+        await candidates.put_many(packets(1000), LATER_MS)
+    assert len(put_in(fake)) <= CALLS_AT_ONCE
 
 
 async def test_a_table_that_accepts_a_little_at_a_time_is_not_given_up(fake: FakeDynamodb, candidates: Store) -> None:

@@ -111,12 +111,20 @@ DENIED, ABSENT = refused("AccessDeniedException"), refused("ResourceNotFoundExce
 
 
 @pytest.mark.parametrize(
-    ("fault", "calls"), [(refused("ThrottlingException"), TRIES), (silent, 1), (DENIED, 1), (ABSENT, 1)]
+    ("fault", "calls", "said"),
+    [
+        (refused("ThrottlingException"), TRIES, "ThrottlingException"),
+        (silent, 1, "signals"),
+        (DENIED, 1, "AccessDeniedException"),
+        (ABSENT, 1, "ResourceNotFoundException"),
+    ],
 )
-async def test_only_throttling_is_retried(fake: FakeDynamodb, signals: Store, fault: Fault, calls: int) -> None:
+async def test_only_throttling_is_retried(
+    fake: FakeDynamodb, signals: Store, fault: Fault, calls: int, said: str
+) -> None:
     """The spool keeps the acts and tries again; a POST must not wait for several time-outs."""
     fake.then("put_item", *[fault] * 50)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match=said):
         await signals.apply([HIDE])
     assert fake.count("put_item") == calls
 
