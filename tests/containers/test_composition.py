@@ -42,7 +42,7 @@ def test_the_page_is_served_with_its_people(composition: Composition) -> None:
 def test_follow_hide_and_likes_show_in_the_next_feed_and_are_learned_by_the_next_tick(town: Town) -> None:
     assert town.feed(USER)["degraded"] == []
     before, snapshot = town.shown(USER), town.snapshot()
-    creator, fresh = town.creator_to_follow(before)
+    creator, fresh = town.creator_to_follow(USER, before)
     hidden = before[0]
     town.send(
         {"event_type": "follow", "user_id": USER, "creator_id": creator},

@@ -105,24 +105,31 @@ class Town:
             for row, bits in zip(rows, packet.sources.tolist(), strict=True)
         }
 
-    def creator_to_follow(self, shown: Sequence[str]) -> tuple[str, str]:
-        """A creator whom a feed does not show, and their newest ping."""
+    def creator_to_follow(self, user: str, shown: Sequence[str]) -> tuple[str, str]:
+        """A creator that the user's feed does not show, and their newest ping, which the user has not seen either."""
         snapshot = self.snapshot()
         creators = {snapshot.creator_id(snapshot.row_of_ping(ping)) for ping in shown}
+        seen = self._raw("ping_id", user_id=user)
         for row in snapshot.listed("fresh"):
-            creator = snapshot.creator_id(int(row))
+            creator, ping = snapshot.creator_id(int(row)), snapshot.ping_id(int(row))
             newest = snapshot.newest_of(int(snapshot.creator[row]), 1)
-            if creator not in creators and int(newest[0]) == int(row):
-                return creator, snapshot.ping_id(int(row))
+            if creator not in creators and int(newest[0]) == int(row) and ping not in seen:
+                return creator, ping
         raise AssertionError("every creator is in the feed already")
 
     def landed(self) -> set[str]:
-        """Every event id in the lake's raw Parquet files that did not come as history."""
+        """The ids of the events in the lake."""
+        return self._raw("event_id")
+
+    def _raw(self, column: str, **where: str) -> set[str]:
+        """The values of a column in the lake's raw Parquet files, in rows that match."""
         from pyarrow import BufferReader
         from pyarrow import parquet as pq
 
         lake, found = open_lake(self.settings), set[str]()
+        filters = [(name, "=", value) for name, value in where.items()] or None
         for path in lake.list("events"):
-            if path.endswith(".parquet") and "/history-" not in path:
-                found |= set(pq.read_table(BufferReader(lake.read(path)), columns=["event_id"])[0].to_pylist())
+            if path.endswith(".parquet"):
+                table = pq.read_table(BufferReader(lake.read(path)), columns=[column], filters=filters)
+                found |= set(table[column].to_pylist())
         return found
