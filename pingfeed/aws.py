@@ -190,7 +190,7 @@ def s3_endpoint() -> str | None:
 
 
 def arrow_file_system() -> Any:
-    """A `pyarrow.fs.S3FileSystem`. A file of up to 5 MB is written by one PUT, a larger one as a multipart upload."""
+    """A `pyarrow.fs.S3FileSystem`, for reading: the lake writes through botocore."""
     from pyarrow.fs import S3FileSystem
 
     given = urlsplit(s3_endpoint() or "")
@@ -201,9 +201,6 @@ def arrow_file_system() -> Any:
         region=region(),
         connect_timeout=CONNECT_S,
         request_timeout=_ARROW_READ_S,
-        # Otherwise every file is a multipart upload: at least three requests.
-        allow_delayed_open=True,
-        background_writes=False,
         **override,
     )
 

@@ -106,7 +106,7 @@ class Database:
                 connection = connect(self.path, wait_ms=0, durable=self._durable, erase=self._erase)
                 try:
                     self._prepare(connection, schema)
-                except BaseException:
+                except BaseException:  # Whatever it was, the file must not stay open.
                     connection.close()
                     raise
                 return connection

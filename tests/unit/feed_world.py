@@ -273,7 +273,7 @@ async def feed_world(
     **more: str,
 ) -> AsyncIterator[World]:
     """A feed app whose lifespan runs, with these pings live (none: no snapshot) and this packet of the user u; it
-    explores and logs nothing more than it is told to."""
+    explores and logs only what the settings ask for."""
     stores, time = _Stores(candidates or MemoryCandidates()), Time()
     store = MemoryArtifacts(folder=folder, data=dict(artifacts or {}))
     spool = Spool(folder / "spool", max_bytes=max_spool_bytes)

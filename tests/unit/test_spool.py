@@ -3,14 +3,11 @@
 import asyncio
 import fcntl
 import os
-import resource
 import struct
 import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +19,7 @@ from pingfeed.spool.checkpoint import LOCK, Tally
 from pingfeed.spool.segment import HEADER_BYTES, MAGIC, Record, records
 from pingfeed.spool.spool import Spool
 from pingfeed.spool.stats import wait_landed, waiting_by_day
-from tests.conformance.samples import NOON_MS
+from tests.conformance.samples import NOON_MS, disk_full_above
 from tests.unit.spools import OpenSpool, deliver_all, lines_in, records_in, sealed_batch
 
 NOW_MS = NOON_MS
@@ -55,17 +52,6 @@ def _holder(folder: Path) -> "subprocess.Popen[bytes]":
     assert process.stdout is not None
     assert process.stdout.readline() == b"open\n"
     return process
-
-
-@contextmanager
-def _disk_full_above(size: int) -> Iterator[None]:
-    """The kernel refuses to write past `size` bytes of any file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 async def test_records_come_back_oldest_first(spool: Spool) -> None:
@@ -251,7 +237,7 @@ async def test_max_bytes_counts_unapplied_segments_also_after_a_restart(open_spo
 async def test_a_full_disk_is_unavailable_until_it_has_room(spool: Spool, open_spool: OpenSpool) -> None:
     await spool.append(b"before", 1, NOW_MS)
     depth = spool.depth()
-    with _disk_full_above(1024):
+    with disk_full_above(1024):
         with pytest.raises(Unavailable):
             await spool.append(os.urandom(1 << 20), 1, NOW_MS)
         with pytest.raises(Unavailable):
