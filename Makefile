@@ -77,7 +77,7 @@ settings-docs: $(VENV)/.dev ## regenerate the tables of docs/settings.md from th
 	@$(BIN)/python -m tests.settings_document
 
 digest: $(VENV)/.dev ## update the fingerprint of features and SQL after a change in batch/sql/
-	@$(BIN)/python -m batch.features.engine pingfeed/core/feature_set.py
+	@$(BIN)/python -m batch.engine pingfeed/core/feature_set.py
 
 clean: ## remove the environments and the demo's state (var/demo)
 	rm -rf $(VENV) $(MINISTACK) var/demo build *.egg-info

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from batch.jobs import tick as ticking
-from batch.jobs.lease import lease
 from batch.jobs.nightly import etl as run_etl
 from batch.jobs.schedule import Schedule
 from batch.lake.ledger import in_words
@@ -34,7 +33,7 @@ def _open(at: int | None = None, *, json: bool) -> Batch:
 def _leased(at: int | None, wait_s: float, *, json: bool) -> Iterator[tuple[Batch, int]]:
     """The batch side and its current tick, under the lease."""
     batch = _open(at, json=json)
-    with lease(batch.settings.home, wait_s=wait_s):
+    with batch.lease(wait_s):
         yield batch, batch.ticks.of(batch.clock())
 
 

@@ -1,5 +1,6 @@
 """Ticks and days as numbers, and the parameters of the SQL statements."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -8,6 +9,7 @@ from pingfeed.core.packet import TOP_CREATORS, TOP_FACET_VALUES
 
 assert TOP_CREATORS == TOP_FACET_VALUES, "one parameter, top_affinities, serves both"
 _EPOCH = date(1970, 1, 1)
+_PARTITION = re.compile(r"/(?:year=(\d{4})/month=(\d{2})/)?day=(?:(\d{4}-\d{2})-)?(\d{2})/")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,15 @@ def day_name(day: int) -> str:
 def day_number(name: str) -> int:
     """Inverse of `day_name`; ValueError for another form."""
     return (date.fromisoformat(name) - _EPOCH).days
+
+
+def day_of_path(path: str) -> str:
+    """The UTC day that a path's partition names (`year=/month=/day=`, or `day=` with a whole date), "" if none."""
+    found = _PARTITION.search(path)
+    if not found:
+        return ""
+    year, month, whole, day = found.groups()
+    return f"{whole or f'{year}-{month}'}-{day}"
 
 
 def hour_of(ms: int) -> int:

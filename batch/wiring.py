@@ -1,22 +1,52 @@
 """Builds the dependencies of every batch step from the settings."""
 
-from collections.abc import Callable
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
-from batch.features.engine import Engine
+import msgspec
+from rich.console import Console
+
+from batch.engine import Engine
 from batch.lake import tombstones
 from batch.lake.tables import Tables
-from batch.progress import Progress
 from batch.ticks import Ticks
 from pingfeed.adapters import registry
 from pingfeed.core.clock import Clock, system_clock
+from pingfeed.core.errors import Busy, NotFound
 from pingfeed.core.features import FeatureSet
+from pingfeed.core.ranker import Pointer, pointer_key
+from pingfeed.files import try_lock
 from pingfeed.ports import Artifacts, CandidateStore, UserSignals
 from pingfeed.settings import Settings
 
+_T = TypeVar("_T")
+_PAUSE_S: Final = 0.2
 NEEDS: Final = ("lake_url", "artifacts_url", "candidates_url", "cache_url")
 """The parts that must be reachable before it starts (`pingfeed/checks.py`)."""
+
+
+class Progress:
+    """Shows each step and its duration on standard error, so that results can be piped."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Show `what` while it runs and its duration when it has finished."""
+        began = time.monotonic()
+        with self._console.status(what):
+            yield
+        self._console.print(f"  {what}  [dim]{time.monotonic() - began:.1f} s[/dim]")
+
+    def say(self, sentence: str) -> None:
+        """Print one line."""
+        self._console.print(sentence)
 
 
 @dataclass(frozen=True)
@@ -33,6 +63,56 @@ class Batch:
     open_artifacts: Callable[[], Artifacts]
     open_candidates: Callable[[], CandidateStore]
     open_signals: Callable[[], UserSignals]
+
+    def with_artifacts(self, step: Callable[[Artifacts], Awaitable[_T]]) -> _T:
+        """The result of an async step over the artifacts, which are open while it runs."""
+
+        async def run() -> _T:
+            artifacts = self.open_artifacts()
+            try:
+                return await step(artifacts)
+            finally:
+                await artifacts.close()
+
+        return asyncio.run(run())
+
+    @contextmanager
+    def lease(self, wait_s: float = 0) -> Iterator[None]:
+        """Allow one run at a time; Busy if another process does not finish within `wait_s`.
+
+        The operating system releases the file lock when its holder dies.
+        """
+        self.settings.home.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + wait_s
+        while (held := try_lock(self.settings.home / "batch.lock")) is None:
+            if time.monotonic() >= deadline:
+                raise Busy("another etl, tick or train is running on this lake; try again when it has finished")
+            time.sleep(_PAUSE_S)
+        try:
+            yield
+        finally:
+            os.close(held)
+
+
+async def read_json(artifacts: Artifacts, key: str, kind: type[_T], absent: _T) -> _T:
+    """A JSON artifact, or `absent`."""
+    try:
+        return msgspec.json.decode(await artifacts.get(key), type=kind)
+    except NotFound:
+        return absent
+
+
+async def read_pointer(artifacts: Artifacts, digest: str, name: str) -> Pointer | None:
+    """The pointer to what is live for a feature digest (`model` or `snapshot`), None if there is none."""
+    return await read_json(artifacts, pointer_key(digest, name), Pointer | None, None)  # type: ignore[arg-type]
+
+
+async def move_pointer(artifacts: Artifacts, digest: str, name: str, current: str) -> None:
+    """Make `current` the live one and what was live the previous one."""
+    live = await read_pointer(artifacts, digest, name)
+    if live is None or live.current != current:
+        pointer = Pointer(current, live.current if live else None)
+        await artifacts.put(pointer_key(digest, name), msgspec.json.encode(pointer))
 
 
 def build(settings: Settings, *, clock: Clock = system_clock, quiet: bool = False) -> Batch:

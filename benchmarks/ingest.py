@@ -37,7 +37,7 @@ from rich.table import Table
 from benchmarks import load
 from benchmarks.ingest_apps import APPS
 from benchmarks.serving import cpu_s, free_port
-from pingfeed.spool.disk import SystemDisk
+from pingfeed.spool.disk import Disk
 from pingfeed.spool.segment import encode_head
 
 SERVICE_CORE, LOAD_CORE = 0, 1
@@ -163,7 +163,7 @@ def measure(servers: dict[str, Server], sizes: list[int], turns: int) -> dict[in
 def append_floor(folder: Path, events: int, seconds: float = 0.5) -> float:
     """Events a second of append + fsync alone: one record of that many events a sync."""
     _, make_body = body_maker(events, 0)
-    disk = SystemDisk()
+    disk = Disk()
     lines = make_body(0)
     file = disk.create(folder / f"floor-{events}")
     appended, began = 0, time.perf_counter()

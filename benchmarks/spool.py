@@ -27,7 +27,7 @@ from benchmarks.ingest import body_maker
 from pingfeed.adapters._sqlite import Coalescer, Database
 from pingfeed.core.events import encode_rows, to_rows
 from pingfeed.core.ids import uuid7
-from pingfeed.spool.disk import SystemDisk
+from pingfeed.spool.disk import Disk
 from pingfeed.spool.spool import Spool
 
 Append = Callable[[bytes, int], Awaitable[object]]
@@ -73,10 +73,10 @@ async def measure(turns: int) -> dict[tuple[int, int, str], list[tuple[float, fl
             spool = Spool(Path(folder, "spool"), max_bytes=8 << 30)
             database = Database(Path(folder, "sqlite"), [_TABLE], durable=True)
             coalesced = Coalescer(lambda rows, base=database: base.write(partial(_insert, rows)))  # type: ignore[misc]
-            disk = SystemDisk()
+            disk = Disk()
             file = disk.create(Path(folder, "file"))
 
-            async def bare(lines: bytes, _: int, disk: SystemDisk = disk, file: int = file) -> None:
+            async def bare(lines: bytes, _: int, disk: Disk = disk, file: int = file) -> None:
                 disk.write(file, lines)
                 disk.sync(file)
 

@@ -1,1 +1,1 @@
-"""What an installation on AWS (or on an emulator of it) needs before it can start."""
+"""Creates the AWS resources that the settings name: buckets, tables and a delivery stream."""

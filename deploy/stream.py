@@ -1,11 +1,11 @@
-"""Delivery of events into the lake on AWS: the Glue table, the role and the delivery stream that uses it.
+"""Delivery of events into the lake on AWS: the Glue table, the role, and the delivery stream that uses both.
 
-The table's columns are `events.COLUMNS`; Firehose reads JSON (OpenX) and writes Parquet by it, under
+Firehose reads JSON (OpenX) and writes Parquet with the columns of the table, which are `events.COLUMNS`, under
 
-    <lake>/events/year=2026/month=11/day=22/        the UTC day of arrival at Firehose
-    <lake>/errors/<kind of error>/year=.../         what did not convert; read by the nightly job
+    <lake>/events/year=2026/month=11/day=22/        by UTC day of arrival at Firehose
+    <lake>/errors/<kind of error>/year=.../         records that could not be converted; the nightly job reads them
 
-Existing resources are kept: missing columns are added, and a stream that writes elsewhere is an error.
+Existing resources are kept. Columns that the table lacks are added; a stream that writes elsewhere is an error.
 """
 
 import json
@@ -13,102 +13,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
 from deploy import clients
 from deploy.clients import unless
-from deploy.events_table import TABLE, ensure_table
-from pingfeed.aws import translated
-from pingfeed.core.errors import SettingsError, Unavailable
+from pingfeed.aws import Location, translated
+from pingfeed.core.errors import InvalidInput, SettingsError, Unavailable
+from pingfeed.core.events import COLUMNS
 from pingfeed.settings import stream_of
 
-BUFFER_MB: Final = 64
-"""The least that format conversion allows."""
+TABLE: Final = "events"
 ACTIVE_WITHIN_S: Final = 180.0
+_BUFFER_MB: Final = 64
+"""The minimum with format conversion."""
 _DAY: Final = "year=!{timestamp:yyyy}/month=!{timestamp:MM}/day=!{timestamp:dd}/"
-_ALLOWED: Final = {
-    "bucket": ("s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"),
-    "objects": ("s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"),
-    "table": ("glue:GetTable", "glue:GetTableVersion", "glue:GetTableVersions"),
-}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a stream reads its schema and writes its objects."""
-
-    stream: str
-    bucket: str
-    prefix: str
-    """Of the lake in its bucket: empty, or with a slash at its end."""
-
-    @property
-    def database(self) -> str:
-        """The Glue database: the stream's name in the letters that Athena takes without quotes."""
-        return "".join(letter if letter.isalnum() else "_" for letter in self.stream.lower())
-
-    @property
-    def role(self) -> str:
-        """The name of the role that Firehose takes on."""
-        return f"{self.stream}-firehose"[:64]
-
-
-def ensure(
-    stream_url: str,
-    lake_url: str,
-    *,
-    role_arn: str | None = None,
-    interval_s: int = 300,
-    buffer_mb: int = BUFFER_MB,
-    client: Callable[[str], Any] = clients.client,
-    pause: Callable[[float], None] = time.sleep,
-) -> list[str]:
-    """Make what is missing of database, table, role and stream; a sentence for each thing made, none if all was there.
-
-    The lake's bucket must be there. `role_arn` names a role that may do what `_policy` lists; without it one is made.
-    An object is written when `buffer_mb` (64 to 128) have come or `interval_s` (up to 900) have passed; objects under
-    128 KB never move to colder storage. Returns when the stream is active. Raises SettingsError, Unavailable.
-    """
-    layout = _layout(stream_url, lake_url)
-    with translated("AWS"):
-        glue, iam, firehose = client("glue"), client("iam"), client("firehose")
-    said = ensure_table(glue, layout.database, f"s3://{layout.bucket}/{layout.prefix}events/")
-    if _described(firehose, layout) is None:
-        if role_arn is None:
-            role_arn, made = _ensure_role(iam, layout)
-            said += made
-        _create_stream(firehose, layout, _destination(layout, role_arn, interval_s, buffer_mb), pause)
-        said.append(f"Made the delivery stream {layout.stream}, which writes to s3://{layout.bucket}/{layout.prefix}.")
-    _check_destination(_until_active(firehose, layout, pause), layout)
-    return said
-
-
-def _layout(stream_url: str, lake_url: str) -> Layout:
-    split = urlsplit(lake_url)
-    if split.scheme != "s3" or not split.netloc:
-        raise SettingsError(
-            "PINGFEED_LAKE_URL must be like s3://bucket/prefix where PINGFEED_EVENTS_URL is a stream of Firehose",
-            field="PINGFEED_LAKE_URL",
-        )
-    prefix = split.path.strip("/")
-    return Layout(stream_of(stream_url), split.netloc, f"{prefix}/" if prefix else "")
-
-
-def _ensure_role(iam: Any, layout: Layout) -> tuple[str, list[str]]:
-    """The ARN of the role that Firehose takes on, and what was made; its policy is written anew each time."""
-    said = []
-    with translated(f"the role {layout.role}"):
-        with unless("EntityAlreadyExists"):
-            iam.create_role(RoleName=layout.role, AssumeRolePolicyDocument=json.dumps(_TRUST))
-            said.append(f"Made the role {layout.role}.")
-        role_arn = str(iam.get_role(RoleName=layout.role)["Role"]["Arn"])
-        policy = json.dumps(_policy(layout, _partition(role_arn)))
-        iam.put_role_policy(RoleName=layout.role, PolicyName="deliver", PolicyDocument=policy)
-        return role_arn, said
-
-
+_PARQUET: Final = "org.apache.hadoop.hive.ql.io.parquet"
 _TRUST: Final = {
     "Version": "2012-10-17",
     "Statement": [
@@ -117,39 +37,144 @@ _TRUST: Final = {
 }
 
 
-def _partition(role_arn: str) -> str:
-    """`aws`, `aws-cn`, `aws-us-gov`: the second part of an ARN. Role, bucket and table lie in the same one."""
-    return role_arn.partition(":")[2].partition(":")[0]
+@dataclass(frozen=True)
+class _Names:
+    """The names of the resources, all derived from the stream's and the lake's."""
+
+    stream: str
+    lake: Location
+
+    @property
+    def database(self) -> str:
+        """The Glue database: the stream's name in characters that Athena accepts without quotes."""
+        return "".join(letter if letter.isalnum() else "_" for letter in self.stream.lower())
+
+    @property
+    def role(self) -> str:
+        """The role that Firehose assumes."""
+        return f"{self.stream}-firehose"[:64]
+
+    @property
+    def lake_url(self) -> str:
+        """The lake with a slash at its end."""
+        return f"s3://{self.lake.bucket}/{self.lake.below('')}"
+
+    @property
+    def prefix(self) -> str:
+        """The keys of the delivered objects."""
+        return self.lake.below("events") + _DAY
 
 
-def _policy(layout: Layout, partition: str) -> dict[str, Any]:
-    """What Firehose may do: read the one table, write to the one bucket.
+def ensure(
+    stream_url: str,
+    lake_url: str,
+    *,
+    interval_s: int = 300,
+    client: Callable[[str], Any] = clients.client,
+    pause: Callable[[float], None] = time.sleep,
+) -> list[str]:
+    """Create what is missing of database, table, role and stream; returns a sentence for each change.
 
-    Every ARN names the role's own partition: the stream's bucket must be named exactly, and a policy may be too.
+    The lake's bucket must exist. Firehose writes an object for every 64 MB or `interval_s` (up to 900). Returns when
+    the stream is active. Raises SettingsError and Unavailable.
     """
-    bucket, glue = _bucket_arn(layout, partition), f"arn:{partition}:glue:*:*"
-    resources = {
-        "bucket": [bucket],
-        "objects": [f"{bucket}/{layout.prefix}*"],
-        "table": [f"{glue}:catalog", f"{glue}:database/{layout.database}", f"{glue}:table/{layout.database}/{TABLE}"],
+    names = _Names(stream_of(stream_url), _lake(lake_url))
+    with translated("AWS"):
+        glue, iam, firehose = client("glue"), client("iam"), client("firehose")
+    changes = _ensure_table(glue, names)
+    if _describe(firehose, names) is None:
+        role_arn, created = _ensure_role(iam, names)
+        _create_stream(firehose, names, _destination(names, role_arn, interval_s), pause)
+        changes += [*created, f"created the delivery stream {names.stream}, which writes to {names.lake_url}"]
+    _check_destination(_wait_until_active(firehose, names, pause), names)
+    return changes
+
+
+def _lake(url: str) -> Location:
+    try:
+        return Location.of(url)
+    except InvalidInput as error:
+        sentence = "PINGFEED_LAKE_URL must be like s3://bucket/prefix if PINGFEED_EVENTS_URL is a Firehose stream"
+        raise SettingsError(sentence, field="PINGFEED_LAKE_URL") from error
+
+
+def _ensure_table(glue: Any, names: _Names) -> list[str]:
+    """The table of raw events, by which Firehose converts and which Athena can read. Columns are only ever added."""
+    changes = []
+    table = f"{names.database}.{TABLE}"
+    with translated(f"the Glue database {names.database}"), unless("AlreadyExistsException"):
+        glue.create_database(DatabaseInput={"Name": names.database})
+        changes.append(f"created the Glue database {names.database}")
+    columns = [{"Name": column.name, "Type": column.kind} for column in COLUMNS]
+    with translated(f"the Glue table {table}"):
+        with unless("AlreadyExistsException"):
+            glue.create_table(DatabaseName=names.database, TableInput=_table(names, columns))
+            return [*changes, f"created the Glue table {table} with {len(columns)} columns"]
+        found = glue.get_table(DatabaseName=names.database, Name=TABLE)["Table"]["StorageDescriptor"]["Columns"]
+        kept = [{"Name": column["Name"], "Type": column["Type"]} for column in found]
+        known = {column["Name"] for column in kept}
+        missing = [column for column in columns if column["Name"] not in known]
+        if missing:
+            glue.update_table(DatabaseName=names.database, TableInput=_table(names, kept + missing))
+            added = ", ".join(column["Name"] for column in missing)
+            changes.append(f"added columns to the Glue table {table}: {added}")
+    return changes
+
+
+def _table(names: _Names, columns: list[dict[str, str]]) -> dict[str, Any]:
+    return {
+        "Name": TABLE,
+        "TableType": "EXTERNAL_TABLE",
+        "Parameters": {"classification": "parquet", "EXTERNAL": "TRUE"},
+        "PartitionKeys": [{"Name": name, "Type": "string"} for name in ("year", "month", "day")],
+        "StorageDescriptor": {
+            "Columns": columns,
+            "Location": f"{names.lake_url}events/",
+            "InputFormat": f"{_PARQUET}.MapredParquetInputFormat",
+            "OutputFormat": f"{_PARQUET}.MapredParquetOutputFormat",
+            "SerdeInfo": {"SerializationLibrary": f"{_PARQUET}.serde.ParquetHiveSerDe"},
+        },
     }
-    statements = [
-        {"Effect": "Allow", "Action": list(actions), "Resource": resources[part]} for part, actions in _ALLOWED.items()
-    ]
+
+
+def _ensure_role(iam: Any, names: _Names) -> tuple[str, list[str]]:
+    """The ARN of the role that Firehose assumes, and what was created. Its policy is rewritten each time."""
+    created = []
+    with translated(f"the role {names.role}"):
+        with unless("EntityAlreadyExists"):
+            iam.create_role(RoleName=names.role, AssumeRolePolicyDocument=json.dumps(_TRUST))
+            created.append(f"created the role {names.role}")
+        role_arn = str(iam.get_role(RoleName=names.role)["Role"]["Arn"])
+        policy = json.dumps(_policy(names, _partition(role_arn)))
+        iam.put_role_policy(RoleName=names.role, PolicyName="deliver", PolicyDocument=policy)
+    return role_arn, created
+
+
+def _partition(role_arn: str) -> str:
+    """`aws`, `aws-cn` or `aws-us-gov`, the second part of an ARN: the role, the bucket and the table share it."""
+    return role_arn.split(":")[1]
+
+
+def _policy(names: _Names, partition: str) -> dict[str, Any]:
+    """Allow reading the one table and writing to the one bucket."""
+    bucket, glue = f"arn:{partition}:s3:::{names.lake.bucket}", f"arn:{partition}:glue:*:*"
+    table = [f"{glue}:catalog", f"{glue}:database/{names.database}", f"{glue}:table/{names.database}/{TABLE}"]
+    allowed = (
+        (("s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"), [bucket]),
+        (("s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"), [f"{bucket}/{names.lake.below('')}*"]),
+        (("glue:GetTable", "glue:GetTableVersion", "glue:GetTableVersions"), table),
+    )
+    statements = [{"Effect": "Allow", "Action": actions, "Resource": resources} for actions, resources in allowed]
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def _bucket_arn(layout: Layout, partition: str) -> str:
-    return f"arn:{partition}:s3:::{layout.bucket}"
-
-
-def _destination(layout: Layout, role_arn: str, interval_s: int, buffer_mb: int) -> dict[str, Any]:
+def _destination(names: _Names, role_arn: str, interval_s: int) -> dict[str, Any]:
     return {
         "RoleARN": role_arn,
-        "BucketARN": _bucket_arn(layout, _partition(role_arn)),
-        "Prefix": f"{layout.prefix}events/{_DAY}",
-        "ErrorOutputPrefix": f"{layout.prefix}errors/!{{firehose:error-output-type}}/{_DAY}",
-        "BufferingHints": {"SizeInMBs": buffer_mb, "IntervalInSeconds": interval_s},
+        "BucketARN": f"arn:{_partition(role_arn)}:s3:::{names.lake.bucket}",
+        "Prefix": names.prefix,
+        "ErrorOutputPrefix": f"{names.lake.below('errors')}!{{firehose:error-output-type}}/{_DAY}",
+        "BufferingHints": {"SizeInMBs": _BUFFER_MB, "IntervalInSeconds": interval_s},
         "CompressionFormat": "UNCOMPRESSED",
         "DataFormatConversionConfiguration": {
             "Enabled": True,
@@ -157,7 +182,7 @@ def _destination(layout: Layout, role_arn: str, interval_s: int, buffer_mb: int)
             "OutputFormatConfiguration": {"Serializer": {"ParquetSerDe": {"Compression": "SNAPPY"}}},
             "SchemaConfiguration": {
                 "RoleARN": role_arn,
-                "DatabaseName": layout.database,
+                "DatabaseName": names.database,
                 "TableName": TABLE,
                 "VersionId": "LATEST",
             },
@@ -166,14 +191,14 @@ def _destination(layout: Layout, role_arn: str, interval_s: int, buffer_mb: int)
 
 
 def _create_stream(
-    firehose: Any, layout: Layout, destination: dict[str, Any], pause: Callable[[float], None], tries: int = 12
+    firehose: Any, names: _Names, destination: dict[str, Any], pause: Callable[[float], None], tries: int = 12
 ) -> None:
-    """Create the stream; a role that was made a moment ago is not known everywhere yet."""
-    with translated(f"the stream {layout.stream}"):
+    """Create the stream; retries because a new role takes a while to be known everywhere."""
+    with translated(f"the stream {names.stream}"):
         for left in reversed(range(tries)):
             try:
                 firehose.create_delivery_stream(
-                    DeliveryStreamName=layout.stream,
+                    DeliveryStreamName=names.stream,
                     DeliveryStreamType="DirectPut",
                     ExtendedS3DestinationConfiguration=destination,
                 )
@@ -184,33 +209,33 @@ def _create_stream(
                 pause(5)
 
 
-def _described(firehose: Any, layout: Layout) -> dict[str, Any] | None:
-    with translated(f"the stream {layout.stream}"), unless("ResourceNotFoundException"):
-        found: dict[str, Any] = firehose.describe_delivery_stream(DeliveryStreamName=layout.stream)
+def _describe(firehose: Any, names: _Names) -> dict[str, Any] | None:
+    with translated(f"the stream {names.stream}"), unless("ResourceNotFoundException"):
+        found: dict[str, Any] = firehose.describe_delivery_stream(DeliveryStreamName=names.stream)
         return found["DeliveryStreamDescription"]  # type: ignore[no-any-return]
     return None
 
 
-def _until_active(firehose: Any, layout: Layout, pause: Callable[[float], None]) -> dict[str, Any]:
+def _wait_until_active(firehose: Any, names: _Names, pause: Callable[[float], None]) -> dict[str, Any]:
     waited = 0.0
     while True:
-        found = _described(firehose, layout) or {}
-        status = found.get("DeliveryStreamStatus", "not there yet")
+        found = _describe(firehose, names) or {}
+        status = found.get("DeliveryStreamStatus", "not found yet")
         if status == "ACTIVE":
             return found
         if waited >= ACTIVE_WITHIN_S or status.endswith("_FAILED"):
-            raise Unavailable(f"the stream {layout.stream} is {status}")
+            raise Unavailable(f"the stream {names.stream} is {status}")
         pause(2)
         waited += 2
 
 
-def _check_destination(found: dict[str, Any], layout: Layout) -> None:
-    """A stream of this name that somebody made for something else must not swallow events."""
-    (there,) = (destination.get("ExtendedS3DestinationDescription", {}) for destination in found["Destinations"])
-    writes = (there.get("BucketARN", "").rpartition(":")[2], there.get("Prefix"))
-    if writes != (layout.bucket, f"{layout.prefix}events/{_DAY}"):
+def _check_destination(found: dict[str, Any], names: _Names) -> None:
+    """Reject an existing stream of this name that delivers elsewhere: it would swallow the events."""
+    (target,) = (destination.get("ExtendedS3DestinationDescription", {}) for destination in found["Destinations"])
+    bucket, prefix = target.get("BucketARN", "").rpartition(":")[2], target.get("Prefix")
+    if (bucket, prefix) != (names.lake.bucket, names.prefix):
         raise SettingsError(
-            f"PINGFEED_EVENTS_URL: the stream {layout.stream} is there and writes to {'/'.join(map(str, writes))}, "
-            f"not to the lake s3://{layout.bucket}/{layout.prefix}",
+            f"PINGFEED_EVENTS_URL: the stream {names.stream} exists and writes to {bucket}/{prefix}, "
+            f"not to the lake {names.lake_url}",
             field="PINGFEED_EVENTS_URL",
         )

@@ -1,11 +1,11 @@
-"""The table of a `dynamodb://` URL: one string key, billed by request, TTL removes items some time after their expiry.
+"""The table of a `dynamodb://` URL: one string key, billed per request, expired items removed by TTL.
 
-Candidates and signals take the same kind of table; they may share one, for their keys differ.
+Candidates and signals need the same kind of table and may share one, because their keys differ.
 """
 
 from typing import Any, Final
 
-from deploy import clients
+from deploy.clients import client, unless
 from pingfeed.aws import KEY, TTL, TableUrl, translated
 from pingfeed.core.errors import InvalidInput
 
@@ -14,40 +14,37 @@ _ATTRIBUTES: Final = [{"AttributeName": KEY, "AttributeType": "S"}]
 
 
 def ensure(url: str) -> list[str]:
-    """Make the URL's table if it is absent, and let TTL remove what is over; a sentence for each thing made.
+    """Create the table if it is absent, and turn on TTL; returns a sentence for each change.
 
-    Again, it makes nothing. Returns when the table can be written to. Raises InvalidInput for a URL that names no table
-    or one with another key, SettingsError without credentials, and Unavailable where DynamoDB does not answer or does
-    not allow it.
+    Returns when the table is active. Raises InvalidInput for a URL without a table, or if the table has another key,
+    SettingsError without credentials, and Unavailable if DynamoDB does not respond or denies access.
     """
     table = TableUrl.parse(url, "writes_per_second").table
     with translated(f"the DynamoDB table {table}"):
-        client = clients.client("dynamodb")
-        return _made_table(client, table) + _made_ttl(client, table)
+        dynamodb = client("dynamodb")
+        return _create_table(dynamodb, table) + _turn_on_ttl(dynamodb, table)
 
 
-def _made_table(client: Any, table: str) -> list[str]:
-    made = []
-    try:
-        client.create_table(
+def _create_table(dynamodb: Any, table: str) -> list[str]:
+    created = []
+    with unless("ResourceInUseException"):  # It exists, or another process is creating it.
+        dynamodb.create_table(
             TableName=table,
             KeySchema=_KEY_SCHEMA,
             AttributeDefinitions=_ATTRIBUTES,
             BillingMode="PAY_PER_REQUEST",
         )
-        made = [f"made the table {table}"]
-    except client.exceptions.ResourceInUseException:
-        pass  # It is there, or somebody else is making it.
-    client.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
-    found = client.describe_table(TableName=table)["Table"]
+        created = [f"created the table {table}"]
+    dynamodb.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+    found = dynamodb.describe_table(TableName=table)["Table"]
     if (found["KeySchema"], found["AttributeDefinitions"]) != (_KEY_SCHEMA, _ATTRIBUTES):
         raise InvalidInput(f"names the table {table}, which has another key than the string {KEY!r}")
-    return made
+    return created
 
 
-def _made_ttl(client: Any, table: str) -> list[str]:
-    found = client.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
+def _turn_on_ttl(dynamodb: Any, table: str) -> list[str]:
+    found = dynamodb.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
     if found["TimeToLiveStatus"] in ("ENABLED", "ENABLING"):
         return []
-    client.update_time_to_live(TableName=table, TimeToLiveSpecification={"Enabled": True, "AttributeName": TTL})
-    return [f"let the table {table} remove what is over, by its attribute {TTL!r}"]
+    dynamodb.update_time_to_live(TableName=table, TimeToLiveSpecification={"Enabled": True, "AttributeName": TTL})
+    return [f"turned on removal of expired items in the table {table}"]

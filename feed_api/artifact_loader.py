@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from feed_api.metrics import FeedMetrics
-from feed_api.serving_state import Live, nothing_live
+from feed_api.state import Live, nothing_live
 from pingfeed.core.errors import FormatError, InvalidInput, NotFound, PingfeedError
 from pingfeed.core.features import FeatureSet
 from pingfeed.core.ranker import Pointer, Ranker, load, model_key, pointer_key, snapshot_key
@@ -62,7 +62,7 @@ class ArtifactLoader:
             log.warning("could not look up the live %s: %s", kind, error.message)
         else:
             self._current[kind] = name
-            self._metrics.artifact_loaded(kind)
+            self._metrics.loaded.labels(kind).inc()
             log.info("%s %s is live", kind, name)
 
     async def _pointed(self, kind: str) -> str:
@@ -97,7 +97,7 @@ class ArtifactLoader:
         if self._recently_rejected(kind, name):
             return
         self._rejected[kind] = name, self._monotonic() + RETRY_REJECTED_S
-        self._metrics.artifact_rejected(kind)
+        self._metrics.rejected.labels(kind).inc()
         log.error("rejected %s %s: %s", kind, name or "pointer", error.message)
 
 

@@ -2,8 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-
-import prometheus_client
+from functools import cache
 
 from pingfeed.ports import PacketCache
 from pingfeed.spool.delivery import Delivery
@@ -11,7 +10,7 @@ from pingfeed.web.metrics import Metrics
 
 
 class FeedMetrics:
-    """Domain counters of the feed, on the app's registry."""
+    """Domain counters of the feed, on the app's registry; the public ones are incremented where they occur."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -20,13 +19,13 @@ class FeedMetrics:
         self._items = metrics.counter("feed_items", "Pings served")
         self._removed = metrics.counter("feed_removed", "Candidates filtered out", ("reason",))
         self._degraded = metrics.counter("feed_degraded", "Degraded responses", ("part",))
-        self._stages = metrics.counter("feed_stage_seconds", "Time spent in a stage", ("stage",))
-        self._stage_counters: dict[str, prometheus_client.Counter] = {}
-        self._rejected = metrics.counter("feed_artifacts_rejected", "Models and snapshots rejected", ("what",))
-        self._loaded = metrics.counter("feed_artifacts_loaded", "Models and snapshots put live", ("what",))
-        self._trending_failed = metrics.counter("feed_trending_failures", "Failed reads of trending lists")
-        self._act_failed = metrics.counter("feed_served_act_failures", "`served` acts not applied in time")
-        self._lost = metrics.counter("feed_served_lost", "feed_served events that the spool did not accept")
+        stages = metrics.counter("feed_stage_seconds", "Time spent in a stage", ("stage",))
+        self.stage_seconds = cache(stages.labels)  # looking labels up costs more than counting
+        self.rejected = metrics.counter("feed_artifacts_rejected", "Models and snapshots rejected", ("what",))
+        self.loaded = metrics.counter("feed_artifacts_loaded", "Models and snapshots put live", ("what",))
+        self.trending_failures = metrics.counter("feed_trending_failures", "Failed reads of trending lists")
+        self.act_failures = metrics.counter("feed_served_act_failures", "`served` acts not applied in time")
+        self.lost = metrics.counter("feed_served_lost", "feed_served events that the spool did not accept")
 
     def watch(self, delivery: Delivery) -> None:
         """Export the counters of `feed_served` delivery."""
@@ -53,30 +52,3 @@ class FeedMetrics:
             self._degraded.labels(part).inc()
         for reason, count in Counter(removed).items():
             self._removed.labels(reason).inc(count)
-
-    def add_stage_time(self, stage: str, seconds: float) -> None:
-        """Add one feed's time in a stage."""
-        counter = self._stage_counters.get(stage)
-        if counter is None:  # Looking labels up costs more than counting.
-            counter = self._stage_counters[stage] = self._stages.labels(stage)
-        counter.inc(seconds)
-
-    def artifact_rejected(self, what: str) -> None:
-        """Count a published model or snapshot that is damaged or of another feature digest."""
-        self._rejected.labels(what).inc()
-
-    def artifact_loaded(self, what: str) -> None:
-        """Count a model or snapshot that was put live."""
-        self._loaded.labels(what).inc()
-
-    def trending_failed(self) -> None:
-        """Count a failed read of a trending list."""
-        self._trending_failed.inc()
-
-    def act_failed(self) -> None:
-        """Count a `served` act that was not applied before the response."""
-        self._act_failed.inc()
-
-    def lost(self, events: int) -> None:
-        """Count `feed_served` events that never reached the spool."""
-        self._lost.inc(events)

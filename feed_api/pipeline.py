@@ -9,7 +9,6 @@ from typing import Final
 from feed_api.artifact_loader import ArtifactLoader
 from feed_api.metrics import FeedMetrics
 from feed_api.schema import Feed
-from feed_api.stages.boost import boost
 from feed_api.stages.diversify import diversify
 from feed_api.stages.explore import insert_new, rng_of, sample_new
 from feed_api.stages.featurize import featurize
@@ -20,7 +19,7 @@ from feed_api.stages.log_served import ServedLog
 from feed_api.stages.pin_followed import pin_followed
 from feed_api.stages.refill import refill
 from feed_api.stages.respond import respond
-from feed_api.stages.score import score
+from feed_api.stages.score import boost, score
 from feed_api.state import Deadline, FeedRequest, FeedState
 from feed_api.trending_cache import TrendingCache
 from pingfeed.core.features import FeatureSet, place_name
@@ -118,5 +117,5 @@ class _Stopwatch:
     def lap(self, stage: str) -> None:
         """Attribute the time since the last lap to this stage."""
         now = self._monotonic()
-        self._metrics.add_stage_time(stage, now - self._since)
+        self._metrics.stage_seconds(stage).inc(now - self._since)
         self._since = now

@@ -1,24 +1,33 @@
-"""What the stages of one feed share: the request, the live artifacts, and their results so far."""
+"""What the stages of one feed share: the request, the live ranker and snapshot, and their results so far.
+
+A request works with one `Live` from its first stage to its last.
+"""
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from feed_api.candidates import Pool, no_candidates
-from feed_api.serving_state import Live
+import numpy as np
+
+from feed_api.candidates import FRESH, Pool, candidates, no_candidates
 from feed_api.trending_cache import Hot
-from pingfeed.core.features import REALTIME, FeatureSet, Float32
+from pingfeed.core.features import FACET_WIDTH, REALTIME, FeatureSet, Float32, PingBlock
 from pingfeed.core.packet import Packet, UserPart
-from pingfeed.core.ranker import Float64
+from pingfeed.core.ranker import FallbackRanker, Float64, Ranker
 from pingfeed.core.signals import Signals, UserState
-from pingfeed.core.snapshot import Snapshot
+from pingfeed.core.snapshot import Snapshot, SnapshotContent, write
 
 Part = Literal["signals", "candidates", "snapshot", "model", "deadline"]
 PARTS: Final[tuple[Part, ...]] = ("signals", "candidates", "snapshot", "model", "deadline")
 """What a response may lack, in the order of `degraded`."""
 
 Reason = Literal["deleted", "hidden", "blocked", "own", "seen", "served"]
+
+FEW_IMPRESSIONS: Final = 50
+"""A ping with fewer impressions is eligible for exploration: its rates are mostly noise."""
+_FRESH_EXAMINED: Final = 500
+_MAX_NEW_PINGS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,49 @@ class Deadline:
     def left_s(self) -> float:
         """Seconds left, 0 when the budget is used up."""
         return max(0.0, self._end - self._monotonic())
+
+
+@dataclass(frozen=True)
+class Live:
+    """An immutable serving state: swapping it never mixes two states within a request."""
+
+    ranker: Ranker
+    snapshot: Snapshot
+    has_model: bool
+    has_snapshot: bool
+    new_pings: Pool
+    """Fresh pings with few impressions, newest first: what exploration samples from."""
+    new_pings_language: list[int]
+    """Their `features.language_code`."""
+
+    def with_model(self, ranker: Ranker) -> "Live":
+        """This state with another model."""
+        return replace(self, ranker=ranker, has_model=True)
+
+    def with_snapshot(self, snapshot: Snapshot) -> "Live":
+        """This state with another snapshot."""
+        return _live(self.ranker, snapshot, has_model=self.has_model, has_snapshot=True)
+
+
+def nothing_live(features: FeatureSet) -> Live:
+    """The state before anything is published: the fallback ranker and an empty snapshot."""
+    return _live(FallbackRanker(features), _empty(features), has_model=False, has_snapshot=False)
+
+
+def _live(ranker: Ranker, snapshot: Snapshot, *, has_model: bool, has_snapshot: bool) -> Live:
+    fresh = snapshot.listed("fresh", _FRESH_EXAMINED)
+    rows = fresh[snapshot.impressions[fresh] < FEW_IMPRESSIONS][:_MAX_NEW_PINGS]
+    new_pings = Pool.of(snapshot, candidates(rows, FRESH))
+    return Live(ranker, snapshot, has_model, has_snapshot, new_pings, snapshot.language[rows].tolist())
+
+
+def _empty(features: FeatureSet) -> Snapshot:
+    """Stands in for a missing snapshot, so that no stage needs a special case."""
+    none = np.empty(0, np.uint32)
+    facets = np.empty((0, len(features.facets), FACET_WIDTH), np.uint32)
+    pings = PingBlock(np.empty((0, len(features.ping)), np.float32), none, facets, none, none)
+    content = SnapshotContent(0, features.digest, features.facets, [], none, none, none, pings, {}, {})
+    return Snapshot(write(content))
 
 
 @dataclass(frozen=True, slots=True)

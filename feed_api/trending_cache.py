@@ -109,7 +109,7 @@ class TrendingCache:
             try:
                 listing.top = await self._trending.top(country, TOP, now_ms)
             except PingfeedError as error:
-                self._metrics.trending_failed()
+                self._metrics.trending_failures.inc()
                 log.warning("could not read trending of %s: %s", country or "all countries", error.message)
                 return
             listing.read_ms, listing.snapshot = now_ms, None

@@ -79,12 +79,10 @@ _ONE: Final = msgspec.json.Decoder(_Event)
 _MANY: Final = msgspec.json.Decoder(msgspec.defstruct("_Events", [("events", list[_Event])]))
 
 
-class _RawEvents(msgspec.Struct):
-    events: list[msgspec.Raw]
-
-
 _ANY: Final = msgspec.json.Decoder()
-_RAW: Final = msgspec.json.Decoder(_RawEvents)
+_RAW: Final = msgspec.json.Decoder(msgspec.Raw)
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _ESCAPE: Final = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
@@ -149,8 +147,8 @@ def _is_valid(rows: Sequence[Row]) -> bool:
     return (
         _all_match(_IDS, ids)
         and _all_match(_UUIDS, [row["event_id"] for row in rows])
-        and all(map(_is_country, {row.get("country") for row in rows}))
-        and all(map(_is_language, {row.get("language") for row in rows}))
+        and all(_is_of(value, Country) for value in {row.get("country") for row in rows})
+        and all(_is_of(value, Language) for value in {row.get("language") for row in rows})
     )
 
 
@@ -160,16 +158,7 @@ def _all_match(pattern: re.Pattern[str], values: Sequence[str]) -> bool:
     return lines.count("\n") == len(values) and pattern.fullmatch(lines) is not None
 
 
-@lru_cache(1024)
-def _is_country(value: str | None) -> bool:
-    return _is_of(value, Country)
-
-
-@lru_cache(1024)
-def _is_language(value: str | None) -> bool:
-    return _is_of(value, Language)
-
-
+@lru_cache(2048)
 def _is_of(value: str | None, kind: Any) -> bool:
     try:
         msgspec.convert(value, kind | None)
@@ -180,36 +169,36 @@ def _is_of(value: str | None, kind: Any) -> bool:
 
 def one_event(body: bytes) -> list[Any]:
     """The body of `/track-event` as a list of one; a `msgspec.Raw` if it cannot be read. MalformedBody."""
-    try:
-        return [_ANY.decode(body)]
-    except _FAILURES:
-        return [_event(_repaired(body))]
+    return [_event(_json(body))]
 
 
 def many_events(body: bytes) -> list[Any]:
     """The events in the body of `/track-events`, those that cannot be read as `msgspec.Raw`. Raises as `decode`."""
     try:
-        events = _list_in(_ANY.decode(body))
-    except _FAILURES:
-        try:
-            events = [_event(bytes(raw)) for raw in _RAW.decode(_repaired(body)).events]
-        except msgspec.ValidationError as error:
-            raise InvalidInput("events must be a list", field="events", code="invalid_type") from error
+        found = _OBJECT.decode(_json(body))
+    except msgspec.ValidationError as error:
+        raise InvalidInput('the body must be an object: {"events": [...]}', code="invalid_type") from error
+    if "events" not in found:
+        raise InvalidInput("events is required", field="events", code="missing_field")
+    try:
+        events = _LIST.decode(found["events"])
+    except msgspec.ValidationError as error:
+        raise InvalidInput("events must be a list", field="events", code="invalid_type") from error
     if len(events) > MAX_EVENTS:
         raise TooLarge(f"events has {len(events)} entries; a request takes at most {MAX_EVENTS}", field="events")
     if not events:
         raise InvalidInput(f"events is empty; send 1 to {MAX_EVENTS}", field="events", code="out_of_range")
-    return events
+    return [_event(bytes(raw)) for raw in events]
 
 
-def _list_in(decoded: Any) -> list[Any]:
-    if not isinstance(decoded, dict):
-        raise InvalidInput('the body must be an object: {"events": [...]}', code="invalid_type")
-    if "events" not in decoded:
-        raise InvalidInput("events is required", field="events", code="missing_field")
-    if not isinstance(decoded["events"], list):
-        raise InvalidInput("events must be a list", field="events", code="invalid_type")
-    return decoded["events"]
+def _json(body: bytes) -> bytes:
+    """The body with half surrogate pairs replaced; MalformedBody says where it stops being JSON."""
+    repaired = _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], body)
+    try:
+        _RAW.decode(repaired)
+    except _FAILURES as error:
+        raise MalformedBody(_sentence(error)) from error
+    return repaired
 
 
 def _event(body: bytes) -> Any:
@@ -217,16 +206,6 @@ def _event(body: bytes) -> Any:
         return _ANY.decode(body)
     except _FAILURES:
         return msgspec.Raw(body)
-
-
-def _repaired(body: bytes) -> bytes:
-    """The body with half surrogate pairs replaced; MalformedBody says where it stops being JSON."""
-    repaired = _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], body)
-    try:
-        msgspec.json.decode(repaired, type=msgspec.Raw)
-    except _FAILURES as error:
-        raise MalformedBody(_sentence(error)) from error
-    return repaired
 
 
 def _unreadable(event: msgspec.Raw) -> InvalidInput:

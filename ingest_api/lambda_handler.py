@@ -98,7 +98,12 @@ class Function:
                 self._app = loop.run_until_complete(self._made(context))
         except PingfeedError as error:
             _log.error("the function cannot serve: %s", error.message)
-            return OutermostLayer(_Failing(error), metrics=Metrics())
+            failure = error
+
+            async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+                await error_response(failure)(scope, receive, send)
+
+            return OutermostLayer(failing, metrics=Metrics())
         return self._app
 
     async def _made(self, context: LambdaContext) -> ASGI:
@@ -112,16 +117,6 @@ class Function:
         self._lines = MetricLines(metrics, "ingest", COUNTED, clock=services.clock, write=self._write)
         _log.info("settings that apply", extra={"settings": shown(settings)})
         return app
-
-
-class _Failing:
-    """An app that responds to every request with one error."""
-
-    def __init__(self, error: PingfeedError) -> None:
-        self._error = error
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await error_response(self._error)(scope, receive, send)
 
 
 async def _rest() -> None:

@@ -6,8 +6,8 @@
 `body` is what was sent, as text (bytes that are not UTF-8 are escaped). The first of a day are kept, up to a limit;
 later ones are counted and dropped, so that a misbehaving client cannot fill the store or hide the first mistake.
 
-A service keeps them in a spool of its own (`RejectedSpool`): the request does not wait for it. A Lambda function has
-no disk that lasts, so it puts each request's lines into the lake before the response (`RejectedObjects`).
+A service keeps them in a spool of its own (`RejectedSpool`): the request waits for the disk, not for the lake. A Lambda
+function has no disk that lasts, so it puts each request's lines into the lake before the response (`RejectedObjects`).
 """
 
 import asyncio
@@ -28,7 +28,6 @@ from pingfeed.spool.spool import Spool
 from pingfeed.spool.stats import Counters
 
 MAX_BYTES_A_DAY: Final = 64 << 20
-MAX_WAITING_BYTES: Final = 8 << 20
 MAX_OBJECTS_A_DAY: Final = 100
 WITHIN_S: Final = 4.0
 CLOSE_S: Final = 5.0
@@ -50,7 +49,7 @@ class RejectedEvents(Protocol):
         """Start background work, if there is any."""
 
     async def add(self, rejected: Sequence[RejectedEvent], received_ms: int) -> None:
-        """Keep events that were rejected at the same moment, or drop them. Raises nothing, and never hangs."""
+        """Keep events that were rejected at the same moment, or drop them. Raises nothing, waits for no store long."""
 
     async def close(self) -> None:
         """Store what waits."""
@@ -59,7 +58,7 @@ class RejectedEvents(Protocol):
 class RejectedSpool:
     """Keeps rejected events in a spool, whose deliverer puts one file per flush into the lake. Owns spool and store.
 
-    A day keeps `max_bytes_a_day`, restarts included; `MAX_WAITING_BYTES` may wait for the disk.
+    A day keeps `max_bytes_a_day`, restarts included.
     """
 
     def __init__(
@@ -68,8 +67,6 @@ class RejectedSpool:
         self._spool, self._max_bytes = spool, max_bytes_a_day
         self._sink = _LakeSink(store, spool.directory / "stored.json")
         self._deliverer = Deliverer(spool, self._sink, flush_seconds=flush_seconds, counters=Counters())
-        self._appends: set[asyncio.Task[None]] = set()
-        self._waiting = 0
         self._day, self._room = "", 0
         self.on_dropped: Callable[[int], None] = lambda _count: None
 
@@ -78,42 +75,34 @@ class RejectedSpool:
         self._deliverer.start()
 
     async def add(self, rejected: Sequence[RejectedEvent], received_ms: int) -> None:
-        """Keep as many as there is room for; returns at once."""
+        """Keep as many as there is room for; on return they are durable."""
         lines = [line_of(one, received_ms) for one in rejected]
         kept = [line for line in lines if self._fits(day_of(received_ms), len(line))]
         if len(kept) < len(lines):
             self.on_dropped(len(lines) - len(kept))
-        if kept:
-            appending = asyncio.create_task(self._append(b"".join(kept), len(kept), received_ms))
-            self._appends.add(appending)
-            appending.add_done_callback(self._appends.discard)
+        if not kept:
+            return
+        try:
+            await self._spool.append(b"".join(kept), len(kept), received_ms)
+        except PingfeedError as error:
+            _log.warning("rejected events could not be kept", extra={"reason": error.message})
+            self.on_dropped(len(kept))
 
     async def close(self) -> None:
         """Write and deliver what waits; what the lake does not take in time is delivered by the next start."""
-        if self._appends:
-            await asyncio.wait(self._appends)
+        await self._spool.idle()
         await self._deliverer.close(CLOSE_S)
         await self._spool.close()
         await self._sink.close()
 
     def _fits(self, day: str, size: int) -> bool:
         if day != self._day:
-            self._day = day
-            self._room = self._max_bytes - self._sink.stored(day) - self._spool.depth()[1]
-        if size > self._room or self._waiting + size > MAX_WAITING_BYTES:
+            left = 0 if self._day else self._spool.depth()[1]  # By an earlier process.
+            self._day, self._room = day, self._max_bytes - self._sink.stored(day) - left
+        if size > self._room:
             return False
         self._room -= size
-        self._waiting += size
         return True
-
-    async def _append(self, lines: bytes, count: int, received_ms: int) -> None:
-        try:
-            await self._spool.append(lines, count, received_ms)
-        except PingfeedError as error:
-            _log.warning("rejected events could not be kept", extra={"reason": error.message})
-            self.on_dropped(count)
-        finally:
-            self._waiting -= len(lines)
 
 
 class _LakeSink:

@@ -1,8 +1,7 @@
 """Checks of an installation: is each part that the settings name available, and if not, why?
 
-One list, `PARTS`, has three readers. `pingfeed doctor` asks every part once and adds what else a user may have to fix.
-A program that starts waits until the parts that it needs answer (`wait_for_parts`). /readyz asks those that its service
-has opened (`problems`).
+`PARTS` has three uses. `pingfeed doctor` checks every part once and adds other findings. A starting program waits until
+the parts that it needs respond (`wait_for_parts`). /readyz checks those that its service has opened (`problems`).
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from pingfeed.settings import FEED_PORT, INGEST_PORT, PREFIX, Settings, load
 from pingfeed.spool.stats import wait_landed
 
 START_S: Final = 8.0
-"""How long a start waits: parts may come up together, and AWS's library takes seconds to find no credentials."""
+"""How long a start waits: parts may start together, and AWS's library takes seconds to find no credentials."""
 READY_S: Final = 2.0
 """How long a part may take to answer before /readyz reports it as missing."""
 _PAUSE_S: Final = 0.25
@@ -46,7 +45,7 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class _Blocking:
-    """A blocking look, as the ports are: something to check and to close."""
+    """A blocking check in the shape of a port."""
 
     look: Callable[[], object]
 
@@ -58,10 +57,7 @@ class _Blocking:
 
 
 def _open_keys(settings: Settings) -> _Blocking:
-    from pingfeed.web.jwks import (
-        parse,  # imports a cryptography library
-        source_of,
-    )
+    from pingfeed.web.jwks import parse, source_of  # needs a cryptography library
 
     read = source_of(settings.jwt_jwks)
     return _Blocking(lambda: parse(read(), settings.jwt_algorithms))
@@ -77,11 +73,11 @@ PARTS: Final[Mapping[str, Callable[[Settings], Any]]] = {
     "trending_url": registry.open_trending,
     "jwt_jwks": _open_keys,
 }
-"""How the part that a setting names is opened; each has `check`, which raises a PingfeedError, and `close`."""
+"""Opens the part that a setting names; each has `check`, which raises a PingfeedError, and `close`."""
 
 
 async def problems(**checks: Callable[[], Awaitable[None]]) -> dict[str, str]:
-    """Why a part is unavailable, by name, for those that are. All are asked at the same time."""
+    """Check all parts concurrently; returns why a part is unavailable, by name, for those that are."""
     failures = await asyncio.gather(*(_failure(check, READY_S) for check in checks.values()))
     return {name: failure.message for name, failure in zip(checks, failures, strict=True) if failure}
 
@@ -89,7 +85,7 @@ async def problems(**checks: Callable[[], Awaitable[None]]) -> dict[str, str]:
 async def _failure(
     check: Callable[[], Awaitable[None]], within_s: float, *, again: bool = False
 ) -> PingfeedError | None:
-    """Why a part does not answer, in its own words if it gave any. With `again` it is asked until it answers."""
+    """Why a part does not respond, None if it does. With `again` it is retried until the time is up."""
     failure: PingfeedError = Unavailable(f"did not answer within {within_s:g} s")
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
@@ -108,7 +104,7 @@ async def _failure(
 async def _ask(
     settings: Settings, names: Sequence[str], within_s: float, *, again: bool = False
 ) -> dict[str, PingfeedError | None]:
-    """Open, ask and close the parts that these settings name, all at the same time."""
+    """Open, check and close the parts that these settings name, concurrently."""
 
     async def one(part: Any) -> PingfeedError | None:
         if isinstance(part, PingfeedError):
@@ -119,7 +115,7 @@ async def _ask(
             with suppress(PingfeedError):
                 await part.close()
 
-    # Opening imports libraries and blocks: done first, it takes nothing of the time that the parts have.
+    # Opening imports libraries and blocks, so it comes first and does not count against the time limit.
     opened = [_opened(settings, name) for name in names]
     return dict(zip(names, await asyncio.gather(*map(one, opened)), strict=True))
 
@@ -214,7 +210,7 @@ def _parts(settings: Settings) -> Iterator[Check]:
 def _spools(settings: Settings, now_ms: int) -> Iterator[Check]:
     for service in ("ingest", "feed"):
         try:
-            # Without patience, and with a moment far ahead: it counts every event that waits now.
+            # No wait and a time far ahead: this counts every event that is waiting now.
             waiting = wait_landed(settings.spool_dir / service, now_ms + DAY_MS, 0)
             yield Check(f"spool of {service}", True, f"undelivered events: {waiting:,}")
         except PingfeedError as error:

@@ -19,7 +19,7 @@ Option = tuple[tuple[str, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Command:
-    """What follows `pingfeed`. `summary` is for the list of commands, `more` continues it in the command's own help."""
+    """One command. `summary` is shown in the list of commands; the command's own help adds `more`."""
 
     name: str
     address: str
@@ -30,7 +30,7 @@ class Command:
 
     @property
     def meaning(self) -> str:
-        """What the command's help says first."""
+        """The first paragraph of the command's help."""
         return f"{self.summary}. {self.more}".strip()
 
     @property
@@ -204,7 +204,7 @@ GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
             more="The exit code is 1 if something fails that the installation needs.",
         ),
         _command(
-            "provision = deploy.commands:provision",
+            "provision = deploy.provision:command",
             "Create the AWS bucket, tables and stream that the settings name",
             "pingfeed provision --wait 120",
             _seconds("--wait", 60.0, "how long AWS may take to answer"),

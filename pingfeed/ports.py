@@ -83,7 +83,10 @@ class Lake(Protocol):
         """Remove a file; absent is fine."""
 
     def dataset(self, paths: Sequence[str], schema: Any) -> Any:
-        """The Parquet files as one `pyarrow.dataset.Dataset` of `schema`; columns that a file lacks are null."""
+        """The Parquet files, in order, as one `pyarrow.dataset.Dataset` of `schema`; NotFound if one is absent.
+
+        Columns that a file lacks are null; columns that `schema` lacks are left out.
+        """
 
 
 class Artifacts(Protocol):

@@ -194,14 +194,8 @@ def _error(name: str, sentence: str) -> SettingsError:
 
 
 _SWITCH: Final = {
-    "1": True,
-    "yes": True,
-    "true": True,
-    "on": True,
-    "0": False,
-    "no": False,
-    "false": False,
-    "off": False,
+    **dict.fromkeys(("1", "yes", "true", "on"), True),
+    **dict.fromkeys(("0", "no", "false", "off"), False),
 }
 
 
@@ -234,7 +228,7 @@ def base_of(kind: Any) -> Any:
 
 
 def _plain(name: str, base: Any, text: str) -> Any:
-    """What msgspec converts: a list of what stands between commas, a boolean of a switch, else the text."""
+    """The input for msgspec: a list from commas, a boolean from a switch, else the text."""
     if base is bool:
         return _SWITCH.get(text.lower(), text)
     text = text.lower() if name in ("cors_origins", "demo_ingest_url") else text

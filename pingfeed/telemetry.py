@@ -11,12 +11,7 @@ import msgspec
 from pingfeed.core.clock import system_clock, to_iso
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
-    "message",
-    "asctime",
-    "color_message",
-    "taskName",
-}
+_STANDARD: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):

@@ -1,1 +1,1 @@
-"""A small world of users and creators with known tastes, which plays events."""
+"""Simulated users and pings: a history for the lake, live traffic over HTTP, and a measure of feed quality."""

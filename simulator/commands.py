@@ -4,75 +4,57 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pingfeed.core.clock import system_clock, to_iso
 from pingfeed.core.ids import uuid7
 from pingfeed.terminal import print_json, print_table
 from simulator.world import FILE, Spec, World, load
 
+if TYPE_CHECKING:
+    from simulator.remote import Services
+
 _HOMES: Final = (Path("var/pingfeed"), Path("var/demo"))
 _HTTP_TIMEOUT_S: Final = 10
 
 
-def _home(environ: Mapping[str, str], given: str | None) -> Path:
-    """Where a world is: as given, or as the services have it, or where `demo` keeps its own."""
-    if given or environ.get("PINGFEED_HOME"):
-        return Path(given or environ["PINGFEED_HOME"]).expanduser()
+def _home(given: str | None) -> Path:
+    """The folder of a world: as given, as the services have it, or that of `pingfeed demo`."""
+    if chosen := given or os.environ.get("PINGFEED_HOME"):
+        return Path(chosen).expanduser()
     return next((home for home in _HOMES if (home / FILE).exists()), _HOMES[0])
 
 
-def history(
-    *,
-    users: int,
-    pings: int,
-    days: int,
-    seed: int,
-    home: str | None,
-    until: int | None,
-    tick_minutes: int,
-    lake: str | None,
-) -> None:
-    """`pingfeed simulate history`."""
+def history(*, home: str | None, until: int | None, tick_minutes: int, lake: str | None, **parameters: int) -> None:
+    """`pingfeed simulate history`; `parameters` are those of `Spec`."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from simulator.lake import keep_in, write_history
-    from simulator.store import is_elsewhere
+    from simulator.lake import is_remote, open_lake, save_world, write_history
 
     tick_ms = tick_minutes * 60_000
     until_ms = (system_clock() if until is None else until) // tick_ms * tick_ms
-    world = World.build(Spec(until_ms=until_ms, tick_ms=tick_ms, users=users, pings=pings, days=days, seed=seed))
-    place = lake or _home(os.environ, home) / "lake"
+    world = World.build(Spec(until_ms=until_ms, tick_ms=tick_ms, **parameters))
+    place = lake or _home(home) / "lake"
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{days} days", total=1.0)
+        task = progress.add_task(f"{world.spec.days} days", total=1.0)
         rows = write_history(world, place, lambda share: progress.update(task, completed=share))
-    if is_elsewhere(place):
-        # `simulate live` and the demo page look in the home, whose volume the lake does not share.
-        keep_in(world, _home(os.environ, home))
+    if is_remote(place):
+        # `simulate live` and the demo page read these files from the home, which a remote lake does not share.
+        save_world(world, open_lake(_home(home) / "lake")[1])
     sys.stdout.write(f"{rows} rows below {place}, up to {to_iso(until_ms)}\n")
 
 
-def live(
-    *,
-    home: str | None,
-    rate: float,
-    seconds: float | None,
-    seed: int,
-    ingest: str,
-    feed: str,
-    allow_remote: bool,
-    json: bool,
-) -> None:
-    """`pingfeed simulate live`."""
+def live(*, home: str | None, ingest: str, feed: str, allow_remote: bool, json: bool, **options: Any) -> None:
+    """`pingfeed simulate live`; `options` are rate, seconds and seed."""
     from simulator.remote import check_loopback
 
-    for url in (ingest, feed):
-        check_loopback(url, allow_remote)
-    world = World.build(load(_home(os.environ, home)))
-    counts = vars(asyncio.run(_play(world, rate, seconds, seed, ingest, feed)))
+    ingest, feed = (check_loopback(url, allow_remote) for url in (ingest, feed))
+    world = World.build(load(_home(home)))
+    counts = vars(asyncio.run(_run_live(world, ingest, feed, **options)))
     if json:
         print_json(counts)
         return
@@ -80,46 +62,35 @@ def live(
     sys.stdout.write(", ".join(shown) + "\n")
 
 
-async def _play(world: World, rate: float, seconds: float | None, seed: int, ingest: str, feed: str) -> Any:
-    import httpx
+async def _run_live(world: World, ingest: str, feed: str, *, rate: float, seconds: float | None, seed: int) -> Any:
     import numpy as np
 
-    from simulator.columns import ping_event_id
-    from simulator.live import Live
-    from simulator.remote import Patience, Services
+    from simulator.live import LiveTraffic
 
-    patience = Patience(seed=seed)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, patience.stop.set)
-    async with httpx.AsyncClient(timeout=_HTTP_TIMEOUT_S, trust_env=False) as client:
-        live = Live(
-            world,
-            Services(client, ingest.rstrip("/"), feed.rstrip("/"), patience),
-            rate=rate,
-            clock=system_clock,
-            make_id=uuid7,
-            ping_event_id=lambda number: ping_event_id(world.spec.seed, number),
-            rng=np.random.default_rng([seed, 6]),
-        )
-        return await live.run(seconds)
+    async with _connected(ingest, feed) as services:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, services.stop.set)
+        rng = np.random.default_rng([seed, 6])
+        traffic = LiveTraffic(world, services, rate=rate, clock=system_clock, make_id=uuid7, rng=rng)
+        return await traffic.run(seconds)
 
 
 def affinity(
     *, users: int, seed: int, feed: str, allow_remote: bool, lake: str | None, home: str | None, json: bool
 ) -> int:
-    """`pingfeed evaluate affinity`; 1 if what is served is not better."""
+    """`pingfeed evaluate affinity`; 1 if the served feed is not better than the baselines."""
     from simulator import measure
     from simulator.lake import world_beside
     from simulator.remote import check_loopback
 
     feed = check_loopback(feed, allow_remote)
-    place = lake or _home(os.environ, home) / "lake"
+    place = lake or _home(home) / "lake"
     now_ms = system_clock()
-    spec = world_beside(place) if home is None else load(_home(os.environ, home))
+    spec = world_beside(place) if home is None else load(_home(home))
     world = World.build(spec).at(now_ms)
     chosen = measure.choose_users(world, users, seed)
     events = measure.open_events(place)
-    served = asyncio.run(_ask(feed, chosen))
+    served = asyncio.run(_request_feeds(feed, chosen))
     report = measure.affinities(world, chosen, served, events, now_ms).report(seed)
     if json:
         print_json(report)
@@ -128,23 +99,31 @@ def affinity(
     return 0 if measure.passed(report) else 1
 
 
-async def _ask(feed: str, users: Any) -> list[list[str]]:
+async def _request_feeds(feed: str, users: Any) -> list[list[str]]:
+    from simulator.measure import served_pings
+
+    async with _connected("", feed, attempts=4) as services:
+        return await served_pings(services, users)
+
+
+@asynccontextmanager
+async def _connected(ingest: str, feed: str, attempts: int | None = None) -> "AsyncIterator[Services]":
     import httpx
 
-    from simulator.measure import served_pings
-    from simulator.remote import Patience, Services
+    from simulator.remote import Services
 
     async with httpx.AsyncClient(timeout=_HTTP_TIMEOUT_S, trust_env=False) as client:
-        return await served_pings(Services(client, "", feed, Patience(attempts=4)), users)
+        yield Services(client, ingest, feed, attempts)
 
 
 def _print_report(report: dict[str, Any]) -> None:
     rows = []
     for name in ("served", "popular", "newest", "oracle"):
-        difference = report["paired"].get(f"served-{name}")
-        gain = "" if difference is None else f"{difference['mean']:+.4f}"
-        interval = "" if difference is None else f"{difference['ci'][0]:+.4f} to {difference['ci'][1]:+.4f}"
-        rows.append((name, f"{report[name]['mean']:.4f}", gain, interval))
+        row = [name, f"{report[name]['mean']:.4f}", "", ""]
+        if difference := report["paired"].get(f"served-{name}"):
+            low, high = difference["ci"]
+            row[2:] = f"{difference['mean']:+.4f}", f"{low:+.4f} to {high:+.4f}"
+        rows.append(row)
     heads = ("list", "mean true affinity", "served is better by", "95 % interval")
     print_table(heads, rows, title=f"{report['users']} users")
 
@@ -153,9 +132,7 @@ def demo(*, home: Path | None, no_live: bool, prepare: bool, **options: Any) -> 
     """`pingfeed demo`; `options` are those of `Demo`."""
     from rich.console import Console
 
-    from simulator import demo as demos
+    from simulator.demo import Demo, run
 
-    place = home or (_home(os.environ, None) if prepare else Path("var/demo"))
-    asked = demos.Demo(home=place.expanduser().absolute(), live=not no_live, **options)
-    start = demos.prepare if prepare else demos.run
-    return start(asked, Console(), os.environ, system_clock)
+    home = (home or (_home(None) if prepare else Path("var/demo"))).expanduser().absolute()
+    return run(Demo(home, live=not no_live, prepare=prepare, **options), Console(), os.environ, system_clock)

@@ -1,7 +1,7 @@
-"""The people of a world: users with tastes, creators with styles, and the countries where they live.
+"""The people of a world: users with preferences, creators with styles, and the countries where they live.
 
-A taste has two parts. Interest in topics is expressed: topics are on every ping. A liking for style is hidden: nothing
-in the events names it, so only what similar people did can reveal it.
+Preferences have two parts. Interest in topics is observable: every ping names its topics. A preference for style is
+latent: no event names it, so only the behaviour of similar users can reveal it.
 """
 
 from dataclasses import dataclass
@@ -15,36 +15,38 @@ from pingfeed.core.clock import HOUR_MS
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-TOPICS: Final = (
-    "animals",
-    "art",
-    "books",
-    "cars",
-    "comedy",
-    "cooking",
-    "dance",
-    "diy",
-    "education",
-    "fashion",
-    "film",
-    "fitness",
-    "football",
-    "gaming",
-    "gardening",
-    "music",
-    "news",
-    "parenting",
-    "science",
-    "travel",
-)
+SUBJECTS: Final = {
+    "animals": ("Cats of the old harbour", "Training a stubborn beagle", "Urban foxes", "A parrot that whistles"),
+    "art": ("Watercolour skies", "Drawing hands", "A mural in three nights", "Museum corners no one visits"),
+    "books": ("Short novels worth a weekend", "Reading the classics", "Second-hand finds", "A chapter a day"),
+    "cars": ("Rebuilding a 1987 estate", "City driving, electric", "Rust repair", "Weekend rally notes"),
+    "comedy": ("Open mic night", "Flatmate impressions", "Office small talk", "A joke told badly"),
+    "cooking": ("Sourdough at home", "Weeknight curry", "Knife skills", "Leftover rice"),
+    "dance": ("Salsa basics", "A studio warm-up", "Learning the shuffle", "Two left feet"),
+    "diy": ("A shelf without screws", "Fixing a dripping tap", "Pallet furniture", "Painting a small room"),
+    "education": ("Fractions that make sense", "Learning Portuguese", "Study plans", "Memory palaces"),
+    "fashion": ("A capsule wardrobe", "Mending denim", "Thrift shop coats", "One jacket, many outfits"),
+    "film": ("Films under ninety minutes", "Long takes", "Practical effects", "Endings that work"),
+    "fitness": ("Mobility before breakfast", "Couch to five kilometres", "Kettlebells at home", "Rest days"),
+    "football": ("Sunday league", "The offside trap", "Penalty nerves", "Transfer rumours"),
+    "gaming": ("Speedrunning a classic", "Cosy farming games", "Building a castle", "Couch co-op"),
+    "gardening": ("Tomatoes on a balcony", "Composting", "Pruning roses", "A herb shelf"),
+    "music": ("Four chords", "Recording in a wardrobe", "Learning the cello", "Street drummers"),
+    "news": ("The week in transit", "Council meetings", "A strike explained", "Local elections"),
+    "parenting": ("Bedtime", "Lunch boxes", "First day of school", "Rainy afternoons"),
+    "science": ("Why the sky is blue", "Kitchen chemistry", "Tides", "A telescope on a budget"),
+    "travel": ("Night trains", "Lisbon on foot", "Packing light", "A detour through the hills"),
+}
+"""Topics, and what their pings' titles on the demo page are about."""
+TOPICS: Final = tuple(SUBJECTS)
 STYLES: Final = 6
-"""Dimensions of hidden style."""
+"""Dimensions of the latent style."""
 DEVICES: Final = ("android", "ios", "web")
 
 
 @dataclass(frozen=True)
 class Place:
-    """A country, its share of the people, its offset from UTC, and the share of people for each language."""
+    """A country: its share of all people, its offset from UTC, and the share of its people for each language."""
 
     country: str
     share: float
@@ -68,20 +70,11 @@ _LOCAL_HOURS: Final = np.array(
 """Relative activity at each hour of the local day."""
 
 
-def rhythm(at_ms: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How busy each place is at each instant, mean 1 over a day: (len(at_ms), len(PLACES))."""
+def activity_at(at_ms: Ints) -> Floats:
+    """Relative activity of each place at each time, mean 1 over a day: (len(at_ms), len(PLACES))."""
     offsets = np.array([place.offset_hours * HOUR_MS for place in PLACES])
     hour = (at_ms[:, None] + offsets).astype(np.int64) // HOUR_MS % 24
     return np.asarray((_LOCAL_HOURS / _LOCAL_HOURS.mean())[hour])
-
-
-def draw_places(rng: np.random.Generator, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """A place and a language for each of n people, as indices into PLACES and LANGUAGES."""
-    shares = np.array([place.share for place in PLACES])
-    place = rng.choice(len(PLACES), n, p=shares / shares.sum())
-    spoken = np.array([[p.languages.get(language, 0.0) for language in LANGUAGES] for p in PLACES])
-    language = (rng.random(n)[:, None] > spoken.cumsum(axis=1)[place]).sum(axis=1)
-    return place, np.minimum(language, len(LANGUAGES) - 1)
 
 
 @dataclass(frozen=True)
@@ -89,13 +82,13 @@ class Users:
     """n users, one row each."""
 
     interest: Floats  # (n, topics) how much each topic appeals, mean 0, variance 1
-    taste: Floats  # (n, STYLES) the hidden part, variance 1
-    place: Ints  # (n,) into PLACES
-    language: Ints  # (n,) into LANGUAGES
-    device: Ints  # (n,) into DEVICES
-    feeds_per_day: Floats  # (n,) activity
-    patience: Floats  # (n,) probability of going on to the next slot
-    warmth: Floats  # (n,) how readily the user likes, comments and shares; mean 1
+    style: Floats  # (n, STYLES) latent preference, variance 1
+    place: Ints  # (n,) index into PLACES
+    language: Ints  # (n,) index into LANGUAGES
+    device: Ints  # (n,) index into DEVICES
+    feeds_per_day: Floats  # (n,)
+    continuation: Floats  # (n,) probability of going on to the next slot
+    engagement: Floats  # (n,) how readily the user likes, comments and shares; mean 1
 
     def __len__(self) -> int:
         return len(self.place)
@@ -117,24 +110,24 @@ class Creators:
 
 
 def draw_users(rng: np.random.Generator, n: int, feeds_per_day: float) -> Users:
-    """n users who ask for `feeds_per_day` feeds a day on average; a few ask for many times that."""
-    place, language = draw_places(rng, n)
+    """n users who request `feeds_per_day` feeds a day on average; a few request many times that."""
+    place, language = _draw_places(rng, n)
     activity = rng.lognormal(0, 0.7, n)
     return Users(
         interest=rng.standard_normal((n, len(TOPICS))),
-        taste=rng.standard_normal((n, STYLES)),
+        style=rng.standard_normal((n, STYLES)),
         place=place,
         language=language,
         device=rng.choice(len(DEVICES), n, p=[0.5, 0.35, 0.15]),
         feeds_per_day=activity * feeds_per_day / activity.mean(),
-        patience=rng.beta(18, 1.1, n),
-        warmth=rng.gamma(4, 1 / 4, n),
+        continuation=rng.beta(18, 1.1, n),
+        engagement=rng.gamma(4, 1 / 4, n),
     )
 
 
 def draw_creators(rng: np.random.Generator, n: int) -> Creators:
     """n creators, each with a handful of topics; a few of them make most of the pings."""
-    place, language = draw_places(rng, n)
+    place, language = _draw_places(rng, n)
     output = rng.pareto(1.8, n) + 0.3
     topics = rng.dirichlet(np.full(len(TOPICS), 0.12), n) + 0.002
     return Creators(
@@ -145,3 +138,12 @@ def draw_creators(rng: np.random.Generator, n: int) -> Creators:
         language=language,
         output=output / output.sum(),
     )
+
+
+def _draw_places(rng: np.random.Generator, n: int) -> tuple[Ints, Ints]:
+    """A place and a language for each of n people, as indices into PLACES and LANGUAGES."""
+    shares = np.array([place.share for place in PLACES])
+    place = rng.choice(len(PLACES), n, p=shares / shares.sum())
+    spoken = np.array([[p.languages.get(language, 0.0) for language in LANGUAGES] for p in PLACES])
+    language = (rng.random(n)[:, None] > spoken.cumsum(axis=1)[place]).sum(axis=1)
+    return place, np.minimum(language, len(LANGUAGES) - 1)

@@ -1,7 +1,7 @@
-"""Other `pingfeed` commands as processes of this one: each with a log of its own, all ended when this one ends.
+"""Child processes that run other `pingfeed` commands, each with its own log; all end when this process ends.
 
-Every child leads a process group, so that Ctrl-C in the terminal reaches this program alone, which then ends them in
-order; and so that ending a child ends what it started.
+Every child leads a process group. Ctrl-C in the terminal therefore reaches this process alone, which then stops the
+children in order; and stopping a child stops whatever it started.
 """
 
 import os
@@ -12,26 +12,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import IO, Final
+from typing import Any, Final
 
 from pingfeed.core.errors import PingfeedError
 
 COMMAND: Final = (sys.executable, "-c", "import sys; from pingfeed.cli import main; sys.exit(main())")
 _STOP_S: Final = 40
-_POLL_S: Final = 0.1
 _TAIL_LINES: Final = 15
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ChildFailed(PingfeedError):
-    """A step, or a service, ended with an error; the message ends with the last lines of its log."""
+    """A child exited with an error; the message ends with the last lines of its log."""
 
     code = "child_failed"
 
 
 class Children:
-    """The processes that this one started, by name."""
+    """The child processes, by name."""
 
     def __init__(self, environ: Mapping[str, str], logs: Path, command: Sequence[str] = COMMAND) -> None:
         self._environ = dict(environ)
@@ -40,24 +37,21 @@ class Children:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def log(self, name: str) -> Path:
-        """Where the child's output goes."""
+        """The file with the child's output."""
         return self._logs / f"{name}.log"
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Run `pingfeed arguments...`; its log is written anew."""
+        """Run `pingfeed arguments...` with a new log."""
         self._logs.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("wb") as log:
-            self._running[name] = self._popen(arguments, log)
-
-    def _popen(self, arguments: Sequence[str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(  # noqa: S603  # our own interpreter, our own arguments
-            [*self._command, *arguments],
-            env=self._environ,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+            self._running[name] = subprocess.Popen(  # noqa: S603  # our own interpreter, our own arguments
+                [*self._command, *arguments],
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def ended(self, name: str) -> int | None:
         """The exit code of a child that ended by itself, once; None while it runs."""
@@ -67,24 +61,14 @@ class Children:
             del self._running[name]
         return code
 
-    def finish(self, name: str, tell: Callable[[float], None]) -> float:
-        """Wait for a child, calling `tell` with the seconds so far; returns them. ChildFailed if it fails."""
-        began = time.monotonic()
-        while (code := self.ended(name)) is None:
-            tell(time.monotonic() - began)
-            time.sleep(_POLL_S)
-        if code:
-            raise self.failure(name, code)
-        return time.monotonic() - began
-
     def failure(self, name: str, code: int) -> ChildFailed:
-        """What to say of a child that ended with `code`."""
+        """The error for a child that exited with `code`."""
         lines = self.log(name).read_text(errors="replace").splitlines()[-_TAIL_LINES:]
-        said = "\n".join(f"    {line}" for line in lines) or "    (it wrote nothing)"
-        return ChildFailed(f"{name} ended with exit code {code}. The end of {self.log(name)}:\n{said}")
+        output = "\n".join(f"    {line}" for line in lines) or "    (no output)"
+        return ChildFailed(f"{name} exited with code {code}. The end of {self.log(name)}:\n{output}")
 
     def stop(self) -> list[str]:
-        """End every child, the last started first; one that does not end in time is killed. Returns their names."""
+        """Stop every child, the last started first; kill those that do not stop in time. Returns their names."""
         names = list(reversed(self._running))
         deadline = time.monotonic() + _STOP_S
         for name in names:
@@ -100,32 +84,30 @@ class Children:
 
 
 def _signal(child: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    """Signal the child's whole group, unless it has ended already."""
+    """Signal the child's whole group, unless the child has exited."""
     if child.poll() is None:
         os.killpg(child.pid, number)
 
 
 @contextmanager
-def ended_by_signal() -> Iterator[None]:
-    """Within, SIGTERM and SIGHUP end the program as Ctrl-C does: by KeyboardInterrupt, so that children are stopped."""
+def stopped_at_exit(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` on leaving, whatever the reason: SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does.
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    Signals are ignored during `stop`: it takes a bounded time, and cutting it short would leave processes behind.
+    """
+    with _handled_by(signal.default_int_handler):
+        try:
+            yield
+        finally:
+            with _handled_by(signal.SIG_IGN):
+                stop()
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Within, a second Ctrl-C is ignored: stopping is bounded, and a stop cut short would leave processes behind."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDING}
+def _handled_by(handler: Any) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)

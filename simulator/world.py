@@ -1,9 +1,9 @@
-"""A world: people, pings, and the truth about who likes what. A seed makes it, bit for bit.
+"""A world: users, pings, and the ground truth about who likes what. The seed determines every number.
 
-(With one version of numpy on one kind of processor: across those, the last bits of exp and the draws may differ.)
+(For one version of numpy on one kind of processor: elsewhere the last bits of exp, and so the draws, may differ.)
 
-The truth is `true_affinity`: how much a ping appeals to a user at a time, from 0 to 1, without the effect of its place
-in a list and without the moment's chance. Behaviour (`behave.py`) follows it; a feed is judged by it (`measure.py`).
+The ground truth is `true_affinity`: how much a ping appeals to a user at a time, from 0 to 1, without position bias and
+without noise. Behaviour (`behave.py`) follows it, and feeds are judged by it (`measure.py`).
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import FormatError, InvalidInput, NotFound
@@ -24,21 +23,21 @@ TICK_MS: Final = 15 * 60_000
 SLOTS: Final = 10
 """Pings in one feed of the history."""
 
-# How the parts of an appeal weigh, in units of its logit. Preference outweighs quality: else showing everybody the same
+# Weights of the parts of an appeal, on the logit scale. Preference outweighs quality: otherwise one list for every user
 # would be the best feed.
 _BASE: Final = -0.4
 _QUALITY: Final = 0.55
 _INTEREST: Final = 0.85
-_TASTE: Final = 1.0
-_FOREIGN: Final = -1.1
-_ABROAD: Final = -0.25
+_STYLE: Final = 1.0
+_OTHER_LANGUAGE: Final = -1.1
+_OTHER_COUNTRY: Final = -0.25
 _FRESH: Final = 1.1
 _STALE: Final = -0.35
 _EVERGREEN: Final = 0.15
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a world is made from; `world.json` holds it."""
+    """The parameters of a world; `world.json` holds them."""
 
     seed: int = 7
     users: int = 1000
@@ -52,19 +51,19 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("users", 1), ("pings", 30), ("days", 1), ("tick_ms", 1)):
             if getattr(self, name) < least:
-                raise InvalidInput(f"a world needs {name} of at least {least}", field=name)
+                raise InvalidInput(f"{name} of a world must be at least {least}", field=name)
         if self.until_ms % self.tick_ms:
-            raise InvalidInput("the history must end where a tick begins", field="until_ms")
+            raise InvalidInput("the history must end at the start of a tick", field="until_ms")
 
     @property
     def start_ms(self) -> int:
-        """When the first feed is asked for, at the earliest; a tick begins there."""
+        """The earliest time of a feed request; a tick begins there."""
         return self.until_ms - self.days * DAY_MS // self.tick_ms * self.tick_ms
 
 
 @dataclass(frozen=True)
 class World:
-    """The people, and the pings up to some time. A ping's number is its row; `at` adds those of later times."""
+    """The people, and the pings up to some time. A ping's number is its row; `at` adds the pings of later times."""
 
     spec: Spec
     users: Users
@@ -73,21 +72,21 @@ class World:
 
     @classmethod
     def build(cls, spec: Spec) -> "World":
-        """The world as it is when its history ends."""
+        """The world at the end of its history."""
         rng = np.random.default_rng([spec.seed, 1])
         users = draw_users(rng, spec.users, spec.feeds_per_day)
         creators = draw_creators(rng, spec.creators or max(10, spec.pings // 10))
         return cls(spec, users, creators, draw_history(rng, creators, spec.pings, spec.start_ms, spec.until_ms))
 
     def at(self, now_ms: int) -> "World":
-        """The same world with every ping that is made up to `now_ms`."""
+        """The same world with every ping created up to `now_ms`."""
         past = self.pings.rows(slice(0, self.spec.pings))
         live = draw_live(self.spec.seed, self.creators, self.spec.until_ms, now_ms)
         return replace(self, pings=past.followed_by(live))
 
     @property
     def next_ping_ms(self) -> int:
-        """When the next ping after those of this world is made, for a world that `at` gave."""
+        """When the next ping is created, for a world that `at` returned."""
         return self.spec.until_ms + (len(self.pings) - self.spec.pings + 1) * LIVE_EVERY_MS
 
     def true_affinity(self, user: Ints | int, ping: Ints | int, at_ms: Ints | int) -> Floats:
@@ -99,17 +98,17 @@ class World:
         users, pings = self.users, self.pings
         creator = pings.creator[ping]
         interest = _dot(users.interest[user], pings.topics[ping])
-        taste = _dot(users.taste[user], pings.style[ping]) / np.sqrt(users.taste.shape[1])
-        total = _BASE + _QUALITY * pings.quality[ping] + _INTEREST * interest + _TASTE * taste
-        total = total + _FOREIGN * (users.language[user] != self.creators.language[creator])
-        total = total + _ABROAD * (users.place[user] != self.creators.place[creator])
+        style = _dot(users.style[user], pings.style[ping]) / np.sqrt(users.style.shape[1])
+        total = _BASE + _QUALITY * pings.quality[ping] + _INTEREST * interest + _STYLE * style
+        total = total + _OTHER_LANGUAGE * (users.language[user] != self.creators.language[creator])
+        total = total + _OTHER_COUNTRY * (users.place[user] != self.creators.place[creator])
         return np.asarray(total + self._novelty(ping, at_ms))
 
     def _novelty(self, ping: Ints, at_ms: Ints) -> Floats:
-        """What a ping's age does to its appeal: news wears off, the evergreen does not."""
+        """The effect of age: evergreen pings keep their appeal, the others lose it."""
         age = np.maximum(0, at_ms - self.pings.created_ms[ping])
-        worn = _STALE + _FRESH * np.exp(-age / self.pings.fade_ms[ping])
-        return np.where(self.pings.evergreen[ping] > 0, _EVERGREEN, worn)
+        faded = _STALE + _FRESH * np.exp(-age / self.pings.fade_ms[ping])
+        return np.where(self.pings.evergreen[ping] > 0, _EVERGREEN, faded)
 
     def country(self, user: int) -> str:
         """A user's country."""
@@ -120,7 +119,7 @@ class World:
         return str(LANGUAGES[self.users.language[user]])
 
     def ping_event(self, ping: int) -> dict[str, Any]:
-        """What a service is told of a ping: the fields of its `ping_created`, without an id or a time."""
+        """The `ping_created` event of a ping, without an id or a time."""
         pings, creator = self.pings, int(self.pings.creator[ping])
         return {
             "event_type": "ping_created",
@@ -143,8 +142,8 @@ def sigmoid(x: Floats) -> Floats:
     return np.asarray(1 / (1 + np.exp(-x)))
 
 
-def _dot(left: NDArray[np.float64], right: NDArray[np.float64]) -> Floats:
-    """Products along the last axis, the others broadcast; summed in one order, whatever the BLAS."""
+def _dot(left: Floats, right: Floats) -> Floats:
+    """Dot products along the last axis, the others broadcast. The order of summation does not depend on the BLAS."""
     return np.asarray(np.einsum("...k,...k->...", left, right))
 
 
@@ -164,33 +163,27 @@ def ping_id(number: int) -> str:
 
 
 def ping_number(identifier: str) -> int | None:
-    """The number in a ping's id; None for a ping that no world made."""
+    """The number in a ping's id; None for a ping from outside the simulator."""
     kind, _, digits = identifier.partition("-")
     return int(digits) if kind == "ping" and digits.isascii() and digits.isdigit() else None
 
 
-def encoded(spec: Spec) -> bytes:
-    """The parameters as the file that lies beside a world's history."""
+def encode(spec: Spec) -> bytes:
+    """The bytes of `world.json`."""
     return msgspec.json.format(msgspec.json.encode(spec)) + b"\n"
 
 
-def decoded(data: bytes | None, name: str) -> Spec:
-    """The parameters in a file; NotFound if there is none (`data` is None)."""
-    if data is None:
-        raise NotFound(f"there is no {name}; make a world with pingfeed simulate history or demo")
+def decode(data: bytes, name: str) -> Spec:
+    """The parameters in a file called `name`; FormatError if it holds none."""
     try:
         return msgspec.json.decode(data, type=Spec)
     except msgspec.MsgspecError as error:
-        raise FormatError(f"{name} is not a world: {error}") from error
-
-
-def save(spec: Spec, home: Path) -> None:
-    """Keep the world's parameters beside its history."""
-    home.mkdir(parents=True, exist_ok=True)
-    (home / FILE).write_bytes(encoded(spec))
+        raise FormatError(f"{name} does not describe a world: {error}") from error
 
 
 def load(home: Path) -> Spec:
-    """The parameters that `save` kept; NotFound if there are none."""
+    """The parameters of the world in a folder; NotFound if there is none."""
     path = home / FILE
-    return decoded(path.read_bytes() if path.exists() else None, str(path))
+    if not path.exists():
+        raise NotFound(f"there is no {path}; create a world with pingfeed simulate history or pingfeed demo")
+    return decode(path.read_bytes(), str(path))

@@ -3,11 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from batch.importers.metarank import Interaction, Item, MetarankLog, Ranking
+from batch.importers.formats import Source
+from batch.importers.metarank import Interaction, Item, Names, Ranking, Reader
+from pingfeed.core.errors import InvalidInput
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -15,6 +19,28 @@ _PRIOR_IMPRESSIONS = 20.0
 """How many impressions at the log's average a film begins with."""
 SHOWN_GRADE, CLICKED_GRADE = 2, 5
 """An impression's grade and a like's (batch/sql/labels.sql): what an import makes of a list and of a click."""
+
+
+@dataclass(frozen=True)
+class MetarankLog:
+    """A whole log in memory: each list in the file's order."""
+
+    items: list[Item]
+    rankings: list[Ranking]
+    interactions: list[Interaction]
+    reader: Reader
+
+
+def read_metarank(path: Path, names: Names | None = None) -> MetarankLog:
+    """The whole log; NotFound if there is no such file, InvalidInput for broken gzip and a log without lists."""
+    reader = Reader(names)
+    log = MetarankLog([], [], [], reader)
+    kinds: dict[type, list[Any]] = {Item: log.items, Ranking: log.rankings, Interaction: log.interactions}
+    for entry in reader.entries(enumerate(Source(path).lines(), 1)):
+        kinds[type(entry)].append(entry)
+    if not log.rankings and not log.interactions:
+        raise InvalidInput(f"{path} holds no list and no interaction of Metarank's format")
+    return log
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from batch.evaluate.ranklens import ATTRIBUTES, FACETS, STRETCH_DAYS, Evaluation
-from batch.importers.commands import watching
-from batch.importers.source import Source
 from pingfeed.terminal import print_json, print_table
 
 
 def ranklens(*, file: Path, test_from: int, json: bool) -> None:
     """`pingfeed evaluate ranklens`."""
-    with watching(Source(file), quiet=json) as watch:
-        report = Evaluation(file, test_from, quiet=json).run(watch)
+    report = Evaluation(file, test_from, quiet=json).run()
     if json:
         print_json(report)
         return

@@ -15,8 +15,8 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from batch.evaluate.clicked import CLICKED_GRADE, ClickedLists, described, in_time
-from batch.importers.metarank import Item, MetarankLog, Ranking
+from batch.evaluate.clicked import CLICKED_GRADE, ClickedLists, MetarankLog, described, in_time
+from batch.importers.metarank import Item, Ranking
 
 _NUMBERS: Final = ("popularity", "vote_avg", "vote_cnt", "budget", "release_date", "runtime")
 _GENRES: Final = (

@@ -15,11 +15,11 @@ from typing import Any, Final
 import numpy as np
 
 from batch.evaluate import metarank50
-from batch.evaluate.clicked import ClickedLists, Float64, baseline_scores, clicked_lists
+from batch.evaluate.clicked import ClickedLists, Float64, MetarankLog, baseline_scores, clicked_lists, read_metarank
 from batch.features import day_state
-from batch.importers.importer import Importer, Placing, Watch
-from batch.importers.metarank import MetarankFormat, MetarankLog, Names, read_metarank
-from batch.importers.source import Source
+from batch.importers.formats import Source
+from batch.importers.importer import Importer, Placing
+from batch.importers.metarank import MetarankFormat, Names
 from batch.jobs.load_events import EventLoader
 from batch.training import ndcg, training_set
 from batch.training.train import SEED, Part, fit
@@ -47,7 +47,7 @@ class Evaluation:
     test_from: int
     quiet: bool = False
 
-    def run(self, watch: Watch, clock: Clock = system_clock) -> dict[str, Any]:
+    def run(self, clock: Clock = system_clock) -> dict[str, Any]:
         """The report as the command prints it. InvalidInput if too few lists are left to train or to test on."""
         log = read_metarank(self.file)
         clicked = clicked_lists(log)
@@ -59,7 +59,7 @@ class Evaluation:
             )
         with TemporaryDirectory(prefix="pingfeed-ranklens-") as home:
             batch = build(_settings(Path(home)), clock=clock, quiet=self.quiet)
-            own, nightly = _vectors(batch, self.file, watch, clicked)
+            own, nightly = _vectors(batch, self.file, clicked)
             with batch.progress.step("training and ranking"):
                 scores = self._scores(log, clicked, own, nightly, batch.features.names)
         test = clicked.from_list(self.test_from)
@@ -84,21 +84,18 @@ def _settings(home: Path) -> settings.Settings:
     return settings.load({f"{settings.PREFIX}{name}": value for name, value in names.items()})
 
 
-def _vectors(batch: Batch, file: Path, watch: Watch, clicked: ClickedLists) -> tuple[Float32, Float32]:
+def _vectors(batch: Batch, file: Path, clicked: ClickedLists) -> tuple[Float32, Float32]:
     """(n, F) each, in the order of `clicked`: with features of each list's own tick, and of its day's first."""
     placing = Placing(keep_dates=True, stretch_ms=STRETCH_DAYS * DAY_MS)
-    log = Importer(batch, Source(file), MetarankFormat(Names()), watch).run(placing)
+    with batch.progress.step("importing the log"):
+        log = Importer(batch, Source(file), MetarankFormat(Names())).run(placing)
     assert log.first_ms is not None
     assert log.last_ms is not None, "a log with clicked lists has events"
     until = batch.ticks.of(log.last_ms) + 2
     first = batch.ticks.of(log.first_ms)
     cutoff = until + training_set.label_ticks(batch)
-    run = (
-        EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress)
-        .run(cutoff, log.end_ms, everything=True)
-        .run
-    )
-    day_state.ensure(batch.tables, batch.engine, batch.ticks, cutoff, run)
+    run = EventLoader(batch).run(cutoff, log.end_ms, everything=True).run
+    day_state.ensure(batch, cutoff, run)
     with batch.progress.step("features of each list's own tick"):
         own = _aligned(training_set.build(batch, first, until, cutoff), clicked)
     with batch.progress.step("features of each list's day"):

@@ -7,18 +7,19 @@ ages agree on what 4711 is. Kinds of ids: `ping`, `creator`, and `value`, a face
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch.features.engine import Engine
 from batch.lake.tables import CATALOGUE, Tables
-from batch.ticks import Ticks
+from batch.wiring import Batch
 from pingfeed.core.features import FACET_WIDTH
 
 _KINDS: Final = ("ping", "creator", "value")
 _VERSION: Final = ("known_tick", "received_ms", "event_id", "duration_ms", "country", "language")
+_VERSION_KEY: Final = {"known_tick": pa.int64(), "event_id": pa.string()}
+_FACET: Final = _VERSION_KEY | {"facet": pa.string(), "position": pa.int64()}
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class Catalogue:
     deletions: pa.Table
 
 
-def load(tables: Tables, engine: Engine, ticks: Ticks) -> Catalogue:
+def load(batch: Batch) -> Catalogue:
     """Read the catalogue with the range of ticks in which each version of a ping is valid."""
-    params = ticks.params()
-    raw = {name: tables.catalogue(name) for name in CATALOGUE}
+    engine, params = batch.engine, batch.ticks.params()
+    raw = {name: batch.tables.catalogue(name) for name in CATALOGUE}
     versions = engine.run("ping_versions", params, versions=raw["versions"])
     return Catalogue(
         numbers=raw["numbers"],
@@ -53,18 +54,19 @@ def add(tables: Tables, run: int, events: pa.Table) -> None:
     created = events.filter(pc.field("event_type") == "ping_created")
     facets = _facets_of(created)
     numbers = _number_new(tables, run, events, facets)
-    ping = _look_up(numbers, "ping", created["ping_id"])
+    facets = facets.append_column("value", _look_up(numbers, "value", facets["value_id"]))
     versions = {
-        "ping": ping,
+        "ping": _look_up(numbers, "ping", created["ping_id"]),
         "creator": _look_up(numbers, "creator", created["creator_id"]),
         **{name: created[name] for name in _VERSION},
     }
-    tables.add_catalogue("versions", run, pa.table(versions))
-    tables.add_catalogue("facets", run, _numbered(facets, numbers))
-    tables.add_catalogue("attributes", run, _attributes_of(created, ping))
+    tables.add("versions", run, pa.table(versions))
+    for name, rows in (("facets", facets), ("attributes", _attributes_of(created))):
+        rows = rows.append_column("ping", _look_up(numbers, "ping", rows["ping_id"]))
+        tables.add(name, run, rows)
     deleted = events.filter(pc.field("event_type") == "ping_deleted")
     deletions = {"ping": _look_up(numbers, "ping", deleted["ping_id"]), "known_tick": deleted["known_tick"]}
-    tables.add_catalogue("deletions", run, pa.table(deletions))
+    tables.add("deletions", run, pa.table(deletions))
 
 
 def _number_new(tables: Tables, run: int, events: pa.Table, facets: pa.Table) -> pa.Table:
@@ -81,7 +83,7 @@ def _number_new(tables: Tables, run: int, events: pa.Table, facets: pa.Table) ->
         columns = [pa.array([kind] * count, pa.string()), new, pa.array(range(first, first + count), pa.int64())]
         added.append(pa.table(columns, schema=CATALOGUE["numbers"]))
     fresh = pa.concat_tables(added)
-    tables.add_catalogue("numbers", run, fresh)
+    tables.add("numbers", run, fresh)
     return pa.concat_tables([numbers, fresh])
 
 
@@ -92,68 +94,43 @@ def _look_up(numbers: pa.Table, kind: str, ids: pa.ChunkedArray) -> pa.ChunkedAr
 
 
 def _facets_of(created: pa.Table) -> pa.Table:
-    """One row for each (version, facet value); topics are the facet `topics`."""
-    pieces = [_exploded(created, created["topics"], None)]
-    maps = created["facets"].combine_chunks()
-    if len(maps) and maps.null_count < len(maps):
-        row = pc.list_parent_indices(maps.cast(pa.list_(pa.struct([("k", pa.string()), ("v", pa.list_(pa.string()))]))))
-        entries = maps.drop_null()
-        pieces.append(_exploded(created.take(row), entries.items, entries.keys))
-    return _placed(pa.concat_tables(pieces))
+    """One row for each (version, facet value), without repeated values and with at most FACET_WIDTH a facet.
 
-
-def _exploded(created: pa.Table, lists: pa.ChunkedArray | pa.Array, facet: pa.Array | None) -> pa.Table:
-    """One row for each value of each list; `facet` names each list's facet, None means topics."""
-    values = lists.combine_chunks() if isinstance(lists, pa.ChunkedArray) else lists
-    parent = pc.list_parent_indices(values)
-    flat = pc.list_flatten(values)
-    names = pa.array(["topics"] * len(flat), pa.string()) if facet is None else pc.take(facet, parent)
-    rows = created.select(["ping_id", "known_tick", "event_id"]).take(parent).append_column("facet", names)
-    return rows.append_column("value_id", pc.binary_join_element_wise(names, flat, "="))
-
-
-def _placed(rows: pa.Table) -> pa.Table:
-    """The rows with each value's position in its version's facet, without repeated values, up to FACET_WIDTH each."""
-    position: list[int] = []
+    Topics are the facet `topics`.
+    """
+    versions = created.select(["ping_id", "known_tick", "event_id", "topics", "facets"]).to_pylist()
+    lists = [(one, "topics", one["topics"] or []) for one in versions]
+    lists += [(one, facet, values) for one in versions for facet, values in one["facets"] or []]
+    rows: list[tuple[Any, ...]] = []
     seen: set[tuple[str, str]] = set()
     count: Counter[tuple[str, str]] = Counter()
-    for event, facet, value in zip(*(rows[c].to_pylist() for c in ("event_id", "facet", "value_id")), strict=True):
-        again = (event, value) in seen
-        position.append(FACET_WIDTH if again else count[event, facet])
-        if not again:
-            seen.add((event, value))
-            count[event, facet] += 1
-    placed = rows.append_column("position", pa.array(position, pa.int64()))
-    return placed.filter(pc.field("position") < FACET_WIDTH)
+    for one, facet, values in lists:
+        event = one["event_id"]
+        for value in (f"{facet}={name}" for name in values if name is not None):
+            if (event, value) not in seen:
+                seen.add((event, value))
+                position = count[event, facet]
+                count[event, facet] += 1
+                if position < FACET_WIDTH:
+                    rows.append((one["ping_id"], one["known_tick"], event, facet, position, value))
+    return _table(rows, ping_id=pa.string(), **_FACET, value_id=pa.string())
 
 
-def _numbered(facets: pa.Table, numbers: pa.Table) -> pa.Table:
-    return pa.table(
-        {
-            "ping": _look_up(numbers, "ping", facets["ping_id"]),
-            "known_tick": facets["known_tick"],
-            "event_id": facets["event_id"],
-            "facet": facets["facet"],
-            "position": facets["position"],
-            "value": _look_up(numbers, "value", facets["value_id"]),
-        }
-    )
+def _attributes_of(created: pa.Table) -> pa.Table:
+    """One row for each (version, attribute)."""
+    versions = created.select(["ping_id", "known_tick", "event_id", "attributes"]).to_pylist()
+    rows = [
+        (one["ping_id"], one["known_tick"], one["event_id"], name, number)
+        for one in versions
+        for name, number in one["attributes"] or []
+    ]
+    return _table(rows, ping_id=pa.string(), **_VERSION_KEY, name=pa.string(), number=pa.float64())
 
 
-def _attributes_of(created: pa.Table, ping: pa.ChunkedArray) -> pa.Table:
-    maps = created["attributes"].combine_chunks()
-    if not len(maps) or maps.null_count == len(maps):
-        return CATALOGUE["attributes"].empty_table()
-    row = pc.list_parent_indices(maps.cast(pa.list_(pa.struct([("k", pa.string()), ("v", pa.float64())]))))
-    entries = maps.drop_null()
-    columns = {
-        "ping": pc.take(ping, row),
-        "known_tick": pc.take(created["known_tick"], row),
-        "event_id": pc.take(created["event_id"], row),
-        "name": entries.keys,
-        "number": entries.items,
-    }
-    return pa.table(columns)
+def _table(rows: list[tuple[Any, ...]], **types: pa.DataType) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else ([] for _ in types)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, types.values(), strict=True)]
+    return pa.table(arrays, names=list(types))
 
 
 def ids_of(catalogue: Catalogue, kind: str) -> dict[int, str]:

@@ -9,9 +9,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from batch.features.engine import Engine
-from batch.lake.tables import STATES, Tables
-from batch.ticks import Ticks
+from batch.lake.tables import STATES
+from batch.wiring import Batch
 
 _SOURCE: Final = {
     "lifetime": "ping_buckets",
@@ -21,30 +20,33 @@ _SOURCE: Final = {
 }
 
 
-def ensure(tables: Tables, engine: Engine, ticks: Ticks, tick: int, run: int) -> None:
+def ensure(batch: Batch, tick: int, run: int) -> None:
     """Write all missing states up to the tick's day."""
-    today = ticks.day(tick)
+    tables, today = batch.tables, batch.ticks.day(tick)
     for name in STATES:
         have = [day for day in tables.state_days(name) if day <= today]
         learned = [day for day in tables.clean_days() if day <= today]
         first = have[-1] + 1 if have else min(learned, default=today) + 1
         for day in range(first, today + 1):
             buckets = tables.aggregate(_SOURCE[name], day - 1, day - 1)
-            inputs = {"state": tables.state(name, day - 1), _SOURCE[name]: buckets}
-            tables.put_state(name, day, run, engine.run(name, ticks.params(), **inputs))
+            tables.put_state(name, day, run, _carried(batch, name, day - 1, buckets))
 
 
-def current(tables: Tables, engine: Engine, ticks: Ticks, name: str, tick: int) -> pa.Table:
+def current(batch: Batch, name: str, tick: int) -> pa.Table:
     """A state as of a tick: the state at the start of the day plus the day's buckets so far."""
-    day = ticks.day(tick)
-    buckets = tables.aggregate(_SOURCE[name], day, day, tick)
-    return engine.run(name, ticks.params(), **{"state": tables.state(name, day), _SOURCE[name]: buckets})
+    day = batch.ticks.day(tick)
+    return _carried(batch, name, day, batch.tables.aggregate(_SOURCE[name], day, day, tick))
 
 
-def evergreen(tables: Tables, engine: Engine, ticks: Ticks, first_day: int, last_day: int) -> pa.Table:
+def _carried(batch: Batch, name: str, day: int, buckets: pa.Table) -> pa.Table:
+    inputs = {"state": batch.tables.state(name, day), _SOURCE[name]: buckets}
+    return batch.engine.run(name, batch.ticks.params(), **inputs)
+
+
+def evergreen(batch: Batch, first_day: int, last_day: int) -> pa.Table:
     """(day, ping) of the top tenth of pings by engagement before each day."""
     pieces = []
     for day in range(first_day, last_day + 1):
-        pings = engine.run("evergreen", ticks.params(), lifetime=tables.state("lifetime", day))
+        pings = batch.engine.run("evergreen", batch.ticks.params(), lifetime=batch.tables.state("lifetime", day))
         pieces.append(pings.append_column("day", pa.array([day] * pings.num_rows, pa.int64())))
     return pa.concat_tables(pieces)

@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 
 from batch.features import day_state
 from batch.features.catalogue import Catalogue
-from batch.features.engine import Engine
-from batch.lake.tables import Tables
 from batch.ticks import Ticks
+from batch.wiring import Batch
 from pingfeed.core import packet
 from pingfeed.core.features import (
     FACET_WIDTH,
     NO_VALUE,
     PING,
-    FeatureSet,
     Float32,
     PingBlock,
     UInt32,
@@ -52,29 +50,17 @@ class PingRows:
 class PointInTime:
     """All data for probes from `first_tick` to `last_tick`, loaded once."""
 
-    def __init__(
-        self,
-        tables: Tables,
-        engine: Engine,
-        ticks: Ticks,
-        features: FeatureSet,
-        catalogue: Catalogue,
-        first_tick: int,
-        last_tick: int,
-    ) -> None:
-        self._engine, self._features, self._catalogue = engine, features, catalogue
-        self._params = ticks.params(last_tick, first_tick)
-        first, last = ticks.day(first_tick), ticks.day(last_tick)
+    def __init__(self, batch: Batch, catalogue: Catalogue, first_tick: int, last_tick: int) -> None:
+        self._engine, self._features, self._catalogue = batch.engine, batch.features, catalogue
+        self._params = batch.ticks.params(last_tick, first_tick)
+        first, last = batch.ticks.day(first_tick), batch.ticks.day(last_tick)
         self._buckets = {
-            name: tables.aggregate(name, first - _LOOKBACK_DAYS, last, last_tick)
-            for name in (
-                *("ping_buckets", "creator_buckets", "facet_value_buckets"),
-                *("user_buckets", "user_creator_buckets", "user_facet_buckets"),
-            )
+            f"{name}_buckets": batch.tables.aggregate(f"{name}_buckets", first - _LOOKBACK_DAYS, last, last_tick)
+            for name in ("ping", "creator", "facet_value", "user", "user_creator", "user_facet")
         }
         days = pa.table({"day": pa.array(range(first, last + 1), pa.int64())})
-        self._priors = engine.run("priors", self._params, ping_buckets=self._buckets["ping_buckets"], days=days)
-        self._evergreen = day_state.evergreen(tables, engine, ticks, first, last)
+        self._priors = self._engine.run("priors", self._params, ping_buckets=self._buckets["ping_buckets"], days=days)
+        self._evergreen = day_state.evergreen(batch, first, last)
 
     def evergreen(self, day: int) -> Int64:
         """Evergreen pings of a day in the loaded range."""

@@ -3,23 +3,16 @@
 import codecs
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final, TypedDict, Unpack
 
-from rich.console import Console
-from rich.progress import Progress
-
 from batch.importers.csv_format import CsvFormat
-from batch.importers.csv_mapping import SKIP, FieldMap, event_types, field_map, pairs
-from batch.importers.csv_times import check_formats
-from batch.importers.formats import Format
-from batch.importers.importer import Importer, Placing, Watch
+from batch.importers.csv_mapping import SKIP, FieldMap, check_formats, event_types, field_map, pairs
+from batch.importers.formats import Format, Source
+from batch.importers.importer import Importer, Placing
 from batch.importers.metarank import REACTIONS, TYPES, MetarankFormat, Names
 from batch.importers.report import as_json, show
-from batch.importers.source import OnRead, Source
-from batch.jobs.lease import lease
 from batch.wiring import build
 from pingfeed import settings
 from pingfeed.core.clock import DAY_MS, system_clock
@@ -127,10 +120,9 @@ def _run(form: Format, placing: Placing, common: Common, *notes: str, allow_rati
         raise InvalidInput("--keep-dates and --end-now exclude each other")
     at, quiet = common["at"], common["json"]
     batch = build(settings.load(os.environ), clock=system_clock if at is None else lambda: at, quiet=quiet)
-    source = Source(common["file"])
-    held = nullcontext() if common["dry_run"] else lease(batch.settings.home)
-    with held, watching(source, quiet=quiet) as watch:
-        outcome = Importer(batch, source, form, watch).run(
+    held = nullcontext() if common["dry_run"] else batch.lease()
+    with held, batch.progress.step(f"importing {common['file'].name}"):
+        outcome = Importer(batch, Source(common["file"]), form).run(
             placing,
             dry_run=common["dry_run"],
             allow_rejected=common["allow_rejected"],
@@ -142,16 +134,3 @@ def _run(form: Format, placing: Placing, common: Common, *notes: str, allow_rati
         show(outcome, notes)
     imported = outcome.again or outcome.events or (outcome.duplicates and not outcome.rejected.count)
     return 0 if imported and not outcome.stopped else 1
-
-
-@contextmanager
-def watching(source: Source, *, quiet: bool) -> Iterator[Watch]:
-    """A bar for each pass over the file, on standard error if it is a terminal."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
-
-        def watch(what: str) -> OnRead:
-            task = progress.add_task(what, total=source.size)
-            return lambda read: progress.update(task, completed=read)
-
-        yield watch

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -10,30 +10,23 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch.importers.csv_mapping import SKIP, FieldMap
+from batch.importers.csv_mapping import SKIP
 from batch.importers.csv_reader import Layout, Records, find_layout, read_records
 from batch.importers.csv_rules import IDS, Check, Rules
-from batch.importers.formats import Piece, Rejected, as_id, rejected
-from batch.importers.source import OnRead, Source
+from batch.importers.formats import Piece, Rejected, Source, as_id, rejected
 from pingfeed.core.errors import InvalidInput
 
 _valid_id = lru_cache(100_000)(as_id)
 
 
 @dataclass(frozen=True)
-class CsvFormat:
+class CsvFormat(Rules):
     """The format `csv`. A missing `delimiter` is recognised; `header` names the columns of a file without a header."""
 
-    fields: FieldMap
-    types: Mapping[str, str] = field(default_factory=dict)
-    defaults: Mapping[str, str] = field(default_factory=dict)
     delimiter: str | None = None
-    separator: str = "|"
     header: Sequence[str] = ()
     encoding: str | None = None
     escape_ids: bool = False
-    time_formats: Sequence[str] = ()
-    rating_like: float | None = None
     name: str = "csv"
     items_first: bool = False
 
@@ -54,27 +47,21 @@ class CsvFormat:
             "rating_like": str(self.rating_like),
         }
 
-    def pieces(self, source: Source, now_ms: int, on_read: OnRead) -> Iterator[Piece]:
+    def pieces(self, source: Source, now_ms: int) -> Iterator[Piece]:
         """The log's events in batches."""
         columns = list(dict.fromkeys(self.fields.columns.values()))
         layout = find_layout(source, self.encoding, columns, self.delimiter, self.header)
         places = {column: list(layout.names).index(column) for column in columns}
-        rules = Rules(self.fields, self.types, self.defaults, self.separator, self.time_formats, self.rating_like)
-        checks = rules.checks(now_ms)
-        sql = rules.sql(places, checks)
-        lines = source.text(self.encoding, on_read)
+        checks = self.checks(now_ms)
+        sql = self.sql(places, checks)
+        lines = source.text(self.encoding)
         with duckdb.connect(config={"threads": 1, "memory_limit": "200MB"}) as database:
             database.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             for records in read_records(lines, layout, places.get(self.fields.columns.get("timestamp", ""))):
                 yield self._piece(database, sql, checks, records, layout)
 
     def _piece(self, database: Any, sql: str, checks: Sequence[Check], records: Records, layout: Layout) -> Piece:
-        try:
-            table = self._table(records, layout)
-        except UnicodeEncodeError:
-            records = records.reject_undecodable(self.encoding)
-            table = self._table(records, layout)
-        database.register("records", table)
+        database.register("records", self._table(records, layout))
         made = database.sql(sql).to_arrow_table()
         found = [
             rejected(number, line, InvalidInput(why, code="malformed"), text)
@@ -93,7 +80,7 @@ class CsvFormat:
         )
 
     def _table(self, records: Records, layout: Layout) -> Any:
-        """The mapped columns as text, and each record as one text. UnicodeEncodeError."""
+        """The mapped columns as text, and each record as one text."""
         cells = list(zip(*records.rows, strict=True)) or [()] * len(layout.names)
         columns: dict[str, Any] = {"number": pa.array(records.numbers, pa.int64())}
         columns["record"] = pa.array(["\x1f".join(row) for row in records.rows], pa.string())

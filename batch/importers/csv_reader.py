@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from batch.importers.source import Source
+from batch.importers.formats import Source
 from pingfeed.core.errors import InvalidInput
 
 BATCH: Final = 20_000
@@ -33,22 +33,15 @@ class Records:
     def __len__(self) -> int:
         return len(self.rows) + len(self.broken)
 
-    def reject_undecodable(self, encoding: str | None) -> "Records":
-        """These records without those that hold bytes outside the file's encoding."""
-        kept = Records(broken=self.broken)
-        for number, line, row, text in zip(self.numbers, self.lines, self.rows, self.texts, strict=True):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raw = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-                problem = f"the record is not {encoding or 'UTF-8'}; --encoding names another encoding, such as cp1252"
-                kept.broken.append((number, line, problem, raw))
-            else:
-                kept.add(number, line, row, text)
-        return kept
-
-    def add(self, number: int, line: int, row: list[str], text: str) -> None:
-        """Take in one record."""
+    def add(self, number: int, line: int, row: list[str], text: str, encoding: str) -> None:
+        """Take in one record; reject it if it holds bytes outside the file's encoding."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raw = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            problem = f"the record is not {encoding}; --encoding names another encoding, such as cp1252"
+            self.broken.append((number, line, problem, raw))
+            return
         self.numbers.append(number)
         self.lines.append(line)
         self.rows.append(row)
@@ -64,6 +57,7 @@ class Layout:
     delimiter: str
     header_line: int = 0
     """The number of the line that names the columns, 0 if none does."""
+    encoding: str = "UTF-8"
 
 
 def find_layout(
@@ -79,7 +73,8 @@ def find_layout(
     layouts = []
     for one in delimiter or _DELIMITERS:
         cells = _cells(line, one)
-        layouts.append(Layout(header, one) if header else Layout(cells, one, number))
+        names, header_line = (header, 0) if header else (cells, number)
+        layouts.append(Layout(names, one, header_line, encoding or "UTF-8"))
         if len(cells) == len(header) if header else set(wanted) <= set(cells):
             break
     else:
@@ -115,7 +110,7 @@ def read_records(lines: Iterator[str], layout: Layout, time_column: int | None) 
             reader = csv.reader(source, delimiter=layout.delimiter, strict=True)
             found.broken.append((number, line, problem, source.taken[0].rstrip("\r\n")))
         else:
-            found.add(number, line, row, "".join(source.taken).rstrip("\r\n"))
+            found.add(number, line, row, "".join(source.taken).rstrip("\r\n"), layout.encoding)
         if len(found) >= BATCH:
             yield found
             found = Records()

@@ -4,15 +4,14 @@ A wrong id, or a required field that is wrong or missing, rejects the record. A 
 noted. Empty means absent.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, get_args, get_type_hints
 
 import msgspec
 
-from batch.importers.csv_mapping import SKIP, FieldMap
-from batch.importers.csv_times import sql_text, time_columns, time_problem
+from batch.importers.csv_mapping import SKIP, FieldMap, sql_text, time_columns, time_problem
 from pingfeed.core.events import CLIENT_TYPES, MAX_AHEAD_MS, MAX_LIST, SYSTEM_TYPES
 
 MAX_LABEL: Final = 128
@@ -33,17 +32,17 @@ class Check(NamedTuple):
     message: Callable[[str | None], str]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Rules:
     """How a CSV's records become events."""
 
     fields: FieldMap
-    types: Mapping[str, str]
-    defaults: Mapping[str, str]
+    types: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Column or field -> the text that stands for an empty one."""
-    separator: str
-    time_formats: Sequence[str]
-    rating_like: float | None
+    separator: str = "|"
+    time_formats: Sequence[str] = ()
+    rating_like: float | None = None
 
     def checks(self, now_ms: int) -> list[Check]:
         """The reasons for a rejection, the first that applies counts."""
@@ -201,17 +200,12 @@ HAS: Final = {
     field: [kind for kind, struct in CLIENT_TYPES.items() if field in struct.__struct_fields__] for field in RULES
 }
 """Field -> the event types that carry it; other types leave it out."""
-NEEDS: Final = {
-    field: [
-        kind
-        for kind, struct in CLIENT_TYPES.items()
-        if any(one.name == field and one.required for one in msgspec.structs.fields(struct))
-    ]
-    for field in RULES
-}
+NEEDS: Final[dict[str, list[str]]] = {}
 """Field -> the event types that require it."""
-for _field in [field for field, types in NEEDS.items() if not types]:
-    del NEEDS[_field]
+for _kind, _struct in CLIENT_TYPES.items():
+    for _one in msgspec.structs.fields(_struct):
+        if _one.required:
+            NEEDS.setdefault(_one.name, []).append(_kind)
 
 _NORMALISED: Final = {"country": "upper({})", "language": "replace({}, '_', '-')", "event_id": "lower({})"}
 _EVENT_ID: Final = (

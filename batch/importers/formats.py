@@ -1,26 +1,93 @@
-"""What the log formats share: ids, rejected records, and what the importer gets for each batch of records."""
+"""What the log formats share: the source file, ids, rejected records, and the result for each batch of records."""
 
+import gzip
+import io
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final, Protocol
+from pathlib import Path
+from typing import IO, Any, Final, Protocol
 
 import msgspec
 
-from batch.importers.source import OnRead, Source
 from pingfeed.core.clock import day_of
 from pingfeed.core.errors import InvalidInput
+from pingfeed.files import reading
 
 UNKNOWN: Final = "unknown"
 """The creator of a ping for which the log names none."""
 MAX_KEPT: Final = 10_000
 """Rejected records of one import that are explained and kept; the others are only counted."""
 _MAX_BODY: Final = 1_000
+MAX_LINE: Final = 1 << 20
+_BUFFER: Final = 1 << 20
+_GZIP: Final = b"\x1f\x8b"
+_BOM: Final = b"\xef\xbb\xbf"
 _ID: Final = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 _FREE: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@-")
 _MAX: Final = 128
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file. Its first bytes, not its name, say whether it is gzip."""
+
+    path: Path
+
+    def digest(self) -> str:
+        """16 hex digits that identify the (inflated) content; InvalidInput for broken gzip."""
+        found = blake2b(digest_size=8)
+        with self._open() as stream:
+            while chunk := stream.read(_BUFFER):
+                found.update(chunk)
+        return found.hexdigest()
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines without their ends. InvalidInput for broken gzip and for a line over 1 MiB."""
+        with self._open() as stream:
+            if stream.peek(3)[:3] == _BOM:
+                stream.read(3)
+            for line in self._bounded(stream, b"\n"):
+                yield line.removesuffix(b"\n").removesuffix(b"\r")
+
+    def text(self, encoding: str | None) -> Iterator[str]:
+        """The lines as text, ends included. Without an encoding it is UTF-16 if the first bytes say so, else UTF-8.
+
+        A byte that is not of the encoding becomes a lone surrogate (`surrogateescape`), which no valid text holds.
+        """
+        with self._open() as stream:
+            encoding = encoding or _encoding(stream.peek(4)[:4])
+            errors = "replace" if encoding.startswith("utf-16") else "surrogateescape"
+            decoded = io.TextIOWrapper(stream, encoding, errors, newline="\n")
+            yield from self._bounded(decoded, "\n")
+
+    def _bounded(self, stream: IO[Any], end: Any) -> Iterator[Any]:
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE), end[:0]), 1):
+            if len(line) == MAX_LINE and not line.endswith(end):
+                raise InvalidInput(f"line {number} of {self.path.name} is longer than 1 MiB: is this a log of lines?")
+            yield line
+
+    @contextmanager
+    def _open(self) -> Iterator[io.BufferedReader]:
+        with reading(str(self.path)), self.path.open("rb") as file:
+            packed = file.peek(2)[:2] == _GZIP
+            try:
+                yield io.BufferedReader(gzip.GzipFile(fileobj=file), _BUFFER) if packed else file
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise InvalidInput(f"{self.path} is not whole gzip: {error}") from error
+
+
+def _encoding(head: bytes) -> str:
+    """The encoding that a file's first bytes suggest."""
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    if head[1:2] == b"\0":
+        return "utf-16-le"
+    return "utf-16-be" if head[:1] == b"\0" else "utf-8-sig"
 
 
 def as_id(text: str, field: str) -> str:
@@ -124,5 +191,5 @@ class Format(Protocol):
     def items_first(self) -> bool:
         """Whether each ping is to be known one tick before its own time, and before the first act."""
 
-    def pieces(self, source: Source, now_ms: int, on_read: OnRead) -> Iterator[Piece]:
+    def pieces(self, source: Source, now_ms: int) -> Iterator[Piece]:
         """The log's events in batches, in the file's order."""

@@ -2,36 +2,39 @@
 
 Nothing is written while more than a tenth of the records are rejected. An import that ran to its end is not run again;
 an interrupted one may be: it writes the same files with the same rows. Rejected records are kept under `rejected/`.
+
+Imports are remembered in `imports/<digest of the content>.json` of the lake. A log that is moved in time ends at the
+last tick before now, and "now" differs at every run: so the first import's times apply to every later import of the
+same content.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+import msgspec
 import pyarrow as pa
 
-from batch.importers import import_log
-from batch.importers.formats import Format, Rejections, rejected_path
-from batch.importers.source import OnRead, Source
+from batch.importers.csv_mapping import EARLIEST_MS
+from batch.importers.formats import Format, Source, rejected_path
+from batch.importers.report import Outcome
 from batch.importers.staging import PREFIX, Staging, Timeline, known_pings, missing_items, write_history
 from batch.lake.ledger import Ledger
 from batch.wiring import Batch
 from pingfeed.core.clock import DAY_MS
-from pingfeed.core.errors import InvalidInput
+from pingfeed.core.errors import InvalidInput, NotFound
 from pingfeed.core.events import Row
+from pingfeed.ports import Lake
 
 SAMPLE: Final = 3
 """Events of each type that a dry run shows."""
 MAX_REJECTED: Final = 0.1
-_EARLIEST_MS: Final = 946_684_800_000  # 2000-01-01
 _IMPORTED: Final = re.compile(rf"/{PREFIX}[0-9a-f]{{16}}-[0-9a-f]{{8}}-[^/]*$")
 _IDS: Final = pa.schema([("event_id", pa.string()), ("user_id", pa.string())])
-Watch = Callable[[str], OnRead]
-"""Begins a pass over the file, by its name; the result is called with how far the pass is."""
 
 
 @dataclass(frozen=True)
@@ -48,74 +51,51 @@ class Placing:
         return ("with its own dates" if self.keep_dates else "ending when it is imported") + length
 
 
-@dataclass
-class Outcome:
-    """What an import came to."""
+class Import(msgspec.Struct, kw_only=True):
+    """One import of a log: with which options, and what came of it."""
 
-    source: str
-    digest: str
-    again: bool = False
-    """Whether this import had been made before; then nothing was added."""
-    dry_run: bool = False
-    stopped: str = ""
-    """Why nothing was written although there are events."""
-    otherwise: bool = False
-    """Whether the same content was imported before with other options."""
-    records: int = 0
+    options: dict[str, str]
+    at_ms: int
+    finished: bool = False
+    """False while it runs, and after it was interrupted: then it may be run again, with the same result."""
     events: int = 0
-    """Events that are new in the lake (in a dry run: would be)."""
-    duplicates: int = 0
-    types: Counter[str] = field(default_factory=Counter)
-    introduced: int = 0
-    """How many of the events introduce pings that the log only mentions."""
-    left_out: int = 0
-    cut: int = 0
-    first_ms: int | None = None
-    last_ms: int | None = None
-    end_ms: int = 0
-    """The last tick before the import ended here."""
-    times: dict[str, int] = field(default_factory=dict)
-    """How times are written -> how many are."""
-    notes: list[tuple[str, int, int]] = field(default_factory=list)
-    """What happened to optional fields, how often, and in which record first."""
-    looks_like_ratings: bool = False
-    """Whether watch_time_ratio holds ratings."""
-    engaged_requests: int = 0
-    """Feed requests with an impression and an interaction: what a model is trained on."""
-    files: list[str] = field(default_factory=list)
-    rejected: Rejections = field(default_factory=Rejections)
-    rejected_file: str | None = None
-    sample: list[Row] = field(default_factory=list)
+    files: list[str] = []
 
-    def add(self, count: int, event_type: str, first_ms: int, last_ms: int) -> None:
-        """Count events of a type."""
-        self.events += count
-        self.types[event_type] += count
-        self.first_ms = first_ms if self.first_ms is None else min(first_ms, self.first_ms)
-        self.last_ms = last_ms if self.last_ms is None else max(last_ms, self.last_ms)
+
+class Log(msgspec.Struct, kw_only=True):
+    """All that is remembered of one content."""
+
+    name: str
+    """The file's name when it was first imported."""
+    placing: str
+    """How the caller wanted its times placed."""
+    timeline: Timeline
+    end_ms: int
+    now_ms: int
+    tick_ms: int
+    imports: dict[str, Import] = {}
 
 
 class Importer:
-    """Imports one file into one lake. `watch` shows progress."""
+    """Imports one file into one lake."""
 
-    def __init__(self, batch: Batch, source: Source, form: Format, watch: Watch) -> None:
+    def __init__(self, batch: Batch, source: Source, form: Format) -> None:
         self._batch = batch
         self._lake = batch.tables.lake
         self._source = source
         self._format = form
-        self._watch = watch
-        self._key = import_log.key_of(form.options)
+        self._key = _key_of(form.options)
 
     def run(
         self, placing: Placing, *, dry_run: bool = False, allow_rejected: bool = False, allow_ratings: bool = False
     ) -> Outcome:
         """Import, or (`dry_run`) only find out what would come of it; InvalidInput if the file as a whole is wrong."""
-        digest = self._source.digest(self._watch("reading"))
+        digest = self._source.digest()
         outcome = Outcome(self._source.path.name, digest, dry_run=dry_run)
-        log = import_log.recall(self._lake, digest)
+        log = _recall(self._lake, digest)
         before = None
         if log is not None:
-            import_log.check_placing(log, placing.text)
+            _check_placing(log, placing.text)
             before = log.imports.get(self._key)
             outcome.otherwise = any(one.finished for key, one in log.imports.items() if key != self._key)
         if before is not None and before.finished:
@@ -129,7 +109,7 @@ class Importer:
                 missing = self._place(staging, outcome, log)
                 outcome.stopped = _stopped(outcome, allow_rejected, allow_ratings)
                 if not dry_run and not outcome.stopped:
-                    mine = before or import_log.Import(options=dict(self._format.options), at_ms=self._batch.clock())
+                    mine = before or Import(options=dict(self._format.options), at_ms=self._batch.clock())
                     self._write(staging, missing, outcome, log, mine)
             finally:
                 staging.close()
@@ -137,7 +117,7 @@ class Importer:
 
     def _stage(self, staging: Staging, outcome: Outcome, now_ms: int) -> None:
         """Read and check the log."""
-        for piece in self._format.pieces(self._source, now_ms, self._watch("importing")):
+        for piece in self._format.pieces(self._source, now_ms):
             outcome.records += piece.records
             outcome.left_out += piece.left_out
             outcome.cut += piece.cut
@@ -154,7 +134,7 @@ class Importer:
         """How the names of this import's files begin."""
         return f"{PREFIX}{outcome.digest}-{self._key}-"
 
-    def _placed(self, placing: Placing, staging: Staging) -> import_log.Log:
+    def _placed(self, placing: Placing, staging: Staging) -> Log:
         """A log that is new: when its history begins and ends."""
         now_ms, tick_ms = self._batch.clock(), self._batch.ticks.tick_ms
         end_ms = self._batch.ticks.of(now_ms) * tick_ms - 1
@@ -166,9 +146,9 @@ class Importer:
             length_ms = last_ms - first_ms if placing.stretch_ms is None else placing.stretch_ms
             begin_ms = first_ms if placing.keep_dates else end_ms - length_ms
             timeline = Timeline(first_ms, last_ms, begin_ms, length_ms)
-            if begin_ms < _EARLIEST_MS or timeline.end_ms > max(end_ms, last_ms):
+            if begin_ms < EARLIEST_MS or timeline.end_ms > max(end_ms, last_ms):
                 raise InvalidInput("the log would begin before the year 2000 or end in the future; stretch it less")
-        return import_log.Log(
+        return Log(
             name=self._source.path.name,
             placing=placing.text,
             timeline=timeline,
@@ -177,13 +157,13 @@ class Importer:
             tick_ms=tick_ms,
         )
 
-    def _place(self, staging: Staging, outcome: Outcome, log: import_log.Log) -> pa.Table:
+    def _place(self, staging: Staging, outcome: Outcome, log: Log) -> pa.Table:
         """Place the events, sum them up, and find the pings that are missing."""
         staging.place(log.timeline, log.end_ms, log.tick_ms if self._format.items_first else None)
         outcome.end_ms = log.end_ms
-        for one in staging.totals():
-            outcome.add(one.count, one.event_type, one.first_ms, one.last_ms)
-            outcome.sample += [_row(row) for row in staging.sample(one.event_type, SAMPLE).to_pylist()]
+        for event_type, count, first_ms, last_ms in staging.query(_TOTALS):
+            outcome.add(count, event_type, first_ms, last_ms)
+            outcome.sample += [_row(row) for row in staging.sample(event_type, SAMPLE).to_pylist()]
         outcome.times = dict(staging.query("SELECT time_kind, count(*) FROM events WHERE time_kind <> '' GROUP BY 1"))
         outcome.notes = [(str(note), int(count), int(first)) for note, count, first in staging.query(_NOTES)]
         ((outcome.looks_like_ratings,),) = staging.query(_RATINGS)
@@ -199,9 +179,7 @@ class Importer:
             outcome.add(missing.num_rows, "ping_created", first, last)
         return missing
 
-    def _write(
-        self, staging: Staging, missing: pa.Table, outcome: Outcome, log: import_log.Log, mine: import_log.Import
-    ) -> None:
+    def _write(self, staging: Staging, missing: pa.Table, outcome: Outcome, log: Log, mine: Import) -> None:
         """Write the files. What is remembered first (the times) makes a second attempt write the same."""
         name = f"{outcome.digest}-{self._key}"
         if outcome.rejected.kept:
@@ -210,18 +188,20 @@ class Importer:
         if not outcome.events:
             return
         log.imports[self._key] = mine
-        import_log.remember(self._lake, outcome.digest, log)
+        _remember(self._lake, outcome.digest, log)
         acts = staging.write(self._lake, name)
         pings = write_history(self._lake, f"{name}-pings", missing.to_batches())
         outcome.files = sorted([*acts, *pings])
         mine.finished, mine.events, mine.files = True, outcome.events, outcome.files
-        import_log.remember(self._lake, outcome.digest, log)
+        _remember(self._lake, outcome.digest, log)
 
 
 _RATINGS: Final = """
     SELECT coalesce(count(*) >= 2 AND max(r) >= 3 AND bool_and(r * 2 = floor(r * 2) AND notes NOT LIKE '%capped%')
         AND count(*) FILTER (r > 1) * 2 >= count(*), false)
     FROM (SELECT watch_time_ratio AS r, coalesce(notes, '') AS notes FROM events WHERE event_type = 'view')"""
+_TOTALS: Final = """
+    SELECT event_type, count(*), min(received_ms), max(received_ms) FROM placed GROUP BY 1 ORDER BY min(seq)"""
 _SPAN: Final = "SELECT min(at_ms), max(at_ms) FROM events WHERE NOT $1 OR event_type <> 'ping_created'"
 _NOTES: Final = """
     SELECT note, count(*), min(seq)
@@ -252,3 +232,35 @@ def _row(row: Row) -> Row:
     """A row of a table without its nulls; maps as dictionaries."""
     present: dict[str, Any] = {name: value for name, value in row.items() if value is not None and value != []}
     return {name: dict(value) if name in ("facets", "attributes") else value for name, value in present.items()}
+
+
+def _recall(lake: Lake, digest: str) -> Log | None:
+    """What is remembered of a content, None for a new one."""
+    try:
+        return msgspec.json.decode(lake.read(_path(digest)), type=Log)
+    except NotFound:
+        return None
+
+
+def _remember(lake: Lake, digest: str, log: Log) -> None:
+    """Keep it."""
+    lake.write(_path(digest), msgspec.json.format(msgspec.json.encode(log)))
+
+
+def _check_placing(log: Log, placing: str) -> None:
+    """InvalidInput if the caller now wants other times than the log got: its events would be there twice."""
+    if log.placing != placing:
+        raise InvalidInput(
+            f"this log was imported before with other times ({log.placing}, now {placing}): its events would be there "
+            "twice; choose another PINGFEED_HOME to try other times"
+        )
+
+
+def _key_of(options: Mapping[str, str]) -> str:
+    """8 hex digits that identify the options."""
+    text = msgspec.json.encode(options, order="sorted")
+    return blake2b(text, digest_size=4).hexdigest()
+
+
+def _path(digest: str) -> str:
+    return f"imports/{digest}.json"

@@ -14,16 +14,14 @@ from datetime import datetime
 from functools import cached_property
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import msgspec
 import pyarrow as pa
 
-from batch.importers.csv_mapping import SKIP
-from batch.importers.csv_times import EARLIEST_MS, LATEST_MS
-from batch.importers.formats import UNKNOWN, Piece, Rejections, as_id, event_id, rejected
-from batch.importers.source import OnRead, Source, ignore_progress
+from batch.importers.csv_mapping import EARLIEST_MS, LATEST_MS, SKIP
+from batch.importers.csv_rules import MAX_LABEL
+from batch.importers.formats import UNKNOWN, Piece, Rejections, Source, as_id, event_id, rejected
 from pingfeed.core.arrow import table_of_rows
 from pingfeed.core.clock import to_iso, to_ms
 from pingfeed.core.errors import InvalidInput
@@ -33,7 +31,6 @@ REACTIONS: Final = ("impression", "like", "comment", "share", "hide", "report")
 """What an interaction can become. Not a view: Metarank does not say how much was watched."""
 TYPES: Final[Mapping[str, str]] = {"click": "like"} | {name: name for name in REACTIONS}
 """An interaction's `type` -> our event type, unless the caller says otherwise."""
-_MAX_LABEL: Final = 128
 _BATCH_LINES: Final = 10_000
 _NO_NAME: Final = re.compile(r"[^a-z0-9_]+")
 _NUMBER: Final = re.compile(r"-?\d{1,15}(\.\d{1,9})?")
@@ -84,7 +81,6 @@ _DECODER: Final = msgspec.json.Decoder(_Item | _Ranking | _Interaction | _User)
 class Item:
     """A description of a ping; `key` is the digest of its line."""
 
-    line: int
     key: bytes
     at_ms: int
     ping_id: str
@@ -104,7 +100,6 @@ class Item:
 class Ranking:
     """A list that a user was shown, in order."""
 
-    line: int
     key: bytes
     at_ms: int
     request_id: str
@@ -122,7 +117,6 @@ class Ranking:
 class Interaction:
     """What a user did with an item; `request_id` is the list that showed it, where the log says."""
 
-    line: int
     key: bytes
     at_ms: int
     event_type: str
@@ -172,7 +166,7 @@ class Reader:
                 continue
             self.lines += 1
             try:
-                entry = self._entry(number, line)
+                entry = self._entry(line)
             except InvalidInput as error:
                 self.broken.add([rejected(number, number, error, line.decode("utf-8", "backslashreplace"))])
                 continue
@@ -181,30 +175,29 @@ class Reader:
             else:
                 yield entry
 
-    def _entry(self, number: int, line: bytes) -> Entry | None:
+    def _entry(self, line: bytes) -> Entry | None:
         key = blake2b(line, digest_size=16).digest()
         match _decoded(line):
             case _Item() as item:
-                return self._item(number, key, item)
+                return self._item(key, item)
             case _Ranking() as ranking:
                 shown = [as_id(str(one.id), "items") for one in ranking.items]
                 request = as_id(str(ranking.id), "id")
-                return Ranking(number, key, self._time(ranking.timestamp), request, _user(ranking), shown)
+                return Ranking(key, self._time(ranking.timestamp), request, _user(ranking), shown)
             case _Interaction() as act if self._type(act.type) != SKIP:
                 request_id = None if act.ranking is None else as_id(str(act.ranking), "ranking")
                 kind, ping_id = self._type(act.type), as_id(str(act.item), "item")
-                return Interaction(number, key, self._time(act.timestamp), kind, _user(act), ping_id, request_id)
+                return Interaction(key, self._time(act.timestamp), kind, _user(act), ping_id, request_id)
             case _:
                 return None
 
-    def _item(self, number: int, key: bytes, item: _Item) -> Item:
+    def _item(self, key: bytes, item: _Item) -> Item:
         values = {one.name: one.value for one in item.fields}
         topics = self._labels(values.pop(self._names.topics, None))
         creator = self._labels(values.pop(self._names.creator, None))
         found = {_as_name(name): value for name, value in values.items()}
         facets = {name: self._labels(value) for name, value in found.items()}
         return Item(
-            line=number,
             key=key,
             at_ms=self._time(item.timestamp),
             ping_id=as_id(str(item.item), "item"),
@@ -218,8 +211,8 @@ class Reader:
         """A text, or a list with texts in it, as distinct labels in order; [] for anything else."""
         given = [value] if isinstance(value, str) else value if isinstance(value, list) else []
         texts = [one.strip() for one in given if isinstance(one, str)]
-        labels = list(dict.fromkeys(text[:_MAX_LABEL] for text in texts if text))
-        self.cut += sum(len(text) > _MAX_LABEL for text in texts) + max(0, len(labels) - MAX_LIST)
+        labels = list(dict.fromkeys(text[:MAX_LABEL] for text in texts if text))
+        self.cut += sum(len(text) > MAX_LABEL for text in texts) + max(0, len(labels) - MAX_LIST)
         return labels[:MAX_LIST]
 
     def _time(self, value: str | int) -> int:
@@ -238,28 +231,6 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class MetarankLog:
-    """A whole log in memory: each list in the file's order."""
-
-    items: list[Item]
-    rankings: list[Ranking]
-    interactions: list[Interaction]
-    reader: Reader
-
-
-def read_metarank(path: Path, names: Names | None = None) -> MetarankLog:
-    """The whole log; NotFound if there is no such file, InvalidInput for broken gzip and a log without lists."""
-    reader = Reader(names)
-    log = MetarankLog([], [], [], reader)
-    kinds: dict[type, list[Any]] = {Item: log.items, Ranking: log.rankings, Interaction: log.interactions}
-    for entry in reader.entries(enumerate(Source(path).lines(), 1)):
-        kinds[type(entry)].append(entry)
-    if not log.rankings and not log.interactions:
-        raise InvalidInput(f"{path} holds no list and no interaction of Metarank's format")
-    return log
-
-
-@dataclass(frozen=True)
 class MetarankFormat:
     """The format `metarank`."""
 
@@ -273,9 +244,9 @@ class MetarankFormat:
         types = ",".join(sorted(f"{word}={kind}" for word, kind in self.names.types.items()))
         return {"format": self.name, "topics": self.names.topics, "creator": self.names.creator, "events": types}
 
-    def pieces(self, source: Source, now_ms: int, on_read: OnRead = ignore_progress) -> Iterator[Piece]:
+    def pieces(self, source: Source, now_ms: int) -> Iterator[Piece]:
         """The log's events in batches."""
-        lines, seq = enumerate(source.lines(on_read), 1), 0
+        lines, seq = enumerate(source.lines(), 1), 0
         while batch := list(islice(lines, _BATCH_LINES)):
             reader = Reader(self.names, now_ms=now_ms)
             pairs = [(entry.at_ms, row) for entry in reader.entries(batch) for row in entry.rows()]

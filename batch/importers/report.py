@@ -1,12 +1,14 @@
 """What an import came to, for a person and for programs."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
-from batch.importers.importer import Outcome
+from batch.importers.formats import Rejections
 from batch.training.train import MIN_ENGAGED_REQUESTS
 from pingfeed.core.clock import DAY_MS, to_iso
 from pingfeed.core.events import Row
@@ -22,6 +24,53 @@ _WITHOUT_MODEL: Final = """Next: pingfeed etl, then pingfeed tick --all
 pingfeed train needs {needed:,} feed requests with an interaction: impressions that share a request_id, and what users
 did about them under the same one. This import has {found:,}. Until your own feeds have collected them, the fallback
 ranker orders each user's candidates, which this history already provides."""
+
+
+@dataclass
+class Outcome:
+    """What an import came to."""
+
+    source: str
+    digest: str
+    again: bool = False
+    """Whether this import had been made before; then nothing was added."""
+    dry_run: bool = False
+    stopped: str = ""
+    """Why nothing was written although there are events."""
+    otherwise: bool = False
+    """Whether the same content was imported before with other options."""
+    records: int = 0
+    events: int = 0
+    """Events that are new in the lake (in a dry run: would be)."""
+    duplicates: int = 0
+    types: Counter[str] = field(default_factory=Counter)
+    introduced: int = 0
+    """How many of the events introduce pings that the log only mentions."""
+    left_out: int = 0
+    cut: int = 0
+    first_ms: int | None = None
+    last_ms: int | None = None
+    end_ms: int = 0
+    """The last tick before the import ended here."""
+    times: dict[str, int] = field(default_factory=dict)
+    """How times are written -> how many are."""
+    notes: list[tuple[str, int, int]] = field(default_factory=list)
+    """What happened to optional fields, how often, and in which record first."""
+    looks_like_ratings: bool = False
+    """Whether watch_time_ratio holds ratings."""
+    engaged_requests: int = 0
+    """Feed requests with an impression and an interaction: what a model is trained on."""
+    files: list[str] = field(default_factory=list)
+    rejected: Rejections = field(default_factory=Rejections)
+    rejected_file: str | None = None
+    sample: list[Row] = field(default_factory=list)
+
+    def add(self, count: int, event_type: str, first_ms: int, last_ms: int) -> None:
+        """Count events of a type."""
+        self.events += count
+        self.types[event_type] += count
+        self.first_ms = first_ms if self.first_ms is None else min(first_ms, self.first_ms)
+        self.last_ms = last_ms if self.last_ms is None else max(last_ms, self.last_ms)
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:

@@ -7,7 +7,6 @@ is not written again. The batch side gives rows of `history-*` files the tick af
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from batch.importers.csv_rules import HAS
 from batch.importers.formats import UNKNOWN, event_id
 from batch.lake.ledger import Ledger
-from batch.lake.raw_files import read_events
+from batch.lake.raw_files import as_events, each_events
 from batch.lake.tables import Tables
 from pingfeed.core.arrow import EVENT_SCHEMA
 from pingfeed.core.clock import DAY_MS, day_of
@@ -68,16 +67,6 @@ class Timeline(msgspec.Struct, frozen=True):
         if span not in (self.length_ms, 0):
             since = f"CAST(floor(CAST({since} AS HUGEINT) * {self.length_ms} // {span}) AS BIGINT)"
         return f"({self.begin_ms} + {since})"
-
-
-@dataclass(frozen=True)
-class Total:
-    """The events of one type: how many, and when the first and the last arrive."""
-
-    event_type: str
-    count: int
-    first_ms: int
-    last_ms: int
 
 
 class Staging:
@@ -137,12 +126,6 @@ class Staging:
         self._db.execute(f"""CREATE VIEW placed AS SELECT *, least(timestamp_ms, {end_ms}) AS received_ms
             FROM (SELECT *, {at} AS timestamp_ms FROM events)""")  # noqa: S608
 
-    def totals(self) -> list[Total]:
-        """Each event type, in the order in which the log first has it."""
-        rows = self.query("""SELECT event_type, count(*), min(received_ms), max(received_ms) FROM placed
-            GROUP BY 1 ORDER BY min(seq)""")
-        return [Total(*row) for row in rows]
-
     def sample(self, event_type: str, count: int) -> pa.Table:
         """The first events of a type."""
         sql = f"SELECT {_columns()} FROM placed WHERE event_type = ? ORDER BY seq LIMIT {count}"  # noqa: S608
@@ -201,25 +184,19 @@ def _columns() -> str:
 
 def _parquet(rows: pa.Table) -> bytes:
     """A Parquet file with all columns of the event schema; columns that the import lacks are null."""
-    given = set(rows.column_names)
-    columns = [rows[f.name].cast(f.type) if f.name in given else pa.nulls(rows.num_rows, f.type) for f in EVENT_SCHEMA]
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        pa.Table.from_arrays(columns, schema=EVENT_SCHEMA), sink, compression="zstd", use_dictionary=_DICTIONARY
-    )
+    pq.write_table(as_events(rows), sink, compression="zstd", use_dictionary=_DICTIONARY)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 
 
-def introduction_id(ping_id: str) -> str:
-    """The event id of a ping's introduction: the same in whichever log the ping is first met."""
-    return event_id(b"ping_created", ping_id.encode())
-
-
 def missing_items(staging: Staging, tick_ms: int, known: Any) -> pa.Table:
-    """The missing `ping_created` events; `known` are the pings that the lake has met, a `pyarrow.StringArray`."""
+    """The missing `ping_created` events. A ping gets the same event id in whichever log it is first met.
+
+    `known` are the pings that the lake has met, a `pyarrow.StringArray`.
+    """
     found = staging.table(_MISSING, tick_ms, known=pa.table({"ping_id": known}))
-    ids = [introduction_id(ping_id) for ping_id in found["ping_id"].to_pylist()]
+    ids = [event_id(b"ping_created", ping_id.encode()) for ping_id in found["ping_id"].to_pylist()]
     return found.append_column("event_id", pa.array(ids, pa.string()))
 
 
@@ -231,7 +208,6 @@ def known_pings(tables: Tables, ledger: Ledger, own: str) -> Any:
     unread = ledger.unread(0, everything=True)
     paths = [path for path in (*unread.live, *unread.history) if not path.rsplit("/", 1)[1].startswith(own)]
     found = [learned["id"].combine_chunks()]
-    for path in paths:  # One by one: memory holds a file.
-        rows = read_events(tables.lake, [path]).rows
-        found.append(pc.unique(rows.filter(pc.field("event_type") == "ping_created")["ping_id"]))
+    for read in each_events(tables.lake, paths):
+        found.append(pc.unique(read.rows.filter(pc.field("event_type") == "ping_created")["ping_id"]))
     return pa.concat_arrays(found)

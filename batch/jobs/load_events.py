@@ -15,13 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch.features import catalogue
-from batch.features.engine import Engine
-from batch.lake.ledger import Ledger, Manifest, Unread, is_amendment, partition_day, tick_of_run
-from batch.lake.raw_files import Read, read_errors, read_events, rejected_path
-from batch.lake.tables import AGGREGATES, CLEAN, Tables
+from batch.lake.ledger import Ledger, Manifest, Unread, is_amendment, tick_of_run
+from batch.lake.raw_files import Read, read_events, rejected_path
+from batch.lake.tables import AGGREGATES, CLEAN
 from batch.lake.tombstones import DeletionRequests, Forgotten
-from batch.progress import Progress
-from batch.ticks import Ticks
+from batch.ticks import day_of_path
+from batch.wiring import Batch
 
 _LOG = logging.getLogger(__name__)
 _DEDUPE_DAYS = 7
@@ -31,12 +30,11 @@ _KEYS = ["user_id", "event_id", "known_tick", "received_ms"]
 class EventLoader:
     """Loads raw files into the tables of one lake."""
 
-    def __init__(self, tables: Tables, engine: Engine, ticks: Ticks, progress: Progress) -> None:
-        self._tables = tables
-        self._engine = engine
-        self._ticks = ticks
-        self._progress = progress
-        self._ledger = Ledger(tables, ticks)
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._tables, self._engine, self._ticks = batch.tables, batch.engine, batch.ticks
+        self._progress = batch.progress
+        self._ledger = Ledger(batch.tables, batch.ticks)
 
     def run(self, tick: int, now_ms: int, *, everything: bool = False) -> Manifest:
         """Load new events as the run of `tick`, or as an amendment to it if it has finished.
@@ -69,12 +67,12 @@ class EventLoader:
 
     def _groups(self, unread: Unread) -> Iterator[tuple[str, Read, bool]]:
         """Unread events and whether they are history; history comes one UTC day at a time to bound memory."""
-        for day, paths in groupby(unread.history, key=partition_day):
+        for day, paths in groupby(unread.history, key=day_of_path):
             yield f"history of {day}", read_events(self._tables.lake, paths), True
         if unread.live:
             yield "new events", read_events(self._tables.lake, unread.live), False
         if unread.errors:
-            yield "records that Firehose could not convert", read_errors(self._tables.lake, unread.errors), False
+            yield "records that Firehose could not convert", read_events(self._tables.lake, unread.errors), False
 
     def _record(self, found: Read, manifest: Manifest) -> None:
         """Add the files that were read to the manifest, store rejected documents, report unreadable files.
@@ -108,11 +106,9 @@ class EventLoader:
         manifest.kept += kept.num_rows
         if not kept.num_rows:
             return
-        days = pc.floor(pc.divide(kept["known_tick"], self._ticks.day_ticks)).cast(pa.int64())
-        first = pc.min(days).as_py()
-        manifest.oldest_day = first if manifest.oldest_day is None else min(first, manifest.oldest_day)
-        for day in pc.unique(days).to_pylist():
-            self._tables.add_clean(day, run, kept.filter(pc.equal(days, day)))
+        for day, rows_of_day in self._by_day(kept, "known_tick"):
+            self._tables.add("clean", run, rows_of_day, day)
+            manifest.oldest_day = day if manifest.oldest_day is None else min(day, manifest.oldest_day)
         catalogue.add(self._tables, run, kept)
         self._aggregate(run, kept)
 
@@ -126,15 +122,20 @@ class EventLoader:
 
     def _aggregate(self, run: int, events: pa.Table) -> None:
         """Sum the events into buckets by (entity, known tick)."""
-        known = catalogue.load(self._tables, self._engine, self._ticks)
+        known = catalogue.load(self._batch)
         params = self._ticks.params()
         inputs = {"numbers": known.numbers, "pings": known.pings}
         acts = self._engine.run("acts", params, events=events, **inputs)
         for name in AGGREGATES:
             buckets = self._engine.run(name, params, acts=acts, ping_facets=known.facets)
-            days = pc.floor(pc.divide(buckets["tick"], self._ticks.day_ticks)).cast(pa.int64())
-            for day in pc.unique(days).to_pylist():
-                self._tables.add_aggregate(name, day, run, buckets.filter(pc.equal(days, day)))
+            for day, rows in self._by_day(buckets, "tick"):
+                self._tables.add(name, run, rows, day)
+
+    def _by_day(self, table: pa.Table, column: str) -> Iterator[tuple[int, pa.Table]]:
+        """The rows of each day, by a column of ticks."""
+        days = pc.floor(pc.divide(table[column], self._ticks.day_ticks)).cast(pa.int64())
+        for day in pc.unique(days).to_pylist():
+            yield day, table.filter(pc.equal(days, day))
 
     def _repair_states(self, manifest: Manifest) -> None:
         """Remove derived data that events of an earlier day have made stale."""

@@ -1,6 +1,7 @@
 """The nightly job: load events, remove deleted users, update states, factors and features, compact and expire files."""
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -25,11 +26,12 @@ _LOG = logging.getLogger(__name__)
 def etl(batch: Batch, tick: int) -> Manifest:
     """Run the nightly job as of `tick`. Running it again changes nothing."""
     wait_for_landing(batch, tick)
-    loader = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress)
+    loader = EventLoader(batch)
     manifest = loader.run(tick, batch.clock(), everything=True)
-    forgotten = _forget(batch)
+    # Until it succeeds, the tables leave deleted users out, and raw files stay unchanged.
+    forgotten = _attempt(batch, "deleted users could not be removed", lambda: _forget(batch))
     with batch.progress.step("states at the start of each day"):
-        day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
+        day_state.ensure(batch, tick, manifest.run)
     day = batch.ticks.day(tick)
     collaborative.factors_of(batch, day)
     with batch.progress.step("features of the day"):
@@ -40,49 +42,45 @@ def etl(batch: Batch, tick: int) -> Manifest:
                 batch.tables.compact_day(earlier, manifest.run)
         batch.tables.compact_catalogue(manifest.run)
         if forgotten:
-            _compact_raw(batch, day)
-            _expire(batch, day)
+            _attempt(batch, "raw files were not compacted", lambda: _compact_raw(batch, day))
+            _attempt(batch, "old files were not removed", lambda: _expire(batch, day))
     return manifest
 
 
-def _forget(batch: Batch) -> bool:
-    """Remove deleted users. A failure does not stop training: the tables leave them out; raw files stay unchanged."""
+def _attempt(batch: Batch, what: str, step: Callable[[], None]) -> bool:
+    """Run a step whose failure, such as a missing permission, must not stop training; False if it failed."""
     try:
-        done = remove_forgotten(batch)
+        step()
     except PingfeedError as error:
-        _LOG.error("deleted users could not be removed; the next nightly job retries", extra={"error": error.message})
-        batch.progress.say(f"deleted users could not be removed, the next nightly job retries: {error.message}")
+        _LOG.error(f"{what}; the next nightly job retries", extra={"error": error.message})
+        batch.progress.say(f"{what}, the next nightly job retries: {error.message}")
         return False
+    return True
+
+
+def _forget(batch: Batch) -> None:
+    done = remove_forgotten(batch)
     if done.users or done.files:
         _LOG.info("deleted users removed", extra=vars(done))
         batch.progress.say(
             f"deleted users: {done.users:,}; events removed: {done.events:,}, files rewritten: {done.files:,}, "
             f"unreadable: {len(done.unreadable):,}"
         )
-    return True
+
+
+def _compact_raw(batch: Batch, day: int) -> None:
+    RawCompaction(batch.tables, Ledger(batch.tables, batch.ticks)).run(day)
 
 
 def _expire(batch: Batch, day: int) -> None:
-    """Remove expired files and fold old manifests; the next nightly job retries a failure."""
-    try:
-        gone = expire(batch, day)
-        Ledger(batch.tables, batch.ticks).fold(day)
-    except PingfeedError as error:
-        _LOG.error("old files were not removed; the next nightly job retries", extra={"error": error.message})
-        return
+    """Remove expired files and fold old manifests."""
+    gone = expire(batch, day)
+    Ledger(batch.tables, batch.ticks).fold(day)
     if any(gone):
         _LOG.info("expired files removed", extra=gone._asdict())
         batch.progress.say(
             f"expired files: {gone.raw:,} raw, {gone.rejected:,} rejected, {gone.quarantined:,} quarantined"
         )
-
-
-def _compact_raw(batch: Batch, day: int) -> None:
-    """Compact raw files. A failure, such as a missing permission, does not stop training."""
-    try:
-        RawCompaction(batch.tables, Ledger(batch.tables, batch.ticks)).run(day)
-    except PingfeedError as error:
-        _LOG.error("raw files were not compacted; the next nightly job retries", extra={"error": error.message})
 
 
 def _keep_features(batch: Batch, day: int) -> None:
@@ -91,8 +89,8 @@ def _keep_features(batch: Batch, day: int) -> None:
     path = f"features/day={day_name(day)}/pings-{batch.features.digest}.parquet"
     if path in batch.tables.lake.list(f"features/day={day_name(day)}"):
         return
-    known = catalogue.load(batch.tables, batch.engine, batch.ticks)
-    source = PointInTime(batch.tables, batch.engine, batch.ticks, batch.features, known, tick, tick)
+    known = catalogue.load(batch)
+    source = PointInTime(batch, known, tick, tick)
     numbers = servable(known, source, batch.ticks, tick)
     values = source.pings(numbers, np.full(len(numbers), tick, np.int64)).block.values
     ids = catalogue.ids_of(known, "ping")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from batch.jobs import tick as ticking
 from batch.jobs.healthcheck import beat
-from batch.jobs.lease import lease
 from batch.jobs.nightly import etl
 from batch.training.train import last_trained, train
 from batch.wiring import Batch
@@ -56,7 +55,7 @@ class Schedule:
             return None
         self.batch.tables.refresh()  # A manual training may have run since the last tick.
         nightly = self.night_is_due(tick) if night is None else night
-        with lease(self.batch.settings.home):
+        with self.batch.lease():
             if nightly:
                 self._night(tick)
             done = ticking.run(self.batch, tick, everyone=nightly)

@@ -1,6 +1,5 @@
 """One tick: load the events that landed, publish the snapshot, refresh the packets of active users."""
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -42,25 +41,19 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
     A past tick (`--at`) builds its snapshot but leaves the live pointer and the packets, which are newer, unchanged.
     """
     waiting = wait_for_landing(batch, tick)
-    manifest = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress).run(tick, batch.clock())
-    day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
-    known = catalogue.load(batch.tables, batch.engine, batch.ticks)
+    manifest = EventLoader(batch).run(tick, batch.clock())
+    day_state.ensure(batch, tick, manifest.run)
+    known = catalogue.load(batch)
     with batch.progress.step("features and snapshot"):
-        source = PointInTime(batch.tables, batch.engine, batch.ticks, batch.features, known, tick, tick)
+        source = PointInTime(batch, known, tick, tick)
         content = snapshot.build(batch, known, source, tick)
         snapshot.publish(batch, content, snapshot.facet_names(known, content))
     is_past = snapshot.live_tick(batch) != tick
     users = (
         [] if is_past else packets.users_to_refresh(batch, tick, None if everyone else _refreshed_before(batch, tick))
     )
-    sizes: list[int] = []
-    with batch.progress.step(f"packets of {len(users):,} users"), packets.PacketWriter(batch) as writer:
-        for made in packets.make(batch, content, source, users, asyncio.run(live_ranker(batch))):
-            writer.put(made)
-            sizes += [len(packet) for packet in made.values()]
-        # Users deleted since the tick began: `users delete` removed only the packet that existed before.
-        for user_id in batch.tables.pending(anew=True).among(users, "tick", tick):
-            writer.remove(user_id)
+    with batch.progress.step(f"packets of {len(users):,} users"):
+        sizes = packets.refresh(batch, content, source, users, live_ranker(batch))
     if not is_past:
         _mark_done(batch, tick, len(sizes))
     return TickDone(

@@ -25,10 +25,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch.lake.ledger import Ledger, is_compacted, partition_day
+from batch.lake.ledger import Ledger, is_compacted
 from batch.lake.raw_files import read_events
 from batch.lake.tables import CLEAN, Tables, parquet_of
-from batch.ticks import day_name
+from batch.ticks import day_name, day_of_path
 
 MAX_ROWS: Final = 400_000
 """Rows at which a file is closed: memory holds that many and one source."""
@@ -59,7 +59,7 @@ class RawCompaction:
         """Compact every past partition of the last `DAYS` days; `today` is a day number."""
         first, last = day_name(today - DAYS), day_name(today - 1)
         known: dict[str, int] | None = None
-        for day, paths in groupby(self._lake.list("events"), key=partition_day):
+        for day, paths in groupby(self._lake.list("events"), key=day_of_path):
             if not first <= day <= last:
                 continue
             loose, compacted = self._tidied(day, list(paths))
@@ -70,7 +70,7 @@ class RawCompaction:
     def _tidied(self, day: str, paths: list[str]) -> tuple[list[str], list[Compaction]]:
         """A partition's loose files and its compactions, after removing what a crash left."""
         loose = [path for path in paths if not is_compacted(path) and not _is_history(path)]
-        named = {_file(path) for path in self._lake.list(f"compactions/day={day}")}
+        named = {_digest(path) for path in self._lake.list(f"compactions/day={day}")}
         there = {path for path in paths if is_compacted(path)}
         unnamed = {path for path in there if _digest(path) not in named}
         self._remove(path for path in unnamed if self._is_spare(path, paths))
@@ -129,7 +129,9 @@ class RawCompaction:
 
     def _write(self, day: str, sources: list[str], rows: pa.Table) -> None:
         name = hashlib.blake2b("\n".join(sources).encode(), digest_size=8).hexdigest()
-        done = Compaction(file=_beside(sources[0], name), sources=sources, rows=rows.num_rows)
+        done = Compaction(
+            file=f"{sources[0].rpartition('/')[0]}/compact-{name}.parquet", sources=sources, rows=rows.num_rows
+        )
         about = {_SOURCES: msgspec.json.encode(sources)}
         self._lake.write(done.file, parquet_of(rows.replace_schema_metadata(about)))
         self._lake.write(_path(day, name), msgspec.json.format(msgspec.json.encode(done)))
@@ -147,20 +149,10 @@ def _is_history(path: str) -> bool:
     return path.rpartition("/")[2].startswith("history-")
 
 
-def _file(manifest: str) -> str:
-    """The digest that names a manifest."""
-    return manifest.rpartition("/")[2].removesuffix(".json")
-
-
 def _digest(path: str) -> str:
-    """The digest that names a compacted file."""
-    return path.rpartition("/compact-")[2].removesuffix(".parquet")
+    """The digest that names a compacted file and its manifest."""
+    return path.rpartition("/")[2].removeprefix("compact-").partition(".")[0]
 
 
 def _path(day: str, name: str) -> str:
     return f"compactions/day={day}/{name}.json"
-
-
-def _beside(path: str, name: str) -> str:
-    """The compacted file of that digest in the partition of a raw file."""
-    return f"{path.rpartition('/')[0]}/compact-{name}.parquet"

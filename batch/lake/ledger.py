@@ -24,9 +24,8 @@ from typing import Final
 import msgspec
 
 from batch.lake.tables import Tables
-from batch.ticks import Ticks, day_name, day_number
+from batch.ticks import Ticks, day_name, day_number, day_of_path
 
-_PARTITION: Final = re.compile(r"^events/year=(\d{4})/month=(\d{2})/day=(\d{2})/")
 _MANIFEST: Final = re.compile(r"^ticks/(\d+)/manifest(?:-(\d+))?\.json$")
 _COMPACTED: Final = re.compile(r"/compact-[0-9a-f]{16}\.parquet$")
 _FOLDED: Final = re.compile(r"^ticks/day=(\d{4}-\d{2}-\d{2})/manifests-(\d+)\.json$")
@@ -112,7 +111,7 @@ class Ledger:
         landed = [
             path
             for path in self._lake.list("events")
-            if path not in read and not is_compacted(path) and _partition(path) >= day_name(first_day)
+            if path not in read and not is_compacted(path) and day_of_path(path) >= day_name(first_day)
         ]
         history = [path for path in landed if path.rsplit("/", 1)[1].startswith("history-")]
         errors = [path for path in self._lake.list("errors") if path not in read] if everything else []
@@ -185,16 +184,6 @@ def is_amendment(run: int) -> bool:
 def is_compacted(path: str) -> bool:
     """Whether a raw file is a compaction of files that were read (`compaction.py`): it is never read as new."""
     return bool(_COMPACTED.search(path))
-
-
-def partition_day(path: str) -> str:
-    """The UTC day of arrival that a raw file's partition names."""
-    return _partition(path)
-
-
-def _partition(path: str) -> str:
-    found = _PARTITION.match(path)
-    return "-".join(found.groups()) if found else ""
 
 
 def _folded_path(day: int, last: int) -> str:

@@ -14,10 +14,9 @@ is not a valid row is returned as `Rejected`; the other documents of its file ar
 import base64
 import gzip
 import hashlib
-import re
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import reduce
@@ -28,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batch.ticks import day_number
+from batch.ticks import day_number, day_of_path
 from pingfeed.core.arrow import EVENT_SCHEMA, table_of_rows
 from pingfeed.core.clock import DAY_MS, day_of
 from pingfeed.core.errors import FormatError
@@ -38,7 +37,6 @@ from pingfeed.ports import Lake
 
 READERS: Final = 8
 """Files fetched in parallel."""
-_DAY: Final = re.compile(r"/year=(\d{4})/month=(\d{2})/day=(\d{2})/")
 PARQUET, GZIP = b"PAR1", b"\x1f\x8b"
 UNREADABLE: Final = (pa.ArrowException, OSError, EOFError, zlib.error, KeyError, ValueError, FormatError)
 """Errors of a damaged or archived raw file."""
@@ -76,35 +74,13 @@ _Document = tuple[bytes, int, str | None]
 
 
 def read_events(lake: Lake, paths: Iterable[str]) -> Read:
-    """The rows of raw files, in the order of the files. Raises Unavailable."""
-    return _read(lake, paths, _events_of)
+    """The rows of raw files, in the order of the files. Raises Unavailable.
 
-
-def each_events(lake: Lake, paths: Iterable[str]) -> Iterator[Read]:
-    """Like `read_events`, one file at a time: memory holds one file and the bytes of those fetched ahead."""
-    return _each(lake, paths, _events_of)
-
-
-def each_errors(lake: Lake, paths: Iterable[str]) -> Iterator[Read]:
-    """Like `read_errors`, one file at a time."""
-    return _each(lake, paths, _errors_of)
-
-
-def read_errors(lake: Lake, paths: Iterable[str]) -> Read:
-    """The valid rows among the records that Firehose could not convert; the others are rejected."""
-    return _read(lake, paths, _errors_of)
-
-
-def rejected_path(source: str, rejected: list[Rejected]) -> str:
-    """The file for the rejected documents of a raw file; a repeated run writes the same one."""
-    day = partition_of(source) or day_of(rejected[0].received_ms)
-    return f"rejected/day={day}/raw-{hashlib.blake2b(source.encode(), digest_size=12).hexdigest()}.jsonl"
-
-
-def _read(lake: Lake, paths: Iterable[str], parse: Callable[[str, bytes], _Parsed]) -> Read:
+    Of a file under `errors/`, these are the valid rows among the records that Firehose could not convert.
+    """
     found = Read(EVENT_SCHEMA.empty_table())
     tables: list[pa.Table] = []
-    for one in _each(lake, paths, parse):
+    for one in each_events(lake, paths):
         tables.append(one.rows)
         found.files += one.files
         found.left_out |= one.left_out
@@ -113,15 +89,22 @@ def _read(lake: Lake, paths: Iterable[str], parse: Callable[[str, bytes], _Parse
     return found
 
 
-def _each(lake: Lake, paths: Iterable[str], parse: Callable[[str, bytes], _Parsed]) -> Iterator[Read]:
+def each_events(lake: Lake, paths: Iterable[str]) -> Iterator[Read]:
+    """Like `read_events`, one file at a time: memory holds one file and the bytes of those fetched ahead."""
     for path, fetched in _fetched(lake, paths):
         try:
             data = fetched.result()
-            rows, rejected = parse(path, gzip.decompress(data) if data.startswith(GZIP) else data)
+            rows, rejected = _parse(path, gzip.decompress(data) if data.startswith(GZIP) else data)
         except UNREADABLE as error:
             yield Read(EVENT_SCHEMA.empty_table(), left_out={path: str(error)})
         else:
             yield Read(rows, files=[path], rejected=rejected)
+
+
+def rejected_path(source: str, rejected: list[Rejected]) -> str:
+    """The file for the rejected documents of a raw file; a repeated run writes the same one."""
+    day = day_of_path(source) or day_of(rejected[0].received_ms)
+    return f"rejected/day={day}/raw-{hashlib.blake2b(source.encode(), digest_size=12).hexdigest()}.jsonl"
 
 
 def _fetched(lake: Lake, paths: Iterable[str]) -> Iterator[tuple[str, "Future[bytes]"]]:
@@ -135,18 +118,15 @@ def _fetched(lake: Lake, paths: Iterable[str]) -> Iterator[tuple[str, "Future[by
         yield from ahead
 
 
-def _events_of(path: str, data: bytes) -> _Parsed:
-    if data.startswith(PARQUET):
+def _parse(path: str, data: bytes) -> _Parsed:
+    is_error = path.startswith("errors/")
+    if data.startswith(PARQUET) and not is_error:
         return _split(path, as_events(pq.read_table(pa.BufferReader(data))))
     if not _is_json(data):
-        raise FormatError("it is neither Parquet nor JSON")
+        raise FormatError("it is not a list of JSON documents" if is_error else "it is neither Parquet nor JSON")
+    if is_error:
+        return _rows_of(path, [found for line in documents_in(data) for found in _documents_of(path, line)])
     return _rows_of(path, [(document, day_ms(path), None) for document in documents_in(data)])
-
-
-def _errors_of(path: str, data: bytes) -> _Parsed:
-    if not _is_json(data):
-        raise FormatError("it is not a list of JSON documents")
-    return _rows_of(path, [found for line in documents_in(data) for found in _documents_of(path, line)])
 
 
 def _is_json(data: bytes) -> bool:
@@ -207,13 +187,7 @@ def documents_of(table: pa.Table) -> list[bytes]:
     return [msgspec.json.encode({name: value for name, value in row.items() if value is not None}) for row in rows]
 
 
-def partition_of(path: str) -> str:
-    """The UTC day in a raw file's path under `events/` or `errors/`; "" if it has none."""
-    found = _DAY.search(path)
-    return "-".join(found.groups()) if found else ""
-
-
 def day_ms(path: str) -> int:
     """The start of the day in a raw file's path; 0 if it has none."""
-    day = partition_of(path)
+    day = day_of_path(path)
     return day_number(day) * DAY_MS if day else 0

@@ -21,72 +21,59 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch.lake.list_cache import ListedLake
-from batch.ticks import day_name, day_number
+from batch.ticks import day_name, day_number, day_of_path
 from pingfeed.core.arrow import EVENT_SCHEMA
 from pingfeed.ports import Lake
 
 FORGOTTEN: Final = "forgotten"
 """The folder of deletion requests."""
 _FILE: Final = re.compile(r"/(run|whole)-(\d+)\.parquet$")
-_DAY: Final = re.compile(r"/day=(\d{4}-\d{2}-\d{2})/")
 _FILES_AT_ONCE: Final = 16
 """Parallel reads hide the latency of a remote lake."""
-_LONG, _TEXT = pa.int64(), pa.string()
 
 
-def _schema(keys: dict[str, pa.DataType], *measures: str) -> pa.Schema:
-    return pa.schema([*keys.items(), *((name, _LONG) for name in measures)])
+_TEXTS: Final = frozenset(["user_id", "country", "language", "relation", "kind", "id", "event_id", "facet", "name"])
 
 
-_REWARD: Final = ("impressions", "points")
-_FULL: Final = ("impressions", "views", "watch_bp", "likes", "shares", "hides", "follows", "points")
-CLEAN: Final = EVENT_SCHEMA.append(pa.field("known_tick", _LONG))
+def _schema(columns: str, **types: pa.DataType) -> pa.Schema:
+    """The schema of these columns: text if in `_TEXTS`, integers otherwise, unless `types` says more."""
+    usual = {name: pa.string() if name in _TEXTS else pa.int64() for name in columns.split()}
+    return pa.schema(list((usual | types).items()))
+
+
+_REWARD: Final = "impressions points"
+_FULL: Final = "impressions views watch_bp likes shares hides follows points"
+_VERSION: Final = "ping known_tick event_id"
+CLEAN: Final = EVENT_SCHEMA.append(pa.field("known_tick", pa.int64()))
 AGGREGATES: Final[dict[str, pa.Schema]] = {
-    "ping_buckets": _schema({"ping": _LONG, "tick": _LONG}, *_FULL),
-    "creator_buckets": _schema({"creator": _LONG, "tick": _LONG}, *_FULL),
-    "facet_value_buckets": _schema({"value": _LONG, "tick": _LONG}, *_REWARD),
-    "user_buckets": _schema(
-        {"user_id": _TEXT, "tick": _LONG},
-        *("impressions", "views", "watch_bp", "likes", "hides", "points", "country_at", "language_at"),
-    ),
-    "user_creator_buckets": _schema({"user_id": _TEXT, "creator": _LONG, "tick": _LONG}, *_REWARD),
-    "user_facet_buckets": _schema({"user_id": _TEXT, "value": _LONG, "tick": _LONG}, *_REWARD),
-    "user_ping_buckets": _schema({"user_id": _TEXT, "ping": _LONG, "tick": _LONG}, "impressions", "hides", "points"),
-    "country_ping_buckets": _schema({"country": _TEXT, "ping": _LONG, "tick": _LONG}, "engagements"),
-    "relation_buckets": pa.schema(
-        [("user_id", _TEXT), ("creator", _LONG), ("tick", _LONG), ("relation", _TEXT)],
-    ),
+    "ping_buckets": _schema(f"ping tick {_FULL}"),
+    "creator_buckets": _schema(f"creator tick {_FULL}"),
+    "facet_value_buckets": _schema(f"value tick {_REWARD}"),
+    "user_buckets": _schema("user_id tick impressions views watch_bp likes hides points country_at language_at"),
+    "user_creator_buckets": _schema(f"user_id creator tick {_REWARD}"),
+    "user_facet_buckets": _schema(f"user_id value tick {_REWARD}"),
+    "user_ping_buckets": _schema("user_id ping tick impressions hides points"),
+    "country_ping_buckets": _schema("country ping tick engagements"),
+    "relation_buckets": _schema("user_id creator tick relation"),
 }
 """Each is the result of the statement of that name in `batch/sql/` over a run's acts."""
 STATES: Final[dict[str, pa.Schema]] = {
-    "lifetime": _schema({"ping": _LONG}, *_REWARD),
+    "lifetime": _schema(f"ping {_REWARD}"),
     "relations": AGGREGATES["relation_buckets"],
-    "blocked": _schema({"user_id": _TEXT, "creator": _LONG}, "tick"),
-    "hidden": _schema({"user_id": _TEXT, "ping": _LONG}, "tick"),
+    "blocked": _schema("user_id creator tick"),
+    "hidden": _schema("user_id ping tick"),
 }
 """One row a key as of the start of the day; the statement of that name carries the previous day forward."""
 CATALOGUE: Final[dict[str, pa.Schema]] = {
-    "numbers": pa.schema([("kind", _TEXT), ("id", _TEXT), ("number", _LONG)]),
-    "versions": pa.schema(
-        [
-            *(("ping", _LONG), ("creator", _LONG), ("known_tick", _LONG), ("received_ms", _LONG), ("event_id", _TEXT)),
-            *(("duration_ms", _LONG), ("country", _TEXT), ("language", _TEXT)),
-        ]
-    ),
-    "facets": pa.schema(
-        [
-            *(("ping", _LONG), ("known_tick", _LONG), ("event_id", _TEXT)),
-            *(("facet", _TEXT), ("position", _LONG), ("value", _LONG)),
-        ]
-    ),
-    "attributes": pa.schema(
-        [
-            *(("ping", _LONG), ("known_tick", _LONG), ("event_id", _TEXT)),
-            *(("name", _TEXT), ("number", pa.float64())),
-        ]
-    ),
-    "deletions": pa.schema([("ping", _LONG), ("known_tick", _LONG)]),
+    "numbers": _schema("kind id number"),
+    "versions": _schema("ping creator known_tick received_ms event_id duration_ms country language"),
+    "facets": _schema(f"{_VERSION} facet position value"),
+    "attributes": _schema(f"{_VERSION} name number", number=pa.float64()),
+    "deletions": _schema("ping known_tick"),
 }
+
+
+_SCHEMAS: Final = {"clean": CLEAN} | AGGREGATES | CATALOGUE
 
 
 class ForgottenRows(Protocol):
@@ -140,7 +127,7 @@ class Tables:
 
     def state_days(self, name: str) -> list[int]:
         """The days that have this state, ascending."""
-        return sorted({self._day(path) for path in self.lake.list("aggregates") if f"/{name}/" in path})
+        return sorted({_day(path) for path in self.lake.list("aggregates") if f"/{name}/" in path})
 
     def catalogue(self, name: str) -> pa.Table:
         """A whole table of the catalogue."""
@@ -148,34 +135,25 @@ class Tables:
 
     def clean_days(self) -> list[int]:
         """The days that have clean events, ascending."""
-        return sorted({self._day(path) for path in self.lake.list("clean")})
+        return sorted({_day(path) for path in self.lake.list("clean")})
 
-    def add_clean(self, day: int, run: int, rows: pa.Table) -> None:
-        """Add a run's clean events of one day to those that the run has already written there."""
-        self._add(f"clean/day={day_name(day)}", run, rows, CLEAN)
-
-    def add_aggregate(self, name: str, day: int, run: int, rows: pa.Table) -> None:
-        """Add a run's buckets of one day."""
-        self._add(f"aggregates/day={day_name(day)}/{name}", run, rows, AGGREGATES[name])
-
-    def add_catalogue(self, name: str, run: int, rows: pa.Table) -> None:
-        """Add a run's rows to a table of the catalogue."""
-        self._add(f"catalogue/{name}", run, rows, CATALOGUE[name])
+    def add(self, name: str, run: int, rows: pa.Table, day: int | None = None) -> None:
+        """Add a run's rows to what it has already written: clean events or buckets of one day, or the catalogue's."""
+        self._add(_folder(name, day), run, rows, _SCHEMAS[name])
 
     def put_state(self, name: str, day: int, run: int, rows: pa.Table) -> None:
         """Write the whole state of a day."""
-        self._write(f"aggregates/day={day_name(day)}/{name}/whole-{run}.parquet", rows, STATES[name])
+        self._write(f"{_folder(name, day)}/whole-{run}.parquet", rows, STATES[name])
 
     def compact_day(self, day: int, run: int) -> None:
         """Compact each table of a day into one file. No run up to `run` may still be in progress."""
-        self._compact(f"clean/day={day_name(day)}", run, CLEAN)
-        for name, schema in AGGREGATES.items():
-            self._compact(f"aggregates/day={day_name(day)}/{name}", run, schema)
+        for name in ("clean", *AGGREGATES):
+            self._compact(_folder(name, day), run, _SCHEMAS[name])
 
     def compact_catalogue(self, run: int) -> None:
         """Compact each table of the catalogue into one file."""
         for name, schema in CATALOGUE.items():
-            self._compact(f"catalogue/{name}", run, schema)
+            self._compact(_folder(name), run, schema)
 
     def keep_runs(self, is_finished: Callable[[int], bool]) -> None:
         """Remove the files of all other runs: they crashed."""
@@ -187,16 +165,12 @@ class Tables:
 
     def drop_derived_since(self, day: int) -> None:
         """Remove data derived from this day, to which events were added: later states, features and training rows."""
-        for path in self.lake.list("aggregates"):
-            if any(f"/{name}/" in path for name in STATES) and self._day(path) > day:
-                self.lake.delete(path)
-        for path in self.lake.list("features"):
-            if self._day(path) > day:
-                self.lake.delete(path)
+        stale = [path for path in self.lake.list("aggregates") if any(f"/{name}/" in path for name in STATES)]
+        stale = [path for path in [*stale, *self.lake.list("features")] if _day(path) > day]
         # The label windows of the day before reach into this one.
-        for path in self.lake.list("training"):
-            if self._day(path) >= day - 1:
-                self.lake.delete(path)
+        stale += [path for path in self.lake.list("training") if _day(path) >= day - 1]
+        for path in stale:
+            self.lake.delete(path)
 
     def _paths_of_days(self, root: str, table: str, first: int, last: int) -> list[str]:
         folders = (f"{root}/day={day_name(day)}/{table}" for day in range(first, last + 1))
@@ -237,11 +211,11 @@ class Tables:
             if path != whole:
                 self.lake.delete(path)
 
-    @staticmethod
-    def _day(path: str) -> int:
-        found = _DAY.search(path)
-        assert found, f"{path} has no day"
-        return day_number(found[1])
+
+def _folder(name: str, day: int | None = None) -> str:
+    if day is None:
+        return f"catalogue/{name}"
+    return f"clean/day={day_name(day)}" if name == "clean" else f"aggregates/day={day_name(day)}/{name}"
 
 
 def parquet_of(table: pa.Table) -> bytes:
@@ -257,6 +231,10 @@ def clock_of(schema: pa.Schema) -> str | None:
     if "user_id" not in schema.names:
         return None
     return "received_ms" if "received_ms" in schema.names else "tick"
+
+
+def _day(path: str) -> int:
+    return day_number(day_of_path(path))
 
 
 def _file_run(path: str) -> int:

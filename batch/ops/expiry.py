@@ -5,20 +5,17 @@ goes only if a run has read it, with the manifests of compactions once their day
 a file that is put back is not read again. Quarantined are damaged parts of spools that this machine can see.
 """
 
-import re
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from batch.lake.ledger import Ledger, is_compacted
 from batch.ops.rejected import is_raw
-from batch.ticks import day_name
+from batch.ticks import day_name, day_of_path
 from batch.wiring import Batch
 from pingfeed.core.clock import DAY_MS
 from pingfeed.files import writing
 from pingfeed.ports import Lake
 from pingfeed.spool.recovery import QUARANTINE
-
-_DAY: Final = re.compile(r"/(?:year=(\d{4})/month=(\d{2})/)?day=(?:(\d{4}-\d{2})-)?(\d{2})/")
 
 
 class Expired(NamedTuple):
@@ -45,8 +42,8 @@ def _expire_raw(batch: Batch, first_kept: str) -> int:
     if old:
         known = Ledger(batch.tables, batch.ticks).known_runs()
         _delete(lake, old := [path for path in old if path in known or is_compacted(path)])
-    left = {_day(path) for path in _older(lake, "events", first_kept)}
-    _delete(lake, [path for path in _older(lake, "compactions", first_kept) if _day(path) not in left])
+    left = {day_of_path(path) for path in _older(lake, "events", first_kept)}
+    _delete(lake, [path for path in _older(lake, "compactions", first_kept) if day_of_path(path) not in left])
     notes = [path for path in _older(lake, "rejected", first_kept) if is_raw(path)]
     return len(old) + _delete(lake, notes) + _delete(lake, _older(lake, "removed", first_kept))
 
@@ -70,13 +67,4 @@ def _delete(lake: Lake, paths: list[str]) -> int:
 
 
 def _older(lake: Lake, folder: str, first_kept: str) -> list[str]:
-    return [path for path in lake.list(folder) if "" < _day(path) < first_kept]
-
-
-def _day(path: str) -> str:
-    """The UTC day that a path's partition names, "" if it names none."""
-    found = _DAY.search(path)
-    if not found:
-        return ""
-    year, month, year_month, day = found.groups()
-    return f"{year_month or f'{year}-{month}'}-{day}"
+    return [path for path in lake.list(folder) if "" < day_of_path(path) < first_kept]

@@ -11,7 +11,7 @@ in raw files that are not compacted yet; a run never learns from them (`EventLoa
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,10 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch.lake.ledger import Ledger, is_compacted
-from batch.lake.raw_files import PARQUET, READERS, Read, documents_of, read_errors, read_events
-from batch.lake.tables import AGGREGATES, CLEAN, STATES, clock_of, parquet_of
+from batch.lake.raw_files import PARQUET, READERS, documents_of, read_events
+from batch.lake.tables import AGGREGATES, STATES, clock_of, parquet_of
 from batch.lake.tombstones import DeletionRequest, DeletionRequests, Forgotten, hash_of, is_content
-from batch.ops.reconcile import keys_of, put_removed
+from batch.ops.reconcile import KEYS, keys_of, put_removed
 from batch.ops.rejected import is_raw, line_of
 from batch.training.training_set import CLOCK as TRAINING_CLOCK
 from batch.wiring import Batch
@@ -38,7 +38,6 @@ ACTIVE_DAYS: Final = 35
 """The longest that an event may be on its way: the 7 days of de-duplication, and an outage of four weeks."""
 _CLOCK: Final = "received_ms"
 _WHOSE: Final = pa.schema([("user_id", pa.string()), (_CLOCK, pa.int64())])
-_KEYS: Final = _WHOSE.insert(1, pa.field("event_id", pa.string()))
 _LOG = logging.getLogger(__name__)
 
 
@@ -112,8 +111,7 @@ def remove_forgotten(batch: Batch) -> Removed:
         known = Ledger(batch.tables, batch.ticks).known_runs()
         _clear_raw(batch.tables.lake, known, forgotten, done, everything=bool(pending))
         if pending:
-            for root, clocks in _tables().items():
-                _clear_tables(batch.tables.lake, root, clocks, forgotten, done)
+            done.files += sum(_clear_table(batch.tables.lake, *table, forgotten) for table in _tables())
     for request in pending:
         request.unreadable = done.unreadable
         requests.finish(request)
@@ -126,19 +124,16 @@ def _clear_raw(lake: Lake, known: Iterable[str], forgotten: Forgotten, done: Rem
     read = set(known)
     raw = [path for path in lake.list("events") if path in read or (everything and is_compacted(path))]
     raw += [path for path in lake.list("errors") if path in read]
-    held = _each(lambda path: _held(lake, path, forgotten, done), raw)
     malformed = [path for path in lake.list("rejected") if is_raw(path)]
-    held_lines = _each(lambda path: _held_lines(lake, path, forgotten), malformed)
-    keys = [*held.values(), *held_lines.values()]
-    if keys:
-        gone = pa.concat_tables(keys)
+    held = _each(lambda path: _held(lake, path, forgotten, done), raw)
+    held |= _each(lambda path: _held_lines(lake, path, forgotten), malformed)
+    if held:
+        gone = pa.concat_tables(held.values())
         done.events += gone.num_rows
         put_removed(lake, gone)
     for path in held:
-        _rewrite_raw(lake, path, forgotten)
-    for path in held_lines:
-        _rewrite_lines(lake, path, forgotten)
-    done.files += len(keys)
+        (_rewrite_lines if path.startswith("rejected/") else _rewrite_raw)(lake, path, forgotten)
+    done.files += len(held)
 
 
 def _each(look: Callable[[str], pa.Table | None], paths: list[str]) -> dict[str, pa.Table]:
@@ -151,7 +146,7 @@ def _held(lake: Lake, path: str, forgotten: Forgotten, done: Removed) -> pa.Tabl
     """The acceptances of deleted users in a raw file; None if it holds none of their data."""
     if path.endswith(".parquet") and not _may_hold(lake, path, forgotten):
         return None
-    found = _read(lake, path)
+    found = read_events(lake, [path])
     if found.left_out:
         done.unreadable.append(path)
         _LOG.error(
@@ -161,8 +156,8 @@ def _held(lake: Lake, path: str, forgotten: Forgotten, done: Removed) -> pa.Tabl
     gone = forgotten.rows(found.rows, _CLOCK)
     if gone is None:
         mentioned = any(forgotten.mentioned_in(one.body, one.received_ms) for one in found.rejected)
-        return _KEYS.empty_table() if mentioned else None
-    return found.rows.filter(pc.and_(gone, pc.invert(is_content(found.rows)))).select(_KEYS.names)
+        return KEYS.empty_table() if mentioned else None
+    return found.rows.filter(pc.and_(gone, pc.invert(is_content(found.rows)))).select(KEYS.names)
 
 
 def _may_hold(lake: Lake, path: str, forgotten: Forgotten) -> bool:
@@ -171,10 +166,6 @@ def _may_hold(lake: Lake, path: str, forgotten: Forgotten) -> bool:
         return forgotten.rows(lake.dataset([path], _WHOSE).to_table(), _CLOCK) is not None
     except pa.ArrowException:
         return True
-
-
-def _read(lake: Lake, path: str) -> Read:
-    return (read_errors if path.startswith("errors/") else read_events)(lake, [path])
 
 
 def _rewrite_raw(lake: Lake, path: str, forgotten: Forgotten) -> None:
@@ -186,7 +177,7 @@ def _rewrite_raw(lake: Lake, path: str, forgotten: Forgotten) -> None:
     if data.startswith(PARQUET):
         lake.write(path, _without(data, forgotten, _CLOCK))
         return
-    documents = documents_of(forgotten.without(_read(lake, path).rows, _CLOCK))
+    documents = documents_of(forgotten.without(read_events(lake, [path]).rows, _CLOCK))
     lake.write(path, b"".join(document + b"\n" for document in documents) or b"\n")
 
 
@@ -211,19 +202,20 @@ def _rewrite_lines(lake: Lake, path: str, forgotten: Forgotten) -> None:
         lake.delete(path)
 
 
-def _tables() -> dict[str, dict[str, str]]:
-    """Folders with users in them: part of the path -> the column that tells which rows are covered."""
-    clocks = {f"/{name}/": clock for name, schema in (AGGREGATES | STATES).items() if (clock := clock_of(schema))}
-    return {"clean": {"": clock_of(CLEAN) or ""}, "aggregates": clocks, "training": {"": TRAINING_CLOCK}}
+def _tables() -> Iterator[tuple[str, str, str]]:
+    """Tables with users in them: folder, part of the path, and the column that tells which rows are covered."""
+    yield "clean", "", _CLOCK
+    yield "training", "", TRAINING_CLOCK
+    for name, schema in (AGGREGATES | STATES).items():
+        if clock := clock_of(schema):
+            yield "aggregates", f"/{name}/", clock
 
 
-def _clear_tables(lake: Lake, root: str, clocks: dict[str, str], forgotten: Forgotten, done: Removed) -> None:
-    for part, clock in clocks.items():
-        schema = pa.schema([("user_id", pa.string()), (clock, pa.int64())])
-
-        def look(path: str, clock: str = clock, schema: pa.Schema = schema) -> pa.ChunkedArray | None:
-            return forgotten.rows(lake.dataset([path], schema).to_table(), clock)
-
-        for path in _each(look, [path for path in lake.list(root) if part in path]):
-            lake.write(path, _without(lake.read(path), forgotten, clock))
-            done.files += 1
+def _clear_table(lake: Lake, root: str, part: str, clock: str, forgotten: Forgotten) -> int:
+    """Remove users from the files of a table; how many files were rewritten."""
+    schema = pa.schema([("user_id", pa.string()), (clock, pa.int64())])
+    paths = [path for path in lake.list(root) if part in path]
+    held = _each(lambda path: forgotten.rows(lake.dataset([path], schema).to_table(), clock), paths)
+    for path in held:
+        lake.write(path, _without(lake.read(path), forgotten, clock))
+    return len(held)

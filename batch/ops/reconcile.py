@@ -15,6 +15,7 @@ Spool stats are read before the lake and removals after it, so events that move 
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,10 +24,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch.lake.raw_files import Read, each_errors, each_events, partition_of
+from batch.lake.raw_files import each_events
 from batch.lake.tables import parquet_of
 from batch.ops.rejected import is_raw, lines_in
-from batch.ticks import day_name, day_number
+from batch.ticks import day_name, day_number, day_of_path
 from pingfeed.core.clock import DAY_MS, to_iso
 from pingfeed.core.errors import NotFound
 from pingfeed.ports import Lake
@@ -37,7 +38,7 @@ _TRIES: Final = 3
 FIREHOSE_BUFFER_MS: Final = 15 * 60_000
 """The longest buffering interval of a Firehose stream."""
 _LAST_DAY: Final = day_number("9999-12-31")
-_KEYS: Final = pa.schema([("user_id", pa.string()), ("event_id", pa.string()), ("received_ms", pa.int64())])
+KEYS: Final = pa.schema([("user_id", pa.string()), ("event_id", pa.string()), ("received_ms", pa.int64())])
 _HASHED: Final = pa.schema([("event", pa.uint64()), ("received_ms", pa.int64())])
 _HASH: Final = "md5_number_lower(coalesce(user_id, '') || chr(0) || event_id)"
 _ADD: Final = f"""
@@ -110,11 +111,11 @@ def days_until(day: str, count: int) -> list[str]:
 
 
 def put_removed(lake: Lake, acceptances: pa.Table) -> None:
-    """List acceptances (columns of `_KEYS`) as removed. Listing them again changes nothing."""
+    """List acceptances (columns of `KEYS`) as removed. Listing them again changes nothing."""
     days = f"SELECT received_ms // {DAY_MS} AS day, {_HASH} AS event, received_ms FROM keys ORDER BY ALL"  # noqa: S608
     with duckdb.connect() as db:
         db.execute("SET enable_progress_bar = false")
-        hashed: pa.Table = db.register("keys", acceptances.select(_KEYS.names)).sql(days).to_arrow_table()
+        hashed: pa.Table = db.register("keys", acceptances.select(KEYS.names)).sql(days).to_arrow_table()
     for day in pc.unique(hashed["day"]).to_pylist():
         if 0 <= day <= _LAST_DAY:
             data = parquet_of(hashed.filter(pc.equal(hashed["day"], day)).select(_HASHED.names))
@@ -124,7 +125,7 @@ def put_removed(lake: Lake, acceptances: pa.Table) -> None:
 def keys_of(documents: Iterable[str]) -> pa.Table:
     """The acceptances that malformed rows stand for: those that name an id and a time, as far as can be seen."""
     keys = [key for key in map(_key_of, documents) if key and -(1 << 63) <= key[2] < 1 << 63]
-    return pa.Table.from_pylist([dict(zip(_KEYS.names, key, strict=True)) for key in keys], schema=_KEYS)
+    return pa.Table.from_pylist([dict(zip(KEYS.names, key, strict=True)) for key in keys], schema=KEYS)
 
 
 def raw_folder(day: str) -> str:
@@ -142,15 +143,13 @@ def _reconcile(lake: Lake, spool_dir: Path, days: Sequence[str], now_ms: int, ra
     landed.read(range(first - 1, max([last, *delivered]) + 2))
     counts = landed.counts()
     first_kept = now_ms // DAY_MS - raw_days if raw_days else first
-    found = []
-    for day in days:
-        own = [stats for stats in spools if day in stats.days or day in stats.spooled]
-        found.append(_day(day, own, counts.get(day_number(day), (0, 0, 0)), expired=day_number(day) < first_kept))
+    found = [_day(day, spools, counts.get(day_number(day), (0, 0, 0)), day_number(day) < first_kept) for day in days]
     return Report(found, landed.unreadable)
 
 
-def _day(day: str, spools: list[SpoolStats], found: tuple[int, int, int], *, expired: bool) -> Reconciled:
+def _day(day: str, known: list[SpoolStats], found: tuple[int, int, int], expired: bool) -> Reconciled:
     landed, removed, duplicates = found
+    spools = [stats for stats in known if day in stats.days or day in stats.spooled]
     spooled = sum(stats.spooled.get(day, 0) for stats in spools)
     delivered = sum(stats.days[day].delivered for stats in spools if day in stats.days)
     missing = 0 if expired else max(0, delivered - landed - removed)
@@ -161,14 +160,9 @@ def _day(day: str, spools: list[SpoolStats], found: tuple[int, int, int], *, exp
 
 def _spools(lake: Lake, spool_dir: Path, now_ms: int) -> list[SpoolStats]:
     """The stats of every spool, by service and id; a spool on this machine is read directly, which is fresher."""
-    found = {}
-    for path in lake.list("accounts"):
-        stats = SpoolStats.of(lake.read(path), path)
-        found[stats.spool_id] = stats
-    for file in spool_dir.rglob(FILE):
-        own = stats_of(file.parent, now_ms)
-        if own is not None:
-            found[own.spool_id] = own
+    published = [SpoolStats.of(lake.read(path), path) for path in lake.list("accounts")]
+    own = filter(None, [stats_of(file.parent, now_ms) for file in spool_dir.rglob(FILE)])
+    found = {stats.spool_id: stats for stats in (*published, *own)}
     return sorted(found.values(), key=lambda stats: (stats.service, stats.spool_id))
 
 
@@ -187,10 +181,11 @@ class _Landed:
         """Read partitions, then what was removed. Raises Unavailable, and NotFound for a file that went meanwhile."""
         lake, names = self._lake, [day_name(day) for day in partitions]
         raw = [path for day in names for path in lake.list(raw_folder(day)) if "/history-" not in path]
-        for found in each_events(lake, raw):
-            self._add_file(found)
-        for found in each_errors(lake, [path for path in lake.list("errors") if partition_of(path) in set(names)]):
-            self._add_file(found)
+        errors = [path for path in lake.list("errors") if day_of_path(path) in names]
+        for found in each_events(lake, chain(raw, errors)):
+            self.unreadable |= found.left_out
+            self._add(found.rows.select(KEYS.names), _RAW)
+            self._add(keys_of(one.body for one in found.rejected), _RAW)
         rejected = (path for day in names for path in lake.list(f"rejected/day={day}") if is_raw(path))
         for path in rejected:
             self._add(keys_of(line.body for line in lines_in(lake, path)), _REJECTED)
@@ -201,11 +196,6 @@ class _Landed:
     def counts(self) -> dict[int, tuple[int, int, int]]:
         """Day to (landed, removed, duplicates)."""
         return {day: (landed, removed, twice) for day, landed, removed, twice in self._db.execute(_COUNT).fetchall()}
-
-    def _add_file(self, found: Read) -> None:
-        self.unreadable |= found.left_out
-        self._add(found.rows.select(_KEYS.names), _RAW)
-        self._add(keys_of(one.body for one in found.rejected), _RAW)
 
     def _add(self, keys: pa.Table, place: int, event: str = _HASH) -> None:
         if keys.num_rows:

@@ -66,32 +66,29 @@ def make(
         }
 
 
-class PacketWriter:
-    """Writes packets to the candidate store, opened once a tick so that its rate limit covers the whole tick.
+def refresh(
+    batch: Batch, content: SnapshotContent, point_in_time: PointInTime, users: Sequence[str], ranker: Ranker
+) -> list[int]:
+    """Build and store the packets of these users, to expire in 35 days; their sizes in bytes.
 
-    with PacketWriter(batch) as writer:
-        writer.put(packets)
+    The store is opened once, so that its rate limit covers the whole tick.
     """
+    packets = make(batch, content, point_in_time, users, ranker)
 
-    def __init__(self, batch: Batch) -> None:
-        self._batch = batch
-        self._runner = asyncio.Runner()
+    async def store() -> list[int]:
+        candidates, sizes = batch.open_candidates(), []
+        try:
+            for made in packets:
+                await candidates.put_many(made, batch.clock() + TTL_S * 1000)
+                sizes += [len(packet) for packet in made.values()]
+            # Users deleted since the tick began: `pingfeed forget` removed only the packet that existed before.
+            for user_id in batch.tables.pending(anew=True).among(users, "tick", content.tick):
+                await candidates.delete(user_id)
+        finally:
+            await candidates.close()
+        return sizes
 
-    def __enter__(self) -> "PacketWriter":
-        self._store = self._batch.open_candidates()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._runner:
-            self._runner.run(self._store.close())
-
-    def put(self, packets: Mapping[str, bytes]) -> None:
-        """Store packets, to expire in 35 days."""
-        self._runner.run(self._store.put_many(packets, self._batch.clock() + TTL_S * 1000))
-
-    def remove(self, user_id: str) -> None:
-        """Remove a user's packet; absent is fine."""
-        self._runner.run(self._store.delete(user_id))
+    return asyncio.run(store())
 
 
 def _pool(content: SnapshotContent) -> Pool:

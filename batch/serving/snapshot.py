@@ -1,7 +1,7 @@
 """Builds and publishes the snapshot of a tick."""
 
-import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from batch.features.catalogue import Catalogue, ids_of
 from batch.features.point_in_time import PingRows, PointInTime, servable
-from batch.wiring import Batch
-from pingfeed.core.errors import NotFound
+from batch.wiring import Batch, move_pointer, read_json, read_pointer
 from pingfeed.core.features import NO_VALUE, PING
-from pingfeed.core.ranker import Pointer, pointer_key, snapshot_key
+from pingfeed.core.ranker import snapshot_key
 from pingfeed.core.snapshot import SnapshotContent, write
 from pingfeed.ports import Artifacts
 
@@ -86,12 +85,8 @@ def facet_names(catalogue: Catalogue, content: SnapshotContent) -> dict[str, dic
 
 def publish(batch: Batch, content: SnapshotContent, names: Mapping[str, Mapping[int, str]]) -> None:
     """Store the snapshot and its facet names, then move the pointer; an older tick never replaces a newer one."""
-    asyncio.run(_publish(batch, content, names))
 
-
-async def _publish(batch: Batch, content: SnapshotContent, names: Mapping[str, Mapping[int, str]]) -> None:
-    artifacts = batch.open_artifacts()
-    try:
+    async def put(artifacts: Artifacts) -> None:
         folder = await _folder(artifacts, content)
         await artifacts.put(snapshot_key(folder), write(content))
         await artifacts.put(snapshot_key(folder, "facets.json"), msgspec.json.encode(names))
@@ -102,13 +97,12 @@ async def _publish(batch: Batch, content: SnapshotContent, names: Mapping[str, M
             "created_ms": batch.clock(),
         }
         await artifacts.put(snapshot_key(folder, "manifest.json"), msgspec.json.encode(about))
-        live = await _pointer(artifacts, content.digest)
+        live = await read_pointer(artifacts, content.digest, "snapshot")
         if live is None or _tick_of(live.current) < content.tick:
-            pointer = Pointer(folder, live.current if live else None)
-            await artifacts.put(pointer_key(content.digest, "snapshot"), msgspec.json.encode(pointer))
+            await move_pointer(artifacts, content.digest, "snapshot", folder)
         await _keep_newest(artifacts, content.digest, folder)
-    finally:
-        await artifacts.close()
+
+    batch.with_artifacts(put)
 
 
 async def _folder(artifacts: Artifacts, content: SnapshotContent) -> str:
@@ -116,31 +110,19 @@ async def _folder(artifacts: Artifacts, content: SnapshotContent) -> str:
 
     During a roll-out, feeds of the old version must still find their snapshot when they restart.
     """
-    try:
-        about = msgspec.json.decode(await artifacts.get(snapshot_key(str(content.tick), "manifest.json")))
-    except NotFound:
-        return str(content.tick)
-    return str(content.tick) if about["digest"] == content.digest else f"{content.tick}-{content.digest}"
+    about = await read_json(artifacts, snapshot_key(str(content.tick), "manifest.json"), dict[str, Any], {})
+    is_taken = about.get("digest", content.digest) != content.digest
+    return f"{content.tick}-{content.digest}" if is_taken else str(content.tick)
 
 
 def _tick_of(folder: str) -> int:
     return int(folder.partition("-")[0])
 
 
-async def _pointer(artifacts: Artifacts, digest: str) -> Pointer | None:
-    try:
-        return msgspec.json.decode(await artifacts.get(pointer_key(digest, "snapshot")), type=Pointer)
-    except NotFound:
-        return None
-
-
 async def _keep_newest(artifacts: Artifacts, digest: str, folder: str) -> None:
     """Delete this digest's older snapshots: 96 a day would fill a disk, and a past tick can be made again (`--at`)."""
     index = f"snapshots/index-{digest}.json"
-    try:
-        known = msgspec.json.decode(await artifacts.get(index), type=list[str])
-    except NotFound:
-        known = []
+    known = await read_json(artifacts, index, list[str], [])
     folders = sorted({*known, folder}, key=_tick_of)
     for old in folders[:-_KEPT]:
         for name in ("snapshot.bin", "manifest.json", "facets.json"):
@@ -151,12 +133,8 @@ async def _keep_newest(artifacts: Artifacts, digest: str, folder: str) -> None:
 def live_tick(batch: Batch) -> int | None:
     """The tick of the snapshot that is live, None if there is none."""
 
-    async def read() -> int | None:
-        artifacts = batch.open_artifacts()
-        try:
-            pointer = await _pointer(artifacts, batch.features.digest)
-        finally:
-            await artifacts.close()
+    async def read(artifacts: Artifacts) -> int | None:
+        pointer = await read_pointer(artifacts, batch.features.digest, "snapshot")
         return None if pointer is None else _tick_of(pointer.current)
 
-    return asyncio.run(read())
+    return batch.with_artifacts(read)

@@ -113,12 +113,7 @@ def fresh(pool: Pool, _: UserProfile) -> Rows:
 
 
 ALL: Final[Mapping[str, Callable[[Pool, UserProfile], Rows]]] = {
-    "followed": followed,
-    "engaged_creator": engaged_creator,
-    "topic": topic,
-    "trending": trending,
-    "evergreen": evergreen,
-    "fresh": fresh,
+    source.__name__: source for source in (followed, engaged_creator, topic, trending, evergreen, fresh)
 }
 
 

@@ -33,18 +33,17 @@ class History:
 
 def load(batch: Batch, users: Sequence[str], tick: int) -> History:
     """The history of these users as of the tick; what they saw and engaged with reaches back 30 days."""
-    tables, engine, ticks = batch.tables, batch.engine, batch.ticks
     wanted = pc.field("user_id").isin(pa.array(users, pa.string()))
-    day = ticks.day(tick)
-    pairs = tables.aggregate("user_ping_buckets", day - 30, day, tick).filter(wanted)
+    day = batch.ticks.day(tick)
+    pairs = batch.tables.aggregate("user_ping_buckets", day - 30, day, tick).filter(wanted)
     totals = pairs.group_by(["user_id", "ping"]).aggregate([("points", "sum"), ("impressions", "sum")])
-    relations = day_state.current(tables, engine, ticks, "relations", tick).filter(wanted)
+    relations = day_state.current(batch, "relations", tick).filter(wanted)
     return History(
         seen=_by_user(totals, "ping"),
         engaged=_by_user(totals.filter(pc.field("points_sum") >= ENGAGED_POINTS), "ping"),
-        hidden=_by_user(day_state.current(tables, engine, ticks, "hidden", tick).filter(wanted), "ping"),
+        hidden=_by_user(day_state.current(batch, "hidden", tick).filter(wanted), "ping"),
         followed=_by_user(relations.filter(pc.field("relation") == "follow"), "creator"),
-        blocked=_by_user(day_state.current(tables, engine, ticks, "blocked", tick).filter(wanted), "creator"),
+        blocked=_by_user(day_state.current(batch, "blocked", tick).filter(wanted), "creator"),
     )
 
 

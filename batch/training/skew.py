@@ -18,6 +18,16 @@ _COLUMNS: Final = [
     "feature_digest",
     *("served_pings", "served_sources", "served_scores", "served_realtime", "matrix_pings", "matrix"),
 ]
+_LONG: Final = ("position", "grade", "first_tick", "request_ms", "snapshot_tick", "packet_tick", "source")
+_DOUBLE: Final = ("retrieval_score", *(f"realtime_{i}" for i in range(len(REALTIME))))
+_ROWS: Final = pa.schema(
+    [
+        *((name, pa.string()) for name in ("user_id", "request_id", "ping_id")),
+        *((name, pa.int64()) for name in _LONG),
+        *((name, pa.float64()) for name in _DOUBLE),
+    ]
+)
+"""What the training path takes: one row a scored ping."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ def measure(batch: Batch, first_day: int, last_day: int) -> Skew:
     rows, served = _logged_rows(batch, logged)
     if not len(served):
         return Skew(0, 0, {})
-    catalog = catalogue.load(batch.tables, batch.engine, batch.ticks)
+    catalog = catalogue.load(batch)
     numbers = catalogue.numbers_for(catalog, "ping", rows["ping_id"].to_pylist())
     made = with_features(batch, catalog, rows.append_column("ping", numbers))
     if made.matrix.shape != served.shape:
@@ -59,7 +69,7 @@ def _logged_rows(batch: Batch, logged: pa.Table) -> tuple[pa.Table, Float32]:
     names = batch.features.names
     first_retrieval = names.index(RETRIEVAL[0].name)
     first_realtime = names.index(REALTIME[0].name)
-    columns: dict[str, list[Any]] = {name: [] for name in _row_columns()}
+    rows: list[dict[str, Any]] = []
     matrices = [np.empty((0, len(names)), np.float32)]
     for event in logged.to_pylist():
         matrix = np.frombuffer(base64.b64decode(event["matrix"]), "<f4").reshape(len(event["matrix_pings"]), -1)
@@ -69,8 +79,8 @@ def _logged_rows(batch: Batch, logged: pa.Table) -> tuple[pa.Table, Float32]:
             values = _from_vector(vector, first_retrieval, first_realtime)
             if ping in served:
                 values |= _from_log(event, served[ping])
-            _append(columns, event, ping, values)
-    return pa.table(columns, schema=_row_schema()), np.concatenate(matrices)
+            rows.append({"ping_id": ping} | _common(event) | values)
+    return pa.Table.from_pylist(rows, schema=_ROWS), np.concatenate(matrices)
 
 
 def _from_vector(vector: Float32, retrieval: int, realtime: int) -> dict[str, Any]:
@@ -92,35 +102,6 @@ def _from_log(event: dict[str, Any], at: int) -> dict[str, Any]:
     }
 
 
-def _append(columns: dict[str, list[Any]], event: dict[str, Any], ping: str, values: dict[str, Any]) -> None:
-    row = {
-        "user_id": event["user_id"],
-        "request_id": event["request_id"],
-        "ping_id": ping,
-        "position": 0,
-        "grade": 0,
-        "first_tick": event["known_tick"],
-        "request_ms": event["received_ms"],
-        "snapshot_tick": event["snapshot_tick"],
-        "packet_tick": event["packet_tick"],
-        **values,
-    }
-    for name, column in columns.items():
-        column.append(row[name])
-
-
-def _row_schema() -> pa.Schema:
-    text, whole = pa.string(), pa.int64()
-    return pa.schema(
-        [
-            *(("user_id", text), ("request_id", text), ("ping_id", text)),
-            *((name, whole) for name in ("position", "grade", "first_tick", "request_ms")),
-            *((name, whole) for name in ("snapshot_tick", "packet_tick", "source")),
-            ("retrieval_score", pa.float64()),
-            *((f"realtime_{i}", pa.float64()) for i in range(len(REALTIME))),
-        ]
-    )
-
-
-def _row_columns() -> list[str]:
-    return list(_row_schema().names)
+def _common(event: dict[str, Any]) -> dict[str, Any]:
+    copied = {name: event[name] for name in ("user_id", "request_id", "snapshot_tick", "packet_tick")}
+    return copied | {"position": 0, "grade": 0, "first_tick": event["known_tick"], "request_ms": event["received_ms"]}

@@ -5,7 +5,6 @@ measured to be worse (by 0.004 NDCG@10 on RankLens): a few hundred requests are 
 are missing from the training data. The gate keeps a model that learned nothing from going live.
 """
 
-import asyncio
 import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
@@ -145,7 +144,7 @@ def _describe(
     text = booster.model_to_string()
     scores = np.asarray(booster.predict(held_out.matrix), np.float64)
     popularity = held_out.matrix[:, batch.features.names.index("ping_points_7d")].astype(np.float64)
-    live = asyncio.run(models.live_ranker(batch))
+    live = models.live_ranker(batch)
     verdict = gate.judge(
         held_out.grades,
         held_out.starts,

@@ -63,7 +63,7 @@ def collect(batch: Batch, cutoff_tick: int, days: int) -> TrainingSet:
     """The rows of up to `days` days before the cut-off whose label windows are closed."""
     last = batch.ticks.day(cutoff_tick)
     learned = [day for day in batch.tables.clean_days() if last - days < day <= last]
-    missing = [day for day in learned if not _is_kept(batch, day)]
+    missing = [day for day in learned if not _exists(batch, _path(batch, day))]
     if missing:
         with batch.progress.step(f"training rows of {len(missing)} days"):
             _make(batch, missing[0], missing[-1], cutoff_tick)
@@ -87,7 +87,7 @@ def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, a
     events = batch.tables.clean(first, last + 1 + label_ticks(batch) // batch.ticks.day_ticks, _EVENTS).filter(known)
     # An act that arrives days after its request must not count as a separate request.
     mentions = batch.tables.clean(first - _LATE_DAYS, last, _MENTION).filter(known)
-    catalog = catalogue.load(batch.tables, batch.engine, batch.ticks)
+    catalog = catalogue.load(batch)
     params = batch.ticks.params(cutoff_tick) | {
         "label_ticks": label_ticks(batch),
         "from_tick": first_tick,
@@ -114,9 +114,7 @@ def with_features(batch: Batch, catalog: catalogue.Catalogue, labels: pa.Table) 
     snapshot_tick = labels["snapshot_tick"].to_numpy()
     packet_tick = labels["packet_tick"].fill_null(-1).to_numpy()
     asked = np.concatenate([snapshot_tick, packet_tick[packet_tick >= 0]])
-    source = PointInTime(
-        batch.tables, batch.engine, batch.ticks, batch.features, catalog, int(asked.min()), int(asked.max())
-    )
+    source = PointInTime(batch, catalog, int(asked.min()), int(asked.max()))
     pings = source.pings(labels["ping"].to_numpy(), snapshot_tick)
     matrix = assemble(
         batch.features,
@@ -171,16 +169,13 @@ def label_ticks(batch: Batch) -> int:
     return max(1, batch.settings.label_window_hours * HOUR_MS // batch.ticks.tick_ms)
 
 
-def _folder(day: int) -> str:
-    return f"training/day={day_name(day)}"
+def _path(batch: Batch, day: int, *, closed: bool = True) -> str:
+    """The file of a day's rows; each training rewrites that of a day that is not closed."""
+    return f"training/day={day_name(day)}/{batch.features.digest}{'' if closed else '.open'}.parquet"
 
 
-def _path(batch: Batch, day: int) -> str:
-    return f"{_folder(day)}/{batch.features.digest}.parquet"
-
-
-def _is_kept(batch: Batch, day: int) -> bool:
-    return _path(batch, day) in batch.tables.lake.list(_folder(day))
+def _exists(batch: Batch, path: str) -> bool:
+    return path in batch.tables.lake.list(path.rpartition("/")[0])
 
 
 def _is_closed(batch: Batch, day: int, cutoff_tick: int) -> bool:
@@ -197,31 +192,23 @@ def _make(batch: Batch, first: int, last: int, cutoff_tick: int) -> None:
         columns = {name: made.table[name].filter(pa.array(here)) for name in _META}
         columns |= {name: made.matrix[here, i] for i, name in enumerate(batch.features.names)}
         closed = _is_closed(batch, day, cutoff_tick)
-        path = _path(batch, day) if closed else _open_path(batch, day)
         rows = pa.table(columns, schema=_schema(list(batch.features.names)))
-        batch.tables.lake.write(path, parquet_of(rows))
+        batch.tables.lake.write(_path(batch, day, closed=closed), parquet_of(rows))
         if closed:
-            batch.tables.lake.delete(_open_path(batch, day))
-
-
-def _open_path(batch: Batch, day: int) -> str:
-    """A day that is not closed: each training rewrites it."""
-    return f"{_folder(day)}/{batch.features.digest}.open.parquet"
+            batch.tables.lake.delete(_path(batch, day, closed=False))
 
 
 def _load(batch: Batch, day: int, cutoff_tick: int) -> pa.Table | None:
-    path = _path(batch, day) if _is_kept(batch, day) else _open_path(batch, day)
-    if path not in batch.tables.lake.list(_folder(day)):
+    paths = [path for closed in (True, False) if _exists(batch, path := _path(batch, day, closed=closed))]
+    if not paths:
         return None
-    table: pa.Table = batch.tables.lake.dataset([path], _schema(list(batch.features.names))).to_table()
+    table: pa.Table = batch.tables.lake.dataset(paths[:1], _schema(list(batch.features.names))).to_table()
     # A stored day may be newer than the cut-off if the past is replayed (`--at`).
     closed = cutoff_tick - label_ticks(batch)
     return batch.tables.pending().without(table, CLOCK).filter(pc.field("first_tick") <= closed)
 
 
 def _schema(features: list[str]) -> pa.Schema:
-    meta = [
-        *(("user_id", pa.string()), ("request_id", pa.string()), ("ping_id", pa.string())),
-        *(("position", pa.int64()), ("grade", pa.int64()), ("first_tick", pa.int64())),
-    ]
+    texts, longs = _META[:3], _META[3:]
+    meta = [*((name, pa.string()) for name in texts), *((name, pa.int64()) for name in longs)]
     return pa.schema([*meta, *((name, pa.float32()) for name in features)])

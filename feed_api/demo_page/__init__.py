@@ -1,1 +1,1 @@
-"""The demo page: one HTML file, and what it shows beyond the API. Mounted by PINGFEED_DEMO_PAGE=1, else not there."""
+"""The demo page: one HTML file, and the data that it shows beyond the API. Mounted only with PINGFEED_DEMO_PAGE=1."""

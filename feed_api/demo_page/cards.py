@@ -1,4 +1,4 @@
-"""What a card shows beyond the API: topics, country, age and length of a ping, out of the live snapshot."""
+"""What a card shows beyond the API: topics, country, age and duration of a ping, from the live snapshot."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from feed_api.artifact_loader import ArtifactLoader
-from feed_api.demo_page.people import GalleryFile
+from feed_api.demo_page.people import PeopleFile
 from pingfeed.core.errors import NotFound, PingfeedError
 from pingfeed.core.features import NO_VALUE, FeatureSet, place_name
 from pingfeed.core.ranker import snapshot_key
@@ -23,7 +23,7 @@ _Names = dict[str, dict[str, str]]
 
 
 class Card(msgspec.Struct, frozen=True):
-    """One ping as a person sees it; what is not known is null."""
+    """One ping as the page shows it; unknown values are null."""
 
     ping_id: str
     creator_id: str
@@ -32,25 +32,25 @@ class Card(msgspec.Struct, frozen=True):
     country: str | None
     language: str | None
     created_ms: int
-    """When the system learned of it, to the tick."""
+    """The tick at which the system learned of it."""
     duration_s: float | None
     impressions: int
-    """Of 30 days, as of the snapshot's tick."""
+    """In the 30 days before the snapshot."""
 
 
 class Cards:
     """Describes pings of the live snapshot."""
 
     def __init__(
-        self, loader: ArtifactLoader, artifacts: Artifacts, gallery: GalleryFile, features: FeatureSet, tick_ms: int
+        self, loader: ArtifactLoader, artifacts: Artifacts, people: PeopleFile, features: FeatureSet, tick_ms: int
     ) -> None:
-        self._loader, self._artifacts, self._gallery, self._tick_ms = loader, artifacts, gallery, tick_ms
+        self._loader, self._artifacts, self._people, self._tick_ms = loader, artifacts, people, tick_ms
         self._duration_at = [feature.name for feature in features.ping].index("ping_duration_s")
         self._names: _Names = {}
         self._named: Snapshot | None = None
 
     async def of(self, ping_ids: Sequence[str]) -> list[Card]:
-        """A card for each of these pings that the live snapshot has."""
+        """A card for each of these pings that is in the live snapshot."""
         snapshot = self._loader.live.snapshot
         names = await self._topic_names(snapshot)
         return [
@@ -65,7 +65,7 @@ class Cards:
         return Card(
             ping_id=ping_id,
             creator_id=snapshot.creator_id(row),
-            title=self._gallery.read().title(ping_id, topics),
+            title=self._people.read().title(ping_id, topics),
             topics=topics,
             country=place_name(int(snapshot.country[row])),
             language=_language_name(int(snapshot.language[row])),
@@ -75,18 +75,18 @@ class Cards:
         )
 
     async def _topic_names(self, snapshot: Snapshot) -> dict[str, str]:
-        """Topics by number, as the batch side published them beside the snapshot; none where it did not."""
+        """Topics by number, as the batch side published them beside the snapshot; empty if it did not."""
         if snapshot is not self._named:
             try:
                 self._names = msgspec.json.decode(await self._published_names(snapshot), type=_Names)
             except (PingfeedError, msgspec.DecodeError) as error:
-                log.warning("the topics of tick %d have no names: %s", snapshot.tick, error)
+                log.warning("topic names of tick %d are not available: %s", snapshot.tick, error)
                 self._names = {}
             self._named = snapshot
         return self._names.get(_TOPICS, {})
 
     async def _published_names(self, snapshot: Snapshot) -> bytes:
-        """Those of this snapshot's own folder, which carries the digest during a roll-out (`model.snapshot_key`)."""
+        """The names in this snapshot's folder, whose name contains the digest during a roll-out."""
         try:
             return await self._artifacts.get(snapshot_key(f"{snapshot.tick}-{snapshot.digest}", _FILE))
         except NotFound:

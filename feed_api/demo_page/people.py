@@ -1,9 +1,9 @@
-"""People to be, with their tastes: `people.json` in the home, which a simulated world leaves there.
+"""Simulated people to view the feed as: `people.json` in the home, which `pingfeed simulate history` writes.
 
     {"people": [{"user_id", "country", "language", "feeds_per_day", "likes": [{"topic", "weight"}], "dislikes": [...]}],
      "titles": {topic: [title]}}
 
-In any other installation there is no such file, and the page lets its visitor type a user id.
+Other installations have no such file; there, the visitor types a user id.
 """
 
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 FILE: Final = "people.json"
 
 
-class UserProfile(msgspec.Struct, frozen=True):
+class Preference(msgspec.Struct, frozen=True):
     """How much one topic appeals to a person, in standard deviations over all people."""
 
     topic: str
@@ -27,45 +27,45 @@ class UserProfile(msgspec.Struct, frozen=True):
 
 
 class Person(msgspec.Struct, frozen=True):
-    """Somebody to be; strongest tastes first."""
+    """A simulated user; strongest preferences first."""
 
     user_id: str
     country: str
     language: str
     feeds_per_day: float
-    likes: list[UserProfile]
-    dislikes: list[UserProfile]
+    likes: list[Preference]
+    dislikes: list[Preference]
 
 
-class Gallery(msgspec.Struct, frozen=True):
-    """The file. `titles` are what a ping with this first topic may be called."""
+class People(msgspec.Struct, frozen=True):
+    """The file's content."""
 
     people: list[Person] = []
     titles: dict[str, list[str]] = {}
 
     def title(self, ping_id: str, topics: Sequence[str]) -> str | None:
-        """What to call a ping, always the same; None where the world has no title for it."""
+        """A title for a ping, always the same one; None if its first topic has no titles."""
         choices = self.titles.get(topics[0], []) if topics else []
         return choices[crc32(ping_id.encode()) % len(choices)] if choices else None
 
 
-class GalleryFile:
-    """The gallery in the home, read again when the file has changed (a history may be written while this serves)."""
+class PeopleFile:
+    """The file in the home, reloaded when it changes (a history may be written while the service runs)."""
 
     def __init__(self, home: Path) -> None:
         self._path = home / FILE
         self._changed_ns = 0
-        self._gallery = Gallery()
+        self._people = People()
 
-    def read(self) -> Gallery:
-        """The gallery, an empty one where there is no file that can be read."""
+    def read(self) -> People:
+        """The people; empty without a readable file."""
         try:
             changed_ns = self._path.stat().st_mtime_ns
             if changed_ns != self._changed_ns:
-                self._gallery = msgspec.json.decode(self._path.read_bytes(), type=Gallery)
+                self._people = msgspec.json.decode(self._path.read_bytes(), type=People)
                 self._changed_ns = changed_ns
         except FileNotFoundError:
-            return Gallery()
+            return People()
         except (OSError, msgspec.DecodeError) as error:
             log.warning("%s is not readable: %s", self._path.name, error)
-        return self._gallery
+        return self._people

@@ -1,109 +1,60 @@
-"""How the system is, for the page's second view: tick, model, catalogue, and what is trending."""
+"""The state of the system for the page's second view: tick, model, catalogue, and trending pings."""
 
 import logging
-from typing import Final
+from typing import Any, Final
 
-import msgspec
 import numpy as np
 
-from feed_api.demo_page.cards import Card, Cards
-from feed_api.serving_state import Live
+from feed_api.demo_page.cards import Cards
+from feed_api.state import Live
 from feed_api.wiring import Services
 from pingfeed.core.errors import PingfeedError
 from pingfeed.core.features import place_name
 from pingfeed.core.ranker import TreeRanker
-from pingfeed.ports import Trending
-from pingfeed.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_SHOWN: Final = 8
+_TRENDING: Final = 8
+_MODEL_FIELDS: Final = ("model_id", "created_ms", "trained_requests", "held_out_requests", "metrics", "gate")
 
 
-class LiveSnapshot(msgspec.Struct, frozen=True):
-    """The snapshot that serves."""
+async def overview(services: Services, tick_ms: int, live: Live, cards: Cards, country: str | None) -> dict[str, Any]:
+    """The response of /demo/system; `country` chooses the trending list, None is all countries.
 
-    tick: int
-    tick_ms: int
-    """When its tick began, epoch milliseconds."""
-    pings: int
-    creators: int
-
-
-class LiveModel(msgspec.Struct, frozen=True):
-    """The model that ranks, from its manifest."""
-
-    model_id: str
-    created_ms: int
-    trained_requests: int
-    held_out_requests: int
-    metrics: dict[str, float]
-    gate: str
-
-
-class HotPing(msgspec.Struct, frozen=True):
-    """A ping of the hot list; `card` is null while the snapshot does not know it yet."""
-
-    ping_id: str
-    weight: float
-    """Decayed engagement; a like of this moment weighs 3."""
-    card: Card | None
-
-
-class Overview(msgspec.Struct, frozen=True):
-    """The answer of /demo/system."""
-
-    now_ms: int
-    tick_length_ms: int
-    snapshot: LiveSnapshot | None
-    model: LiveModel | None
-    countries: list[str]
-    """Of the pings in the snapshot."""
-    trending: list[HotPing] | None
-    """Hottest first; null where the store did not answer, or keeps no counters."""
-
-
-async def overview(services: Services, settings: Settings, live: Live, cards: Cards, country: str | None) -> Overview:
-    """The system as of now; `country` chooses the hot list, None is everywhere."""
+    `snapshot` is null before the first one is loaded, `model` while the fallback ranker is active, `trending` if the
+    store is unavailable or keeps no counters.
+    """
     now_ms = services.clock()
-    codes = np.unique(live.snapshot.country).tolist()
-    return Overview(
-        now_ms=now_ms,
-        tick_length_ms=settings.tick_ms,
-        snapshot=_snapshot(live, settings.tick_ms) if live.has_snapshot else None,
-        model=_model(live),
-        countries=[name for name in map(place_name, codes) if name],
-        trending=await _trending(services.trending, cards, country, now_ms),
-    )
+    snapshot, ranker = live.snapshot, live.ranker
+    manifest = ranker.manifest if isinstance(ranker, TreeRanker) else None
+    return {
+        "now_ms": now_ms,
+        "tick_length_ms": tick_ms,
+        "snapshot": {
+            "tick": snapshot.tick,
+            "tick_ms": snapshot.tick * tick_ms,  # when the tick began
+            "pings": len(snapshot),
+            "creators": len(np.unique(snapshot.creator)),
+        }
+        if live.has_snapshot
+        else None,
+        "model": manifest and {name: getattr(manifest, name) for name in _MODEL_FIELDS},
+        "countries": [name for name in map(place_name, np.unique(snapshot.country).tolist()) if name],
+        "trending": await _trending(services, cards, country, now_ms),
+    }
 
 
-def _snapshot(live: Live, tick_ms: int) -> LiveSnapshot:
-    found = live.snapshot
-    return LiveSnapshot(found.tick, found.tick * tick_ms, len(found), len(np.unique(found.creator)))
+async def _trending(services: Services, cards: Cards, country: str | None, now_ms: int) -> list[dict[str, Any]] | None:
+    """The hottest pings with their decayed engagement; `card` is null until the snapshot knows the ping.
 
-
-def _model(live: Live) -> LiveModel | None:
-    if not isinstance(live.ranker, TreeRanker):
-        return None
-    told = live.ranker.manifest
-    return LiveModel(
-        model_id=told.model_id,
-        created_ms=told.created_ms,
-        trained_requests=told.trained_requests,
-        held_out_requests=told.held_out_requests,
-        metrics=told.metrics,
-        gate=told.gate,
-    )
-
-
-async def _trending(trending: Trending, cards: Cards, country: str | None, now_ms: int) -> list[HotPing] | None:
-    """Read from the store itself, not from the board: the board drops its reading of lists that no feed asks for."""
+    Read from the store: the feed's cache forgets the lists that no feed requests.
+    """
     try:
-        top = await trending.top(country, _SHOWN, now_ms)
+        top = await services.trending.top(country, _TRENDING, now_ms)
     except PingfeedError as error:
-        log.warning("trending was not read for the page: %s", error.message)
+        log.warning("trending is not available for the demo page: %s", error.message)
         return None
     if top is None:
         return None
     known = {card.ping_id: card for card in await cards.of([ping_id for ping_id, _ in top])}
-    return [HotPing(ping_id, round(weight, 2), known.get(ping_id)) for ping_id, weight in top]
+    return [{"ping_id": ping_id, "weight": round(weight, 2), "card": known.get(ping_id)} for ping_id, weight in top]

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Coroutine, Sequence
 from itertools import groupby
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,19 +25,13 @@ from pingfeed.core.features import REALTIME, Float32, place_name
 from pingfeed.core.ids import IdMaker
 from pingfeed.core.signals import acts_of
 from pingfeed.ports import UserSignals
+from pingfeed.spool.delivery import Delivery
 
 log = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 20_000
 """Rows that may wait in memory for the spool: about a minute of a busy process whose disk stalls."""
 DRAIN_S: Final = 5.0
-
-
-class Spooling(Protocol):
-    """The part of `pingfeed.spool.Delivery` that logging needs."""
-
-    async def accept(self, rows: Sequence[Row]) -> None:
-        """Make rows of one UTC day durable; raises Unavailable."""
 
 
 class ServedActs:
@@ -67,7 +61,7 @@ class ServedLog:
     """Logs every feed of this process."""
 
     def __init__(
-        self, delivery: Spooling, acts: ServedActs, metrics: FeedMetrics, make_id: IdMaker, log_matrix_share: float
+        self, delivery: Delivery, acts: ServedActs, metrics: FeedMetrics, make_id: IdMaker, log_matrix_share: float
     ) -> None:
         self._delivery, self._acts, self._metrics = delivery, acts, metrics
         self._make_id, self._log_matrix_share = make_id, log_matrix_share
@@ -83,7 +77,7 @@ class ServedLog:
         act = self._start(self._apply(row))
         await asyncio.wait([act], timeout=state.deadline.left_s())
         if not act.done():
-            self._metrics.act_failed()
+            self._metrics.act_failures.inc()
         self._spool(row)
 
     async def drain(self, timeout_s: float = DRAIN_S) -> None:
@@ -100,7 +94,7 @@ class ServedLog:
         try:
             await self._acts.apply_now(row)
         except PingfeedError as error:
-            self._metrics.act_failed()
+            self._metrics.act_failures.inc()
             log.debug("a served act will be applied from the spool: %s", error.message)
 
     def _spool(self, row: Row) -> None:
@@ -134,7 +128,7 @@ class ServedLog:
         return task
 
     def _lose(self, events: int, reason: str) -> None:
-        self._metrics.lost(events)
+        self._metrics.lost.inc(events)
         log.warning("lost feed_served events: %s", reason, extra={"events": events})
 
 

@@ -2,18 +2,26 @@
 
 Pool order is the packet's, then just followed, trending, and the refill: trending in the country, evergreen, fresh. A
 feed without scores is therefore still ordered by the batch side.
+
+Trending and just-followed pings are boosted, in units of the ranker's within-request score deviation. A real-time
+feature that the model learned from logs is part of its score already and gets no second boost.
 """
 
 import logging
+from typing import Final
 
 import numpy as np
 
-from feed_api.state import FeedState
+from feed_api.state import REALTIME_AT, FeedState
 from pingfeed.core.errors import FormatError, PingfeedError
 from pingfeed.core.features import Float32
 from pingfeed.core.ranker import Float64, Ranker
 
 log = logging.getLogger(__name__)
+
+TRENDING: Final = 2.0
+FOLLOWED: Final = 1.5
+"""Boost of a feature value of 1, in score deviations: lifts the hottest average candidate into the top ten."""
 
 
 def score(state: FeedState) -> None:
@@ -36,3 +44,18 @@ def _finite(ranker: Ranker, matrix: Float32) -> Float64:
     if not np.isfinite(scores).all():
         raise FormatError("the model returned a score that is not finite")
     return scores
+
+
+def boost(state: FeedState) -> None:
+    """Fill `boosts` by feature, and `totals` (n,), by which candidates are ordered."""
+    if state.scores is None or state.realtime is None:
+        return
+    ranker = state.live.ranker
+    state.totals = state.scores
+    weights = {"trending_now": TRENDING * (state.hot.heat if state.hot else 0), "just_followed": FOLLOWED}
+    for name, weight in weights.items():
+        if name not in ranker.learned_realtime:
+            # fmax turns an unknown value into 0.
+            values = np.fmax(state.realtime[:, REALTIME_AT[name]], 0).astype(np.float64)
+            state.boosts[name] = values * (weight * ranker.score_std)
+            state.totals = state.totals + state.boosts[name]

@@ -1,9 +1,8 @@
 """Rows packed into Firehose's records, and records into its calls. AWS's limits are enforced here and nowhere else.
 
 Firehose bills each record rounded up to 5 KB (5,120 bytes), so a record is filled to just under a multiple of that, and
-refuses what is over a limit: 1,000 KiB a record, 500 records and 4 MB a call. Whether the 4 MB are counted before or
-after base64, in millions or in MiB, is not written anywhere: a call stays under 4,000,000 bytes as it is sent, which is
-under all of them.
+rejects what is over a limit: 1,000 KiB a record, 500 records and 4 MB a call. AWS does not document whether the 4 MB
+are counted before or after base64, in millions or in MiB, so a call stays under 4,000,000 bytes as sent.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,10 +13,10 @@ MAX_RECORD_BYTES: Final = 1000 * 1024
 MAX_RECORDS: Final = 500
 MAX_CALL_BYTES: Final = 4_000_000
 RECORD_BYTES: Final = 50 * BILLED_UNIT
-"""How far a record is filled. One row less than that is wasted at most, under 1 % with the usual rows; a larger record
-would waste less, and would be more to send again, or to take apart, when something in it fails."""
+"""How far a record is filled. At most one row of room is wasted, under 1 % with the usual rows; a larger record would
+waste less, but is more to send again when something in it fails."""
 CALL_BYTES: Final = 1_000_000
-"""How far a call is filled, as it is sent. One that is never answered is sent twice: a smaller call doubles less."""
+"""How far a call is filled, as sent. A call without a response is sent twice: a smaller one duplicates less."""
 _ENVELOPE: Final = 1024
 _RECORD_ENVELOPE: Final = len('{"Data": ""}, ')
 

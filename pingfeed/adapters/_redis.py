@@ -1,4 +1,4 @@
-"""Redis or Valkey (6.2 or later) from the services: where it is, one pool an adapter, and its errors as ours.
+"""Redis or Valkey (6.2 or later): its URL, one connection pool per adapter, and its errors translated into ours.
 
     redis://[[user]:[password]@]host[:port][/database][?namespace=name]        rediss:// is the same with TLS
 
@@ -6,14 +6,14 @@ Every key begins with the namespace (`pingfeed` where none is given), so that se
 Every command names keys of one hash slot only, so a node in cluster mode or a serverless endpoint takes them as well.
 
 A call has one time-out over everything: waiting for a connection, making one, sending, and the answers. A connection
-that turns out to be dead (the server was restarted) is replaced and its commands are sent once more; so what an adapter
-sends must bear being sent twice.
+that turns out to be dead (the server was restarted) is replaced and its commands are sent once more, so every command
+must be safe to send twice.
 """
 
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -38,7 +38,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from pingfeed.core.errors import SettingsError, Unavailable
-from pingfeed.core.urls import masked
+from pingfeed.core.urls import flaw, masked
 
 TIMEOUT_S: Final = 1.0
 _CONNECTIONS: Final = 16
@@ -61,45 +61,36 @@ Command = tuple[str | bytes | int | float, ...]
 
 @dataclass(frozen=True)
 class Address:
-    """What a URL says. `shown` is the URL without its secrets."""
+    """What a URL says; `shown` is the URL without its secrets, `server` the arguments of a connection."""
 
     shown: str
-    host: str
-    port: int
-    database: int
-    username: str | None
-    password: str | None = field(repr=False)
-    tls: bool
     namespace: str
+    tls: bool
+    server: Mapping[str, Any] = field(repr=False)
 
 
 def address_of(url: str) -> Address:
     """The address in a `redis://` or `rediss://` URL; SettingsError says what is wrong, and no password."""
-    try:
-        return _address_of(url)
-    except ValueError as error:
-        raise SettingsError(f"{masked(url)}: {error}") from None  # The cause may quote the password.
-
-
-def _address_of(url: str) -> Address:
+    if wrong := flaw(url):
+        raise SettingsError(f"{masked(url)} {wrong}")
     split = urlsplit(url)
-    query = dict(parse_qsl(split.query, keep_blank_values=True))
-    namespace, database = query.pop("namespace", "pingfeed"), split.path.removeprefix("/") or "0"
-    try:
-        port = split.port or 6379
-    except ValueError:
-        raise ValueError("the port is not a number; a /, # or ? in a password is written %2F, %23, %3F") from None
-    if query:
-        raise ValueError(f"{min(query)!r} is no option; there is namespace")
+    options = dict(parse_qsl(split.query, keep_blank_values=True))
+    namespace, database = options.pop("namespace", "pingfeed"), split.path.removeprefix("/") or "0"
+    if options:
+        raise SettingsError(f"{masked(url)}: {min(options)!r} is no option; there is namespace")
     if not _NAMESPACE.fullmatch(namespace):
-        raise ValueError("the namespace may have 1 to 64 letters, digits, dots, dashes and underscores")
-    if not split.hostname:
-        raise ValueError("there is no host in it")
+        rule = "the namespace may have 1 to 64 letters, digits, dots, dashes and underscores"
+        raise SettingsError(f"{masked(url)}: {rule}")
     if not database.isdecimal():
-        raise ValueError("the path is the number of a database, such as /0")
-    username, password = unquote(split.username or "") or None, unquote(split.password or "") or None
-    tls = split.scheme == "rediss"
-    return Address(masked(url), split.hostname, port, int(database), username, password, tls, namespace)
+        raise SettingsError(f"{masked(url)}: the path is the number of a database, such as /0")
+    server = {
+        "host": split.hostname,
+        "port": split.port or 6379,
+        "db": int(database),
+        "username": unquote(split.username or "") or None,
+        "password": unquote(split.password or "") or None,
+    }
+    return Address(masked(url), namespace, split.scheme == "rediss", server)
 
 
 class Script:
@@ -187,7 +178,7 @@ class RedisClient:
 
     def _unavailable(self, error: RedisError) -> Unavailable:
         said = next((text for kind, text in _REASONS if isinstance(error, kind)), None)
-        return Unavailable(f"{self.address.shown} {said or f'refused: {type(error).__name__}'}")
+        return Unavailable(f"{self.address.shown} {said or f'rejected the command: {type(error).__name__}'}")
 
     async def _reconnect(self) -> None:
         """After a failover the name leads to another node, and a connection that is open does not."""
@@ -200,11 +191,7 @@ def _opened(address: Address) -> Redis:
         connection_class=SSLConnection if address.tls else Connection,
         max_connections=_CONNECTIONS,
         timeout=None,
-        host=address.host,
-        port=address.port,
-        db=address.database,
-        username=address.username,
-        password=address.password,
+        **address.server,
         # One time-out around a whole call does what these would do for each step, exactly and for less.
         socket_timeout=None,
         socket_connect_timeout=None,

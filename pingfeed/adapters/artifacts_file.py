@@ -16,13 +16,11 @@ class FileArtifacts:
         self._root = url_path(url)
 
     async def get(self, key: str) -> bytes:
-        """An artifact's bytes; NotFound if there is none."""
         path = below(self._root, key)
         with reading(key):
             return await asyncio.to_thread(path.read_bytes)
 
     async def put(self, key: str, data: bytes) -> None:
-        """Create or replace an artifact, whole and durable."""
         path = below(self._root, key)
         with writing(key):
             await asyncio.to_thread(write_whole, path, data)
@@ -35,13 +33,11 @@ class FileArtifacts:
         return path
 
     async def delete(self, key: str) -> None:
-        """Remove an artifact's file; absent is fine."""
         path = below(self._root, key)
         with writing(key):
             await asyncio.to_thread(remove, path)
 
     async def check(self) -> None:
-        """Raise Unavailable if the folder cannot be read."""
         await asyncio.to_thread(self._probe)
 
     async def close(self) -> None:

@@ -44,12 +44,10 @@ class S3Artifacts:
         self._aws = AwsClient("s3", read_s=_READ_S, attempts=_ATTEMPTS)
 
     async def get(self, key: str) -> bytes:
-        """An artifact's bytes; NotFound if there is none."""
         data, _ = await self._read(key)
         return data
 
     async def put(self, key: str, data: bytes) -> None:
-        """Create or replace an artifact by one PUT; durable on return."""
         full = self._place.key(key)
         with translated(key):
             await (await self._aws.get()).put_object(Bucket=self._place.bucket, Key=full, Body=data)
@@ -70,13 +68,11 @@ class S3Artifacts:
         return path
 
     async def delete(self, key: str) -> None:
-        """Remove an artifact; absent is fine."""
         full = self._place.key(key)
         with translated(key):
             await (await self._aws.get()).delete_object(Bucket=self._place.bucket, Key=full)
 
     async def check(self) -> None:
-        """Raise Unavailable if the bucket does not answer."""
         try:
             with translated(f"the bucket {self._place.bucket}"):
                 await (await self._aws.get()).head_bucket(Bucket=self._place.bucket)
@@ -84,7 +80,6 @@ class S3Artifacts:
             raise Unavailable(error.message) from error
 
     async def close(self) -> None:
-        """Let the connections go."""
         await self._aws.close()
 
     async def _read(self, key: str, **condition: str) -> tuple[bytes, str]:

@@ -48,11 +48,10 @@ class DynamodbCandidateStore:
         self._dynamodb = SharedConnection()
 
     async def get(self, user_id: str, now_ms: int) -> bytes | None:
-        """The user's packet, None if there is none or it has expired at `now_ms`."""
         return packet_of(await self._dynamodb().get(self._table, packet_key(user_id)), now_ms)
 
     async def put_many(self, packets: Mapping[str, bytes], expires_ms: int) -> None:
-        """Create or replace packets. If it raises, some may have been written."""
+        """If it raises, some packets may have been written."""
         items = (_checked(packet_item(user_id, packet, expires_ms)) for user_id, packet in packets.items())
         batches = iter(lambda: list(islice(items, ITEMS_A_CALL)), [])
         writers = (self._write_all(batches) for _ in range(CALLS_AT_ONCE))
@@ -62,15 +61,12 @@ class DynamodbCandidateStore:
                 raise outcome
 
     async def delete(self, user_id: str) -> None:
-        """Remove the user's packet; absent is fine."""
         await self._dynamodb().delete(self._table, packet_key(user_id))
 
     async def check(self) -> None:
-        """Raise Unavailable if the table does not respond to a read."""
         await self._dynamodb().get(self._table, packet_key(""))
 
     async def close(self) -> None:
-        """Close the connection."""
         await self._dynamodb.close()
 
     async def _write_all(self, batches: Iterator[list[Item]]) -> None:

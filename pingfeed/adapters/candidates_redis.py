@@ -1,4 +1,4 @@
-"""A cache in Redis or Valkey before another CandidateStore: the packets of the users who are active now.
+"""A cache in Redis or Valkey in front of another CandidateStore: the packets of the currently active users.
 
     <namespace>:packet:<user_id>    a string, one of
         p <expires_ms, int64 big-endian> <packet>    the packet
@@ -6,16 +6,16 @@
         h                     a hold: it was just replaced, removed or evicted; for `HOLD_MS` readers may not fill it in
     <namespace>:packets             a sorted set, user -> when the packet was last read or refreshed, epoch ms
 
-The store is written first, then the cache. A reader fills in only what it fetched under a lease that is still there: a
-put or delete in between has overwritten it. A hold outlasts the moment in which a replica of the store may still
-answer with the old packet. Where a put cannot reach the cache, what the cache has is at most `CACHED_MS` old.
+The store is written first, then the cache. A reader fills in a packet only if its lease is still there: a put or
+delete in between has overwritten it. A hold outlasts the moment in which a replica of the store may still return the
+old packet. If a put cannot reach the cache, cached packets are at most `CACHED_MS` old.
 
-A put refreshes cached packets, and adds others while there is room: the nightly job writes a packet for every user and
-must not evict the active ones. A read that misses adds its user, and the user whose last activity is oldest is evicted.
-So there are `MAX_CACHED` packets (and a few more between two evictions), and every key expires.
+A put refreshes cached packets, and adds others only while there is room: the nightly job writes a packet for every user
+and must not evict the active ones. A read that misses adds its user and evicts the least recently active one. So there
+are about `MAX_CACHED` packets, and every key expires.
 
-The cache may be late, full or gone at any time. A read waits for it for `PATIENCE_S`, then reads the store; after
-`_FAILURES` failures in a row reads bypass it for `REST_S`. A put always tries it.
+The cache may be late, full or gone. A read waits for `PATIENCE_S`, then reads the store; after `_FAILURES` failures in
+a row reads bypass it for `REST_S`. A put always tries it.
 """
 
 import asyncio
@@ -90,11 +90,10 @@ class RedisCandidateStore:
 
     @property
     def passed_by(self) -> int:
-        """How many reads have passed the cache by since it was opened."""
         return self._passing_by.reads
 
     async def get(self, user_id: str, now_ms: int) -> bytes | None:
-        """The user's packet, from the cache or else the store; None if there is none or it has expired at `now_ms`."""
+        """Reads from the cache, else from the store."""
         lease = b"l" + os.urandom(8)
         held = await self._patiently(self._look(user_id, lease, now_ms))
         if _is_packet(held, now_ms):
@@ -104,7 +103,7 @@ class RedisCandidateStore:
         return await self._fetch(user_id, lease, now_ms)
 
     async def put_many(self, packets: Mapping[str, bytes], expires_ms: int) -> None:
-        """Create or replace packets in the store, then in the cache."""
+        """Writes to the store first, then to the cache."""
         await self._store.put_many(packets, expires_ms)
         try:
             for some in chunks(packets.items(), _AT_ONCE):
@@ -113,12 +112,12 @@ class RedisCandidateStore:
             _log.error("cached packets may be up to %d minutes old: %s", CACHED_MS // 60_000, error.message)
 
     async def delete(self, user_id: str) -> None:
-        """Remove the user's packet from the store and the cache; Unavailable if it may still be in one of them."""
+        """Raises Unavailable if the packet may still be in the store or the cache."""
         await self._store.delete(user_id)
         await self._redis.run(self._hold(user_id), ("ZREM", self._active, user_id))
 
     async def check(self) -> None:
-        """Raise Unavailable if the store does not answer. The cache may be missing."""
+        """Raises Unavailable if the store does not respond. The cache may be missing."""
         try:
             await self._redis.check()
         except Unavailable as error:
@@ -126,22 +125,20 @@ class RedisCandidateStore:
         await self._store.check()
 
     async def close(self) -> None:
-        """Let cache and store go."""
         if self._late:
             await asyncio.wait(self._late)
         await self._redis.close()
         await self._store.close()
 
     async def _look(self, user_id: str, lease: bytes, now_ms: int) -> Any:
-        """What the cache has; `lease` if it has nothing, and this reader may fill it in."""
+        """The cached entry; `lease` if there is none and this reader may fill it in."""
         held, _ = await self._redis.run(
-            _READ.on([self._key(user_id)], lease, LEASE_MS),
-            ("ZADD", self._active, "XX", now_ms, user_id),
+            _READ.on([self._key(user_id)], lease, LEASE_MS), ("ZADD", self._active, "XX", now_ms, user_id)
         )
         return held
 
     async def _fetch(self, user_id: str, lease: bytes, now_ms: int) -> bytes | None:
-        """The store's packet; filled in if it outlives its time in the cache (the store does not say until when)."""
+        """The store's packet; cached if it outlives `CACHED_MS` (the store does not return its expiry)."""
         packet = await self._store.get(user_id, now_ms + CACHED_MS)
         if packet is None:
             return await self._store.get(user_id, now_ms)
@@ -155,18 +152,18 @@ class RedisCandidateStore:
             await self._admit([user_id], now_ms)
 
     async def _refresh(self, packets: Sequence[tuple[str, bytes]], expires_ms: int) -> None:
-        """Replace what is cached; of the others let in as many as there is room for, and hold the rest."""
+        """Replace cached packets; add others while there is room, and hold the rest."""
         (cached,) = await self._redis.run(("ZCARD", self._active))
         commands = []
         for number, (user_id, packet) in enumerate(packets):
             value, enter = _PACKET.pack(b"p", expires_ms) + packet, int(number < MAX_CACHED - cached)
             commands.append(_REFRESH.on([self._key(user_id)], value, CACHED_MS, enter, _HOLD, HOLD_MS))
         kept = await self._redis.run(*commands)
-        # A packet lives for TTL_S: what it is written with says what time it is.
+        # A packet lives for TTL_S, so its expiry tells the current time.
         await self._admit([user for (user, _), k in zip(packets, kept, strict=True) if k], expires_ms - TTL_S * 1000)
 
     async def _admit(self, users: Sequence[str], now_ms: int) -> None:
-        """Note who is active, and evict who was longest ago."""
+        """Mark users as active, and evict the least recently active ones."""
         if not users:
             return
         scores = [value for user_id in users for value in (now_ms, user_id)]
@@ -179,9 +176,9 @@ class RedisCandidateStore:
             await self._redis.run(*gone, ("ZREM", self._active, *oldest))
 
     async def _patiently(self, asked: Coroutine[Any, Any, Any]) -> Any:
-        """What the cache answers in good time; None if it is late or fails, or is passed by after that.
+        """The cache's answer; None if it is late, fails or is bypassed.
 
-        What is late goes on by itself (it may be making the connection that the next read needs).
+        A late call continues (it may be opening the connection that the next read needs).
         """
         if self._passing_by.resting():
             self._passing_by.reads += 1
@@ -223,7 +220,7 @@ def _is_packet(held: bytes | None, now_ms: int) -> bool:
 
 
 class _PassingBy:
-    """Whether reads leave the cache alone for now; and a word in the log about it, once a minute at most."""
+    """Whether reads bypass the cache for now; logs it once a minute at most."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic

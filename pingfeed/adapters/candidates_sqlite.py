@@ -33,28 +33,25 @@ class SqliteCandidateStore:
         self._sweep = Sweep("packet", "expires_ms", rows=2 * _CHUNK)
 
     async def get(self, user_id: str, now_ms: int) -> bytes | None:
-        """The user's packet, None if there is none or it has expired at `now_ms`."""
         row = self._database.one("SELECT packet FROM packet WHERE user_id = ? AND expires_ms > ?", user_id, now_ms)
         return row[0] if row else None
 
     async def put_many(self, packets: Mapping[str, bytes], expires_ms: int) -> None:
-        """Create or replace packets, a thousand a transaction, so that other processes get their turn to write."""
+        """One transaction per thousand packets, so that other processes get their turn to write."""
         items = iter(packets.items())
         while chunk := list(islice(items, _CHUNK)):
             rows = [(user_id, expires_ms, packet) for user_id, packet in chunk]
             await self._database.write(partial(self._put, rows, expires_ms))
 
     async def delete(self, user_id: str) -> None:
-        """Remove the user's packet, and every byte of the id from the file; absent is fine."""
+        """Also removes every byte of the id from the file."""
         await self._database.write(partial(_delete, user_id))
         await self._database.erase(user_id.encode())
 
     async def check(self) -> None:
-        """Raise Unavailable if the file does not answer."""
         await self._database.check()
 
     async def close(self) -> None:
-        """Close the file."""
         await self._database.close()
 
     def _put(self, rows: Sequence[tuple[str, int, bytes]], expires_ms: int, connection: sqlite3.Connection) -> None:

@@ -46,11 +46,9 @@ class DiskEventSink:
         return self._counters
 
     async def write(self, batch: Batch) -> None:
-        """Write the batch's file; on return it is on the disk. Raises Unavailable, FormatError."""
         await asyncio.to_thread(self._write, batch)
 
     async def check(self) -> None:
-        """Raise Unavailable if the folder cannot be written to."""
         await asyncio.to_thread(self._probe)
 
     async def close(self) -> None:

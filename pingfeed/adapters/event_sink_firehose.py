@@ -1,10 +1,9 @@
-"""The events' way into Amazon Data Firehose, which writes them to the lake as Parquet by the Glue table.
+"""Events to Amazon Data Firehose, which writes them to the lake as Parquet, typed by the Glue table.
 
-A record is newline-delimited JSON (`pingfeed/adapters/_firehose.py`), every document checked against the table before
-(`pingfeed/core/glue_rows.py`). A batch is several calls, a few of them in flight; of a call that failed in part only
-the failed records are sent again, in their order. A write gives up when nothing of it has been taken for a while; the
-same batch again then sends all of it, and so does an answer that never came: duplicates are normal, and `event_id`
-removes them.
+A record is newline-delimited JSON (`pingfeed/adapters/_firehose.py`), every row checked against the table's types first
+(`pingfeed/core/glue_rows.py`). A batch is several calls, a few of them in flight; after a partial failure only the
+failed records are sent again, in order. A write gives up when nothing of it was accepted for a while. The same batch
+is then sent as a whole, and so is a call without a response: duplicates are normal, and `event_id` removes them.
 
 A row that does not match the table's types neither blocks its batch nor affects other rows: it gets its own record.
 What Firehose cannot convert lands under the lake's error prefix, from where the nightly job moves it to `rejected/`
@@ -16,7 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pingfeed.adapters._firehose import MAX_RECORD_BYTES, billed_bytes, calls, pack, pieces
 from pingfeed.aws import AwsClient, translated
@@ -29,23 +28,13 @@ from pingfeed.settings import stream_of
 IN_FLIGHT: Final = 4
 """Calls of one batch under way at once."""
 PATIENCE_S: Final = 30.0
-"""How long a write goes on while nothing of it is taken."""
+"""How long a write retries while nothing of it is accepted."""
 READ_S: Final = 60.0
-"""A call of 4 MB may take its time; one that is given up too early is sent twice."""
+"""A call of 4 MB may take long; one that is given up too early is sent twice."""
 CHECKED_S: Final = 30.0
-"""How long a stream that was found active is taken to be: every process is probed every few seconds, and an account may
-ask for the state of its streams only a few times a second."""
+"""How long a successful check is valid: every process is probed every few seconds, and AWS limits an account to a few
+such requests a second."""
 _log = logging.getLogger(__name__)
-
-
-class Client(Protocol):
-    """What `aws.AwsClient` is: a client that is opened when it is first used."""
-
-    async def get(self) -> Any:
-        """The aioboto3 client."""
-
-    async def close(self) -> None:
-        """Let its connections go."""
 
 
 class FirehoseEventSink:
@@ -55,7 +44,7 @@ class FirehoseEventSink:
         self,
         url: str,
         *,
-        client: Client | None = None,
+        client: Any = None,  # An `AwsClient`.
         backoff: Backoff | None = None,
         patience_s: float = PATIENCE_S,
         read_s: float = READ_S,
@@ -64,7 +53,7 @@ class FirehoseEventSink:
     ) -> None:
         self._stream = stream_of(url)
         self._what = f"the stream {self._stream}"
-        self._client: Client = client or AwsClient("firehose", read_s=read_s, connections=IN_FLIGHT)
+        self._client = client or AwsClient("firehose", read_s=read_s, connections=IN_FLIGHT)
         self._backoff = backoff or Backoff(first_s=0.2, longest_s=5)
         self._patience_s, self._clock, self._pause = patience_s, clock, pause
         self._taken_at = 0.0
@@ -73,18 +62,18 @@ class FirehoseEventSink:
 
     @property
     def counters(self) -> SinkCounters:
-        """What was done since it was opened. `billed_bytes` knows nothing of calls that were taken unanswered."""
+        """`billed_bytes` does not include calls that were accepted without a response."""
         return self._counters
 
     async def write(self, batch: Batch) -> None:
-        """Put the batch's rows; on return Firehose has all of them. Raises Unavailable, SettingsError."""
+        """Raises Unavailable, SettingsError."""
         good, odd = await asyncio.to_thread(_sorted_out, batch)
         self._taken_at = self._clock()
         await self._put_all(calls([*pack(good), *(piece for line in odd for piece in pieces(line))]))
         self._counters.quarantined += len(odd)
 
     async def check(self) -> None:
-        """Raise Unavailable if the stream takes no records. A good answer counts for `CHECKED_S`, a bad one once."""
+        """A success is valid for `CHECKED_S`, a failure is not remembered."""
         asked_at = self._clock()
         if asked_at - self._active_at < CHECKED_S:
             return
@@ -96,11 +85,10 @@ class FirehoseEventSink:
         self._active_at = asked_at
 
     async def close(self) -> None:
-        """Let the connections go."""
         await self._client.close()
 
     async def _put_all(self, waiting: Iterator[list[bytes]]) -> None:
-        """Put every call, `IN_FLIGHT` at once; the first error ends the others."""
+        """Send every call, `IN_FLIGHT` at once; the first error cancels the others."""
 
         async def put_what_waits() -> None:
             for call in waiting:
@@ -115,7 +103,7 @@ class FirehoseEventSink:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _put(self, records: Sequence[bytes]) -> None:
-        """Put one call's records until all are taken, as long as anything of the batch is."""
+        """Send one call's records until all are accepted, as long as anything of the batch is."""
         failures = 0
         while records:
             left, reason = await self._try(records)
@@ -155,7 +143,7 @@ class FirehoseEventSink:
 
 
 def _sorted_out(batch: Batch) -> tuple[list[bytes], list[bytes]]:
-    """The batch's rows as lines: those that convert and fit into a record, and the odd ones, each to be sent alone."""
+    """The batch's rows as lines: those that convert and fit into a record, and the others, each to be sent alone."""
     good: list[bytes] = []
     odd: list[bytes] = []
     for line in (line for lines in batch.lines for line in lines.splitlines()):

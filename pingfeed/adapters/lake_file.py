@@ -20,33 +20,25 @@ class FileLake:
         self.root = url_path(url)
 
     def list(self, prefix: str) -> list[str]:
-        """Every file below the folder `prefix` ("" is the whole lake), sorted; [] if there is no such folder."""
         folder = below(self.root, prefix) if prefix.strip("/") else self.root
         with reading(str(folder)):
             return sorted(path.relative_to(self.root).as_posix() for path in _files(folder))
 
     def read(self, path: str) -> bytes:
-        """A file's bytes; NotFound if there is none."""
         with reading(path):
             return below(self.root, path).read_bytes()
 
     def write(self, path: str, data: bytes) -> None:
-        """Create or replace a file, whole and durable."""
         target = below(self.root, path)
         with writing(str(target)):
             write_whole(target, data)
 
     def delete(self, path: str) -> None:
-        """Remove a file; absent is fine."""
         target = below(self.root, path)
         with writing(str(target)):
             remove(target)
 
     def dataset(self, paths: Sequence[str], schema: Any) -> Any:
-        """The Parquet files as one dataset of `schema`, in the order given; NotFound if one is absent.
-
-        Columns that a file lacks are null; columns that `schema` lacks are left out.
-        """
         files = {path: below(self.root, path) for path in paths}
         for path, file in files.items():
             if not file.is_file():  # Arrow would say so only in the middle of a query.

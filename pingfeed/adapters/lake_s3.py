@@ -38,35 +38,27 @@ class S3Lake:
         self._opened: Any = None
 
     def list(self, prefix: str) -> list[str]:
-        """Every file below the folder `prefix` ("" is the whole lake), sorted; [] if there is no such folder."""
         with translated(self._what(prefix)):
             return sorted(self._place.relative(key) for key in self._keys(prefix))
 
     def read(self, path: str) -> bytes:
-        """A file's bytes; NotFound if there is none."""
         key = self._place.key(path)
         with translated(path):
             data: bytes = self._client.get_object(Bucket=self._place.bucket, Key=key)["Body"].read()
             return data
 
     def write(self, path: str, data: bytes) -> None:
-        """Create or replace a file, whole and durable, by one PUT."""
         key = self._place.key(path)
         with translated(path):
             self._client.put_object(Bucket=self._place.bucket, Key=key, Body=data)
 
     def delete(self, path: str) -> None:
-        """Remove a file; absent is fine."""
         key = self._place.key(path)
         with translated(path):
             self._client.delete_object(Bucket=self._place.bucket, Key=key)
 
     def dataset(self, paths: Sequence[str], schema: Any) -> Any:
-        """The Parquet files as one dataset of `schema`, in the order given; NotFound if one is absent.
-
-        Columns that a file lacks are null; columns that `schema` lacks are left out. Reading from it raises
-        Unavailable, and NotFound for a file that has gone meanwhile.
-        """
+        """Reading from the dataset raises Unavailable, and NotFound for a file that was deleted in between."""
         if not paths:
             return ds.dataset([], schema=schema, format="parquet")
         with ThreadPoolExecutor(min(_AT_ONCE, len(paths)), "lake") as pool:

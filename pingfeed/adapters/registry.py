@@ -33,12 +33,14 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
         "rediss": "trending_redis:RedisTrending",
         "snapshot": "trending_snapshot:SnapshotTrending",
     },
-    "cache_url": {
-        "redis": "candidates_redis:RedisCandidateStore",
-        "rediss": "candidates_redis:RedisCandidateStore",
-    },
+    "cache_url": {"redis": "candidates_redis:RedisCandidateStore", "rediss": "candidates_redis:RedisCandidateStore"},
 }
 """Setting -> URL scheme -> `module:Class` in `pingfeed.adapters`; the class takes the URL, a cache its store too."""
+
+
+def _class_of(setting: str, scheme: str) -> Any:
+    module, _, name = ADAPTERS[setting][scheme].partition(":")
+    return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)
 
 
 def _open(
@@ -47,10 +49,9 @@ def _open(
     """The adapter of a port (named by its setting) at that setting's URL, or at another one's (`url_of`)."""
     url = getattr(settings, url_of or setting)
     scheme = urlsplit(url).scheme
-    module, _, name = ADAPTERS[setting][scheme].partition(":")
     variable = PREFIX + (url_of or setting).upper()
     try:
-        return getattr(importlib.import_module(f"pingfeed.adapters.{module}"), name)(url, *more, **limits)
+        return _class_of(setting, scheme)(url, *more, **limits)
     except ModuleNotFoundError as error:
         sentence = f"{variable}: {scheme}:// needs {error.name}, which is not installed here"
         raise SettingsError(sentence, field=variable) from error
@@ -66,6 +67,11 @@ def open_lake(settings: Settings) -> Lake:
     return cast(Lake, _open("lake_url", settings))
 
 
+def open_lake_at(url: str) -> Lake:
+    """The lake at a URL, `file://` or `s3://`, whatever the settings say."""
+    return cast(Lake, _class_of("lake_url", urlsplit(url).scheme)(url))
+
+
 def open_lake_objects(settings: Settings) -> Artifacts:
     """The lake's place for a service that only puts files there: async, and without Arrow."""
     return cast(Artifacts, _open("artifacts_url", settings, url_of="lake_url"))
@@ -77,7 +83,7 @@ def open_artifacts(settings: Settings) -> Artifacts:
 
 
 def open_event_sink(settings: Settings, **limits: float) -> EventSink:
-    """The event sink that the settings choose; `limits` are its class's own, for who knows which one it is."""
+    """The event sink that the settings choose; `limits` are arguments of that sink's class."""
     return cast(EventSink, _open("events_url", settings, limits=limits))
 
 
@@ -98,7 +104,7 @@ def open_trending(settings: Settings) -> Trending:
 
 
 def open_cache(settings: Settings) -> Any:
-    """The cache by itself, to be looked at; the candidate store works behind it (`open_candidates`)."""
+    """The cache alone, to check it; `open_candidates` opens it in front of the store."""
     try:
         from pingfeed.adapters._redis import RedisClient
     except ModuleNotFoundError as error:

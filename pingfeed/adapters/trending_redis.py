@@ -5,16 +5,16 @@
     <namespace>:{trending}:counted:<day>:<bucket>     a set of 64-bit integers: which (user, ping, event type) counted
                                                       on a day, as a hash, spread over `_BUCKETS` sets by another
 
-With forward decay (Cormode et al., ICDE 2009) time passes by itself: the order of stored weights is the order of
-decayed ones at any instant. The landmark is in the key: an epoch is `MAX_LANDMARK_AGE_MS` long, and the first write in
-a new one carries the last one's weights over, times 2 ** -200. What comes late for the last one counts in both. So a
-reader needs the newest epoch that there is, and the top of one sorted set.
+With forward decay (Cormode et al., ICDE 2009) stored weights need no updates: their order is that of the decayed ones
+at any time. The landmark is in the key: an epoch is `MAX_LANDMARK_AGE_MS` long, and the first write in a new one copies
+the last one's weights, times 2 ** -200. A late engagement counts in both. A reader needs the newest epoch's sorted set
+only.
 
-One script counts: whether an engagement is the day's first and what it adds are one step, and sending it again changes
-nothing. All keys share the hash tag `{trending}`, for a script may touch one slot only.
+One script checks whether an engagement is the day's first and adds it, so sending it again changes nothing. All keys
+share the hash tag `{trending}`, as a script may touch one slot only.
 
-Bounded: `MAX_PINGS` a country and epoch (and an eighth more between two trims), `MAX_COUNTED` hashes a day (of a full
-bucket a random one is forgotten), which the server keeps as sorted integers of 8 bytes. Every key expires.
+Bounded: `MAX_PINGS` a country and epoch (and an eighth more between two trims), `MAX_COUNTED` hashes a day (a full
+bucket drops a random one), stored as sorted integers of 8 bytes. Every key expires.
 """
 
 import hashlib
@@ -87,7 +87,6 @@ class RedisTrending:
         self._redis = RedisClient(url, [_ADD])
 
     async def add(self, engagements: Sequence[Engagement]) -> None:
-        """Count them, each (user, ping, event type) once a day. Raises Unavailable."""
         in_order = sorted(engagements, key=_epoch)
         commands = [
             self._count(epoch, some)
@@ -97,7 +96,6 @@ class RedisTrending:
         await self._redis.run(*commands)
 
     async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]]:
-        """The hottest pings of a country (None: of all) with their weights at `now_ms`, hottest first."""
         # From the next one, where a clock is ahead of this one, to the oldest that does not expire yet.
         epochs = [now_ms // EPOCH_MS + ahead for ahead in (1, 0, -1, -2)]
         found = await self._redis.run(*(self._hottest(country or _OVERALL, epoch, limit) for epoch in epochs))
@@ -107,11 +105,9 @@ class RedisTrending:
         return []
 
     async def check(self) -> None:
-        """Raise Unavailable if the server does not answer."""
         await self._redis.check()
 
     async def close(self) -> None:
-        """Let the connections go."""
         await self._redis.close()
 
     def _hottest(self, country: str, epoch: int, limit: int) -> Command:

@@ -84,10 +84,7 @@ class SqliteTrending:
         self._rows: Counter[str] = Counter()
 
     async def add(self, engagements: Sequence[Engagement]) -> None:
-        """Buffer them, to be counted within a second, each (user, ping, event type) once a day.
-
-        Raises Unavailable, once, where engagements that were added before could not be counted; these are taken.
-        """
+        """Raises Unavailable once if earlier engagements could not be counted; these ones are counted."""
         self._waiting += engagements
         if len(self._waiting) >= MAX_WAITING:
             await self._flush()
@@ -98,10 +95,7 @@ class SqliteTrending:
             raise failed
 
     async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]]:
-        """The hottest pings of a country (None: of all) with their weights at `now_ms`, hottest first.
-
-        What was added here is in it, what was added elsewhere within a second.
-        """
+        """Includes what this object added, and what others added up to a second ago."""
         if self._waiting or self._one_flush.locked():
             await self._flush()
         rows = self._database.all(_TOP, country or _OVERALL, limit)
@@ -112,11 +106,9 @@ class SqliteTrending:
         return [(ping_id, weight * factor) for ping_id, weight, _ in rows]
 
     async def check(self) -> None:
-        """Raise Unavailable if the file does not answer."""
         await self._database.check()
 
     async def close(self) -> None:
-        """Count what is buffered, then close the file."""
         if self._timer is not None:
             self._timer.cancel()
         try:
@@ -126,11 +118,12 @@ class SqliteTrending:
         await self._database.close()
 
     async def _flush_later(self) -> None:
-        await asyncio.sleep(FLUSH_S)
-        try:
-            await self._flush()
-        except PingfeedError as error:
-            self._failed = error
+        while self._waiting:  # An add during a flush starts no second timer.
+            await asyncio.sleep(FLUSH_S)
+            try:
+                await self._flush()
+            except PingfeedError as error:
+                self._failed = error
 
     async def _flush(self) -> None:
         """Count the buffer, after a flush that is already running. A flush that fails is not retried."""

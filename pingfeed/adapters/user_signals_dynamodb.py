@@ -29,7 +29,7 @@ from typing import Any, Final
 import msgspec
 
 from pingfeed.adapters._dynamodb.connection import SharedConnection, is_throttled
-from pingfeed.adapters._dynamodb.deleted import DeletedPings
+from pingfeed.adapters._dynamodb.deleted import DeletedList
 from pingfeed.adapters._dynamodb.items import Item, compress, decompress, ttl
 from pingfeed.aws import KEY, TTL, TableUrl
 from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
@@ -51,15 +51,12 @@ class DynamodbUserSignals:
         self._table = TableUrl.parse(url).table
         self._backoff = backoff or Backoff(first_s=0.01, longest_s=0.5)
         self._dynamodb = SharedConnection()
-        self._deleted = DeletedPings(self._table, self._dynamodb, self._backoff)
+        self._deleted = DeletedList(self._table, self._dynamodb, self._backoff)
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._places = asyncio.Semaphore(USERS_AT_ONCE)
 
     async def apply(self, acts: Sequence[Act]) -> None:
-        """Apply acts, in order for each user; visible to the next read of any process. Raises Unavailable.
-
-        If it raises, some users' acts may have been applied.
-        """
+        """If it raises, some users' acts may have been applied."""
         by_user: dict[str, list[Act]] = {}
         for act in acts:
             by_user.setdefault("" if act.kind == "deleted" else act.user_id, []).append(act)
@@ -73,7 +70,6 @@ class DynamodbUserSignals:
                 raise outcome
 
     async def read(self, user_id: str, now_ms: int) -> Signals:
-        """The user's state (empty if unknown or expired) and the recently deleted pings."""
         item, head = await asyncio.gather(
             self._dynamodb().get(self._table, _key(user_id), consistent=True), self._deleted.head()
         )
@@ -82,18 +78,16 @@ class DynamodbUserSignals:
         return Signals(state if written_ms > now_ms - STATE_TTL_MS else UserState(), deleted)
 
     async def forget(self, user_id: str) -> None:
-        """Remove everything held about the user; absent is fine."""
         await self._dynamodb().delete(self._table, _key(user_id))
 
     async def check(self) -> None:
-        """Raise Unavailable if the table does not respond. Fetches the deletions that the first read would wait for."""
+        """Also fetches the deletions that the first read would wait for."""
         try:
             await self._deleted.refresh()
         except FormatError as error:  # At start-up equivalent to being down: feeds are served without it.
             raise Unavailable(error.message) from error
 
     async def close(self) -> None:
-        """Close the connection and cancel pending fetches."""
         await self._deleted.close()
         await self._dynamodb.close()
 

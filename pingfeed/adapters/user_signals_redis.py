@@ -2,18 +2,17 @@
 
     <namespace>:signals:<user_id>   a string: 8 random bytes (this value's version), the time of the latest act (int64,
                                     big-endian, epoch ms), the encoded `UserState`
-    <namespace>:{deleted}:log       a stream of the pings deleted lately in order of arrival: `p` the ping, `t` epoch ms
+    <namespace>:{deleted}:log       a stream of recently deleted pings in order of arrival: `p` the ping, `t` epoch ms
     <namespace>:{deleted}:index     a hash, ping -> "<its id in the log> <t>": a ping is in the log once
 
-A state is changed here, by `UserState.apply`, and put back by a script only if the version is still the one that was
-read; else the script answers with what is there now, and the acts are applied to that. So appliers never undo each
-other, none waits for another, and with every round one of them gets through. All users of an `apply` share a pipeline.
-
-A read is one pipeline: the state, and what the log has after the entry that this process saw last.
+A state is read, changed by `UserState.apply`, and written by a script if its version is unchanged; otherwise the script
+returns the new value, and the acts are applied to that. So writers never undo each other's acts, none waits, and each
+round one of them succeeds. All users of an `apply` share a pipeline. A read is one pipeline: the state, and the log
+after the last entry that this process saw.
 
 Bounded: a state by its parts (`pingfeed/core/signals.py`), log and index by `MAX_DELETED`. A state expires
-`STATE_TTL_MS` after it was last written; log and index `DELETED_TTL_MS` after the last deletion. How much survives a
-restart of the server is the server's affair (its `appendonly`).
+`STATE_TTL_MS` after its last write, log and index `DELETED_TTL_MS` after the last deletion. What survives a restart
+depends on the server's `appendonly`.
 """
 
 import logging
@@ -77,7 +76,6 @@ class RedisUserSignals:
         self._deleted = _DeletedNews(self._redis)
 
     async def apply(self, acts: Sequence[Act]) -> None:
-        """Take acts in, in order; on return the next read of any process sees them. Raises Unavailable."""
         by_user: dict[str, list[Act]] = {}
         for act in acts:
             by_user.setdefault("" if act.kind == "deleted" else act.user_id, []).append(act)
@@ -86,7 +84,6 @@ class RedisUserSignals:
             await self._change(dict(users))
 
     async def read(self, user_id: str, now_ms: int) -> Signals:
-        """The user's state, empty if unknown or expired, and the recently deleted pings."""
         value, news = await self._redis.run(("GET", self._key(user_id)), self._deleted.ask())
         self._deleted.take(news)
         written_ms, state = _opened(user_id, value)
@@ -94,19 +91,17 @@ class RedisUserSignals:
         return Signals(state if alive else UserState(), self._deleted.pings.at(now_ms))
 
     async def forget(self, user_id: str) -> None:
-        """Remove everything held about the user; absent is fine."""
         await self._redis.run(("UNLINK", self._key(user_id)))
 
     async def check(self) -> None:
-        """Raise Unavailable if the server does not answer. Brings the deletions that the first read would wait for."""
+        """Also fetches the deletions that the first read would wait for."""
         self._deleted.take((await self._redis.run(self._deleted.ask()))[0])
 
     async def close(self) -> None:
-        """Let the connections go."""
         await self._redis.close()
 
     async def _change(self, by_user: Mapping[str, Sequence[Act]]) -> None:
-        """Read, apply, and put back, until every user's acts are in."""
+        """Read, apply and write until every user's acts are applied."""
         values = await self._redis.run(*(("GET", self._key(user_id)) for user_id in by_user))
         held: dict[str, bytes | None] = dict(zip(by_user, values, strict=True))
         for _ in range(_ROUNDS):
@@ -116,10 +111,10 @@ class RedisUserSignals:
             held = {user_id: now for user_id, now in zip(waiting, answers, strict=True) if now != 1}
             if not held:
                 return
-        raise Unavailable(f"{self._redis.address.shown}: too many write the same user's signals at once")
+        raise Unavailable(f"{self._redis.address.shown}: too many concurrent writes of one user's signals")
 
     def _swap(self, user_id: str, value: bytes | None, acts: Sequence[Act]) -> Command | None:
-        """What puts the acts into the stored value; None if they are in it already."""
+        """The command that applies the acts to the stored value; None if they change nothing."""
         written_ms, state = _opened(user_id, value)
         newest_ms = max(act.at_ms for act in acts)
         if written_ms <= newest_ms - STATE_TTL_MS:
@@ -138,7 +133,7 @@ class RedisUserSignals:
 
 
 def _opened(user_id: str, value: bytes | None) -> tuple[int, UserState]:
-    """When a stored value was written, and its state. One that cannot be read is lost, and the user begins anew."""
+    """When a stored value was written, and its state. A damaged one is discarded, and the user starts over."""
     if not value:
         return 0, UserState()
     try:
@@ -163,7 +158,7 @@ class _DeletedNews:
         return ("XRANGE", self._log, "({}-{}".format(*self._seen_to), "+", "COUNT", MAX_DELETED)
 
     def take(self, news: Sequence[Any]) -> None:
-        """Take entries in. Of two reads under way at once the later may be answered first: what is known is skipped."""
+        """Add new entries; concurrent reads may be answered out of order, so known ones are skipped."""
         fresh = [(place, fields) for id_, fields in news if (place := _place(id_)) > self._seen_to]
         if fresh:
             self._seen_to = fresh[-1][0]

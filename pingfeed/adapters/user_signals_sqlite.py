@@ -135,12 +135,10 @@ class SqliteUserSignals:
         self._writes = 0
 
     async def apply(self, acts: Sequence[Act]) -> None:
-        """Apply acts in order; durable on return, and seen by the next read of any process. Raises Unavailable."""
         if acts:
             await self._coalesced(acts)
 
     async def read(self, user_id: str, now_ms: int) -> Signals:
-        """The user's state, empty for an unknown user or an expired state, and the pings deleted lately."""
         deleted = self._deleted.at(now_ms)
         session = self._find(self._database.one, user_id)
         if session.id is None:
@@ -154,20 +152,18 @@ class SqliteUserSignals:
         return Signals(session.state, deleted)
 
     async def forget(self, user_id: str) -> None:
-        """Remove everything held about the user, byte for byte; absent is fine.
+        """Remove everything held about the user, byte for byte.
 
-        Raises Unavailable if other processes keep the file busy: the user is forgotten then, but the file may still
-        hold bytes of the id; forgetting again removes them.
+        Raises Unavailable if other processes keep the file busy: the user is forgotten, but the file may still hold
+        bytes of the id; forgetting again removes them.
         """
         await self._database.write(partial(_delete_session, user_id))
         await self._database.erase(user_id.encode())
 
     async def check(self) -> None:
-        """Raise Unavailable if the file does not answer."""
         await self._database.check()
 
     async def close(self) -> None:
-        """Close the file."""
         await self._database.close()
 
     def _find(self, one: Callable[..., Any], user_id: str) -> _Session:

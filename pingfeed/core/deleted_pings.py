@@ -1,6 +1,7 @@
-"""A reader's copy of which pings were deleted lately, so that a read asks its store for the news only."""
+"""A reader's copy of the recently deleted pings, so that a read asks its store only for what is new."""
 
 from collections.abc import Iterable
+from itertools import islice
 
 from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED
 
@@ -9,26 +10,24 @@ class DeletedPings:
     """The newest `MAX_DELETED` deletions, each for `DELETED_TTL_MS`."""
 
     def __init__(self) -> None:
-        self._at_ms: dict[str, int] = {}  # In order of arrival.
+        self.times: dict[str, int] = {}
+        """From ping id to the time of its deletion, in order of arrival."""
         self._live: frozenset[str] = frozenset()
-        self._valid = range(0)  # The instants for which `_live` is right.
+        self._valid = range(0)  # The times for which `_live` is valid.
 
     def add(self, deletions: Iterable[tuple[str, int]]) -> None:
         """Take in (ping, when it was deleted in epoch ms), oldest arrival first; a known one moves to the end."""
         for ping_id, at_ms in deletions:
-            self._at_ms.pop(ping_id, None)
-            self._at_ms[ping_id] = at_ms
-            self._valid = range(0)
+            self.times.pop(ping_id, None)
+            self.times[ping_id] = at_ms
+        for ping_id in list(islice(self.times, max(0, len(self.times) - MAX_DELETED))):
+            del self.times[ping_id]
+        self._valid = range(0)
 
     def at(self, now_ms: int) -> frozenset[str]:
-        """The pings that count as deleted at `now_ms`; costs nothing while nothing comes and nothing expires."""
+        """The pings that count as deleted at `now_ms`; costs nothing until one arrives or expires."""
         if now_ms not in self._valid:
-            self._gather(now_ms)
+            live = {ping_id: at_ms for ping_id, at_ms in self.times.items() if at_ms > now_ms - DELETED_TTL_MS}
+            self._live = frozenset(live)
+            self._valid = range(now_ms, min(live.values(), default=now_ms) + DELETED_TTL_MS)
         return self._live
-
-    def _gather(self, now_ms: int) -> None:
-        for ping_id in list(self._at_ms)[:-MAX_DELETED]:
-            del self._at_ms[ping_id]
-        live = {ping_id: at_ms for ping_id, at_ms in self._at_ms.items() if at_ms > now_ms - DELETED_TTL_MS}
-        self._live = frozenset(live)
-        self._valid = range(now_ms, min(live.values(), default=now_ms) + DELETED_TTL_MS)

@@ -1,4 +1,4 @@
-"""Every error that pingfeed raises on purpose, and whether trying again can help.
+"""Every error that pingfeed raises on purpose, and whether a retry can help.
 
 Adapters translate a vendor's errors into these and chain the cause; `pingfeed/web/errors.py` is the one place that
 maps them to HTTP, `pingfeed/cli.py` the one that maps them to an exit code.
@@ -6,7 +6,7 @@ maps them to HTTP, `pingfeed/cli.py` the one that maps them to an exit code.
 
 
 class PingfeedError(Exception):
-    """Base of all of ours. `message` is one sentence that a user can act on."""
+    """Base of all pingfeed errors. `message` is one sentence that a user can act on."""
 
     code = "internal"
     retryable = False
@@ -29,7 +29,7 @@ class InvalidInput(PingfeedError):
 
 
 class MalformedBody(InvalidInput):
-    """The bytes are not what they claim to be: broken JSON, broken gzip."""
+    """Broken JSON or gzip."""
 
     code = "malformed"
 
@@ -41,41 +41,41 @@ class TooLarge(InvalidInput):
 
 
 class Unauthenticated(PingfeedError):
-    """No credential, or one that we do not know."""
+    """No credential, or an unknown one."""
 
     code = "unauthenticated"
 
 
 class Forbidden(PingfeedError):
-    """A known caller asks for what it may not have."""
+    """A known caller lacks the permission."""
 
     code = "forbidden"
 
 
-class TooManyRequests(PingfeedError):
-    """A known caller asks more often than it may; the same call succeeds after `retry_after_s`."""
+class RetryLater(PingfeedError):
+    """The same call may succeed after `retry_after_s`."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyRequests(RetryLater):
+    """A known caller is over its rate limit."""
 
     code = "too_many_requests"
-    retryable = True
-
-    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
-class Unavailable(PingfeedError):
-    """A dependency is down, full or slow; the same call may succeed later."""
+class Unavailable(RetryLater):
+    """A dependency is down, full or slow."""
 
     code = "unavailable"
-    retryable = True
-
-    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class NotFound(PingfeedError):
-    """What was asked for by name is not there."""
+    """The named object does not exist."""
 
     code = "not_found"
 
@@ -93,7 +93,7 @@ class FormatError(PingfeedError):
 
 
 class Busy(PingfeedError):
-    """Another process holds the lease or the lock that this one needs."""
+    """Another process holds the lock that this one needs."""
 
     code = "busy"
     retryable = True

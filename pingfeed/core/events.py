@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -29,8 +29,7 @@ Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}(?!\n)$", description
 EventId = Annotated[
     str,
     Meta(
-        pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?!\n)$",
-        description="a UUID, made by the client",
+        pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?!\n)$", description="a UUID, made by the client"
     ),
 ]
 Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}(?!\n)$", description="ISO 3166-1 alpha-2")]
@@ -38,8 +37,7 @@ Language = Annotated[
     str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*(?!\n)$", max_length=16, description="BCP 47")
 ]
 Time = Annotated[
-    datetime,
-    Meta(description="RFC 3339; without an offset it is UTC", extra_json_schema={"format": "date-time"}),
+    datetime, Meta(description="RFC 3339; without an offset it is UTC", extra_json_schema={"format": "date-time"})
 ]
 Text = Annotated[str, Meta(max_length=64)]
 Label = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -50,7 +48,7 @@ Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}(?!\n)$")]
 
 
 class _Common(msgspec.Struct, tag_field="event_type", kw_only=True, frozen=True):
-    """What every event may carry."""
+    """Fields that every event may have."""
 
     event_id: EventId | None = None
     timestamp: Time | None = None
@@ -142,21 +140,8 @@ class UserUpdated(_ByUser, tag="user_updated", frozen=True):
     """The user's country, language or device changed."""
 
 
-ClientEvent = (
-    Impression
-    | View
-    | Like
-    | Comment
-    | Share
-    | Hide
-    | Report
-    | Follow
-    | Unfollow
-    | Block
-    | PingCreated
-    | PingDeleted
-    | UserUpdated
-)
+_PingEvent = Impression | View | Like | Comment | Share | Hide | Report
+ClientEvent = _PingEvent | Follow | Unfollow | Block | PingCreated | PingDeleted | UserUpdated
 CLIENT_TYPES: Final[Mapping[str, type[_Common]]] = {
     str(struct.__struct_config__.tag): struct for struct in ClientEvent.__args__
 }
@@ -212,16 +197,11 @@ _KINDS: Final[Mapping[Any, str]] = {
 }
 
 
-def _kind(hint: Any) -> str:
-    """The Glue type of a field's annotation, constraints and nullability left out."""
-    if getattr(hint, "__metadata__", None):
-        return _kind(hint.__origin__)
-    args = [a for a in getattr(hint, "__args__", ()) if a is not type(None)]
-    origin = getattr(hint, "__origin__", None)
-    if origin in (list, dict):
-        inner: dict[str, Any] = {"string": str, "bigint": int, "double": float, "array<string>": list[str]}
-        return _KINDS[origin[tuple(inner[_kind(a)] for a in args)]]
-    return _kind(args[0]) if args else _KINDS[hint]
+def _without_none(hint: Any) -> Any:
+    """`list[float | None] | None` as `list[float]`."""
+    args = tuple(_without_none(arg) for arg in get_args(hint) if arg is not type(None))
+    origin = get_origin(hint)
+    return origin[args] if origin in (list, dict) else args[0] if args else hint
 
 
 def _row_name(field: str) -> str:
@@ -233,9 +213,9 @@ def _columns() -> tuple[Column, ...]:
     kinds: dict[str, str] = {"event_id": "string", "event_type": "string", "user_id": "string"}
     kinds |= {"received_ms": "bigint", "timestamp_ms": "bigint"}
     for struct in (*CLIENT_TYPES.values(), FeedServed):
-        for field, hint in get_type_hints(struct, include_extras=True).items():
+        for field, hint in get_type_hints(struct).items():
             if not field.startswith("__"):
-                kinds.setdefault(_row_name(field), _kind(hint))
+                kinds.setdefault(_row_name(field), _KINDS[_without_none(hint)])
     return tuple(Column(name, kind) for name, kind in (kinds | {"extra": "string"}).items())
 
 
@@ -327,7 +307,7 @@ _FIELDS: Final = {kind: frozenset(s.__struct_fields__) | {"event_type"} for kind
 
 
 def to_row(event: Any, received_ms: int, make_id: IdMaker) -> Row:
-    """A decoded JSON event as a row with its id, times and unknown fields settled; InvalidInput names what is wrong."""
+    """A decoded JSON event as a row with its id, times and unknown fields; InvalidInput says what is wrong."""
     struct = _struct_for(event)
     try:
         checked = msgspec.convert(event, struct)
@@ -348,7 +328,7 @@ def to_row(event: Any, received_ms: int, make_id: IdMaker) -> Row:
 
 
 def _as_json(value: Any) -> bytes:
-    """What was decoded, as JSON again; InvalidInput for what only just decoded (nested to the interpreter's limit)."""
+    """A decoded value as JSON; InvalidInput if it is nested to the interpreter's limit."""
     try:
         return msgspec.json.encode(value)
     except (RecursionError, ValueError) as error:
@@ -358,9 +338,8 @@ def _as_json(value: Any) -> bytes:
 def happened_ms(timestamp: datetime | None, sent_at: datetime | None, received_ms: int) -> int:
     """When an event happened, by this machine's clock.
 
-    A client that says when it sent the event says with it how wrong its clock is: its time stamp is moved by the
-    difference to `received_ms`. Late is fine (offline clients); more than a day ahead raises InvalidInput. Absent means
-    now.
+    `sent_at` shows how wrong the client's clock is: the time stamp is corrected by its difference to `received_ms`.
+    Late is fine (offline clients), absent means now; more than a day ahead raises InvalidInput.
     """
     if timestamp is None:
         return received_ms

@@ -80,17 +80,8 @@ def encode(packet: Packet, digest: str) -> bytes:
     assert packet.user is not None, "a packet is written with its user part"
     user = packet.user
     counts = len(user.values), len(user.creators), len(user.facet_values)
-    header = _HEADER.pack(
-        _MAGIC,
-        _VERSION,
-        len(packet.numbers),
-        packet.tick,
-        bytes.fromhex(digest),
-        *counts,
-        0,
-        user.country,
-        user.language,
-    )
+    start = _MAGIC, _VERSION, len(packet.numbers), packet.tick, bytes.fromhex(digest)
+    header = _HEADER.pack(*start, *counts, 0, user.country, user.language)
     parts: list[tuple[NDArray[np.generic], str]] = [
         (packet.numbers, "<u4"),
         (packet.scores, "<f2"),
@@ -147,7 +138,7 @@ def rounded(values: Float32) -> Float32:
 
 
 def unknown_user(features: FeatureSet) -> UserPart:
-    """A user of whom nothing is known."""
+    """A user without any values or affinities."""
     none = np.empty(0, np.uint32), np.empty(0, np.float32)
     return UserPart(np.full(len(features.user), np.nan, np.float32), 0, 0, *none, *none)
 

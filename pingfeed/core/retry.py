@@ -27,11 +27,7 @@ class Backoff:
 
 
 async def until_done(
-    step: Callable[[], Awaitable[_T]],
-    *,
-    stop: asyncio.Event,
-    backoff: Backoff,
-    failed: Callable[[PingfeedError], None],
+    step: Callable[[], Awaitable[_T]], *, stop: asyncio.Event, backoff: Backoff, failed: Callable[[PingfeedError], None]
 ) -> _T:
     """Retries until success, calling `failed` for each failure; re-raises once `stop` is set."""
     failures = 0

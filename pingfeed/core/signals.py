@@ -65,7 +65,7 @@ class UserState(msgspec.Struct, array_like=True):
     served: list[Served] = []
 
     def apply(self, act: Act) -> None:
-        """Take one act in; an act older than what is known of its target changes nothing."""
+        """Apply one act; an act older than what is known of its target changes nothing."""
         match act.kind:
             case "seen":
                 self.see(act.target, act.at_ms)
@@ -87,7 +87,7 @@ class UserState(msgspec.Struct, array_like=True):
                 raise ValueError("a deletion belongs to the catalogue, not to one user's state")
 
     def see(self, ping: str, at_ms: int) -> None:
-        """Take in that the user saw a ping."""
+        """The user saw a ping."""
         seen = self.seen
         if seen.get(ping, 0) < at_ms:
             seen[ping] = at_ms
@@ -95,7 +95,7 @@ class UserState(msgspec.Struct, array_like=True):
                 _keep_newest(seen, MAX_SEEN, seen.__getitem__)
 
     def engage(self, ping: str, at_ms: int) -> None:
-        """Take in that the user engaged with a ping."""
+        """The user engaged with a ping."""
         engaged, entry = self.engaged, (at_ms, ping)
         if not engaged or entry > engaged[-1]:
             engaged.append(entry)
@@ -142,7 +142,7 @@ def _keep_newest(part: dict[str, int], limit: int, at_ms: Callable[[str], int]) 
 
 @dataclass(frozen=True)
 class Signals:
-    """What one read gives the feed: the user's state and the pings deleted lately."""
+    """What one read gives the feed: the user's state and the recently deleted pings."""
 
     state: UserState
     deleted: Set[str]

@@ -189,11 +189,7 @@ class Snapshot:
     def block(self, rows: Rows) -> PingBlock:
         """The features of these rows, as `assemble` takes them."""
         return PingBlock(
-            self.values[rows],
-            self.creator[rows],
-            self.facet_values[rows],
-            self.country[rows],
-            self.language[rows],
+            self.values[rows], self.creator[rows], self.facet_values[rows], self.country[rows], self.language[rows]
         )
 
     def rows_of_numbers(self, numbers: UInt32) -> Rows:

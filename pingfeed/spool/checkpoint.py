@@ -5,10 +5,10 @@
      "days": {"2026-11-22": {"delivered": 5000, "delivered_ms": 1795348800000}}, "crc": 2891336453}
 
 `delivered` counts the rows that arrived on that day and are at the sink; `delivered_ms` is when the last of them got
-there. `settled_to` is the id of the last record that is at the sink. Replacing this file is what marks a segment as
-delivered: the sink has it before, its file is removed after. So a crash never counts a row twice, although the sink may
-receive it twice. `spool_id` is 16 hex digits, created with the file and part of every batch's name; the file is written
-before the first batch. `crc` is the CRC-32 of the same JSON with 0 in its place.
+there. `settled_to` (in the code `acked_to`) is the id of the last record that is at the sink. Replacing this file marks
+a segment as delivered: the sink has it before, its file is removed after. So a crash never counts a row twice, although
+the sink may receive it twice. `spool_id` is 16 hex digits, created with the file and part of every batch's name; the
+file is written before the first batch. `crc` is the CRC-32 of the same JSON with 0 in its place.
 """
 
 import zlib
@@ -41,12 +41,12 @@ class Delivered(msgspec.Struct, frozen=True):
     delivered_ms: int
 
 
-class Tally(msgspec.Struct, frozen=True, kw_only=True):
+class Tally(msgspec.Struct, frozen=True, kw_only=True, rename={"acked_to": "settled_to"}):
     """The delivered rows of one spool."""
 
     spool_id: str
     service: str
-    settled_to: int = 0
+    acked_to: int = 0
     days: dict[str, Delivered] = {}
     crc: int = 0
 
@@ -62,16 +62,16 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
             raise FormatError(f"{name} is not a spool's tally: its checksum does not match")
         return msgspec.structs.replace(found, crc=0)
 
-    def settled(self, segment_id: int, counts_by_day: Mapping[str, int], now_ms: int) -> Self:
+    def acked(self, segment_id: int, counts_by_day: Mapping[str, int], now_ms: int) -> Self:
         """This tally with one more segment at the sink; unchanged if that segment was counted before."""
-        if segment_id <= self.settled_to:
+        if segment_id <= self.acked_to:
             return self
         oldest = day_of(now_ms - KEPT_DAYS * DAY_MS)
         days = {day: found for day, found in self.days.items() if day >= oldest}
         for day, count in counts_by_day.items():
             before = days.get(day, Delivered(0, 0))
             days[day] = Delivered(before.delivered + count, max(before.delivered_ms, now_ms))
-        return msgspec.structs.replace(self, settled_to=segment_id, days=days)
+        return msgspec.structs.replace(self, acked_to=segment_id, days=days)
 
     def encode(self) -> bytes:
         """The file's bytes."""

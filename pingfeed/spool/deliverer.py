@@ -85,8 +85,7 @@ class Deliverer:
 
     async def _flush(self) -> None:
         """Deliver every record that is in the spool now."""
-        self._spool.seal()
-        last_id = self._spool.last_id
+        last_id = self._spool.seal()
         await self._retry(self._spool.sweep)
         while (batch := await self._retry(self._spool.next_batch)) and batch.segment.first_id <= last_id:
             if batch.segment is not self._at_sink:  # Already there if only its ack failed.

@@ -142,15 +142,13 @@ class GroupCommit:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if file.handle < 0:
             file.handle = self._disk.create(file.path)
+        is_written = False
         try:
             self._disk.write(file.handle, data)
-        except OSError:
-            self._cut(file)
-            raise
-        try:
+            is_written = True
             self._disk.sync(file.handle)
         except OSError:
-            file.broken = True
+            file.broken = is_written  # The sync has failed.
             self._cut(file)
             raise
         file.size += len(data)

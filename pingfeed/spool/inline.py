@@ -79,18 +79,15 @@ class DirectDelivery:
         except PingfeedError:  # `OrGiveUp` only raises errors that a retry can help.
             await self._apply(rows)
 
-    async def _in_time(self, *steps: Awaitable[None]) -> None:
-        """Run all steps in time, or raise Unavailable; a step that has finished is not undone."""
+    async def _in_time(self, write: Awaitable[None], apply: Awaitable[None]) -> None:
+        """Run both in time, or raise Unavailable; what has finished is not undone."""
         try:
             async with asyncio.timeout(self._within_s):
-                outcomes = await asyncio.gather(*steps, return_exceptions=True)
+                written, applied = await asyncio.gather(write, apply, return_exceptions=True)
         except TimeoutError as error:
             self.counters.delivery_failures += 1
             raise Unavailable("the event sink or the signals did not answer in time", retry_after_s=_RETRY_S) from error
-        for number, outcome in enumerate(outcomes):
-            if isinstance(outcome, BaseException):
-                if number:
-                    self.counters.apply_failures += 1
-                else:
-                    self.counters.delivery_failures += 1
-                raise outcome
+        self.counters.delivery_failures += written is not None
+        self.counters.apply_failures += applied is not None
+        if failure := written or applied:
+            raise failure

@@ -1,4 +1,4 @@
-"""Recovery: what a start finds in a spool's directory. It keeps every whole record and quarantines everything else.
+"""Recovery: a start locks a spool's directory, keeps every whole record, and quarantines everything else.
 
 A damaged file stays until its whole records are delivered; its other bytes are copied to `damaged/` at once, for a
 person to look at. A damaged tally is quarantined too: then nothing counts as delivered, and everything goes to the sink
@@ -11,17 +11,19 @@ tally it is unknown what has left. Neither may share its id with another record,
 
 import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pingfeed.core.clock import DAY_MS
-from pingfeed.core.errors import FormatError, Unavailable
+from pingfeed.core.errors import Busy, FormatError, Unavailable
+from pingfeed.files import make_folder, try_lock
 from pingfeed.spool.checkpoint import FILE as TALLY
-from pingfeed.spool.checkpoint import Tally
+from pingfeed.spool.checkpoint import LOCK, Tally
 from pingfeed.spool.disk import Disk
 from pingfeed.spool.group_commit import LogFile
-from pingfeed.spool.segment import HEAD_BYTES, MAGIC, Damage, Record, Segment, first_id_of, records
+from pingfeed.spool.segment import MAGIC, Damage, Record, Segment, first_id_of, records
 
 QUARANTINE: Final = "damaged"
 MAX_QUARANTINE_BYTES: Final = 64 << 20
@@ -32,11 +34,26 @@ _log = logging.getLogger(__name__)
 
 
 class DamageLog:
-    """One spool's damage: logged once, listed in `found` by file name, its bytes quarantined. Not thread-safe."""
+    """One spool's damage: logged once, listed in `found` by file name, its bytes quarantined.."""
 
     def __init__(self, directory: Path, disk: Disk) -> None:
         self._folder, self._disk = directory / QUARANTINE, disk
         self.found: list[tuple[str, Damage]] = []
+
+    def records_of(self, segment: Segment) -> list[Record]:
+        """A segment's durable records. Raises Unavailable."""
+        path, size = segment.file.path, segment.file.size
+        try:
+            data = self._disk.read(path)[:size]
+        except FileNotFoundError:  # Removed by `sweep`, not created yet, or deleted by someone else.
+            if not segment.delivered and size:
+                self.quarantine(path.name, Damage(0, size, "the file is gone"), b"")
+            return []
+        except OSError as error:
+            raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from error
+        if len(data) < size:
+            self.quarantine(path.name, Damage(len(data), size, "the file was truncated"), b"")
+        return self.whole_records(path.name, data)[0]
 
     def whole_records(self, name: str, data: bytes) -> tuple[list[Record], bool]:
         """The whole records in a file's bytes, and whether all other bytes are quarantined."""
@@ -76,6 +93,20 @@ class DamageLog:
         return True
 
 
+def lock(directory: Path) -> int:
+    """A descriptor that holds the directory's lock. Retries, because `stats.is_held` takes the lock for a moment."""
+    try:
+        make_folder(directory)
+        for _ in range(10):
+            descriptor = try_lock(directory / LOCK)
+            if descriptor is not None:
+                return descriptor
+            time.sleep(0.05)
+    except OSError as error:
+        raise Unavailable(f"the spool {directory} cannot be opened: {error.strerror}") from error
+    raise Busy(f"another process uses the spool {directory}; give each process its own directory")
+
+
 @dataclass(frozen=True)
 class Found:
     """What a directory holds; segments in the order of their records."""
@@ -112,8 +143,8 @@ class _Recovery:
         # count is durable.
         self._disk.sync_folder(self._directory)
         for one in found:
-            one.delivered = one.first_id <= tally.settled_to
-        last = max(tally.settled_to, *(one.last_id for one in found), *named.values(), now_ms // 1000 * _IDS_A_SECOND)
+            one.delivered = one.first_id <= tally.acked_to
+        last = max(tally.acked_to, *(one.last_id for one in found), *named.values(), now_ms // 1000 * _IDS_A_SECOND)
         return Found(tally, found, last + 1)
 
     def _segment(self, name: str) -> Segment | None:
@@ -137,7 +168,7 @@ class _Recovery:
             file=LogFile(path, b"", size=len(data), broken=True),
             last_id=max(one.id for one in whole),
             events=sum(one.count for one in whole),
-            bytes=sum(HEAD_BYTES + len(one.lines) for one in whole),
+            bytes=sum(one.size for one in whole),
         )
 
     def _tally(self, names: list[str]) -> Tally:

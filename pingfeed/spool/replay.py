@@ -1,21 +1,21 @@
 """Replay: signals that could not be applied when their rows were accepted are retried until that succeeds.
 
 Signals are idempotent and carry their time, so applying them twice is the same as once. Replay therefore works on
-whole segments, a page of records at a time. A record that fails on its own is retried later without holding up others;
-if a whole page fails, the store is down and everything waits.
+whole segments, a page of records at a time, and on the whole segment again if a record of it fails. A record that fails
+on its own does not hold up others; if a whole page fails, the store is down and everything waits.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
 from pingfeed.core.errors import PingfeedError
 from pingfeed.core.events import Row, decode_rows
 from pingfeed.core.retry import Backoff, until_done
-from pingfeed.spool.segment import Record, Segment
+from pingfeed.spool.segment import Record
 from pingfeed.spool.spool import Spool
 from pingfeed.spool.stats import Counters
 from pingfeed.spool.tasks import Background
@@ -61,29 +61,21 @@ class Replay:
     def __init__(
         self, spool: Spool, apply: Apply, *, counters: Counters, backoff: Backoff, caught_up: Callable[[], None]
     ) -> None:
-        self._spool, self._apply, self._counters, self._backoff = spool, apply, counters, backoff
-        self._apply_or_give_up = OrGiveUp(apply, counters)
+        self._spool, self._apply, self._counters, self._backoff = spool, OrGiveUp(apply, counters), counters, backoff
         self._caught_up = caught_up
-        self._stuck: dict[Segment, set[int]] = {}
-        """Records that failed on their own, of segments whose other records are applied."""
         self._wanted = asyncio.Event()
         self._closing = asyncio.Event()
         self._background = Background("signal replay", self._run)
-        spool.on_requeued = self._requeued
+        spool.on_requeued = self._wanted.set
 
     async def run_all(self) -> None:
-        """Apply everything that is spooled, once; after the first failure the background task does the rest."""
-        failure: PingfeedError | None = None
+        """Apply everything that is spooled, once; after a failure the background task does the rest."""
         for segment in self._spool.segments():
-            try:
-                if failure is None:
-                    for rows in _pages(await asyncio.to_thread(self._spool.records, segment)):
-                        await self._apply(_rows(rows))
-                    continue
-            except PingfeedError as error:
-                failure = error
-                self.failed(error)
             self._spool.replay(segment)
+        try:
+            await self._round()
+        except PingfeedError as error:
+            self.failed(error)
 
     def start(self) -> None:
         """Start to apply in the background."""
@@ -104,10 +96,6 @@ class Replay:
         self._wanted.set()
         await self._background.stop(timeout_s)
 
-    def _requeued(self, segment: Segment) -> None:
-        self._stuck.pop(segment, None)
-        self._wanted.set()
-
     async def _run(self) -> None:
         while not self._closing.is_set():
             await self._wanted.wait()
@@ -119,51 +107,39 @@ class Replay:
         """Try every unapplied segment once; raises the last failure, at once if the store is down."""
         failure: PingfeedError | None = None
         for segment in self._spool.unapplied():
-            failure = await self._apply_segment(segment) or failure
+            requeued = segment.requeued  # More may be requeued while these are applied.
+            records = await asyncio.to_thread(self._spool.records, segment)
+            error = await self._apply_records(records)
+            if error is None:
+                segment.replayed = requeued
+            failure = error or failure
         if failure is not None:
             raise failure
         self._caught_up()
 
-    async def _apply_segment(self, segment: Segment) -> PingfeedError | None:
-        """The error of records that failed on their own, if any did; raises if the store is down."""
-        stuck, requeued = self._stuck.get(segment), segment.requeued
-        found = await asyncio.to_thread(self._spool.records, segment)
-        left, failure = await self._apply_records([one for one in found if stuck is None or one.id in stuck])
-        if segment.requeued == requeued:  # Otherwise it has more records than were read.
-            self._stuck[segment] = left
-        if failure is None:
-            self._stuck.pop(segment, None)
-            segment.replayed = requeued
+    async def _apply_records(self, records: Sequence[Record]) -> PingfeedError | None:
+        """The last error of records that failed on their own, if any did; raises if the store is down."""
+        failure: PingfeedError | None = None
+        for at in range(0, len(records), PAGE):
+            page = records[at : at + PAGE]
+            try:
+                await self._apply(_rows(page))
+            except PingfeedError as error:
+                failure = await self._apply_singly(page, error) or failure
         return failure
 
-    async def _apply_records(self, found: Sequence[Record]) -> tuple[set[int], PingfeedError | None]:
-        """The records that failed on their own, and the last error; raises if the store is down."""
-        left: set[int] = set()
-        failure: PingfeedError | None = None
-        for page in _pages(found):
-            try:
-                await self._apply_or_give_up(_rows(page))
-            except PingfeedError as error:
-                failure = error
-                left |= await self._apply_singly(page, error)
-        return left, failure
-
-    async def _apply_singly(self, page: Sequence[Record], error: PingfeedError) -> set[int]:
-        """The ids of the records that fail on their own; raises `error` if the first few all do."""
-        failed: set[int] = set()
+    async def _apply_singly(self, page: Sequence[Record], error: PingfeedError) -> PingfeedError | None:
+        """The last error of records that fail on their own, if any do; raises `error` if the first few all do."""
+        failures: list[PingfeedError] = []
         for tried, record in enumerate(random.sample(page, len(page)), 1):
             try:
-                await self._apply_or_give_up(_rows([record]))
-            except PingfeedError:
-                failed.add(record.id)
-                if len(failed) == tried == _TRIED_ALONE < len(page):
+                await self._apply(_rows([record]))
+            except PingfeedError as failure:
+                failures.append(failure)
+                if len(failures) == tried == _TRIED_ALONE < len(page):
                     raise error from None
-        return failed
+        return failures[-1] if failures else None
 
 
-def _pages(found: Sequence[Record]) -> Iterator[Sequence[Record]]:
-    return (found[at : at + PAGE] for at in range(0, len(found), PAGE))
-
-
-def _rows(found: Sequence[Record]) -> list[Row]:
-    return [row for record in found for row in decode_rows(record.lines)]
+def _rows(records: Sequence[Record]) -> list[Row]:
+    return [row for record in records for row in decode_rows(record.lines)]

@@ -23,9 +23,9 @@ written. An empty file is not damage: a process died between creating it and wri
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pingfeed.spool.group_commit import LogFile
 
@@ -37,6 +37,7 @@ _HEAD: Final = struct.Struct("<4sQqIII")
 _SUM: Final = struct.Struct("<I")
 HEAD_BYTES: Final = _HEAD.size + _SUM.size
 BEGINNING_BYTES: Final = HEADER_BYTES + HEAD_BYTES
+_TORN: Final = "the file ends inside a record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,11 @@ class Record:
     lines: bytes
     count: int
     received_ms: int
+
+    @property
+    def size(self) -> int:
+        """Its bytes on disk."""
+        return HEAD_BYTES + len(self.lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,91 +120,68 @@ def encode_head(record_id: int, lines: bytes, count: int, received_ms: int) -> b
     return head + _SUM.pack(zlib.crc32(head))
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A record without its lines, which span `start` to `end`."""
-
-    id: int
-    received_ms: int
-    count: int
-    start: int
-    end: int
-    crc: int
-
-
-def heads(data: bytes) -> Iterator[Head | Damage]:
-    """The heads of a file's records in order, and the damage between them; the lines are not checked."""
-    return _found(data, _head_at)
-
-
 def begins_with(data: bytes) -> int | None:
     """The id of the first record, from a file's first `BEGINNING_BYTES`; None if its head is damaged."""
-    head = _parsed(data, HEADER_BYTES)
-    return head.id if isinstance(head, Head) else None
+    head = _head_at(data, HEADER_BYTES)
+    return head.id if isinstance(head, _Head) else None
 
 
 def records(data: bytes) -> Iterator[Record | Damage]:
     """A file's whole records and its damage, in order."""
-    seen: set[int] = set()
-    for found in _found(data, _whole_at):
-        if isinstance(found, Damage):
-            yield found
-        elif found.id in seen:
-            yield Damage(found.start - HEAD_BYTES, found.end, "the record is a duplicate")
-        else:
-            seen.add(found.id)
-            yield Record(found.id, data[found.start : found.end], found.count, found.received_ms)
-
-
-def _found(data: bytes, look: Callable[[bytes, int], Head | str]) -> Iterator[Head | Damage]:
-    """Apply `look` from the start of a file to its end."""
     at, first = HEADER_BYTES, _next_head(data, 0)
     if data and (data[:8] != MAGIC or len(data) < HEADER_BYTES or first < HEADER_BYTES):
         at = first
         yield Damage(0, at, "the file's header is damaged")
+    seen: set[int] = set()
     while at < len(data):
-        found = look(data, at)
-        if isinstance(found, Head):
-            yield found
-            at = found.end
-        else:  # Its length may be wrong too, so search from the next byte on.
+        found = _record_at(data, at)
+        if isinstance(found, str):  # The length may be wrong too, so search from the next byte on.
             end = _next_head(data, at + 1)
             yield Damage(at, end, found)
-            at = end
+        else:
+            end = at + found.size
+            yield Damage(at, end, "the record is a duplicate") if found.id in seen else found
+            seen.add(found.id)
+        at = end
 
 
-def _whole_at(data: bytes, at: int) -> Head | str:
-    """The head at this offset if its lines are whole too, else what is wrong."""
-    found = _head_at(data, at)
-    if isinstance(found, Head) and zlib.crc32(memoryview(data)[found.start : found.end]) != found.crc:
+class _Head(NamedTuple):
+    id: int
+    received_ms: int
+    events: int
+    length: int
+    crc: int
+
+
+def _record_at(data: bytes, at: int) -> Record | str:
+    """The whole record at this offset, else what is wrong."""
+    head = _head_at(data, at)
+    if isinstance(head, str):
+        return head
+    lines = data[at + HEAD_BYTES : at + HEAD_BYTES + head.length]
+    if len(lines) < head.length:
+        return _TORN
+    if zlib.crc32(lines) != head.crc:
         return "a record's lines do not match their checksum"
-    return found
+    return Record(head.id, lines, head.events, head.received_ms)
 
 
-def _head_at(data: bytes, at: int) -> Head | str:
-    """The head at this offset if its lines fit into the file, else what is wrong."""
-    found = _parsed(data, at)
-    if isinstance(found, Head) and found.end > len(data):
-        return "the file ends inside a record"
-    return found
-
-
-def _parsed(data: bytes, at: int) -> Head | str:
+def _head_at(data: bytes, at: int) -> _Head | str:
     """The head at this offset, wherever its lines end, else what is wrong."""
     if len(data) - at < HEAD_BYTES:
-        return "the file ends inside a record"
-    mark, record_id, received_ms, count, length, crc = _HEAD.unpack_from(data, at)
+        return _TORN
+    mark, *fields = _HEAD.unpack_from(data, at)
     (checksum,) = _SUM.unpack_from(data, at + _HEAD.size)
     if mark != _MARK or zlib.crc32(data[at : at + _HEAD.size]) != checksum:
         return "a record's head is damaged"
-    start = at + HEAD_BYTES
-    return Head(record_id, received_ms, count, start, start + length, crc)
+    return _Head(*fields)
 
 
 def _next_head(data: bytes, at: int) -> int:
-    """The offset of the next whole head, or the end of the file."""
+    """The offset of the next whole head whose lines fit into the file, or the end of the file."""
     while (at := data.find(_MARK, at)) >= 0:
-        if isinstance(_head_at(data, at), Head):
+        head = _head_at(data, at)
+        if isinstance(head, _Head) and at + HEAD_BYTES + head.length <= len(data):
             return at
         at += 1
     return len(data)

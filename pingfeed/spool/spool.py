@@ -17,7 +17,7 @@ On disk
 - `lock`: an empty file; the process that owns the spool holds `flock` on it.
 - `<first id>.segment`: accepted requests, one after the other; format in `segment.py`. Ids ascend and are never reused.
   Only the newest is appended to, and only by the process that created it.
-- `tally.json`: the spool's id, what was delivered by day, and `settled_to`: segments up to that id are at the sink.
+- `tally.json`: the spool's id, what was delivered by day, and the id up to which segments are at the sink.
   Format in `checkpoint.py`.
 - `damaged/<file>-<offset>`: bytes that belong to no whole record, at most 64 MiB of them (`recovery.py`).
 - `probe`: written to test whether a disk that failed works again.
@@ -35,34 +35,19 @@ Operations
 import asyncio
 import errno
 import os
-import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pingfeed.core.clock import DAY_MS, Clock, day_of, system_clock
-from pingfeed.core.errors import Busy, PingfeedError, Unavailable
-from pingfeed.files import make_folder, try_lock
+from pingfeed.core.errors import PingfeedError, Unavailable
 from pingfeed.spool.checkpoint import FILE as TALLY
-from pingfeed.spool.checkpoint import LOCK
-from pingfeed.spool.disk import Disk, SystemDisk
+from pingfeed.spool.disk import Disk
 from pingfeed.spool.group_commit import GroupCommit, LogFile
-from pingfeed.spool.recovery import DamageLog, recover
-from pingfeed.spool.segment import (
-    HEAD_BYTES,
-    Damage,
-    Record,
-    Segment,
-    SpooledBatch,
-    encode_head,
-    first_id_of,
-    header,
-    name_of,
-)
+from pingfeed.spool.recovery import DamageLog, lock, recover
+from pingfeed.spool.segment import Record, Segment, SpooledBatch, encode_head, first_id_of, header, name_of
 
 MAX_BYTES: Final = 1 << 30
 SEGMENT_BYTES: Final = 16 << 20
@@ -71,18 +56,6 @@ _FULL_RETRY_S: Final = 5
 _PROBE_BYTES: Final = 4096
 _REQUEST_BYTES: Final = 1 << 20
 """The largest request (`events.MAX_BODY_BYTES`): with less room the spool is not ready, though it takes what fits."""
-
-
-@dataclass(eq=False, slots=True)
-class _Append:
-    """One call of `append` on its way to the disk."""
-
-    segment: Segment
-    id: int
-    size: int
-    count: int
-    in_flight: bool
-    waiter: "asyncio.Future[None]"
 
 
 class Spool:
@@ -103,44 +76,29 @@ class Spool:
     ) -> None:
         self.directory, self.max_bytes = directory, max_bytes
         self._segment_bytes, self._segment_events = segment_bytes, segment_events
-        self._disk: Disk = SystemDisk() if disk is None else disk
+        self._disk = disk or Disk()
         self._clock = clock
         self._damage = DamageLog(directory, self._disk)
-        self._lock = _lock(directory)
+        self.damage = self._damage.found
+        """The damage found by this process, by file name."""
+        self._lock = lock(directory)
         try:
             found = recover(directory, self._disk, clock(), self._damage)
         except PingfeedError:
             os.close(self._lock)
             raise
         self._tally, self._next_id, self._segments = found.tally, found.next_id, found.segments
+        self.spool_id = found.tally.spool_id
+        """16 hex digits, created with the directory; part of every batch's name."""
         self.accepted = 0
         """Events that this process made durable."""
         self.on_appended: Callable[[], None] = lambda: None
-        self.on_requeued: Callable[[Segment], None] = lambda _segment: None
+        self.on_requeued: Callable[[], None] = lambda: None
         self._commit = GroupCommit(self._disk)
-        self._undelivered = deque(one for one in self._segments if not one.delivered)
         self._open: Segment | None = None
-        self._stored = sum(one.bytes for one in self._segments)
-        self._waiting_events = sum(one.events for one in self._undelivered)
-        self._waiting_bytes = sum(one.bytes for one in self._undelivered)
-        self._disk_error = ""
+        self._disk_failed = False
         self._replacing: asyncio.Future[None] | None = None
         self._closed = False
-
-    @property
-    def spool_id(self) -> str:
-        """16 hex digits, created with the directory; part of every batch's name."""
-        return self._tally.spool_id
-
-    @property
-    def damage(self) -> list[tuple[str, Damage]]:
-        """The damage found by this process, by file name."""
-        return self._damage.found
-
-    @property
-    def last_id(self) -> int:
-        """The id that was assigned last."""
-        return self._next_id - 1
 
     async def append(self, lines: bytes, count: int, received_ms: int, *, in_flight: bool = False) -> Segment:
         """Store `count` rows; once they are durable, return the segment that holds them.
@@ -149,26 +107,21 @@ class Spool:
         rows are requeued. Raises Unavailable (with `retry_after_s`) if the spool is full or the disk fails: nothing was
         stored.
         """
-        size = HEAD_BYTES + len(lines)
-        self._check_room(size)
-        segment = self._segment_for(size, count, received_ms // DAY_MS)
+        record = Record(self._next_id, lines, count, received_ms)
+        self._check_room(record.size)
+        segment = self._segment_for(record)
         self._next_id += 1
-        waiter = asyncio.get_running_loop().create_future()
-        one = _Append(segment, self._next_id - 1, size, count, in_flight, waiter)
-        segment.bytes += size
+        durable = asyncio.get_running_loop().create_future()
+        segment.bytes += record.size
         segment.events += count
         segment.writing += 1
         segment.in_flight += in_flight
-        self._stored += size
-        self._commit.append(
-            segment.file, (encode_head(one.id, lines, count, received_ms), lines), partial(self._written, one)
-        )
+        parts = encode_head(record.id, lines, count, received_ms), lines
+        self._commit.append(segment.file, parts, partial(self._written, segment, record, in_flight, durable))
         try:
-            await waiter
+            await asyncio.shield(durable)
         except asyncio.CancelledError:
-            # Cancelled in the same loop iteration in which it became durable, so `_written` did not requeue it.
-            if in_flight and waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.requeue(segment)
+            durable.add_done_callback(partial(self._abandoned, segment, in_flight))
             raise
         return segment
 
@@ -184,19 +137,20 @@ class Spool:
     def replay(self, segment: Segment) -> None:
         """All signals of a segment have to be applied (again)."""
         segment.requeued += 1
-        self.on_requeued(segment)
+        self.on_requeued()
 
     def depth(self) -> tuple[int, int]:
-        """Events that are not at the sink, and their bytes."""
-        return self._waiting_events, self._waiting_bytes
+        """Events that are not at the sink, and their bytes; those being written count too."""
+        return sum(one.events for one in self._undelivered), sum(one.bytes for one in self._undelivered)
 
     def has_full(self) -> bool:
         """Whether a closed segment waits for delivery."""
-        return bool(self._undelivered) and self._undelivered[0] is not self._open
+        return self._undelivered[:1] not in ([], [self._open])
 
-    def seal(self) -> None:
-        """Close the open segment: later appends go into another one."""
+    def seal(self) -> int:
+        """Close the open segment: later appends go into another one. Returns the id that was assigned last."""
         self._open = None
+        return self._next_id - 1
 
     async def next_batch(self) -> SpooledBatch | None:
         """The oldest closed segment that is not at the sink; None if there is none. Raises Unavailable."""
@@ -208,7 +162,6 @@ class Spool:
             if segment.events:
                 return self._batch(segment, await asyncio.to_thread(self.records, segment))
             await self._remove(segment)  # None of its appends became durable.
-            self._undelivered.popleft()
         return None
 
     async def ack(self, batch: SpooledBatch) -> None:
@@ -219,16 +172,13 @@ class Spool:
         segment = batch.segment
         if not segment.delivered:
             day = {day_of(batch.received_ms): batch.events} if batch.events else {}
-            tally = self._tally.settled(segment.last_id, day, self._clock())
+            tally = self._tally.acked(segment.last_id, day, self._clock())
             # Once begun, `close` waits for it: this process must not write to the directory afterwards.
             write = asyncio.to_thread(tally.write, self.directory / TALLY, self._disk.write_whole)
             self._replacing = asyncio.ensure_future(write)
             await asyncio.shield(self._replacing)
             self._tally = tally
             segment.delivered = True
-            self._undelivered.popleft()
-            self._waiting_events -= segment.events
-            self._waiting_bytes -= segment.bytes
         await self.sweep()
 
     async def sweep(self) -> None:
@@ -247,18 +197,7 @@ class Spool:
 
     def records(self, segment: Segment) -> list[Record]:
         """A segment's durable records; damage is logged. For any thread. Raises Unavailable."""
-        path, size = segment.file.path, segment.file.size
-        try:
-            data = self._disk.read(path)[:size]
-        except FileNotFoundError:  # Removed by `sweep`, not created yet, or deleted by someone else.
-            if not segment.delivered and size:
-                self._damage.quarantine(path.name, Damage(0, size, "the file is gone"), b"")
-            return []
-        except OSError as error:
-            raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from error
-        if len(data) < size:
-            self._damage.quarantine(path.name, Damage(len(data), size, "the file was truncated"), b"")
-        return self._damage.whole_records(path.name, data)[0]
+        return self._damage.records_of(segment)
 
     async def check(self) -> None:
         """Raise Unavailable if an append, at least a large one, would fail now."""
@@ -268,13 +207,6 @@ class Spool:
             await asyncio.to_thread(self._probe, room)
         except OSError as error:
             raise _not_written(error) from error
-
-    def _probe(self, room: int) -> None:
-        """OSError if the disk would fail an append; after a failed one, find out by writing to it."""
-        if self._disk.spare(self.directory) < room:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if self._disk_error:
-            self._disk.write_whole(self.directory / "probe", bytes(_PROBE_BYTES))
 
     async def idle(self) -> None:
         """Wait until every append in progress is durable or has failed."""
@@ -294,49 +226,62 @@ class Spool:
                 self._close_file(segment)
             os.close(self._lock)
 
+    @property
+    def _undelivered(self) -> list[Segment]:
+        return [one for one in self._segments if not one.delivered]
+
     def _check_room(self, size: int) -> None:
         if self._closed:
             raise Unavailable(f"the spool {self.directory} is closed")
-        if self._stored + size > self.max_bytes:
-            message = f"the spool is full: {self._waiting_events} events wait for delivery"
+        if sum(one.bytes for one in self._segments) + size > self.max_bytes:
+            message = f"the spool is full: {self.depth()[0]} events wait for delivery"
             raise Unavailable(message, retry_after_s=_FULL_RETRY_S)
 
-    def _segment_for(self, size: int, count: int, day: int) -> Segment:
+    def _probe(self, room: int) -> None:
+        """OSError if the disk would fail an append; after a failed one, find out by writing to it."""
+        if self._disk.spare(self.directory) < room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self._disk_failed:
+            self._disk.write_whole(self.directory / "probe", bytes(_PROBE_BYTES))
+
+    def _segment_for(self, record: Record) -> Segment:
         """The open segment, or a new one if that is full, of another day, or broken."""
-        one = self._open
+        one, day = self._open, record.received_ms // DAY_MS
         if one is not None and one.day == day and not one.file.broken:
-            has_room = one.bytes + size <= self._segment_bytes and one.events + count <= self._segment_events
-            if has_room or not one.bytes:
+            size, events = one.bytes + record.size, one.events + record.count
+            if not one.bytes or (size <= self._segment_bytes and events <= self._segment_events):
                 return one
-        path = self.directory / name_of(self._next_id)
-        self._open = Segment(self._next_id, day, LogFile(path, header(self.spool_id)))
+        path = self.directory / name_of(record.id)
+        self._open = Segment(record.id, day, LogFile(path, header(self.spool_id)))
         self._segments.append(self._open)
-        self._undelivered.append(self._open)
         return self._open
 
-    def _written(self, one: _Append, error: OSError | None) -> None:
+    def _written(
+        self,
+        segment: Segment,
+        record: Record,
+        in_flight: bool,
+        durable: "asyncio.Future[None]",
+        error: OSError | None,
+    ) -> None:
         """An append is durable or has failed."""
-        segment = one.segment
         segment.writing -= 1
+        self._disk_failed = error is not None
         if error is None:
-            segment.last_id = one.id
-            self._waiting_events += one.count
-            self._waiting_bytes += one.size
-            self.accepted += one.count
-            self._disk_error = ""
+            segment.last_id = record.id
+            self.accepted += record.count
             self.on_appended()
-            if not one.waiter.done():
-                one.waiter.set_result(None)
-            elif one.in_flight:
-                self.requeue(segment)
+            durable.set_result(None)
             return
-        segment.bytes -= one.size
-        segment.events -= one.count
-        segment.in_flight -= one.in_flight
-        self._stored -= one.size
-        self._disk_error = str(error)
-        if not one.waiter.done():
-            one.waiter.set_exception(_not_written(error))
+        segment.bytes -= record.size
+        segment.events -= record.count
+        segment.in_flight -= in_flight
+        durable.set_exception(_not_written(error))
+
+    def _abandoned(self, segment: Segment, in_flight: bool, durable: "asyncio.Future[None]") -> None:
+        """The caller of an append was cancelled: its rows are durable all the same, or have failed."""
+        if durable.exception() is None and in_flight:
+            self.requeue(segment)
 
     def _batch(self, segment: Segment, found: list[Record]) -> SpooledBatch:
         return SpooledBatch(
@@ -355,27 +300,12 @@ class Spool:
             raise Unavailable(f"{segment.file.path} cannot be removed: {error.strerror or error}") from error
         if segment in self._segments:  # Two callers may have removed it concurrently.
             self._segments.remove(segment)
-            self._stored -= segment.bytes
 
     def _close_file(self, segment: Segment) -> None:
         handle, segment.file.handle = segment.file.handle, -1
         if handle >= 0:
             with suppress(OSError):  # It was synced, and is closed whatever the system reports.
                 self._disk.close(handle)
-
-
-def _lock(directory: Path) -> int:
-    """A descriptor that holds the directory's lock. Retries, because `stats.is_held` takes the lock for a moment."""
-    try:
-        make_folder(directory)
-        for _ in range(10):
-            descriptor = try_lock(directory / LOCK)
-            if descriptor is not None:
-                return descriptor
-            time.sleep(0.05)
-    except OSError as error:
-        raise Unavailable(f"the spool {directory} cannot be opened: {error.strerror}") from error
-    raise Busy(f"another process uses the spool {directory}; give each process its own directory")
 
 
 def _not_written(error: OSError) -> Unavailable:

@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from pingfeed.core.clock import Clock, day_of, system_clock
 from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
-from pingfeed.files import reading, try_lock
+from pingfeed.files import try_lock
 from pingfeed.ports import Artifacts
 from pingfeed.spool.checkpoint import FILE, LOCK, Tally
-from pingfeed.spool.segment import BEGINNING_BYTES, Head, begins_with, first_id_of, heads
+from pingfeed.spool.segment import BEGINNING_BYTES, Record, begins_with, first_id_of, records
 from pingfeed.spool.tasks import Background
 
 REJECTED: Final = "rejected"
@@ -69,28 +71,20 @@ class SpoolStats(Tally, frozen=True, kw_only=True):
 
 
 def stats_of(folder: Path, now_ms: int) -> SpoolStats | None:
-    """The current stats of the spool in a directory; None if it holds no accepted events. FormatError, Unavailable.
+    """The current stats of the spool in a directory; None if it holds no accepted events. Raises Unavailable.
 
     The spool's process keeps working meanwhile: if something was delivered during a look it is repeated, so that no
     event counts on both sides or on neither. A spool that is never still long enough counts some events on both.
     """
-    tally = _tally(folder / FILE)
+    if not (folder / FILE).exists() or (tally := _tally(folder)).service == REJECTED:
+        return None
     for _ in range(_LOOKS):
-        if tally is None or tally.service == REJECTED:
-            return None
         spooled = waiting_by_day(folder).get(tally.spool_id, {})
-        before, tally = tally, _tally(folder / FILE)
+        before, tally = tally, _tally(folder)
         if tally == before:
             break
-    assert tally is not None, "a tally is replaced, never removed"
-    return SpoolStats(
-        spool_id=tally.spool_id,
-        service=tally.service,
-        settled_to=tally.settled_to,
-        days=tally.days,
-        spooled={day: events for day, events in spooled.items() if events},
-        published_ms=now_ms,
-    )
+    waiting = {day: events for day, events in spooled.items() if events}
+    return SpoolStats(**msgspec.structs.asdict(tally), spooled=waiting, published_ms=now_ms)
 
 
 class Publisher:
@@ -115,10 +109,10 @@ class Publisher:
     async def publish(self) -> None:
         """Put the stats if they have changed; raises what the store raises."""
         stats = await asyncio.to_thread(stats_of, self._folder, self._clock())
-        if stats is None or _same(stats, self._published):
+        if stats is None or msgspec.structs.replace(stats, published_ms=0) == self._published:
             return
         await self._store.put(f"accounts/{stats.spool_id}.json", stats.encode())
-        self._published = stats
+        self._published = msgspec.structs.replace(stats, published_ms=0)
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:
         """Publish a last time, for at most `timeout_s`."""
@@ -127,16 +121,16 @@ class Publisher:
         await self._store.close()
 
     async def _run(self) -> None:
-        is_last = False
-        while not is_last:
+        while True:
             is_last = self._closing.is_set()
             try:
                 await self.publish()
             except (PingfeedError, OSError) as error:
                 _log.warning("the spool's stats could not be published, will retry: %s", error)
-            if not is_last:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), self._every_s)
+            if is_last:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), self._every_s)
 
 
 def wait_landed(
@@ -150,7 +144,10 @@ def wait_landed(
     deadline = time.monotonic() + timeout_s
     folders = _folders(spool_dir)
     while True:
-        waiting = {folder: _waiting(folder, before_ms) for folder in folders}
+        waiting = {
+            folder: sum(record.count for record in _undelivered(folder) if record.received_ms < before_ms)
+            for folder in folders
+        }
         alive = any(events and is_held(folder) for folder, events in waiting.items())
         if not alive or time.monotonic() >= deadline:
             return sum(waiting.values())
@@ -162,18 +159,10 @@ def waiting_by_day(spool_dir: Path) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for folder in _folders(spool_dir):
         days: Counter[str] = Counter()
-        for head in _undelivered(folder):
-            days[day_of(head.received_ms)] += head.count
-        found[tally_of(folder).spool_id] = dict(days)
+        for record in _undelivered(folder):
+            days[day_of(record.received_ms)] += record.count
+        found[_tally(folder).spool_id] = dict(days)
     return found
-
-
-def tally_of(folder: Path) -> Tally:
-    """The tally of the spool in a folder. Raises Unavailable."""
-    try:
-        return Tally.of((folder / FILE).read_bytes())
-    except (OSError, FormatError) as error:
-        raise Unavailable(f"the spool {folder} cannot be read: {error}") from error
 
 
 def is_held(folder: Path) -> bool:
@@ -191,23 +180,25 @@ def _folders(spool_dir: Path) -> list[Path]:
     return [file.parent for file in sorted(spool_dir.rglob(FILE)) if file.parent.name != REJECTED]
 
 
-def _waiting(folder: Path, before_ms: int) -> int:
-    """Undelivered events in one spool that were accepted before `before_ms`."""
-    return sum(head.count for head in _undelivered(folder) if head.received_ms < before_ms)
-
-
-def _undelivered(folder: Path) -> Iterator[Head]:
+def _undelivered(folder: Path) -> Iterator[Record]:
     # The tally first: events that are delivered during this look count as waiting, never as neither.
-    settled_to = tally_of(folder).settled_to
+    acked_to = _tally(folder).acked_to
     for name in sorted(os.listdir(folder)):
         if first_id_of(name) is None:
             continue
         first_id = begins_with(_read(folder / name, BEGINNING_BYTES))
-        if first_id is not None and first_id <= settled_to:
+        if first_id is not None and first_id <= acked_to:
             continue  # At the sink, and kept for its signals; it may be large, so it is not read.
-        found = [one for one in heads(_read(folder / name)) if isinstance(one, Head)]
-        if found and min(one.id for one in found) > settled_to:
+        found = [one for one in records(_read(folder / name)) if isinstance(one, Record)]
+        if found and min(one.id for one in found) > acked_to:
             yield from found
+
+
+def _tally(folder: Path) -> Tally:
+    try:
+        return Tally.of(_read(folder / FILE))
+    except FormatError as error:
+        raise Unavailable(f"the spool {folder} cannot be read: {error}") from error
 
 
 def _read(file: Path, size: int = -1) -> bytes:
@@ -218,18 +209,3 @@ def _read(file: Path, size: int = -1) -> bytes:
         return b""  # Delivered meanwhile.
     except OSError as error:
         raise Unavailable(f"the spool {file.parent} cannot be read: {error.strerror}") from error
-
-
-def _tally(path: Path) -> Tally | None:
-    if not path.exists():
-        return None
-    with reading(str(path)):
-        return Tally.of(path.read_bytes(), str(path))
-
-
-def _same(one: SpoolStats, other: SpoolStats | None) -> bool:
-    return other is not None and (one.settled_to, one.days, one.spooled) == (
-        other.settled_to,
-        other.days,
-        other.spooled,
-    )

@@ -12,7 +12,7 @@ from fastapi_offline import FastAPIOffline
 from pingfeed.core.clock import Clock, system_clock
 from pingfeed.core.ids import IdMaker, uuid7
 from pingfeed.settings import Settings
-from pingfeed.web import docs, errors, health, middleware, openapi
+from pingfeed.web import errors, health, middleware, openapi
 from pingfeed.web.auth import Authenticator
 from pingfeed.web.health import HealthBody, ReadyBody, ReadyCheck
 from pingfeed.web.metrics import Metrics
@@ -52,7 +52,7 @@ def create_shell(
     app.state.authenticator = Authenticator(settings, metrics=metrics, clock=clock, monotonic=monotonic)
     errors.install(app)
     health.install(app, ready, metrics)
-    docs.install(app)
+    openapi.install_page(app)
     openapi.install(app, [HealthBody, ReadyBody, *types], auth_optional=settings.auth == "none")
     middleware.install(app, settings, metrics=metrics, clock=clock, make_id=make_id)
     return app

@@ -1,4 +1,6 @@
-"""OpenAPI from msgspec structs: the published schema is the one that decodes and encodes.
+"""The documentation of an app: OpenAPI from msgspec structs, and /docs, which shows it offline.
+
+The published schema is the one that decodes and encodes.
 
 Routes take a Request and return a Response, so FastAPI sees no models. They declare their input and output with `body`
 and `answer`; `install` puts the structs' schemas under `components`, the headers on every response, and the credentials
@@ -6,12 +8,18 @@ on every operation that may return 401. The credentials are alternatives; the se
 PINGFEED_AUTH=none, "no credential" is another alternative.
 """
 
+import base64
+import hashlib
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
 
 from pingfeed.web.errors import ErrorBody
 
@@ -130,3 +138,46 @@ def _complete(operation: dict[str, Any], auth_optional: bool) -> None:
         found["headers"] = {"X-Request-Id": _header("X-Request-Id"), **found.get("headers", {})}
     if "401" in operation["responses"]:
         operation["security"] = [{name: []} for name in _CREDENTIALS] + ([{}] if auth_optional else [])
+
+
+_ASSETS: Final = "/static-offline-docs"
+"""The path under which fastapi-offline serves the bundled files."""
+_INLINE: Final = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+
+
+def install_page(app: FastAPI) -> None:
+    """Add /docs, Swagger UI from bundled files, under a content security policy that allows nothing else.
+
+    `app` is a FastAPIOffline without documentation pages of its own.
+    """
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> HTMLResponse:
+        root = request.scope.get("root_path", "")
+        page = get_swagger_ui_html(
+            openapi_url=f"{root}{app.openapi_url}",
+            title=app.title,
+            swagger_js_url=f"{root}{_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{root}{_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{root}{_ASSETS}/favicon.png",
+            # Otherwise Swagger UI sends the document to an online validator.
+            swagger_ui_parameters={"validatorUrl": None},
+        )
+        page.headers["Content-Security-Policy"] = _policy(bytes(page.body))
+        return page
+
+
+def _policy(html: bytes) -> str:
+    """Allow the page's one inline script by its digest. Swagger UI sets inline styles."""
+    scripts = (base64.b64encode(hashlib.sha256(text).digest()).decode() for text in _INLINE.findall(html))
+    policy = {
+        "default-src": "'none'",
+        "script-src": " ".join(["'self'", *(f"'sha256-{digest}'" for digest in scripts)]),
+        "style-src": "'self' 'unsafe-inline'",
+        "img-src": "'self' data:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in policy.items())

@@ -1,4 +1,4 @@
-"""The system's Chromium, driven by Playwright; what is missing skips, or fails where REQUIRE_ALL=1 asks for it."""
+"""The system's Chromium, driven by Playwright."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS: Final = (
     "--headless",
-    "--no-sandbox",  # there is none for root, which is who runs tests in containers
+    "--no-sandbox",  # it does not work for root, the user in containers
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -24,7 +24,7 @@ _FLAGS: Final = (
 
 
 def missing() -> str | None:
-    """What a browser test lacks here, None if nothing."""
+    """What browser tests lack on this machine, None if nothing."""
     if importlib.util.find_spec("playwright") is None:
         return "playwright is not installed (make test-real installs it)"
     if executable() is None:
@@ -40,7 +40,7 @@ def executable() -> str | None:
 
 @asynccontextmanager
 async def launched() -> "AsyncIterator[Browser]":
-    """A browser, closed at the end."""
+    """A running browser."""
     from playwright.async_api import async_playwright
 
     async with async_playwright() as playwright:

@@ -1,6 +1,6 @@
-"""One small world for all browser tests; a browser and a watched page for each.
+"""One small world for all browser tests; a browser and a page for each.
 
-Playwright's asynchronous side is used because its other one keeps an event loop running that other tests would find.
+Playwright's synchronous API would leave a running event loop behind for other tests; hence the asynchronous one.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -34,7 +34,7 @@ async def browser(demo_town: DemoTown) -> "AsyncIterator[Browser]":
 
 @pytest.fixture
 async def visit(browser: "Browser", demo_town: DemoTown) -> AsyncIterator[Visit]:
-    """A visit of a wide, light page with motion; `visit.again(...)` for another look."""
+    """A visit to the page in the wide, light layout with motion."""
     found = await Visit.begin(browser, demo_town)
     yield found
     await found.page.context.close()

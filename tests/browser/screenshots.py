@@ -1,4 +1,4 @@
-"""`make screenshots`: pictures of the real page over a small real world, with people playing meanwhile.
+"""`make screenshots`: the real page over a small real world with live traffic.
 
 python -m tests.browser.screenshots FOLDER writes page-light.png, page-dark.png, page-phone.png and page-system.png.
 """
@@ -7,78 +7,55 @@ import asyncio
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulator.world import user_id
 from tests.browser import chromium
 from tests.browser.town import DemoTown
-from tests.browser.visit import PHONE, WIDE, Visit
+from tests.browser.visit import PHONE, Visit
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
-_PLAYED_MS = 45_000
-"""How long the system is watched before its picture: rates and percentiles of a minute want a minute."""
+_TRAFFIC_MS = 45_000
+"""How long the system view collects its rates and percentiles of the last minute."""
 
 
-async def _settled(visit: Visit) -> None:
-    """At the top of the page, once nothing moves, with no button under the pointer."""
-    await visit.page.mouse.move(0, 0)
-    await visit.page.evaluate("() => window.scrollTo(0, 0)")
-    await visit.page.locator("#ghosts > *").first.wait_for(state="detached")
-    await visit.page.wait_for_function("() => document.getAnimations().every(one => one.playState !== 'running')")
-    await visit.page.evaluate("() => document.activeElement.blur()")
+async def _feed(browser: "Browser", town: DemoTown, file: Path, user: int, act: str | None, **look: Any) -> None:
+    """A user's feed after a follow and another action; without one, with the reasons of a ping."""
+    visit = await Visit.begin(browser, town, **look)
+    page = visit.page
+    await visit.open_feed(user_id(user))
+    await visit.act(await visit.followable(), "Follow")
+    ping = (await visit.pings())[1]
+    await (visit.act(ping, act) if act else visit.button(ping, "Why").click())
+    # Wait until nothing moves, at the top of the page with no button under the pointer.
+    await page.mouse.move(0, 0)
+    await page.evaluate("() => window.scrollTo(0, 0)")
+    await page.locator("#ghosts > *").first.wait_for(state="detached")
+    await page.wait_for_function("() => document.getAnimations().every(one => one.playState !== 'running')")
+    await page.evaluate("() => document.activeElement.blur()")
+    await page.screenshot(path=file)
 
 
-async def _light(browser: "Browser", town: DemoTown, folder: Path) -> None:
-    """A feed after a hide and a follow."""
+async def _system(browser: "Browser", town: DemoTown, file: Path) -> None:
+    """The second view during live traffic."""
     visit = await Visit.begin(browser, town)
-    await visit.open(user_id(12))
-    await visit.cards.first.wait_for()
-    await visit.act((await visit.pings())[1], "Hide")
-    await visit.act(await visit.followable(), "Follow")
-    await _settled(visit)
-    await visit.page.screenshot(path=folder / "page-light.png")
-
-
-async def _dark(browser: "Browser", town: DemoTown, folder: Path) -> None:
-    """Why a ping is where it is."""
-    visit = await Visit.begin(browser, town, scheme="dark")
-    await visit.open(user_id(7))
-    await visit.cards.first.wait_for()
-    await visit.act(await visit.followable(), "Follow")
-    await visit.button((await visit.pings())[1], "Why").click()
-    await _settled(visit)
-    await visit.page.screenshot(path=folder / "page-dark.png")
-
-
-async def _phone(browser: "Browser", town: DemoTown, folder: Path) -> None:
-    """A feed after a like, on a phone."""
-    visit = await Visit.begin(browser, town, width=PHONE, scale=2)
-    await visit.open(user_id(33))
-    await visit.cards.first.wait_for()
-    await visit.act(await visit.followable(), "Follow")
-    await visit.act((await visit.pings())[1], "Like")
-    await _settled(visit)
-    await visit.page.screenshot(path=folder / "page-phone.png")
-
-
-async def _system(browser: "Browser", town: DemoTown, folder: Path) -> None:
-    """The second view while people play."""
-    visit = await Visit.begin(browser, town, width=WIDE)
     await visit.open("system")
-    await visit.page.wait_for_timeout(_PLAYED_MS)
-    await visit.page.screenshot(path=folder / "page-system.png", full_page=True)
+    await visit.page.wait_for_timeout(_TRAFFIC_MS)
+    await visit.page.screenshot(path=file, full_page=True)
 
 
-async def _pictures(town: DemoTown, folder: Path) -> None:
+async def _screenshots(town: DemoTown, folder: Path) -> None:
     async with chromium.launched() as browser:
-        for picture in (_light, _dark, _phone, _system):
-            await picture(browser, town, folder)
+        await _feed(browser, town, folder / "page-light.png", 12, "Hide")
+        await _feed(browser, town, folder / "page-dark.png", 7, None, scheme="dark")
+        await _feed(browser, town, folder / "page-phone.png", 33, "Like", width=PHONE, scale=2)
+        await _system(browser, town, folder / "page-system.png")
 
 
 def main(folder: Path) -> None:
-    """Build the world, let its people play, take the pictures."""
+    """Build the world, start live traffic, take the screenshots."""
     if lack := chromium.missing():
         sys.exit(lack)
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +63,7 @@ def main(folder: Path) -> None:
         town = DemoTown(Path(home) / "home")
         try:
             town.play(rate=40)
-            asyncio.run(_pictures(town, folder))
+            asyncio.run(_screenshots(town, folder))
         finally:
             town.close()
 

@@ -1,4 +1,4 @@
-"""/docs in a browser: the policy that keeps everything else out lets the page work, without another host."""
+"""/docs in a browser: the page works within its policy and without another host."""
 
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit

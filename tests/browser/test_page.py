@@ -1,7 +1,7 @@
-"""The page as its visitors have it: what they do shows in the next feed and is explained, whatever they look with."""
+"""The page as visitors see it: their actions show in the next feed and are explained, in every layout and theme."""
 
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,25 +14,23 @@ from tests.browser.visit import PHONE, WIDE, Scheme, Visit
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Route
 
-# The first test of a process pays for the world: its history, its training, its services.
+# The first test of a process creates the world: history, training, services.
 pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
-LOOKS = [(PHONE, "light"), (PHONE, "dark"), (WIDE, "light"), (WIDE, "dark")]
+LOOKS: list[tuple[int, Scheme]] = [(PHONE, "light"), (PHONE, "dark"), (WIDE, "light"), (WIDE, "dark")]
 looks = pytest.mark.parametrize(("width", "scheme"), LOOKS, ids=[f"{scheme}-{width}" for width, scheme in LOOKS])
 
 
-async def looked_at(browser: "Browser", town: DemoTown, width: int, scheme: str, *, motion: bool = True) -> Visit:
-    return await Visit.begin(browser, town, width=width, scheme=cast(Scheme, scheme), motion=motion)
-
-
-def person(width: int, scheme: str, first: int) -> str:
-    """A separate user for each run, so that tests do not see each other's acts."""
+def person(width: int, scheme: Scheme, first: int) -> str:
+    """A separate user for each run, so that tests do not see each other's events."""
     return user_id(first + LOOKS.index((width, scheme)))
 
 
 @looks
-async def test_acts_change_the_next_feed(browser: "Browser", demo_town: DemoTown, width: int, scheme: str) -> None:
-    visit = await looked_at(browser, demo_town, width, scheme)
+async def test_actions_change_the_next_feed(
+    browser: "Browser", demo_town: DemoTown, width: int, scheme: Scheme
+) -> None:
+    visit = await Visit.begin(browser, demo_town, width=width, scheme=scheme)
     await visit.open()
     await visit.be(person(width, scheme, 10))
     before = await visit.pings()
@@ -51,11 +49,11 @@ async def test_acts_change_the_next_feed(browser: "Browser", demo_town: DemoTown
     assert f"you just followed {creator}" in await visit.changes()
     await theirs.first.get_by_role("button", name=f"Following: {creator}", pressed=True).wait_for()
 
-    for name, told in (("Like", "you liked it"), ("Watch", "you watched it"), ("Skip", "you skipped it")):
+    for name, reason in (("Like", "you liked it"), ("Watch", "you watched it"), ("Skip", "you skipped it")):
         ping = (await visit.pings())[1]
         await visit.act(ping, name)
         assert ping not in await visit.pings()
-        assert told in await visit.changes()
+        assert reason in await visit.changes()
 
     assert await visit.overflow() <= 0
     assert visit.complaints == []
@@ -64,16 +62,14 @@ async def test_acts_change_the_next_feed(browser: "Browser", demo_town: DemoTown
 
 @looks
 async def test_a_trending_ping_enters_the_feeds_of_its_country(
-    browser: "Browser", demo_town: DemoTown, width: int, scheme: str
+    browser: "Browser", demo_town: DemoTown, width: int, scheme: Scheme
 ) -> None:
-    visit = await looked_at(browser, demo_town, width, scheme)
+    visit = await Visit.begin(browser, demo_town, width=width, scheme=scheme)
     liker = person(width, scheme, 20)
-    await visit.open(liker)
-    await visit.cards.first.wait_for()
-    other, ping = someone_who_misses(demo_town, await visit.pings(), liker)
-    neighbour = await looked_at(browser, demo_town, width, scheme)
-    await neighbour.open(other)
-    await neighbour.cards.first.wait_for()
+    await visit.open_feed(liker)
+    other, ping = user_without_one(demo_town, await visit.pings(), liker)
+    neighbour = await Visit.begin(browser, demo_town, width=width, scheme=scheme)
+    await neighbour.open_feed(other)
     assert ping not in await neighbour.pings()
 
     await visit.button(ping, "Why").click()
@@ -81,18 +77,18 @@ async def test_a_trending_ping_enters_the_feeds_of_its_country(
         await visit.page.get_by_role("button", name="40 people like it").click()
     assert (await (await sent.value).json())["accepted"] == 80
 
-    told = neighbour.card(ping).locator(".change").get_by_text("it is trending in")
-    for _ in range(30):  # the hot lists are read every few seconds
+    reason = neighbour.card(ping).locator(".change").get_by_text("it is trending in")
+    for _ in range(30):  # the trending lists are read every few seconds
         await neighbour.next()
-        if await told.count():
+        if await reason.count():
             break
         await neighbour.page.wait_for_timeout(400)
     assert "it is trending in" in await neighbour.changes()
     assert visit.complaints == neighbour.complaints == []
 
 
-def someone_who_misses(town: DemoTown, pings: list[str], liker: str) -> tuple[str, str]:
-    """Another user of the liker's country, and one of the pings that they would like but do not get."""
+def user_without_one(town: DemoTown, pings: list[str], liker: str) -> tuple[str, str]:
+    """Another user of the same country, and one of the pings that this user would like but does not get."""
     world, now_ms = town.world, system_clock()
     country = world.country(int(liker.removeprefix("user-")))
     pairs = []
@@ -101,28 +97,27 @@ def someone_who_misses(town: DemoTown, pings: list[str], liker: str) -> tuple[st
         for ping in (ping for ping in pings if ping not in shown):
             affinity = float(world.true_affinity(number, int(ping.removeprefix("ping-")), now_ms))
             pairs.append((affinity, user_id(number), ping))
-    assert pairs, "everybody has all of them already"
+    assert pairs, "every user has all of them already"
     return max(pairs)[1:]
 
 
 @looks
-async def test_axe_finds_no_violation(browser: "Browser", demo_town: DemoTown, width: int, scheme: str) -> None:
-    visit = await looked_at(browser, demo_town, width, scheme, motion=False)
+async def test_axe_finds_no_violation(browser: "Browser", demo_town: DemoTown, width: int, scheme: Scheme) -> None:
+    visit = await Visit.begin(browser, demo_town, width=width, scheme=scheme, motion=False)
     page = visit.page
-    await visit.open(person(width, scheme, 30))
-    await visit.cards.first.wait_for()
+    await visit.open_feed(person(width, scheme, 30))
     assert await visit.accessibility() == []
 
     await visit.act(await visit.followable(), "Follow")
-    for panel in ("Tastes and signals", "What changed"):
+    for panel in ("Profile and signals", "What changed"):
         details = page.locator("details", has_text=panel)
         if await details.get_attribute("open") is None:
             await details.locator("summary").click()
-    assert await visit.accessibility() == [], "with changes and tastes"
+    assert await visit.accessibility() == [], "with changes and preferences"
 
     await page.get_by_role("combobox", name="You are").fill("user")
     await page.keyboard.press("ArrowDown")
-    assert await visit.accessibility() == [], "with the people to pick from"
+    assert await visit.accessibility() == [], "with the list of users"
     await page.keyboard.press("Escape")
 
     await visit.button((await visit.pings())[1], "Why").click()
@@ -138,8 +133,7 @@ async def test_axe_finds_no_violation(browser: "Browser", demo_town: DemoTown, w
 
 
 async def test_a_card_describes_a_ping_and_its_reason(visit: Visit) -> None:
-    await visit.open(user_id(1))
-    await visit.cards.first.wait_for()
+    await visit.open_feed(user_id(1))
     served = {item["ping_id"]: item for item in visit.town.feed(user_id(1))["items"]}
     ping = next(ping for ping in await visit.pings() if ping in served)
     told = visit.town.world.ping_event(int(ping.removeprefix("ping-")))
@@ -151,8 +145,7 @@ async def test_a_card_describes_a_ping_and_its_reason(visit: Visit) -> None:
 
 
 async def test_the_drawer_shows_the_score_and_every_feature(visit: Visit) -> None:
-    await visit.open(user_id(2))
-    await visit.cards.first.wait_for()
+    await visit.open_feed(user_id(2))
     ping = (await visit.pings())[0]
     await visit.act(ping, "Hide")
     ping = (await visit.pings())[0]
@@ -164,14 +157,13 @@ async def test_the_drawer_shows_the_score_and_every_feature(visit: Visit) -> Non
     total = str(await drawer.locator("dd.total").text_content()).replace("\u2212", "-")
     parts = await drawer.locator(".sum dd:not(.total)").all_text_contents()
     assert sum(float(part.replace("\u2212", "-")) for part in parts) == pytest.approx(float(total), abs=0.002)
-    assert "you hid it" in words, "what was left out, and why"
+    assert "you hid it" in words, "removed pings and their reasons"
     await visit.page.get_by_role("button", name="Close").click()
     await drawer.wait_for(state="hidden")
 
 
 async def test_without_auto_refresh_the_feed_is_refreshed_by_hand(visit: Visit) -> None:
-    await visit.open(user_id(3))
-    await visit.cards.first.wait_for()
+    await visit.open_feed(user_id(3))
     await visit.page.get_by_role("switch", name="Auto-refresh").click()
     before = await visit.pings()
     for ping, name in ((before[0], "Hide"), (before[1], "Skip")):
@@ -185,14 +177,13 @@ async def test_without_auto_refresh_the_feed_is_refreshed_by_hand(visit: Visit) 
 
 async def test_an_unknown_user_gets_a_feed(visit: Visit) -> None:
     await visit.open()
-    await visit.be("nobody.knows.me")
+    await visit.be("unknown.user")
     assert len(await visit.pings()) == 10
     await visit.page.get_by_text("Not a simulated user").wait_for()
 
 
 async def test_further_pages_never_repeat_a_ping(visit: Visit) -> None:
-    await visit.open(user_id(4))
-    await visit.cards.first.wait_for()
+    await visit.open_feed(user_id(4))
     await visit.page.get_by_role("button", name="Show more").click()
     await visit.cards.nth(19).wait_for()
     pings = await visit.pings()
@@ -203,8 +194,7 @@ async def test_further_pages_never_repeat_a_ping(visit: Visit) -> None:
 
 async def test_the_page_works_by_keyboard_alone(visit: Visit) -> None:
     page = visit.page
-    await visit.open(user_id(5))
-    await visit.cards.first.wait_for()
+    await visit.open_feed(user_id(5))
     await page.keyboard.press("Tab")
     assert await focused(visit) == "Skip to the content"
     order: list[str] = []
@@ -222,7 +212,7 @@ async def test_the_page_works_by_keyboard_alone(visit: Visit) -> None:
     await visit.card(hidden).wait_for(state="detached")
     assert await page.evaluate("() => document.activeElement.closest('.card').querySelector('.place').textContent") == (
         "Place 1"
-    ), "the keyboard stays where the hidden ping was"
+    ), "the focus stays where the hidden ping was"
     await page.wait_for_function("() => document.querySelector('#said').textContent.includes('you hid it')")
 
     while not (await focused(visit)).startswith("Why: "):
@@ -231,11 +221,11 @@ async def test_the_page_works_by_keyboard_alone(visit: Visit) -> None:
     await page.get_by_role("dialog").wait_for()
     await page.keyboard.press("Escape")
     await page.get_by_role("dialog").wait_for(state="hidden")
-    assert (await focused(visit)).startswith("Why: "), "back where it was opened"
+    assert (await focused(visit)).startswith("Why: "), "focus returns to the button that opened it"
 
 
 async def focused(visit: Visit) -> str:
-    """The name of what has the keyboard."""
+    """The accessible name of the focused element."""
     found: str = await visit.page.evaluate(
         "() => document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent.trim()"
     )
@@ -261,13 +251,12 @@ async def test_the_picker_finds_people_by_topic(visit: Visit) -> None:
 
 async def test_cards_do_not_animate_with_reduced_motion(browser: "Browser", demo_town: DemoTown) -> None:
     for number, motion in ((6, True), (7, False)):
-        visit = await looked_at(browser, demo_town, WIDE, "light", motion=motion)
+        visit = await Visit.begin(browser, demo_town, motion=motion)
         await visit.page.add_init_script(
             "const animate = Element.prototype.animate; window.animated = 0;"
             "Element.prototype.animate = function (...how) { window.animated += 1; return animate.apply(this, how); };"
         )
-        await visit.open(user_id(number))
-        await visit.cards.first.wait_for()
+        await visit.open_feed(user_id(number))
         await visit.act((await visit.pings())[0], "Hide")
         assert (await visit.page.evaluate("() => window.animated") > 0) == motion
         await visit.page.locator("#ghosts > *").first.wait_for(state="detached")
@@ -286,10 +275,9 @@ async def test_the_system_view_shows_rates_latency_tick_model_and_trending(visit
     row = page.get_by_role("row", name="/get-feed")
     cells = await row.get_by_role("cell").all_text_contents()
     assert all(cell.endswith("ms") for cell in cells[2:])
-    assert [float(cell.removesuffix(" ms")) for cell in cells[2:]] == sorted(
-        float(cell.removesuffix(" ms")) for cell in cells[2:]
-    )
-    await page.get_by_role("combobox", name="Country of the hot list").select_option("US")
+    percentiles = [float(cell.removesuffix(" ms")) for cell in cells[2:]]
+    assert percentiles == sorted(percentiles)
+    await page.get_by_role("combobox", name="Country of the trending list").select_option("US")
     title = (await card_of(visit, loved))["title"]
     await page.locator("#hot li").filter(has_text=title).first.wait_for()
     await page.get_by_text("Ready, with artifacts, candidates, model").wait_for()
@@ -322,8 +310,7 @@ window.setTimeout = (call, ms, ...rest) => (call.name === "retry" ? 0 : later(ca
 
 async def test_events_wait_while_ingest_is_down_and_arrive_on_try_again(visit: Visit, demo_town: DemoTown) -> None:
     await visit.page.add_init_script(_NO_RETRY_BY_ITSELF)
-    await visit.open(user_id(9))
-    await visit.cards.first.wait_for()
+    await visit.open_feed(user_id(9))
     liked = (await visit.pings())[0]
     demo_town.ingest.stop()
     try:
@@ -340,8 +327,7 @@ async def test_events_wait_while_ingest_is_down_and_arrive_on_try_again(visit: V
 
 
 async def test_a_feed_outage_is_shown_until_it_recovers(visit: Visit, demo_town: DemoTown) -> None:
-    await visit.open(user_id(9))
-    await visit.cards.first.wait_for()
+    await visit.open_feed(user_id(9))
     before = await visit.pings()
     demo_town.feed_service.stop()
     try:
@@ -352,22 +338,21 @@ async def test_a_feed_outage_is_shown_until_it_recovers(visit: Visit, demo_town:
         assert await visit.accessibility() == []
     finally:
         demo_town.feed_service = demo_town.start("feed")
-    await banner.wait_for(state="hidden")  # it tries again by itself
+    await banner.wait_for(state="hidden")  # the page retries by itself
 
 
 async def test_without_operator_rights_the_page_hides_scores(visit: Visit) -> None:
     async def forbid(route: "Route") -> None:
-        refusal = {"error": {"code": "forbidden", "message": "explain needs an operator key", "field": None}}
+        body = {"error": {"code": "forbidden", "message": "explain needs an operator key", "field": None}}
         if "explain=true" in route.request.url:
-            await answer_with(route, 403, refusal)
+            await answer_with(route, 403, body)
         else:
             await route.continue_()
 
     await visit.page.route("**/get-feed?*", forbid)
-    await visit.open(user_id(1))
-    await visit.cards.first.wait_for()
+    await visit.open_feed(user_id(1))
     await visit.button((await visit.pings())[0], "Why").click()
-    await visit.page.get_by_text("Scores and features are for operators.").wait_for()
+    await visit.page.get_by_text("Only operators can see scores and features.").wait_for()
 
 
 async def test_with_api_keys_the_page_asks_for_one(visit: Visit) -> None:
@@ -390,10 +375,10 @@ async def test_with_api_keys_the_page_asks_for_one(visit: Visit) -> None:
     assert keys[0] is None
 
 
-async def test_without_simulated_people_a_user_id_is_typed(visit: Visit) -> None:
+async def test_without_simulated_users_the_visitor_types_a_user_id(visit: Visit) -> None:
     await visit.page.route("**/demo/people", lambda route: answer_with(route, 200, {"people": []}))
     await visit.open()
-    await visit.page.get_by_role("heading", name="Choose a person").wait_for()
-    await visit.be("anybody")
+    await visit.page.get_by_role("heading", name="Choose a user").wait_for()
+    await visit.be("any.user")
     assert len(await visit.pings()) == 10
     assert await visit.page.get_by_role("button", name="Switch to a random user").is_hidden()

@@ -1,4 +1,4 @@
-"""A small world whose services have the demo page on, at addresses that each knows of the other."""
+"""A small world whose services run the demo page and know each other's address."""
 
 import signal
 import socket
@@ -9,7 +9,7 @@ from tests.journeys.test_feed_reacts import Town
 
 
 def free_port() -> int:
-    """A port that nobody listens on now: a page and its CORS settings must know it before anything is started."""
+    """A free port: the page and the CORS settings must know it before a service starts."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -17,7 +17,7 @@ def free_port() -> int:
 
 
 class DemoTown(Town):
-    """A Town with the page; either service may be stopped and started again where it was."""
+    """A Town with the page; each service may be stopped and restarted at its address."""
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
@@ -33,7 +33,7 @@ class DemoTown(Town):
         self.feed_service = self.start("feed")
 
     def address(self, name: str) -> str:
-        """Where a service listens."""
+        """The address of a service."""
         return f"http://127.0.0.1:{self._ports[name]}"
 
     def start(self, name: str) -> Running:
@@ -43,7 +43,7 @@ class DemoTown(Town):
         return running
 
     def play(self, rate: float) -> Running:
-        """Let the world's people play; returns the player, which `stop` ends."""
+        """Start live traffic; `stop` of the returned process ends it."""
         where = ["--ingest", self.address("ingest"), "--feed", self.address("feed"), "--home", str(self.services.home)]
         return self.services.launch("simulate", "live", "--rate", str(rate), *where)
 

@@ -1,4 +1,4 @@
-"""One visit of the page: what a person does there, what they see, and what the browser complains of meanwhile."""
+"""One visit to the page: a visitor's actions, what the page shows, and what the browser reports meanwhile."""
 
 import re
 from dataclasses import dataclass, field
@@ -16,19 +16,19 @@ PHONE: Final = 390
 Scheme = Literal["light", "dark"]
 _AXE: Final = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
 WAIT_MS: Final = 15_000
-"""How long something may take on a busy machine; nothing waits longer than it needs."""
+"""The timeout on a busy machine."""
 
 
 @dataclass
 class Visit:
-    """A page that is watched."""
+    """A page under observation."""
 
     page: "Page"
     town: DemoTown
     complaints: list[str] = field(default_factory=list)
     """Console errors and exceptions."""
     hosts: set[str] = field(default_factory=set)
-    """Whom the page asked for anything."""
+    """The hosts that received requests."""
 
     @classmethod
     async def begin(
@@ -41,7 +41,7 @@ class Visit:
         motion: bool = True,
         scale: float = 1,
     ) -> "Visit":
-        """A new page, watched from its beginning, in a context of its own."""
+        """A new page in its own context, observed from the start."""
         context = await browser.new_context(
             viewport={"width": width, "height": 844 if width < 600 else 900},
             color_scheme=scheme,
@@ -49,7 +49,7 @@ class Visit:
             device_scale_factor=scale,
         )
         context.set_default_timeout(WAIT_MS)
-        # As an init script it needs no leave from the page's policy, which lets no other script in.
+        # The page's policy admits no other scripts; init scripts are exempt.
         await context.add_init_script(path=_AXE)
         found = cls(await context.new_page(), town)
         found._watch()
@@ -61,8 +61,13 @@ class Visit:
         self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
 
     async def open(self, path: str = "") -> None:
-        """Open the page: `user-0001`, `system`, or nothing for whoever is first."""
+        """Open the page at `user-0001`, `system`, or without a path for the most active user."""
         await self.page.goto(f"{self.town.address('feed')}/#/{path}")
+
+    async def open_feed(self, user: str = "") -> None:
+        """Open a user's feed and wait for it."""
+        await self.open(user)
+        await self.cards.first.wait_for()
 
     async def be(self, user: str) -> None:
         """Pick a user as a visitor does, and wait for the feed."""
@@ -83,7 +88,7 @@ class Visit:
         return found
 
     async def followable(self) -> str:
-        """The lowest ping whose creator is not followed yet."""
+        """The last ping whose creator is not followed yet."""
         follow = self.page.get_by_role("button", name=re.compile("^Follow: "))
         found = await self.cards.filter(has=follow).last.get_attribute("data-ping")
         assert found, "every creator of the feed is followed"
@@ -94,27 +99,28 @@ class Visit:
         return self.page.locator(f'#cards > [data-ping="{ping}"]')
 
     def button(self, ping: str, name: str) -> "Locator":
-        """One of a card's buttons; their names go on with what they are about, which may hold any word."""
+        """One of a card's buttons; after the colon, its name continues with the ping's title."""
         return self.card(ping).get_by_role("button", name=re.compile(f"^{name}: "))
 
     async def act(self, ping: str, name: str) -> None:
-        """Press one of a card's buttons and wait for the feed that comes after."""
-        async with self.page.expect_response(lambda answer: "/get-feed" in answer.url):
-            await self.button(ping, name).click()
-        await self.page.wait_for_function("() => !document.querySelector('#next[aria-busy]')")
+        """Press one of a card's buttons and wait for the next feed."""
+        await self._next_feed(self.button(ping, name))
 
     async def next(self) -> None:
-        """Ask for the next feed, and wait for it."""
+        """Press "Next feed" and wait for it."""
+        await self._next_feed(self.page.get_by_role("button", name="Next feed"))
+
+    async def _next_feed(self, button: "Locator") -> None:
         async with self.page.expect_response(lambda answer: "/get-feed" in answer.url):
-            await self.page.get_by_role("button", name="Next feed").click()
+            await button.click()
         await self.page.wait_for_function("() => !document.querySelector('#next[aria-busy]')")
 
     async def changes(self) -> str:
-        """What the page says has changed."""
+        """The text of the panel "What changed"."""
         return str(await self.page.locator("#changes-body").text_content())
 
     async def accessibility(self) -> list[str]:
-        """What axe-core finds wrong with the page as it is, once nothing moves any more."""
+        """The violations that axe-core finds in the page, once all animations have ended."""
         await self.page.wait_for_function("() => document.getAnimations().every(one => one.playState !== 'running')")
         found: dict[str, Any] = await self.page.evaluate("() => axe.run()")
         return [
@@ -124,6 +130,6 @@ class Visit:
         ]
 
     async def overflow(self) -> int:
-        """By how many pixels the page is wider than its window."""
+        """How many pixels the page is wider than its window."""
         found: int = await self.page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
         return found

@@ -1,8 +1,39 @@
-"""The list of what the suites ran on, at the end."""
+"""Each suite runs on every adapter of its ADAPTERS; the list of what ran is printed at the end."""
 
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from tests.conformance.place import Place, cases
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "adapter" in metafunc.fixturenames:
+        metafunc.parametrize("adapter", cases(metafunc.module.ADAPTERS))
+
+
+@pytest.fixture
+def open_store(adapter: Callable[[Place], Any], place: Place) -> Callable[[], Any]:
+    """Opens the adapter again at the same place, as another process does."""
+    return lambda: adapter(place)
+
+
+@pytest.fixture
+async def store(open_store: Callable[[], Any]) -> AsyncIterator[Any]:
+    opened = open_store()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def other(open_store: Callable[[], Any], store: Any) -> AsyncIterator[Any]:
+    """Another process's view of the same store."""
+    opened = open_store()
+    yield opened
+    await opened.close()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -1,10 +1,9 @@
-"""Where a suite's adapter lives: a folder of this test's own, and real servers where the adapter asks for them.
+"""Where a suite's adapter lives: a folder of this test, and real servers if the adapter needs them.
 
 ADAPTERS: dict[str, Callable[[Place], Lake]] = {
     "file": lambda place: FileLake(f"file://{place.folder}/lake"),
     "s3": lambda place: S3Lake(f"s3://{place.bucket}/lake"),
 }
-@pytest.fixture(params=cases(ADAPTERS))
 """
 
 import uuid
@@ -19,7 +18,7 @@ from pingfeed.aws import TTL
 from tests.servers import AWS_ENVIRONMENT, Server
 
 EMBEDDED: Final = frozenset({"file", "disk", "sqlite", "snapshot"})
-"""Adapters that need nothing but this machine: they run in `make test`, the others in `make test-real`."""
+"""Adapters without a server: they run in `make test`, the others in `make test-real`."""
 
 
 class Place:
@@ -81,7 +80,7 @@ class Place:
 
 
 def cases(adapters: Mapping[str, Any]) -> Iterable[Any]:
-    """A suite's adapters as parameters: `pytest.fixture(params=cases(ADAPTERS))`."""
+    """A suite's adapters as parameters."""
     return [
         pytest.param(adapter, id=name, marks=[] if name in EMBEDDED else [pytest.mark.real])
         for name, adapter in adapters.items()

@@ -1,7 +1,7 @@
 """What every Artifacts promises (`ports.Artifacts`). A new adapter is one entry of ADAPTERS."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
@@ -9,7 +9,7 @@ from pingfeed.adapters.artifacts_file import FileArtifacts
 from pingfeed.adapters.artifacts_s3 import S3Artifacts
 from pingfeed.core.errors import InvalidInput, NotFound
 from pingfeed.ports import Artifacts
-from tests.conformance.place import Place, cases
+from tests.conformance.place import Place
 
 pytestmark = pytest.mark.conformance
 ADAPTERS: dict[str, Callable[[Place], Artifacts]] = {
@@ -18,82 +18,66 @@ ADAPTERS: dict[str, Callable[[Place], Artifacts]] = {
 }
 
 
-@pytest.fixture(params=cases(ADAPTERS))
-def open_artifacts(request: pytest.FixtureRequest, place: Place) -> Callable[[], Artifacts]:
-    adapter: Callable[[Place], Artifacts] = request.param
-    return lambda: adapter(place)
+async def test_what_was_put_is_got_and_fetched(store: Artifacts) -> None:
+    await store.put("models/m1/model.txt", b"\x00tree")
+    assert await store.get("models/m1/model.txt") == b"\x00tree"
+    assert (await store.fetch("models/m1/model.txt")).read_bytes() == b"\x00tree"
 
 
-@pytest.fixture
-async def artifacts(open_artifacts: Callable[[], Artifacts]) -> AsyncIterator[Artifacts]:
-    opened = open_artifacts()
-    yield opened
-    await opened.close()
-
-
-async def test_what_was_put_is_got_and_fetched(artifacts: Artifacts) -> None:
-    await artifacts.put("models/m1/model.txt", b"\x00tree")
-    assert await artifacts.get("models/m1/model.txt") == b"\x00tree"
-    assert (await artifacts.fetch("models/m1/model.txt")).read_bytes() == b"\x00tree"
-
-
-async def test_what_is_absent_is_not_found(artifacts: Artifacts) -> None:
-    await artifacts.put("models/m1/model.txt", b"x")
+async def test_what_is_absent_is_not_found(store: Artifacts) -> None:
+    await store.put("models/m1/model.txt", b"x")
     for key in ("models/m2/model.txt", "models/m1", "models/m1/model.txt/deeper"):
         with pytest.raises(NotFound):
-            await artifacts.get(key)
+            await store.get(key)
         with pytest.raises(NotFound):
-            await artifacts.fetch(key)
+            await store.fetch(key)
 
 
-async def test_publishing_is_a_put_that_another_instance_sees_at_once(
-    artifacts: Artifacts, open_artifacts: Callable[[], Artifacts]
-) -> None:
-    reader = open_artifacts()
+async def test_publishing_is_a_put_that_another_instance_sees_at_once(store: Artifacts, other: Artifacts) -> None:
     for tick in (b"1", b"2"):
-        await artifacts.put("pointers/d/snapshot.json", tick)
-        assert await reader.get("pointers/d/snapshot.json") == tick
-    await reader.close()
+        await store.put("pointers/d/snapshot.json", tick)
+        assert await other.get("pointers/d/snapshot.json") == tick
 
 
-async def test_a_fetched_file_keeps_its_bytes_while_it_is_open(artifacts: Artifacts) -> None:
-    await artifacts.put("snapshots/1/snapshot.bin", b"before")
-    with (await artifacts.fetch("snapshots/1/snapshot.bin")).open("rb") as file:
-        await artifacts.put("snapshots/1/snapshot.bin", b"after!")
+async def test_a_fetched_file_keeps_its_bytes_while_it_is_open(store: Artifacts) -> None:
+    await store.put("snapshots/1/snapshot.bin", b"before")
+    with (await store.fetch("snapshots/1/snapshot.bin")).open("rb") as file:
+        await store.put("snapshots/1/snapshot.bin", b"after!")
         assert file.read() == b"before"
 
 
-async def test_what_was_deleted_is_not_found_and_stays_readable_where_it_was_mapped(artifacts: Artifacts) -> None:
-    await artifacts.put("snapshots/1/snapshot.bin", b"mapped")
-    with (await artifacts.fetch("snapshots/1/snapshot.bin")).open("rb") as held:
-        await artifacts.delete("snapshots/1/snapshot.bin")
+async def test_what_was_deleted_is_not_found_and_stays_readable_where_it_was_mapped(store: Artifacts) -> None:
+    await store.put("snapshots/1/snapshot.bin", b"mapped")
+    with (await store.fetch("snapshots/1/snapshot.bin")).open("rb") as held:
+        await store.delete("snapshots/1/snapshot.bin")
         assert held.read() == b"mapped"
-    with pytest.raises(NotFound):
-        await artifacts.get("snapshots/1/snapshot.bin")
-    await artifacts.delete("snapshots/1/snapshot.bin")
+    for read in (store.get, store.fetch):
+        with pytest.raises(NotFound):
+            await read("snapshots/1/snapshot.bin")
+    await store.delete("snapshots/1/snapshot.bin")
 
 
-async def test_a_reader_sees_the_old_bytes_or_the_new(artifacts: Artifacts) -> None:
+async def test_a_reader_sees_the_old_bytes_or_the_new(store: Artifacts) -> None:
     versions = [bytes([n]) * 200_000 for n in range(8)]
-    await artifacts.put("pointers/d/model.json", versions[0])
+    await store.put("pointers/d/model.json", versions[0])
 
     async def put_all() -> None:
         for version in versions:
-            await artifacts.put("pointers/d/model.json", version)
+            await store.put("pointers/d/model.json", version)
 
     writing = asyncio.create_task(put_all())
     while not writing.done():
-        assert await artifacts.get("pointers/d/model.json") in versions
+        assert await store.get("pointers/d/model.json") in versions
     await writing
 
 
 @pytest.mark.parametrize("key", ["../outside", "/etc/passwd", "models/../../x", "", "models/.hidden"])
-async def test_a_key_stays_below_the_store(artifacts: Artifacts, key: str) -> None:
+async def test_a_key_stays_below_the_store(store: Artifacts, key: str) -> None:
     with pytest.raises(InvalidInput):
-        await artifacts.put(key, b"x")
+        await store.put(key, b"x")
     with pytest.raises(InvalidInput):
-        await artifacts.fetch(key)
+        await store.fetch(key)
 
 
-async def test_a_ready_store_passes_its_check(artifacts: Artifacts) -> None:
-    await artifacts.check()
+async def test_a_ready_store_passes_its_check(store: Artifacts) -> None:
+    await store.check()

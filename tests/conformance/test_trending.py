@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import pytest
@@ -16,7 +16,7 @@ from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.core.clock import DAY_MS, HOUR_MS
 from pingfeed.core.signals import MAX_LANDMARK_AGE_MS, TRENDING_WEIGHTS, Engagement, decay_between
 from pingfeed.ports import Trending
-from tests.conformance.place import Place, cases
+from tests.conformance.place import Place
 from tests.conformance.samples import NOON_MS
 
 pytestmark = pytest.mark.conformance
@@ -29,36 +29,11 @@ class Counters(Trending, Protocol):
 
 
 Open = Callable[[Place], Counters]
-COUNTERS: dict[str, Open] = {
+ADAPTERS: dict[str, Open] = {
     "sqlite": lambda place: SqliteTrending(f"sqlite://{place.folder}/trending.sqlite"),
     "redis": lambda place: RedisTrending(place.redis_url),
     "redis+cluster": lambda place: RedisTrending(place.redis_cluster_url),
 }
-WITHOUT_COUNTERS: dict[str, Callable[[Place], Trending]] = {
-    "snapshot": lambda _: SnapshotTrending("snapshot://"),
-}
-ADAPTERS: dict[str, Callable[[Place], Trending]] = {**COUNTERS, **WITHOUT_COUNTERS}
-
-
-@pytest.fixture(params=cases(COUNTERS))
-def adapter(request: pytest.FixtureRequest) -> Open:
-    chosen: Open = request.param
-    return chosen
-
-
-@pytest.fixture
-async def trending(adapter: Open, place: Place) -> AsyncIterator[Counters]:
-    opened = adapter(place)
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def other(adapter: Open, place: Place, trending: Counters) -> AsyncIterator[Counters]:
-    """Another process's view of the same counters."""
-    opened = adapter(place)
-    yield opened
-    await opened.close()
 
 
 def _like(user: str, ping: str, at_ms: int = NOON_MS, country: str | None = "DE") -> Engagement:
@@ -67,104 +42,104 @@ def _like(user: str, ping: str, at_ms: int = NOON_MS, country: str | None = "DE"
 
 async def _counted(*stores: Counters) -> None:
     """What was added by a store's object is counted once that object was asked."""
-    for store in stores:
-        await store.top(None, 1, NOON_MS)
+    for each in stores:
+        await each.top(None, 1, NOON_MS)
 
 
-async def _names(trending: Counters, country: str | None, limit: int = 10) -> list[str]:
-    return [ping_id for ping_id, _ in await trending.top(country, limit, NOON_MS)]
+async def _names(store: Counters, country: str | None, limit: int = 10) -> list[str]:
+    return [ping_id for ping_id, _ in await store.top(country, limit, NOON_MS)]
 
 
-async def test_hottest_first_by_country_and_overall(trending: Counters) -> None:
-    await trending.add([_like("ann", "p1"), _like("bob", "p1"), _like("cem", "p2"), _like("dan", "p3", country="FR")])
-    await trending.add([_like("eve", "p3", country=None), _like("fay", "p3", country="FR")])
-    assert await _names(trending, "DE") == ["p1", "p2"]
-    assert dict(await trending.top("DE", 10, NOON_MS)) == {"p1": pytest.approx(6), "p2": pytest.approx(3)}
-    assert dict(await trending.top("FR", 10, NOON_MS)) == {"p3": pytest.approx(6)}
-    assert await _names(trending, None) == ["p3", "p1", "p2"]
-    assert await _names(trending, None, 2) == ["p3", "p1"]
+async def test_hottest_first_by_country_and_overall(store: Counters) -> None:
+    await store.add([_like("ann", "p1"), _like("bob", "p1"), _like("cem", "p2"), _like("dan", "p3", country="FR")])
+    await store.add([_like("eve", "p3", country=None), _like("fay", "p3", country="FR")])
+    assert await _names(store, "DE") == ["p1", "p2"]
+    assert dict(await store.top("DE", 10, NOON_MS)) == {"p1": pytest.approx(6), "p2": pytest.approx(3)}
+    assert dict(await store.top("FR", 10, NOON_MS)) == {"p3": pytest.approx(6)}
+    assert await _names(store, None) == ["p3", "p1", "p2"]
+    assert await _names(store, None, 2) == ["p3", "p1"]
 
 
-async def test_nothing_is_hot_where_nothing_happened(trending: Counters) -> None:
-    await trending.add([])
-    assert await trending.top(None, 10, NOON_MS) == []
-    await trending.add([_like("ann", "p1")])
-    assert await trending.top("US", 10, NOON_MS) == []
+async def test_a_country_without_engagements_has_no_top(store: Counters) -> None:
+    await store.add([])
+    assert await store.top(None, 10, NOON_MS) == []
+    await store.add([_like("ann", "p1")])
+    assert await store.top("US", 10, NOON_MS) == []
 
 
-async def test_one_engagement_counts_per_user_ping_and_type_a_day(trending: Counters, other: Counters) -> None:
-    for store in (trending, other, trending):
-        await store.add([_like("ann", "p1"), _like("ann", "p1", NOON_MS + 1)])
-        await _counted(store)
-    await trending.add([Engagement("ann", "p1", "share", "DE", NOON_MS), _like("ann", "p2")])
-    hot = dict(await trending.top("DE", 10, NOON_MS))
+async def test_one_engagement_counts_per_user_ping_and_type_a_day(store: Counters, other: Counters) -> None:
+    for each in (store, other, store):
+        await each.add([_like("ann", "p1"), _like("ann", "p1", NOON_MS + 1)])
+        await _counted(each)
+    await store.add([Engagement("ann", "p1", "share", "DE", NOON_MS), _like("ann", "p2")])
+    hot = dict(await store.top("DE", 10, NOON_MS))
     assert hot == {"p1": pytest.approx(3 + 5), "p2": pytest.approx(3)}
 
 
-async def test_the_next_day_counts_anew(trending: Counters) -> None:
+async def test_the_next_day_counts_anew(store: Counters) -> None:
     midnight = NOON_MS - NOON_MS % DAY_MS + DAY_MS
-    await trending.add([_like("ann", "p1", midnight - 1), _like("ann", "p1", midnight)])
-    assert dict(await trending.top("DE", 1, midnight)) == {"p1": pytest.approx(6, rel=1e-5)}
+    await store.add([_like("ann", "p1", midnight - 1), _like("ann", "p1", midnight)])
+    assert dict(await store.top("DE", 1, midnight)) == {"p1": pytest.approx(6, rel=1e-5)}
 
 
-async def test_weights_halve_every_hour(trending: Counters) -> None:
-    await trending.add([_like("ann", "p1")])
+async def test_weights_halve_every_hour(store: Counters) -> None:
+    await store.add([_like("ann", "p1")])
     for hours in (0, 1, 5, 400):
-        ((_, weight),) = await trending.top("DE", 1, NOON_MS + hours * HOUR_MS)
+        ((_, weight),) = await store.top("DE", 1, NOON_MS + hours * HOUR_MS)
         assert weight == pytest.approx(3 * 0.5**hours)
 
 
-async def test_the_same_instance_sees_it_at_once(trending: Counters) -> None:
+async def test_the_same_instance_sees_it_at_once(store: Counters) -> None:
     for number in range(3):
-        await trending.add([_like("ann", f"p{number}")])
-        assert len(await trending.top("DE", 10, NOON_MS)) == number + 1
+        await store.add([_like("ann", f"p{number}")])
+        assert len(await store.top("DE", 10, NOON_MS)) == number + 1
 
 
-async def test_another_instance_sees_it_soon(trending: Counters, other: Counters) -> None:
+async def test_another_instance_sees_it_soon(store: Counters, other: Counters) -> None:
     for number in range(2):
-        await trending.add([_like("ann", f"p{number}")])
+        await store.add([_like("ann", f"p{number}")])
         end = time.monotonic() + 30  # Within a second, on a machine that does nothing else.
         while len(await other.top("DE", 10, NOON_MS)) < number + 1:
             assert time.monotonic() < end
             await asyncio.sleep(0.01)
 
 
-async def test_what_was_added_before_closing_is_counted(adapter: Open, place: Place, trending: Counters) -> None:
+async def test_what_was_added_before_closing_is_counted(adapter: Open, place: Place, store: Counters) -> None:
     closed = adapter(place)
     await closed.add([_like("ann", "p1")])
     await closed.close()
-    assert await _names(trending, "DE") == ["p1"]
+    assert await _names(store, "DE") == ["p1"]
 
 
-async def test_concurrent_adds_from_two_instances_lose_nothing(trending: Counters, other: Counters) -> None:
-    adds = [((trending, other)[n % 2], _like(f"user-{n}", f"p{n % 2}")) for n in range(60)]
-    await asyncio.gather(*(store.add([engagement]) for store, engagement in adds))
-    await _counted(trending, other)
-    assert dict(await trending.top("DE", 10, NOON_MS)) == {"p0": pytest.approx(90), "p1": pytest.approx(90)}
+async def test_concurrent_adds_from_two_instances_lose_nothing(store: Counters, other: Counters) -> None:
+    adds = [((store, other)[n % 2], _like(f"user-{n}", f"p{n % 2}")) for n in range(60)]
+    await asyncio.gather(*(each.add([engagement]) for each, engagement in adds))
+    await _counted(store, other)
+    assert dict(await store.top("DE", 10, NOON_MS)) == {"p0": pytest.approx(90), "p1": pytest.approx(90)}
 
 
-async def test_a_moved_landmark_keeps_order_and_values(trending: Counters, other: Counters) -> None:
+async def test_a_moved_landmark_keeps_order_and_values(store: Counters, other: Counters) -> None:
     """Hour by hour past the landmark's age: at every step the weights are those of the plain formula."""
     end_ms = NOON_MS + MAX_LANDMARK_AGE_MS + 6 * HOUR_MS
     late = range(end_ms - 12 * HOUR_MS, end_ms, HOUR_MS)
-    await trending.add([_like("first", "p-first")])
+    await store.add([_like("first", "p-first")])
     added: list[Engagement] = []
     for number, at_ms in enumerate(late):
         new = [_like(f"{number}-{n}", f"p{n}", at_ms) for n in range(number % 4 + 1)]
         added += new
-        await (trending, other)[number % 2].add(new)
-        await _counted(trending, other)
+        await (store, other)[number % 2].add(new)
+        await _counted(store, other)
         expected = _brute_force(added, at_ms)
-        top = dict(await trending.top(None, 100, at_ms))
+        top = dict(await store.top(None, 100, at_ms))
         top.pop("p-first", None)
         assert top == pytest.approx(expected)
 
 
-async def test_an_engagement_that_comes_after_the_landmark_moved_still_counts(trending: Counters) -> None:
+async def test_an_engagement_that_comes_after_the_landmark_moved_still_counts(store: Counters) -> None:
     now_ms = NOON_MS + 2 * MAX_LANDMARK_AGE_MS
-    await trending.add([_like("ann", "old"), _like("bob", "new", now_ms)])
-    await trending.add([_like("cem", "late", now_ms - HOUR_MS)])
-    hot = dict(await trending.top("DE", 10, now_ms))
+    await store.add([_like("ann", "old"), _like("bob", "new", now_ms)])
+    await store.add([_like("cem", "late", now_ms - HOUR_MS)])
+    hot = dict(await store.top("DE", 10, now_ms))
     assert hot["late"] == pytest.approx(1.5)
     assert hot["new"] == pytest.approx(3)
 
@@ -214,29 +189,22 @@ def test_the_stored_order_is_that_of_brute_force_decay(
 async def _top_after(
     adapter: Open, place: Place, batches: Sequence[Sequence[Engagement]], now_ms: int
 ) -> list[tuple[str, float]]:
-    trending = adapter(place)
+    store = adapter(place)
     for batch in batches:
-        await trending.add(batch)
-    top = await trending.top(None, 10, now_ms)
-    await trending.close()
+        await store.add(batch)
+    top = await store.top(None, 10, now_ms)
+    await store.close()
     return top
 
 
-@pytest.mark.parametrize("adapter", cases(WITHOUT_COUNTERS))
-async def test_a_store_without_counters_never_says_what_is_hot(
-    adapter: Callable[[Place], Trending], place: Place
-) -> None:
-    opened = adapter(place)
-    assert await opened.top(None, 10, NOON_MS) is None
-    await opened.add([_like(f"user-{n}", "p1") for n in range(20)])
-    assert await opened.top(None, 10, NOON_MS) is None
-    assert await opened.top("DE", 10, NOON_MS) is None
-    await opened.close()
+async def test_a_store_without_counters_returns_none() -> None:
+    store: Trending = SnapshotTrending("snapshot://")
+    await store.check()
+    await store.add([_like(f"user-{n}", "p1") for n in range(20)])
+    assert [await store.top(country, 10, NOON_MS) for country in (None, "DE")] == [None, None]
+    await store.close()
 
 
-@pytest.mark.parametrize("adapter", cases(ADAPTERS))
-async def test_a_ready_store_passes_its_check(adapter: Callable[[Place], Trending], place: Place) -> None:
-    opened = adapter(place)
-    await opened.add([])
-    await opened.check()
-    await opened.close()
+async def test_a_ready_store_passes_its_check(store: Counters) -> None:
+    await store.add([])
+    await store.check()

@@ -1,7 +1,7 @@
 """What every UserSignals promises (`ports.UserSignals`). A new adapter is one entry of ADAPTERS."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
@@ -10,7 +10,7 @@ from pingfeed.adapters.user_signals_redis import RedisUserSignals
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, UserState
 from pingfeed.ports import UserSignals
-from tests.conformance.place import Place, cases
+from tests.conformance.place import Place
 from tests.conformance.samples import NOON_MS
 
 pytestmark = pytest.mark.conformance
@@ -34,160 +34,137 @@ ACTS = [
 ]
 
 
-@pytest.fixture(params=cases(ADAPTERS))
-def open_signals(request: pytest.FixtureRequest, place: Place) -> Callable[[], UserSignals]:
-    adapter: Callable[[Place], UserSignals] = request.param
-    return lambda: adapter(place)
+async def _state(store: UserSignals, user_id: str, now_ms: int = NOON_MS + 10) -> UserState:
+    return (await store.read(user_id, now_ms)).state
 
 
-@pytest.fixture
-async def signals(open_signals: Callable[[], UserSignals]) -> AsyncIterator[UserSignals]:
-    opened = open_signals()
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def other(open_signals: Callable[[], UserSignals], signals: UserSignals) -> AsyncIterator[UserSignals]:
-    """Another process's view of the same store."""
-    opened = open_signals()
-    yield opened
-    await opened.close()
-
-
-async def _state(signals: UserSignals, user_id: str, now_ms: int = NOON_MS + 10) -> UserState:
-    return (await signals.read(user_id, now_ms)).state
-
-
-async def test_acts_become_the_state(signals: UserSignals) -> None:
-    await signals.apply(ACTS)
-    state = await _state(signals, "ann")
+async def test_acts_become_the_state(store: UserSignals) -> None:
+    await store.apply(ACTS)
+    state = await _state(store, "ann")
     assert state.following() == {"creator-2"}
     assert state.blocks.keys() == {"creator-3"}
     assert state.hides.keys() == {"ping-1"}
     assert state.seen.keys() == {"ping-2"}
     assert state.session(NOON_MS + 10) == ["ping-2"]
     assert [served.pings for served in state.served] == [["ping-2", "ping-3"], ["ping-4"]]
-    assert (await _state(signals, "bob")).seen.keys() == {"ping-9"}
+    assert (await _state(store, "bob")).seen.keys() == {"ping-9"}
 
 
-async def test_a_stranger_has_an_empty_state(signals: UserSignals) -> None:
-    await signals.apply(ACTS)
-    read = await signals.read("nobody", NOON_MS)
+async def test_an_unknown_user_has_an_empty_state(store: UserSignals) -> None:
+    await store.apply(ACTS)
+    read = await store.read("unknown", NOON_MS)
     assert read.state == UserState()
     assert read.deleted == frozenset()
 
 
-async def test_nothing_to_apply_is_fine(signals: UserSignals) -> None:
-    await signals.apply([])
-    assert await _state(signals, "ann") == UserState()
+async def test_applying_no_acts_is_fine(store: UserSignals) -> None:
+    await store.apply([])
+    assert await _state(store, "ann") == UserState()
 
 
-async def test_applying_twice_equals_once(signals: UserSignals) -> None:
-    await signals.apply(ACTS)
-    once = await _state(signals, "ann")
-    await signals.apply(ACTS)
+async def test_applying_twice_equals_once(store: UserSignals) -> None:
+    await store.apply(ACTS)
+    once = await _state(store, "ann")
+    await store.apply(ACTS)
     for act in ACTS:
-        await signals.apply([act])
-    assert await _state(signals, "ann") == once
+        await store.apply([act])
+    assert await _state(store, "ann") == once
 
 
-async def test_late_acts_leave_the_same_state(signals: UserSignals) -> None:
-    await signals.apply(ACTS)
-    in_order = await _state(signals, "ann")
-    await signals.forget("ann")
+async def test_late_acts_leave_the_same_state(store: UserSignals) -> None:
+    await store.apply(ACTS)
+    in_order = await _state(store, "ann")
+    await store.forget("ann")
     for act in reversed(ACTS):
-        await signals.apply([act])
-    backwards = await _state(signals, "ann")
+        await store.apply([act])
+    backwards = await _state(store, "ann")
     assert backwards == in_order
 
 
-async def test_another_instance_sees_every_apply_at_once(signals: UserSignals, other: UserSignals) -> None:
+async def test_another_instance_sees_every_apply_at_once(store: UserSignals, other: UserSignals) -> None:
     for number in range(5):
-        writer, reader = (signals, other) if number % 2 else (other, signals)
+        writer, reader = (store, other) if number % 2 else (other, store)
         await writer.apply([Act("ann", "seen", f"p{number}", NOON_MS), Act("", "deleted", f"d{number}", NOON_MS)])
         read = await reader.read("ann", NOON_MS)
         assert f"p{number}" in read.state.seen
         assert f"d{number}" in read.deleted
 
 
-async def test_concurrent_applies_from_two_instances_lose_nothing(signals: UserSignals, other: UserSignals) -> None:
+async def test_concurrent_applies_from_two_instances_lose_nothing(store: UserSignals, other: UserSignals) -> None:
     acts = [Act(f"user-{n % 3}", "seen", f"p{n}", NOON_MS + n) for n in range(120)]
-    await asyncio.gather(*((signals, other)[n % 2].apply([act]) for n, act in enumerate(acts)))
+    await asyncio.gather(*((store, other)[n % 2].apply([act]) for n, act in enumerate(acts)))
     for user in range(3):
-        seen = (await _state(signals, f"user-{user}")).seen
+        seen = (await _state(store, f"user-{user}")).seen
         assert seen.keys() == {f"p{n}" for n in range(120) if n % 3 == user}
 
 
-async def test_a_state_expires_after_its_last_act(signals: UserSignals) -> None:
-    await signals.apply([Act("ann", "seen", "p1", NOON_MS), Act("ann", "seen", "p2", NOON_MS + 1000)])
+async def test_a_state_expires_after_its_last_act(store: UserSignals) -> None:
+    await store.apply([Act("ann", "seen", "p1", NOON_MS), Act("ann", "seen", "p2", NOON_MS + 1000)])
     end_ms = NOON_MS + 1000 + STATE_TTL_MS
-    assert (await _state(signals, "ann", end_ms - 1)).seen.keys() == {"p1", "p2"}
-    assert await _state(signals, "ann", end_ms) == UserState()
+    assert (await _state(store, "ann", end_ms - 1)).seen.keys() == {"p1", "p2"}
+    assert await _state(store, "ann", end_ms) == UserState()
 
 
-async def test_an_expired_state_is_not_taken_up_again(signals: UserSignals) -> None:
-    await signals.apply([Act("ann", "hide", "p1", NOON_MS)])
+async def test_an_act_after_expiry_starts_a_new_state(store: UserSignals) -> None:
+    await store.apply([Act("ann", "hide", "p1", NOON_MS)])
     back_ms = NOON_MS + STATE_TTL_MS
-    await signals.apply([Act("ann", "seen", "p2", back_ms)])
-    state = await _state(signals, "ann", back_ms)
+    await store.apply([Act("ann", "seen", "p2", back_ms)])
+    state = await _state(store, "ann", back_ms)
     assert state.hides == {}
     assert state.seen.keys() == {"p2"}
 
 
-async def test_a_late_act_shortens_no_life(signals: UserSignals) -> None:
-    await signals.apply([Act("ann", "seen", "p1", NOON_MS)])
-    await signals.apply([Act("ann", "seen", "p0", NOON_MS - 5000)])
-    assert (await _state(signals, "ann", NOON_MS + STATE_TTL_MS - 1)).seen.keys() == {"p0", "p1"}
+async def test_a_late_act_does_not_shorten_the_ttl(store: UserSignals) -> None:
+    await store.apply([Act("ann", "seen", "p1", NOON_MS)])
+    await store.apply([Act("ann", "seen", "p0", NOON_MS - 5000)])
+    assert (await _state(store, "ann", NOON_MS + STATE_TTL_MS - 1)).seen.keys() == {"p0", "p1"}
 
 
-async def test_a_deletion_is_everybodys_until_it_expires(signals: UserSignals) -> None:
-    await signals.apply([Act("", "deleted", "p1", NOON_MS), Act("", "deleted", "p2", NOON_MS + 1)])
+async def test_a_deletion_counts_for_every_user_until_it_expires(store: UserSignals) -> None:
+    await store.apply([Act("", "deleted", "p1", NOON_MS), Act("", "deleted", "p2", NOON_MS + 1)])
     end_ms = NOON_MS + DELETED_TTL_MS
-    assert (await signals.read("ann", NOON_MS)).deleted == {"p1", "p2"}
-    assert (await signals.read("bob", end_ms - 1)).deleted == {"p1", "p2"}
-    assert (await signals.read("bob", end_ms)).deleted == {"p2"}
-    assert (await signals.read("bob", NOON_MS)).deleted == {"p1", "p2"}
-    assert (await signals.read("bob", end_ms + 1)).deleted == frozenset()
+    assert (await store.read("ann", NOON_MS)).deleted == {"p1", "p2"}
+    assert (await store.read("bob", end_ms - 1)).deleted == {"p1", "p2"}
+    assert (await store.read("bob", end_ms)).deleted == {"p2"}
+    assert (await store.read("bob", NOON_MS)).deleted == {"p1", "p2"}
+    assert (await store.read("bob", end_ms + 1)).deleted == frozenset()
 
 
-async def test_deletions_are_bounded_the_newest_stay(signals: UserSignals, other: UserSignals) -> None:
+async def test_deletions_are_bounded_the_newest_stay(store: UserSignals, other: UserSignals) -> None:
     await other.read("ann", NOON_MS)
     acts = [Act("", "deleted", f"p{n}", NOON_MS + n) for n in range(MAX_DELETED + 7)]
     for start in range(0, len(acts), 2000):
-        await signals.apply(acts[start : start + 2000])
+        await store.apply(acts[start : start + 2000])
         await other.read("ann", NOON_MS)
     expected = {act.target for act in acts[7:]}
-    assert (await signals.read("ann", NOON_MS)).deleted == expected
+    assert (await store.read("ann", NOON_MS)).deleted == expected
     assert (await other.read("ann", NOON_MS)).deleted == expected
 
 
-async def test_forgetting_takes_one_user_only_and_may_be_repeated(signals: UserSignals) -> None:
-    await signals.apply([*ACTS, Act("", "deleted", "p1", NOON_MS)])
-    await signals.forget("ann")
-    await signals.forget("ann")
-    assert await _state(signals, "ann") == UserState()
-    read = await signals.read("bob", NOON_MS)
+async def test_forgetting_affects_one_user_and_can_be_repeated(store: UserSignals) -> None:
+    await store.apply([*ACTS, Act("", "deleted", "p1", NOON_MS)])
+    await store.forget("ann")
+    await store.forget("ann")
+    assert await _state(store, "ann") == UserState()
+    read = await store.read("bob", NOON_MS)
     assert read.state.seen.keys() == {"ping-9"}
     assert read.deleted == {"p1"}
 
 
-async def test_what_was_applied_outlives_the_instance(
-    open_signals: Callable[[], UserSignals], signals: UserSignals
-) -> None:
-    await signals.apply(ACTS)
-    before = await _state(signals, "ann")
-    await signals.close()
-    again = open_signals()
+async def test_applied_acts_outlive_the_instance(store: UserSignals, open_store: Callable[[], UserSignals]) -> None:
+    await store.apply(ACTS)
+    before = await _state(store, "ann")
+    await store.close()
+    again = open_store()
     assert await _state(again, "ann") == before
     await again.close()
 
 
-async def test_a_read_state_is_the_readers_own(signals: UserSignals) -> None:
-    await signals.apply(ACTS)
-    (await _state(signals, "ann")).hides.clear()
-    assert (await _state(signals, "ann")).hides.keys() == {"ping-1"}
+async def test_changing_a_read_state_changes_nothing_stored(store: UserSignals) -> None:
+    await store.apply(ACTS)
+    (await _state(store, "ann")).hides.clear()
+    assert (await _state(store, "ann")).hides.keys() == {"ping-1"}
 
 
-async def test_a_ready_store_passes_its_check(signals: UserSignals) -> None:
-    await signals.check()
+async def test_a_ready_store_passes_its_check(store: UserSignals) -> None:
+    await store.check()

@@ -1,9 +1,11 @@
-"""AWS stopped and the cache killed while events and feeds flow: what was acknowledged is neither lost nor forgotten."""
+"""AWS is stopped and the cache killed under traffic: no acknowledged event is lost or left unapplied."""
 
 import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import httpx
@@ -16,7 +18,7 @@ from tests.containers.town import Town
 from tests.journeys.conftest import wait_for
 
 OUTAGE_S = float(os.environ.get("OUTAGE_SECONDS", "12"))
-"""How long the parts are away; OUTAGE_SECONDS=60 for a whole minute."""
+"""Length of the outage."""
 PARTS = {"candidates", "snapshot", "model", "signals", "deadline"}
 
 
@@ -25,12 +27,12 @@ class Traffic:
 
     def __init__(self, composition: Composition) -> None:
         self.acknowledged: list[str] = []
-        self.refused: Counter[int] = Counter()
+        self.rejected: Counter[int] = Counter()
         self.feeds: Counter[int] = Counter()
         self.degraded: Counter[str] = Counter()
         self._composition = composition
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._events), threading.Thread(target=self._read)]
+        self._threads = [threading.Thread(target=self._repeat, args=(send,)) for send in (self._event, self._feed)]
 
     def __enter__(self) -> "Traffic":
         for thread in self._threads:
@@ -42,32 +44,31 @@ class Traffic:
         for thread in self._threads:
             thread.join(60)
 
-    def _events(self) -> None:
+    def _repeat(self, send: Callable[[httpx.Client, int], None]) -> None:
         with httpx.Client(timeout=30, trust_env=False) as web:
-            number = 0
-            while not self._stop.wait(0.1):
-                number += 1
-                now_ms = system_clock()
-                event = {"event_id": uuid7(now_ms), "timestamp": to_iso(now_ms), "event_type": "impression"}
-                event |= {"user_id": user_id(20 + number % 40), "ping_id": f"ping-{number % 400:05d}"}
-                answer = web.post(f"{self._composition.ingest}/track-event", json=event)
-                if answer.status_code == 202:
-                    self.acknowledged.append(event["event_id"])
-                else:
-                    self.refused[answer.status_code] += 1
+            for number in count(1):
+                if self._stop.wait(0.1):
+                    return
+                send(web, number)
 
-    def _read(self) -> None:
-        with httpx.Client(timeout=30, trust_env=False) as web:
-            number = 0
-            while not self._stop.wait(0.1):
-                number += 1
-                answer = web.get(f"{self._composition.feed}/get-feed?user_id={user_id(number % 60)}")
-                self.feeds[answer.status_code] += 1
-                if answer.status_code == 200:
-                    self.degraded.update(answer.json()["degraded"])
+    def _event(self, web: httpx.Client, number: int) -> None:
+        now_ms = system_clock()
+        event = {"event_id": uuid7(now_ms), "timestamp": to_iso(now_ms), "event_type": "impression"}
+        event |= {"user_id": user_id(20 + number % 40), "ping_id": f"ping-{number % 400:05d}"}
+        answer = web.post(f"{self._composition.ingest}/track-event", json=event)
+        if answer.status_code == 202:
+            self.acknowledged.append(event["event_id"])
+        else:
+            self.rejected[answer.status_code] += 1
+
+    def _feed(self, web: httpx.Client, number: int) -> None:
+        answer = web.get(f"{self._composition.feed}/get-feed?user_id={user_id(number % 60)}")
+        self.feeds[answer.status_code] += 1
+        if answer.status_code == 200:
+            self.degraded.update(answer.json()["degraded"])
 
 
-def test_what_was_acknowledged_during_an_outage_is_in_the_lake_and_honoured_after_it(
+def test_events_acknowledged_during_an_outage_reach_the_lake_and_take_effect(
     town: Town,
 ) -> None:
     composition = town.composition
@@ -87,28 +88,28 @@ def test_what_was_acknowledged_during_an_outage_is_in_the_lake_and_honoured_afte
     assert "signals" in during["degraded"]
     assert traffic.degraded["signals"] > 0
     assert traffic.degraded.keys() <= PARTS
-    assert traffic.refused.keys() <= {503}
+    assert traffic.rejected.keys() <= {503}
     assert len(traffic.acknowledged) > 20
 
-    wait_for(lambda: hidden not in town.shown(user), "the hide to be honoured", 60)
+    wait_for(lambda: hidden not in town.shown(user), "the hide to take effect", 60)
     wanted = {*traffic.acknowledged, *hides}
     wait_for(lambda: not wanted - town.landed().keys(), f"{len(wanted)} acknowledged events to be in the lake", 180)
 
 
-def test_an_ingest_that_restarts_while_the_cache_is_down_takes_events_again(town: Town) -> None:
+def test_ingest_restarted_while_the_cache_is_down_accepts_events(town: Town) -> None:
     composition = town.composition
     user = user_id(12)
     hidden = town.shown(user, 10)[0]
     composition.run("stop", "cache")
     try:
         composition.run("restart", "ingest")
-        wait_for(lambda: _takes(town, user, hidden), "ingest to take an event", 60)
+        wait_for(lambda: _accepts(town, user, hidden), "ingest to accept an event", 60)
     finally:
         composition.run("start", "cache")
-    wait_for(lambda: hidden not in town.shown(user), "the hide to be honoured", 60)
+    wait_for(lambda: hidden not in town.shown(user), "the hide to take effect", 60)
 
 
-def _takes(town: Town, user: str, ping: str) -> bool:
+def _accepts(town: Town, user: str, ping: str) -> bool:
     event: dict[str, Any] = {"event_type": "hide", "user_id": user, "ping_id": ping}
     try:
         answer = town.composition.web.post(f"{town.composition.ingest}/track-event", json=event)

@@ -1,15 +1,18 @@
-"""What an image carries, who runs in it, and that it runs where nothing may be written."""
+"""The images: contents, user, health check, and that they run on a read-only file system."""
 
 import json
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from tests.containers.engine import IMAGES, docker, image
+from tests.journeys.conftest import wait_for
 from tests.servers import ROOT
 
-LOCKED_DOWN = (
+LOCKED_DOWN = [
     "--read-only",
     "--tmpfs",
     "/tmp",
@@ -19,17 +22,17 @@ LOCKED_DOWN = (
     "no-new-privileges",
     "--network",
     "none",
-)
+]
 pytestmark = pytest.mark.usefixtures("images")
 
 
 def python(name: str, code: str, *arguments: str) -> str:
-    """What a program prints in a locked down container of the image."""
+    """The output of a program in a locked-down container of the image."""
     return docker("run", "--rm", *LOCKED_DOWN, "--entrypoint", "python", image(name), "-c", code, *arguments)
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_an_image_runs_as_a_user_who_is_not_root_with_a_health_check(name: str) -> None:
+def test_an_image_runs_as_a_non_root_user_with_a_health_check(name: str) -> None:
     (found,) = json.loads(docker("inspect", image(name)))
     assert found["Config"]["User"] == "10001:10001"
     assert found["Config"]["Healthcheck"]["Test"][:2] == ["CMD", "python"]
@@ -44,20 +47,9 @@ def test_an_image_runs_as_a_user_who_is_not_root_with_a_health_check(name: str) 
         ("batch", "pyspark pandas fastapi ingest_api feed_api", "batch deploy simulator duckdb pyarrow lightgbm"),
     ],
 )
-def test_an_image_carries_its_deployable_and_nothing_heavy_of_another(name: str, absent: str, present: str) -> None:
+def test_an_image_has_its_deployable_and_no_heavy_package_of_another(name: str, absent: str, present: str) -> None:
     code = "import sys; from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if find_spec(n)))"
-    found = docker(
-        "run",
-        "--rm",
-        *LOCKED_DOWN,
-        "--entrypoint",
-        "python",
-        image(name),
-        "-c",
-        code,
-        *absent.split(),
-        *present.split(),
-    )
+    found = python(name, code, *absent.split(), *present.split())
     assert found.split() == present.split()
 
 
@@ -89,53 +81,34 @@ def test_no_host_or_path_of_the_builder_is_in_an_image(name: str) -> None:
     assert str(ROOT) not in history
 
 
-def test_the_process_is_pid_1_and_ends_on_sigterm_with_code_0() -> None:
-    container = docker(
-        "run",
-        "--detach",
-        *LOCKED_DOWN,
-        "--env",
-        "PINGFEED_ALLOW_OPEN=1",
-        "--volume",
-        "/var/lib/pingfeed",
-        image("ingest"),
-    ).strip()
+@contextmanager
+def started(message: str, *options: str) -> Iterator[str]:
+    """A detached ingest container that has logged this message; removed afterwards."""
+    open_port = ("--env", "PINGFEED_ALLOW_OPEN=1")
+    container = docker("run", "--detach", *LOCKED_DOWN, *open_port, *options, image("ingest")).strip()
     try:
-        deadline = time.monotonic() + 60
-        while "listens on" not in _logs(container):
-            assert time.monotonic() < deadline, _logs(container)
-            time.sleep(0.2)
+        wait_for(lambda: message in _logs(container), f"the log to say {message!r}", 60)
+        yield container
+    finally:
+        docker("rm", "--force", "--volumes", container)
+
+
+def test_the_process_is_pid_1_and_ends_on_sigterm_with_code_0() -> None:
+    with started("listens on", "--volume", "/var/lib/pingfeed") as container:
         began = time.monotonic()
         docker("stop", "--time", "30", container)
         (found,) = json.loads(docker("inspect", container))
         assert found["State"]["ExitCode"] == 0, _logs(container)
         assert time.monotonic() - began < 15
-    finally:
-        docker("rm", "--force", "--volumes", container)
 
 
-def test_a_stop_while_it_starts_is_heard_too() -> None:
-    """The system ignores a signal to a PID 1 that has no handler: it would be killed after the grace period only."""
-    container = docker(
-        "run",
-        "--detach",
-        *LOCKED_DOWN,
-        "--env",
-        "PINGFEED_ALLOW_OPEN=1",
-        "--env",
-        "PINGFEED_SIGNALS_URL=redis://10.255.255.1:6379/0",
-        image("ingest"),
-    ).strip()
-    try:
-        deadline = time.monotonic() + 60
-        while "settings that apply" not in _logs(container):
-            assert time.monotonic() < deadline, _logs(container)
-            time.sleep(0.1)
+def test_sigterm_during_start_up_stops_the_process() -> None:
+    """PID 1 ignores a signal that has no handler: docker would kill it only after the grace period."""
+    unreachable = "PINGFEED_SIGNALS_URL=redis://10.255.255.1:6379/0"
+    with started("settings that apply", "--env", unreachable) as container:
         began = time.monotonic()
         docker("stop", "--time", "30", container)
         assert time.monotonic() - began < 10
-    finally:
-        docker("rm", "--force", "--volumes", container)
 
 
 def _logs(container: str) -> str:

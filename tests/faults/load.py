@@ -1,7 +1,7 @@
-"""Clients that post events as fast as they are answered, and remember exactly what was acknowledged.
+"""Clients that post events as fast as they get responses, and remember exactly which were acknowledged.
 
-An event's id says which client sent it and the how-manieth it was, so that millions of them are remembered as ranges.
-As a client should, one that got no answer, or a 503, sends the same events again, under the same ids.
+An event's id holds its client and its number, so that millions of them are remembered as ranges. A client that got no
+response, or a 503, sends the same events again, under the same ids.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ class Request:
 
 @dataclass
 class Answers:
-    """What the clients were told."""
+    """The responses to all clients."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     lost: int = 0
-    """Requests whose answer never came."""
+    """Requests without a response."""
     lost_events: int = 0
-    """Events in them: taken or not, nobody told."""
+    """Events in them; they may have been accepted."""
     without_retry_after: int = 0
     acknowledged: list[tuple[int, int, int]] = field(default_factory=list)
     """Client, first event, events."""
@@ -56,7 +56,7 @@ class Answers:
 
 
 def event_id(client: int, number: int) -> str:
-    """A UUID that says who sent it."""
+    """A UUID that names its client."""
     return f"{client:08x}-0000-7000-8000-{number:012x}"
 
 
@@ -67,7 +67,7 @@ def after(seconds: float) -> Callable[[], bool]:
 
 
 class Client:
-    """One connection after the other to a service; what is unanswered is sent again over the next."""
+    """One connection at a time to a service; a request without a response is sent again over the next."""
 
     def __init__(
         self, number: int, answers: Answers, sizes: Iterable[int] = SIZES, most_events: int | None = None

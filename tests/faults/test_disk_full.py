@@ -14,10 +14,9 @@ import pytest
 from pingfeed.core.clock import system_clock
 from pingfeed.spool.stats import wait_landed
 from tests.conformance.samples import eventually
-from tests.faults.clean_table import check_each_once
+from tests.faults.checks import check_all_landed, check_each_once
 from tests.faults.firehose_server import firehose
 from tests.faults.load import SIZES, Answers, Client, after
-from tests.faults.reconciled import check_all_landed
 from tests.journeys.conftest import Running, Services
 from tests.prove import figure
 from tests.servers import lacking
@@ -28,7 +27,7 @@ CLIENTS = 4
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, which is soon full."""
+    """A small file system of its own."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = shutil.which("mount")
@@ -39,12 +38,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-async def test_on_a_disk_that_the_spool_fills_nothing_is_lost_and_room_is_made_by_delivery(
+async def test_a_disk_filled_by_the_spool_loses_nothing_and_delivery_makes_room(
     small_disk: Path, services: Services
 ) -> None:
     since_ms, answers = system_clock(), Answers()
     async with firehose(services.home / "lake") as stream:
-        stream.behaviour = "refuse"  # And large requests leave room for small ones, which take the rest.
+        stream.behaviour = "refuse"  # Large requests fail first; small ones use up the rest.
         environ = _environ(services, small_disk)
         services.environ |= stream.environ
         ingest = await asyncio.to_thread(services.start, "ingest", **environ)
@@ -61,7 +60,7 @@ async def test_on_a_disk_that_the_spool_fills_nothing_is_lost_and_room_is_made_b
         _check(services, answers, since_ms, "disk full of the spool", environ, full_after)
 
 
-async def test_on_a_disk_that_somebody_else_fills_nothing_is_lost_and_room_is_enough_to_go_on(
+async def test_a_disk_filled_by_another_process_loses_nothing_and_ingest_recovers(
     small_disk: Path, services: Services
 ) -> None:
     since_ms, answers = system_clock(), Answers()
@@ -71,15 +70,15 @@ async def test_on_a_disk_that_somebody_else_fills_nothing_is_lost_and_room_is_en
         ingest = await asyncio.to_thread(services.start, "ingest", **environ)
         posting = asyncio.create_task(_post(ingest, answers, lambda: answers.statuses[503] > 50))
         await eventually(lambda: answers.events > 500, within_s=60)
-        await asyncio.to_thread(_fill, small_disk / "of-somebody-else")
+        await asyncio.to_thread(_fill, small_disk / "of-another-process")
         await posting
         full_after = answers.events
         assert not await _is_ready(ingest)
-        (small_disk / "of-somebody-else").unlink()
+        (small_disk / "of-another-process").unlink()
         await _post(ingest, answers, lambda: answers.events > full_after + 1000)
         assert await _is_ready(ingest)
         assert await asyncio.to_thread(ingest.stop) == 0
-        _check(services, answers, since_ms, "disk full of another's file", environ, full_after)
+        _check(services, answers, since_ms, "disk full of another process's file", environ, full_after)
 
 
 def _environ(services: Services, disk: Path) -> dict[str, str]:
@@ -126,7 +125,12 @@ def _check(
     prefixed = {f"PINGFEED_{key}": value for key, value in environ.items()}
     counts = check_all_landed(services, since_ms, answers.events, prefixed)
     clean = check_each_once(services, answers, since_ms, prefixed)
-    refused = answers.statuses[503]
+    unavailable = answers.statuses[503]
     figure(
-        name, full_after_events=full_after, refused=refused, landed=counts["landed"], missing=counts["missing"], **clean
+        name,
+        full_after_events=full_after,
+        unavailable=unavailable,
+        landed=counts["landed"],
+        missing=counts["missing"],
+        **clean,
     )

@@ -1,4 +1,4 @@
-"""SIGKILL again and again, under load, while starting, while delivering: each acknowledged event is there once."""
+"""Repeated SIGKILL under load, at start and during delivery: each acknowledged event lands once."""
 
 import asyncio
 import random
@@ -11,9 +11,8 @@ from pingfeed.adapters import registry
 from pingfeed.core.clock import day_of, system_clock
 from pingfeed.settings import url_path
 from tests.conformance.samples import eventually
-from tests.faults.clean_table import check_each_once
+from tests.faults.checks import check_all_landed, check_each_once, reconcile
 from tests.faults.load import Answers, Client, after
-from tests.faults.reconciled import check_all_landed, reconcile
 from tests.journeys.conftest import Running, Services
 from tests.prove import figure, rounds
 
@@ -23,7 +22,7 @@ FLUSH = {"SINK_FLUSH_SECONDS": "0.05"}
 
 
 @pytest.mark.timeout(1800)
-async def test_through_kills_at_any_moment_each_acknowledged_event_is_in_the_clean_table_once(
+async def test_each_acknowledged_event_is_in_the_clean_table_once_after_kills_at_any_moment(
     services: Services,
 ) -> None:
     since_ms = system_clock()
@@ -55,7 +54,7 @@ async def test_through_kills_at_any_moment_each_acknowledged_event_is_in_the_cle
 
 
 def _lose_a_file(services: Services) -> None:
-    """A file that somebody deletes is missed, and its partition named. The night has compacted nothing of today."""
+    """A deleted file is reported missing, with its partition. The nightly job has not compacted today."""
     lake = registry.open_lake(services.settings)
     path = lake.list("events")[0]
     Path(url_path(services.settings.lake_url), path).unlink()

@@ -1,4 +1,4 @@
-"""A service that has taken millions of events holds no more memory than one that has taken a few."""
+"""Memory does not grow with the number of accepted events."""
 
 import asyncio
 import time
@@ -6,21 +6,20 @@ import time
 import pytest
 
 from pingfeed.core.clock import system_clock
+from tests.faults.checks import check_all_landed, rss_mb
 from tests.faults.load import Answers, Client
-from tests.faults.processes import rss_mb
-from tests.faults.reconciled import check_all_landed
 from tests.journeys.conftest import Services
 from tests.prove import figure, rounds
 
 EVENTS = rounds(80_000, 5_000_000)
 CLIENTS = 4
 WARM = rounds(60_000, 250_000)
-"""Then the door's window of known events is full, and the allocator has seen every kind of batch."""
+"""By then the duplicate window is full, and the allocator has seen every kind of batch."""
 GROWTH_MB = 60
 
 
 @pytest.mark.timeout(1800)
-async def test_memory_does_not_grow_with_the_events_that_were_taken(services: Services) -> None:
+async def test_memory_does_not_grow_with_accepted_events(services: Services) -> None:
     since_ms, answers = system_clock(), Answers()
     ingest = await asyncio.to_thread(services.start, "ingest", SINK_FLUSH_SECONDS="0.5")
     clients = [Client(n, answers, sizes=(500, 500, 20, 1), most_events=EVENTS // CLIENTS) for n in range(CLIENTS)]

@@ -1,4 +1,4 @@
-"""A sink that is down, slow, or takes half: 202 and 503, bounded memory and spool, and all of it lands afterwards."""
+"""A sink that is down, slow, or takes half: 202 and 503, bounded memory and spool, and everything lands afterwards."""
 
 import asyncio
 import time
@@ -10,11 +10,9 @@ import pytest
 from pingfeed.core.clock import system_clock
 from pingfeed.spool.stats import wait_landed
 from tests.conformance.samples import eventually
-from tests.faults.clean_table import check_each_once
+from tests.faults.checks import check_all_landed, check_each_once, folder_mb, rss_mb
 from tests.faults.firehose_server import Behaviour, FirehoseServer, firehose
 from tests.faults.load import Answers, Client
-from tests.faults.processes import folder_mb, rss_mb
-from tests.faults.reconciled import check_all_landed
 from tests.journeys.conftest import Running, Services
 from tests.prove import figure, rounds
 
@@ -27,9 +25,9 @@ GROWTH_MB = 150
 
 
 @pytest.mark.timeout(900)
-async def test_while_the_sink_is_down_the_spool_fills_to_its_bound_and_then_all_lands(services: Services) -> None:
+async def test_while_the_sink_is_down_the_spool_fills_to_its_bound_then_everything_lands(services: Services) -> None:
     async def fall(stream: FirehoseServer, answers: Answers) -> None:
-        """Refusing first, then not answering, then cutting off after it took what it was sent, then gone."""
+        """Errors, then no response, then a cut connection after taking the records, then gone."""
         ways: tuple[Behaviour, ...] = ("refuse", "hang", "cut")
         for stream.behaviour in ways:
             await asyncio.sleep(DOWN_S / 4)
@@ -42,7 +40,7 @@ async def test_while_the_sink_is_down_the_spool_fills_to_its_bound_and_then_all_
 
 
 @pytest.mark.timeout(900)
-async def test_a_sink_that_takes_one_in_a_hundred_bytes_is_fed_at_its_pace_and_all_lands(services: Services) -> None:
+async def test_a_sink_at_one_percent_speed_gets_everything(services: Services) -> None:
     began = time.monotonic()
 
     async def slow(stream: FirehoseServer, answers: Answers) -> None:
@@ -55,7 +53,7 @@ async def test_a_sink_that_takes_one_in_a_hundred_bytes_is_fed_at_its_pace_and_a
 
 
 @pytest.mark.timeout(900)
-async def test_a_sink_that_takes_half_of_each_call_and_answers_late_loses_nothing(services: Services) -> None:
+async def test_a_slow_sink_that_takes_half_of_each_call_gets_everything(services: Services) -> None:
     async def halve(stream: FirehoseServer, _: Answers) -> None:
         stream.behaviour, stream.delay_s = "half", 0.3
         await asyncio.sleep(SLOW_S / 2)

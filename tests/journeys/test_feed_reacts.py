@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from batch.jobs import tick
@@ -26,6 +27,7 @@ from pingfeed.core.packet import decode
 from pingfeed.core.snapshot import Snapshot
 from pingfeed.settings import load
 from simulator.lake import write_history
+from simulator.measure import open_events
 from simulator.world import Spec, World, creator_id, user_id
 from tests.journeys.conftest import Running, Services, wait_for
 
@@ -153,7 +155,7 @@ def test_follow_hide_and_likes_change_the_next_feed_and_reach_the_next_packet(to
     user = user_id(2)
     snapshot = town.snapshot()
     before = town.feed(user, limit=50)
-    creator, fresh = _creator_to_follow(town, before)
+    creator, fresh = _creator_to_follow(town, user, before)
     hidden = before["items"][0]["ping_id"]
 
     town.send(
@@ -186,15 +188,18 @@ def test_follow_hide_and_likes_change_the_next_feed_and_reach_the_next_packet(to
     assert {snapshot.creator_id(snapshot.row_of_ping(ping)) for ping in followed} >= {creator}
 
 
-def _creator_to_follow(town: Town, feed: dict[str, Any]) -> tuple[str, str]:
-    """A creator whom the feed hardly shows, and their newest ping."""
+def _creator_to_follow(town: Town, user: str, feed: dict[str, Any]) -> tuple[str, str]:
+    """A creator that is not in the user's feed, and their newest ping, which the user did not see in the history."""
     snapshot = town.snapshot()
     shown = {item["creator_id"] for item in feed["items"]}
+    acts = open_events(town.services.home / "lake").to_table(filter=pc.field("user_id") == user)
+    seen = set(acts["ping_id"].to_pylist())
     for row in snapshot.listed("fresh"):
         creator = snapshot.creator_id(int(row))
         newest = snapshot.newest_of(int(snapshot.creator[row]), 1)
-        if creator not in shown and int(newest[0]) == int(row):
-            return creator, snapshot.ping_id(int(row))
+        ping = snapshot.ping_id(int(row))
+        if creator not in shown and int(newest[0]) == int(row) and ping not in seen:
+            return creator, ping
     raise AssertionError("every creator is in the feed already")
 
 

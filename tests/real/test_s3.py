@@ -18,7 +18,7 @@ from deploy.bucket import ensure
 from pingfeed.adapters.artifacts_s3 import KEPT, S3Artifacts
 from pingfeed.adapters.lake_s3 import WHOLE_BYTES, S3Lake
 from pingfeed.core.errors import NotFound, Unavailable
-from simulator.store import Store
+from simulator.lake import open_lake
 from tests.conformance.place import Place
 
 pytestmark = pytest.mark.real
@@ -115,14 +115,15 @@ def test_more_than_a_page_is_listed_whole(place: Place) -> None:
     assert len(lake.list("a")) == 1001
 
 
-def test_a_historys_file_is_one_put_and_leaves_no_upload_open(place: Place) -> None:
-    store = Store(f"s3://{place.bucket}/lake")
-    store.write("events/history-1.parquet", b"small")
-    store.write("events/history-2.parquet", b"x" * (11 << 20))
-    store.write_beside("world.json", b"{}")
-    assert store.read_beside("world.json") == b"{}"
-    assert store.read_beside("people.json") is None
-    assert [path.rpartition("/")[2] for path in store.files("events")] == ["history-1.parquet", "history-2.parquet"]
+def test_a_history_file_is_one_put_and_leaves_no_upload_open(place: Place) -> None:
+    lake, beside = open_lake(f"s3://{place.bucket}/lake")
+    assert isinstance(lake, S3Lake)
+    counts = counting(lake)
+    lake.write("events/history-1.parquet", b"x" * (11 << 20))
+    assert counts == {"PUT": 1}
+    beside.write("world.json", b"{}")
+    assert beside.read("world.json") == b"{}"
+    assert lake.list("events") == ["events/history-1.parquet"]
     assert uploads(place.bucket) == 0
 
 
@@ -195,7 +196,7 @@ async def test_a_bucket_that_is_absent_fails_the_check(place: Place, cache: Path
 def test_a_bucket_is_made_once_private_and_with_its_rules(place: Place) -> None:
     url = f"s3://made-{place.aws}/lake"
     made = ensure(url)
-    assert made[0] == f"made the bucket made-{place.aws}"
+    assert made[0] == f"created the bucket made-{place.aws}"
     assert len(made) == 4
     assert ensure(url) == []
     rules = _client().get_bucket_lifecycle_configuration(Bucket=f"made-{place.aws}")["Rules"]

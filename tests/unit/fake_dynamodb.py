@@ -8,15 +8,11 @@ succeed. A fault may do the call's work, a part of it, or nothing, before it rai
 import asyncio
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
-
-from pingfeed.aws import AwsClient
 
 Item = dict[str, dict[str, Any]]
 Work = Callable[..., dict[str, Any]]
@@ -25,7 +21,7 @@ KB = 1024
 
 
 def refused(code: str) -> Fault:
-    """Nothing is done, and AWS says why."""
+    """Nothing is done, and AWS returns an error."""
 
     async def fault(_: Work) -> dict[str, Any]:
         raise error(code)
@@ -34,7 +30,7 @@ def refused(code: str) -> Fault:
 
 
 async def done(work: Work) -> dict[str, Any]:
-    """No fault: it stands between two that are."""
+    """No fault, between two faults."""
     return work()
 
 
@@ -59,7 +55,7 @@ def partial(count: int) -> Fault:
 
 
 def after(others: Callable[[], Awaitable[None]]) -> Fault:
-    """Somebody else is faster: `others` come in between, then it is done."""
+    """Another writer is faster: `others` run first, then the call."""
 
     async def fault(work: Work) -> dict[str, Any]:
         await others()
@@ -111,7 +107,7 @@ class FakeDynamodb:
         keys = [(table, key["k"]["S"]) for table, wanted in RequestItems.items() for key in wanted["Keys"]]
         assert all(wanted["Keys"] for wanted in RequestItems.values())
         assert 1 <= len(keys) <= 100
-        assert len(keys) == len(set(keys)), "DynamoDB refuses a key that is asked for twice"
+        assert len(keys) == len(set(keys)), "DynamoDB rejects a key that is asked for twice"
 
         def work(count: int = len(keys)) -> dict[str, Any]:
             answer: dict[str, Any] = {"Responses": {table: [] for table in RequestItems}, "UnprocessedKeys": {}}
@@ -132,7 +128,7 @@ class FakeDynamodb:
         puts = [(table, r["PutRequest"]["Item"]) for table, requests in RequestItems.items() for r in requests]
         keys = [(table, item["k"]["S"]) for table, item in puts]
         assert 1 <= len(puts) <= 25
-        assert len(keys) == len(set(keys)), "DynamoDB refuses a key that is put twice"
+        assert len(keys) == len(set(keys)), "DynamoDB rejects a key that is put twice"
         assert sum(size_of(checked(item)) for _, item in puts) <= 16 * KB * KB
 
         def work(count: int = len(puts)) -> dict[str, Any]:
@@ -194,7 +190,7 @@ def checked(item: Item) -> Item:
     assert all(len(value) == 1 for value in item.values())
     assert 1 <= len(item["k"]["S"].encode()) <= 2048
     assert set(item["t"]) == {"N"}
-    assert size_of(item) <= 400 * KB, f"DynamoDB refuses an item of {size_of(item)} bytes"
+    assert size_of(item) <= 400 * KB, f"DynamoDB rejects an item of {size_of(item)} bytes"
     return item
 
 
@@ -212,17 +208,3 @@ def holds(condition: str, values: dict[str, Any], before: Item | None) -> bool:
     form = re.fullmatch(r"(\w) = (:\w+)", condition)
     assert form, f"the fake does not know the condition {condition}"
     return before is not None and before.get(form[1]) == values[form[2]]
-
-
-@contextmanager
-def dynamodb(*tables: str) -> Iterator[FakeDynamodb]:
-    """While it lasts, every client that is opened for AWS is this fake."""
-    fake = FakeDynamodb({name: {} for name in tables})
-
-    async def opened(_: AwsClient) -> FakeDynamodb:
-        fake.opened += 1
-        return fake
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AwsClient, "_open", opened)
-        yield fake

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 import msgspec
@@ -34,6 +34,7 @@ TICK_MS: Final = 900_000
 TICK: Final = NOW_MS // TICK_MS
 FAR_MS: Final = NOW_MS * 2
 FEATURES: Final = FeatureSet()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -188,17 +189,37 @@ class World:
         await until(there)
         return found[0]
 
+    async def feed_until(
+        self, holds: Callable[[dict[str, Any]], bool], user_id: str = "u", **query: Any
+    ) -> dict[str, Any]:
+        """The first feed for which a condition holds."""
+
+        async def holding() -> dict[str, Any] | None:
+            feed = await self.feed(user_id, **query)
+            return feed if holds(feed) else None
+
+        return await until(holding)
+
+    async def metric_until(self, name: str, value: float) -> None:
+        """Wait until a line of /metrics has this value."""
+
+        async def reached() -> bool:
+            return await self.metric(name) == value
+
+        await until(reached)
+
     async def metric(self, name: str) -> float:
         """The value of one line of /metrics, 0 if it is not there."""
         lines = (await self.client.get("/metrics")).text.splitlines()
         return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == name), 0.0)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
-    """Poll a condition until it holds; fail after `seconds`."""
+async def until(condition: Callable[[], Awaitable[T | None]], seconds: float = 20) -> T:
+    """Poll a condition until it is true, and return its value; fail after `seconds`."""
     async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - what happens has no event that a test could await
+        while not (found := await condition()):  # noqa: ASYNC110 - the state has no event to await
             await asyncio.sleep(0.005)
+    return found
 
 
 def ping_ids(feed: Mapping[str, Any]) -> list[str]:

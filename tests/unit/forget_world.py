@@ -31,14 +31,13 @@ ZOE = "zoe.Unmistakable:1@example"
 USERS = ("ada", ZOE)
 NOON = FIRST + DAY + 48
 NIGHT = FIRST + 2 * DAY + 12
-SETTINGS = {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"}
 _ACTS = ("impression", "like", "hide", "share", "comment")
 
 
 def opened(home: Path, built: Path) -> LakeWorld:
     """The world that was `build`ed elsewhere, with a home of its own; what lands gets new names."""
     shutil.copytree(built, home)
-    world = LakeWorld(home, SETTINGS)
+    world = LakeWorld(home)
     world._files = 100
     at(world, NOON)
     return world
@@ -46,7 +45,7 @@ def opened(home: Path, built: Path) -> LakeWorld:
 
 def build(home: Path) -> None:
     """The world at NOON, after a night and a tick."""
-    world = LakeWorld(home, SETTINGS)
+    world = LakeWorld(home)
     world.land(
         [row("ping_created", FIRST * TICK_MS, ping_id=f"p{n}", creator_id=f"c{n % 3}", topics=["x"]) for n in range(9)]
     )

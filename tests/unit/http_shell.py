@@ -1,4 +1,4 @@
-"""A bare shell with a few routes that raise what the tests want to see answered."""
+"""A bare shell with a few routes that raise the errors under test."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +17,7 @@ from pingfeed.web.errors import json_response
 from pingfeed.web.health import Readiness
 from pingfeed.web.metrics import Metrics
 
+HERE = "127.0.0.1"
 RAISED: dict[str, Exception] = {
     "invalid": errors.InvalidInput("limit must be 1 to 50", field="limit", code="out_of_range"),
     "malformed": errors.MalformedBody("the body is not valid JSON"),
@@ -66,7 +67,15 @@ def shell(readiness: Readiness | None = None, /, **environ: str) -> FastAPI:
     return app
 
 
-def client_of(app: FastAPI, peer: str = "127.0.0.1", **settings: Any) -> httpx.AsyncClient:
+def client_of(app: FastAPI, peer: str = HERE, **settings: Any) -> httpx.AsyncClient:
     """A client of the app that calls from `peer`."""
     transport = httpx.ASGITransport(app, client=(peer, 50_000), **settings)
     return httpx.AsyncClient(transport=transport, base_url="http://shell")
+
+
+async def ask(
+    method: str, path: str, headers: Any = None, *, peer: str = "127.0.0.1", **environ: str
+) -> httpx.Response:
+    """One request to a new shell with these settings."""
+    async with client_of(shell(**environ), peer) as client:
+        return await client.request(method, path, headers=headers)

@@ -7,9 +7,9 @@ from typing import Any
 
 from batch.importers.csv_format import CsvFormat
 from batch.importers.csv_mapping import event_types, field_map
-from batch.importers.formats import Format
-from batch.importers.importer import Importer, Outcome, Placing
-from batch.importers.source import OnRead, Source
+from batch.importers.formats import Format, Source
+from batch.importers.importer import Importer, Placing
+from batch.importers.report import Outcome
 from batch.ticks import day_number
 from pingfeed.core.arrow import EVENT_SCHEMA
 from tests.unit.lakes import LakeWorld
@@ -37,9 +37,17 @@ def write_json(path: Path, events: Iterable[Mapping[str, Any] | str]) -> Path:
     return write(path, (one if isinstance(one, str) else json.dumps(one) for one in events))
 
 
-def watch(_what: str) -> OnRead:
-    """Progress that is not shown."""
-    return lambda _read: None
+def listed(number: int, at_ms: int, *items: str, user: str = "u1") -> dict[str, Any]:
+    """A list that Metarank logged."""
+    shown = [{"id": item, "fields": [{"name": "relevancy", "value": 0.0}]} for item in items]
+    who = {"user": user, "session": user}
+    return {"event": "ranking", "id": f"r{number}", "timestamp": str(at_ms), "items": shown, "fields": [], **who}
+
+
+def click(number: int, at_ms: int, item: str, user: str | None = "u1", **more: Any) -> dict[str, Any]:
+    """A click on an item of that list."""
+    about = {"id": f"c{number}{item}", "ranking": f"r{number}", "item": item, "type": "click"}
+    return {"event": "interaction", "timestamp": str(at_ms), "user": user, "session": user, **about, **more}
 
 
 class ImportWorld(LakeWorld):
@@ -53,7 +61,7 @@ class ImportWorld(LakeWorld):
         """Import a file, however many of its records are rejected."""
         stretch = {"stretch_ms": more.pop("stretch_ms")} if "stretch_ms" in more else {}
         placing = Placing(keep_dates, **stretch)
-        return Importer(self.batch, Source(path), form, watch).run(placing, **({"allow_rejected": True} | more))
+        return Importer(self.batch, Source(path), form).run(placing, **({"allow_rejected": True} | more))
 
     def raw(self) -> list[dict[str, Any]]:
         """The raw rows in the lake, without what they have not, by arrival and kind."""

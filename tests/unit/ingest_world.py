@@ -1,9 +1,9 @@
-"""The ingest app over ports that live in memory: real spool, real delivery, fakes that satisfy the ports."""
+"""The ingest app over a real spool and delivery, with fakes for the stores."""
 
-import gzip
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,78 +16,22 @@ from ingest_api.rejected import RejectedSpool
 from ingest_api.signal_writer import SignalWriter
 from ingest_api.wiring import Services
 from pingfeed.adapters.artifacts_file import FileArtifacts
-from pingfeed.core.errors import Unavailable
+from pingfeed.core.clock import Clock
 from pingfeed.core.events import Row, decode_rows
 from pingfeed.core.ids import uuid7
-from pingfeed.core.signals import Act, Engagement, Signals, UserState
-from pingfeed.ports import Batch, SinkCounters
 from pingfeed.settings import load
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.disk import Disk
 from pingfeed.spool.spool import Spool
+from tests.unit.fakes import MemorySignals, MemorySink, MemoryTrending
 
 NOW_MS = 1_795_348_800_000
 """2026-11-22T12:00:00Z."""
 
 
 @dataclass
-class Breakable:
-    """A fake that is down while `down` says why."""
-
-    down: str = ""
-
-    async def check(self) -> None:
-        if self.down:
-            raise Unavailable(self.down)
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-@dataclass
-class MemorySink(Breakable):
-    rows: list[Row] = field(default_factory=list)
-    counters: SinkCounters = field(default_factory=SinkCounters)
-
-    async def write(self, batch: Batch) -> None:
-        await self.check()
-        self.rows += [row for lines in batch.lines for row in decode_rows(lines)]
-
-
-@dataclass
-class MemorySignals(Breakable):
-    acts: list[Act] = field(default_factory=list)
-
-    async def apply(self, acts: Sequence[Act]) -> None:
-        await self.check()
-        self.acts += acts
-
-    async def read(self, user_id: str, now_ms: int) -> Signals:
-        state = UserState()
-        for act in self.acts:
-            if act.user_id == user_id:
-                state.apply(act)
-        return Signals(state, {act.target for act in self.acts if act.kind == "deleted"})
-
-    async def forget(self, user_id: str) -> None:
-        self.acts = [act for act in self.acts if act.user_id != user_id]
-
-
-@dataclass
-class MemoryTrending(Breakable):
-    counted: list[Engagement] = field(default_factory=list)
-
-    async def add(self, engagements: Sequence[Engagement]) -> None:
-        await self.check()
-        self.counted += engagements
-
-    async def top(self, country: str | None, limit: int, now_ms: int) -> list[tuple[str, float]]:
-        return []
-
-
-@dataclass
 class World:
-    """A running app and what is behind it."""
+    """A running app and its stores."""
 
     app: FastAPI
     client: httpx.AsyncClient
@@ -103,11 +47,8 @@ class World:
     async def send_bytes(self, body: bytes, path: str = "/track-events", **headers: str) -> httpx.Response:
         return await self.client.post(path, content=body, headers=headers)
 
-    async def send_gzip(self, body: bytes) -> httpx.Response:
-        return await self.send_bytes(gzip.compress(body), **{"Content-Encoding": "gzip"})
-
     def spooled(self) -> list[Row]:
-        """What is durable, in order."""
+        """The durable rows, in order."""
         return [
             row
             for segment in self.spool.segments()
@@ -133,12 +74,14 @@ async def ingest_world(
     max_spool_bytes: int = 1 << 30,
     flush_seconds: float = 3600,
     disk: Disk | None = None,
+    clock: Clock = lambda: NOW_MS,
+    sink: Any = None,
     environ: Mapping[str, str] | None = None,
     **more: str,
 ) -> AsyncIterator[World]:
     """An ingest app whose lifespan runs; nothing is delivered before it closes unless `flush_seconds` says so."""
-    sink, signals, trending = MemorySink(), MemorySignals(), MemoryTrending()
-    spool = Spool(folder / "spool", max_bytes=max_spool_bytes, disk=disk)
+    sink, signals, trending = sink or MemorySink(), MemorySignals(), MemoryTrending()
+    spool = Spool(folder / "spool", max_bytes=max_spool_bytes, disk=disk, clock=clock)
     writer = SignalWriter(signals, trending)
     services = Services(
         delivery=Delivery(spool, sink, apply=writer, flush_seconds=flush_seconds),
@@ -149,7 +92,7 @@ async def ingest_world(
         rejected=RejectedSpool(
             Spool(folder / "rejected-spool"), FileArtifacts(f"file://{folder}"), flush_seconds=flush_seconds
         ),
-        clock=lambda: NOW_MS,
+        clock=clock,
         make_id=uuid7,
     )
     chosen = dict(environ or {}) | more
@@ -159,4 +102,5 @@ async def ingest_world(
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://feed") as client,
     ):
+        await asyncio.sleep(0)  # The deliverer looks for what an earlier process left.
         yield World(app, client, spool, sink, signals, trending, folder / "rejected")

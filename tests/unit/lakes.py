@@ -1,6 +1,8 @@
 """A lake on disk with known events, and the batch side over it at times that a test sets."""
 
+import base64
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,7 @@ DAY = 96
 FIRST_DAY = 20_000
 FIRST = FIRST_DAY * DAY
 """The first tick of some day."""
+ARRIVED_MS = FIRST * TICK_MS + 1000
 
 
 @dataclass
@@ -45,7 +48,7 @@ class LakeWorld:
 
     def __post_init__(self) -> None:
         self.time = Time()
-        environ = {"PINGFEED_HOME": str(self.home), **self.settings}
+        environ = {"PINGFEED_HOME": str(self.home), "PINGFEED_SINK_FLUSH_SECONDS": "0.05", **self.settings}
         self.batch: Batch = build(load(environ), clock=self.time, quiet=True)
         self._files = 0
 
@@ -65,20 +68,15 @@ class LakeWorld:
         """Run the learning part of a tick."""
         self.time.now_ms = tick * TICK_MS + 2_000
         batch = self.batch
-        manifest = EventLoader(batch.tables, batch.engine, batch.ticks, batch.progress).run(
-            tick, self.time.now_ms, everything=everything
-        )
-        day_state.ensure(batch.tables, batch.engine, batch.ticks, tick, manifest.run)
+        manifest = EventLoader(batch).run(tick, self.time.now_ms, everything=everything)
+        day_state.ensure(batch, tick, manifest.run)
         return manifest
 
     def catalogue(self) -> Catalogue:
-        return catalogue.load(self.batch.tables, self.batch.engine, self.batch.ticks)
+        return catalogue.load(self.batch)
 
     def features(self, first_tick: int, last_tick: int) -> PointInTime:
-        batch = self.batch
-        return PointInTime(
-            batch.tables, batch.engine, batch.ticks, batch.features, self.catalogue(), first_tick, last_tick
-        )
+        return PointInTime(self.batch, self.catalogue(), first_tick, last_tick)
 
     def number(self, kind: str, name: str) -> int:
         return next(n for n, one in catalogue.ids_of(self.catalogue(), kind).items() if one == name)
@@ -104,3 +102,14 @@ def row(event_type: str, received_ms: int, **values: Any) -> Row:
         "timestamp_ms": received_ms,
         **{name: value for name, value in values.items() if value is not None},
     }
+
+
+def like(tick: int, number: int = 0, user: str = "ada", ping: str = "p1", **values: Any) -> Row:
+    """A like that arrived just before a tick; the number determines its id."""
+    return row("like", tick * TICK_MS - 1, event_id=event_id(number), user_id=user, ping_id=ping, **values)
+
+
+def error_line(record: bytes, **values: Any) -> bytes:
+    """A line of a Firehose error object, as the documentation and observed objects have it; `values` has the codes."""
+    error = {"attemptsMade": 1, "arrivalTimestamp": ARRIVED_MS, "rawData": base64.b64encode(record).decode(), **values}
+    return json.dumps(error).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""Ingest's function over fakes: a Firehose that does as it is told, signals, trending and a lake in memory."""
+"""Ingest's function over fakes: a scripted Firehose, signals, trending and a lake in memory."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ class Context:
 
 @dataclass
 class LambdaWorld:
-    """One execution environment and what is behind it. `environ` may be changed until the function is made."""
+    """One execution environment and its fakes. `environ` may be changed until the function is built."""
 
     environ: dict[str, str]
     stream: FakeFirehose = field(default_factory=FakeFirehose)
@@ -74,7 +74,7 @@ class LambdaWorld:
         return [row for record in self.stream.taken for row in decode_rows(record)]
 
     def kept(self) -> list[Any]:
-        """The refused events in the lake."""
+        """The rejected events in the lake."""
         return [json.loads(line) for data in self.lake.data.values() for line in data.splitlines()]
 
     def counted(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class LambdaWorld:
         return {metric["Name"]: line[metric["Name"]] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
 
     def running(self) -> list[asyncio.Task[Any]]:
-        """What is not over on its loops."""
+        """Unfinished tasks of its loops."""
         return [task for loop in self.loops for task in asyncio.all_tasks(loop)]
 
     def _loop(self) -> asyncio.AbstractEventLoop:

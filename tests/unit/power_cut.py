@@ -1,4 +1,4 @@
-"""A disk in memory that keeps apart what was synced and what was not, fails on order, and can lose its power.
+"""A disk in memory that tracks what was synced, fails on demand, and can lose power.
 
     disk = PowerCutDisk(seed)
     disk.at(7, "cut")            # at the 7th call from now the power fails: that call and all later ones raise
@@ -8,8 +8,8 @@
 It does what POSIX allows, and no more kindly than it has to: of a file's bytes that were not synced a power cut keeps
 all, none, a prefix, a mixture by blocks, or zeros; an entry that was removed may be there again; of an entry that was
 replaced either is there, unless the call returned. After a sync that failed the bytes that it was for count as written
-and may never become durable, whatever a later sync says (Rebello et al., USENIX ATC 2020): so whoever appends to that
-file again breaks the spool's promise, and `misused` says so.
+and may never become durable, whatever a later sync says (Rebello et al., USENIX ATC 2020): so an append to that
+file breaks the spool's promise, and `misused` says so.
 """
 
 import errno
@@ -20,6 +20,8 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from pingfeed.spool.disk import Disk
 
 Fault = Literal["cut", "eio", "full"]
 _BLOCK = 16
@@ -64,8 +66,8 @@ class _File:
         return self.durable[at] if len({version[at] for version in self.versions}) == 1 else otherwise
 
 
-class PowerCutDisk:
-    """Satisfies `pingfeed.spool.disk.Disk`. Calls may come from any thread, one at a time."""
+class PowerCutDisk(Disk):
+    """Overrides every call of the real one. Calls may come from any thread, one at a time."""
 
     def __init__(self, seed: int = 0) -> None:
         self._chance = random.Random(seed)

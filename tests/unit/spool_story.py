@@ -1,7 +1,7 @@
-"""A spool on a disk that fails, told step by step, beside what must be true of it.
+"""A model of a spool on a failing disk: it takes the same steps and checks the invariants after each.
 
-Every record has a text of its own. What was acknowledged has to be in the spool until it is at the sink and counted;
-what is counted must never be delivered again; nothing that was not written may ever appear.
+Every record has a unique text. An acknowledged record stays in the spool until it is at the sink and counted; a counted
+record is never delivered again; no record appears that was not written.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Story:
         self.cuts = 0
 
     def open(self) -> None:
-        """Start until it starts, through power cuts and errors, and look at what is there."""
+        """Retry the start through power cuts and errors, then check what was recovered."""
         while self.spool is None:
             if self.disk.is_dead:
                 self.disk, self.cuts = self.disk.after_the_cut(), self.cuts + 1
@@ -78,7 +78,7 @@ class Story:
             return
         self.batch = batch or self.batch
         if batch is not None:
-            assert set(batch.lines) <= self.tried.keys(), "the sink got what nobody wrote"
+            assert set(batch.lines) <= self.tried.keys(), "the sink got a record that was never written"
             assert not set(batch.lines) & self.acked, "counted, and delivered again"
 
     def ack(self) -> None:
@@ -95,7 +95,7 @@ class Story:
         self.batch = None
 
     def apply(self) -> None:
-        """Apply all signals that wait, and let go of what is done with."""
+        """Apply all waiting signals and remove the finished segments."""
         for segment in self._spool.unapplied():
             try:
                 self.owed -= set(_texts(self._spool.records(segment)))
@@ -172,10 +172,10 @@ class Story:
             spool.replay(segment)
         everything = {text for texts in here.values() for text in texts}
         waiting = [text for one, texts in here.items() if not one.delivered for text in texts]
-        assert everything <= self.tried.keys(), "there is a record that nobody wrote"
+        assert everything <= self.tried.keys(), "a record was never written"
         assert len(waiting) == len(set(waiting))
         assert self.acknowledged - self.offered - set(waiting) == set(), "an acknowledged record is lost"
-        assert not self.acked & set(waiting), "what was counted waits again"
+        assert not self.acked & set(waiting), "a counted record waits again"
         assert self.owed <= everything, "a record left before its signals were applied"
         assert spool.depth()[0] == self._rows(waiting)
         self._look_at_the_tally(set(waiting))

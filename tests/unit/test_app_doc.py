@@ -1,7 +1,7 @@
-"""docs/app.md: its JavaScript client runs against both services; the other two name only what there is.
+"""docs/app.md: its JavaScript client runs against both services; the other two use only existing names.
 
-The client is taken from the page as it stands. Between it and the ingest service stands a gate, which cuts answers off
-or gives other ones.
+The client is extracted from the page. Between it and the ingest service stands a gate, which truncates or replaces
+responses.
 """
 
 import gzip
@@ -56,10 +56,10 @@ process.stdout.write(JSON.stringify({ result, waits, refused }), () => process.e
 
 @dataclass
 class Gate:
-    """A server in front of ingest that takes one step of a script for each request, and lets later ones pass.
+    """A proxy before ingest: each request takes the next step of a script; later ones pass.
 
-    cut: ingest answers, the client hears nothing. half: it hears half. unheard: ingest hears nothing either. A status:
-    the gate answers by itself, as a proxy does; `503:60` with `Retry-After: 60`.
+    cut: the client gets no response. half: it gets half of one. unheard: ingest gets no request either. A status: the
+    gate responds itself; `503:60` adds `Retry-After: 60`.
     """
 
     ingest_url: str
@@ -68,7 +68,7 @@ class Gate:
     answers: list[httpx.Response] = field(default_factory=list)
 
     def begin(self, *script: str) -> None:
-        """A fresh script and fresh notes."""
+        """Set the script and forget earlier requests."""
         self.script[:], self.requests[:], self.answers[:] = script, [], []
 
     def batches(self) -> list[list[dict[str, Any]]]:
@@ -110,7 +110,7 @@ def handler_of(gate: Gate) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     return Handler
 
@@ -126,20 +126,24 @@ class Town:
     node: str
     folder: Path
 
-    def play(self, scenario: str, user: str) -> dict[str, Any]:
+    def play(self, scenario: str, user: str, *script: str) -> dict[str, Any]:
         """Run the body of an async function that has the client as `app`; what it returned, waited and reported."""
+        self.gate.begin(*script)
         (self.folder / "pingfeed.mjs").write_text(javascript())
         (self.folder / "driver.mjs").write_text(DRIVER % scenario)
         urls = json.dumps({"ingest": self.gate_url, "feed": self.feed_url, "user": user})
-        done = subprocess.run(
-            [self.node, str(self.folder / "driver.mjs"), urls], capture_output=True, timeout=60, check=False
-        )
+        command = [self.node, str(self.folder / "driver.mjs"), urls]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr.decode()
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
+    def ids(self) -> list[list[str]]:
+        """The event ids of each request."""
+        return [[event["event_id"] for event in batch] for batch in self.gate.batches()]
+
     def landed(self, user: str) -> list[dict[str, Any]]:
-        """The rows of what the user did in the lake, once all that was accepted so far is there."""
+        """The user's rows in the lake, once every event accepted so far is there."""
         last = str(uuid.uuid4())
         event = {"event_type": "follow", "event_id": last, "user_id": "the-last-one", "creator_id": "c"}
         httpx.post(f"{self.gate.ingest_url}/track-event", json=event).raise_for_status()
@@ -168,7 +172,7 @@ def node_or_skip() -> str:
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     node, folder = node_or_skip(), tmp_path_factory.mktemp("app")
     services = Services(folder / "home")
-    # A slow moment of a busy machine is not what these tests are about.
+    # A busy machine must not degrade the feeds.
     services.environ |= {"PINGFEED_SINK_FLUSH_SECONDS": "0.2", "PINGFEED_FEED_BUDGET_MS": "5000"}
     server = None
     try:
@@ -213,14 +217,13 @@ ACTS: Final = """
   await settled();
   return page;
 """
-"""What a user does in one feed: twelve events, which the two-second timer sends."""
+"""A user's twelve events about one feed, sent by the two-second timer."""
 
 
 @pytest.mark.parametrize("step", ["cut", "half", "unheard"])
-def test_a_batch_counts_once_although_its_answer_was_cut_off(town: Town, step: str) -> None:
-    town.gate.begin(step)
-    town.play(ACTS, user := f"user-{step}")
-    first, second = ([event["event_id"] for event in batch] for batch in town.gate.batches())
+def test_a_batch_counts_once_although_its_response_was_cut_off(town: Town, step: str) -> None:
+    town.play(ACTS, user := f"user-{step}", step)
+    first, second = town.ids()
     assert len(set(first)) == 12
     assert second == first
     last = town.gate.answers[-1].json()
@@ -228,37 +231,25 @@ def test_a_batch_counts_once_although_its_answer_was_cut_off(town: Town, step: s
     assert sorted(row["event_id"] for row in town.landed(user)) == sorted(first)
 
 
-def test_request_id_position_and_sent_at_reach_the_lake(town: Town) -> None:
-    town.gate.begin()
+def test_request_id_position_and_sent_at_reach_the_lake_and_a_follow_its_ping(town: Town) -> None:
     page = town.play(ACTS, "user-echo")["result"]
     assert page["request_id"]
     rows = town.landed("user-echo")
-    impressions = {row["ping_id"]: row for row in rows if row["event_type"] == "impression"}
-    assert {ping: row["position"] for ping, row in impressions.items()} == {
-        item["ping_id"]: item["position"] for item in page["items"]
-    }
-    assert sorted(row["position"] for row in impressions.values()) == list(range(10))
+    impressions = {row["ping_id"]: row["position"] for row in rows if row["event_type"] == "impression"}
+    assert impressions == {item["ping_id"]: item["position"] for item in page["items"]}
+    assert sorted(impressions.values()) == list(range(10))
     assert {row["request_id"] for row in rows} == {page["request_id"]}
-    # The clocks are one machine's, so these stand in order; the time stamp is moved by how long the request took.
-    assert all(row["sent_ms"] <= row["received_ms"] for row in rows)
-    assert all(row["timestamp_ms"] <= row["received_ms"] for row in rows)
+    # All clocks are this machine's, so these are in order; the time stamp moves by the duration of the request.
+    assert all(max(row["sent_ms"], row["timestamp_ms"]) <= row["received_ms"] for row in rows)
     assert all(row["extra"] is None for row in rows)
-    (view,) = [row for row in rows if row["event_type"] == "view"]
+    by_type = {row["event_type"]: row for row in rows}
+    view, follow, followed = by_type["view"], by_type["follow"], page["items"][4]
     assert (view["watch_time_ratio"], view["country"], view["position"]) == (0.85, "DE", 3)
-
-
-def test_a_follow_names_the_creator_and_the_ping_that_led_to_it(town: Town) -> None:
-    town.gate.begin()
-    item = town.play(ACTS, "user-follow")["result"]["items"][4]
-    (follow,) = [row for row in town.landed("user-follow") if row["event_type"] == "follow"]
-    assert {name: follow[name] for name in ("creator_id", "ping_id", "request_id")} == {
-        name: item[name] for name in ("creator_id", "ping_id", "request_id")
-    }
+    assert (follow["creator_id"], follow["ping_id"]) == (followed["creator_id"], followed["ping_id"])
     assert follow["position"] is None
 
 
 def test_batches_are_gzip_and_hold_at_most_a_hundred_events_in_order(town: Town) -> None:
-    town.gate.begin()
     many = """
       const { items } = await app.feed();
       for (let n = 0; n < 250; n++) app.track("view", items[n % 10], { watch_time_ratio: n / 100 });
@@ -272,19 +263,16 @@ def test_batches_are_gzip_and_hold_at_most_a_hundred_events_in_order(town: Town)
     assert len(town.landed("user-many")) == 250
 
 
-def test_it_comes_back_later_each_time_and_not_before_retry_after(town: Town) -> None:
-    town.gate.begin("unheard", "200", "503:1", "429", "401")
-    played = town.play(ACTS, "user-later")
+def test_retries_back_off_and_respect_retry_after(town: Town) -> None:
+    played = town.play(ACTS, "user-later", "unheard", "200", "503:1", "429", "401")
     # The random part is 0.01 of 1 s, 2 s, 4 s, 8 s and 16 s here; the first wait gathers the batch.
     assert played["waits"] == [2000, 10, 20, 1000 + 40, 80, 160]
     assert played["refused"] == []
-    ids = [[event["event_id"] for event in batch] for batch in town.gate.batches()]
-    assert ids == [ids[0]] * 6
+    assert town.ids() == [town.ids()[0]] * 6
     assert len(town.landed("user-later")) == 12
 
 
-def test_what_is_refused_alone_is_reported_and_never_sent_again(town: Town) -> None:
-    town.gate.begin()
+def test_an_invalid_event_is_reported_and_never_sent_again(town: Town) -> None:
     wrong = """
       const { items } = await app.feed();
       app.track("like", items[0]);
@@ -292,8 +280,7 @@ def test_what_is_refused_alone_is_reported_and_never_sent_again(town: Town) -> N
       app.track("share", items[2]);
       await settled();
     """
-    played = town.play(wrong, "user-wrong")
-    (refused,) = played["refused"]
+    (refused,) = town.play(wrong, "user-wrong")["refused"]
     (rejected,) = json.loads(refused["answer"])["rejected"]
     assert (refused["status"], rejected["index"], rejected["field"]) == (202, 1, "watch_time_ratio")
     assert len(town.gate.requests) == 1
@@ -301,24 +288,22 @@ def test_what_is_refused_alone_is_reported_and_never_sent_again(town: Town) -> N
 
 
 @pytest.mark.parametrize("status", [400, 403, 413, 422])
-def test_a_batch_that_is_refused_is_never_sent_again(town: Town, status: int) -> None:
-    town.gate.begin(str(status))
+def test_a_rejected_batch_is_never_sent_again(town: Town, status: int) -> None:
     twice = """
       const { items } = await app.feed();
-      app.track("like", items[0]);
-      await settled();
-      app.track("like", items[1]);
-      await settled();
+      for (const item of [items[0], items[1]]) {
+        app.track("like", item);
+        await settled();
+      }
     """
-    played = town.play(twice, f"user-{status}")
+    played = town.play(twice, f"user-{status}", str(status))
     assert [(one["status"], one["events"]) for one in played["refused"]] == [(status, 1)]
-    first, second = town.gate.batches()
-    assert first[0]["event_id"] != second[0]["event_id"]
+    first, second = town.ids()
+    assert first != second
     assert len(town.landed(f"user-{status}")) == 1
 
 
-def test_the_next_feed_knows_of_a_hide_that_was_waiting(town: Town) -> None:
-    town.gate.begin()
+def test_a_waiting_hide_is_sent_before_the_next_feed(town: Town) -> None:
     hide = """
       const [hidden] = (await app.feed()).items;
       app.track("hide", hidden);
@@ -329,8 +314,7 @@ def test_the_next_feed_knows_of_a_hide_that_was_waiting(town: Town) -> None:
     assert hidden not in shown
 
 
-def test_the_next_page_goes_on_where_the_first_ended(town: Town) -> None:
-    town.gate.begin()
+def test_the_next_page_continues_after_the_first(town: Town) -> None:
     pages = """
       const first = await app.feed();
       return [first, await app.feed(first.next_cursor)];
@@ -341,7 +325,6 @@ def test_the_next_page_goes_on_where_the_first_ended(town: Town) -> None:
 
 
 def test_a_feed_is_shown_while_events_have_to_wait(town: Town) -> None:
-    town.gate.begin("503:60")
     waiting = """
       const { items } = await app.feed();
       app.track("like", items[0]);
@@ -349,12 +332,12 @@ def test_a_feed_is_shown_while_events_have_to_wait(town: Town) -> None:
       app.track("like", items[1]);
       return [(await app.feed()).items.length, app.queue.length];
     """
-    assert town.play(waiting, "user-waiting")["result"] == [10, 2]
+    assert town.play(waiting, "user-waiting", "503:60")["result"] == [10, 2]
     assert len(town.gate.requests) == 1
 
 
-def names_there_are() -> set[str]:
-    """Every field of an event, of a feed and of an answer to events."""
+def known_names() -> set[str]:
+    """Every field of an event, of a feed and of the response to events."""
     events = {name for struct in CLIENT_TYPES.values() for name in struct.__struct_fields__}
     answers = {name for struct in (Feed, Item, Result) for name in struct.__struct_fields__}
     return events | answers | {"event_type", "events"}
@@ -365,17 +348,17 @@ def as_snake(name: str) -> str:
 
 
 @pytest.mark.parametrize("language", ["swift", "kotlin"])
-def test_the_other_clients_name_only_what_there_is(language: str) -> None:
+def test_the_other_clients_use_only_existing_names(language: str) -> None:
     (client,) = blocks(language)
     named = set(re.findall(r'"([a-z]+_[a-z_]+)"', client))
     assert {"event_id", "event_type", "user_id", "ping_id", "creator_id", "request_id", "sent_at"} <= named
-    assert named <= names_there_are()
+    assert named <= known_names()
     assert set(re.findall(r'"(timestamp|position)"', client)) == {"timestamp", "position"}
     assert {kind for kind in CLIENT_TYPES if f'"{kind}"' in client} == {"follow", "unfollow", "block"}
     assert all(f"/{path}" in client or f'"{path}"' in client for path in ("track-events", "get-feed"))
 
 
-def test_the_swift_structs_are_those_of_the_answers() -> None:
+def test_the_swift_structs_match_the_responses() -> None:
     (client,) = blocks("swift")
     for struct, answer in (("Item", Item), ("Page", Feed), ("Answer", Result)):
         (line,) = re.findall(rf"^struct {struct}: Decodable {{(.*)}}$", client, flags=re.MULTILINE)

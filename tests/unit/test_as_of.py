@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,15 @@ WINDOWS = {"1h": 4, "1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
 # Ticks that sit on the borders of windows and of days, as well as between them.
 TICKS = sorted({FIRST + at for at in (1, 2, 4, 5, 95, 96, 97, 100, 192, 672, 673, 768, 2880, 2881, 2976)})
 POINTS = {"like": 10_000, "comment": 15_000, "share": 20_000, "hide": -20_000, "report": -30_000, "impression": 0}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> LakeWorld:
+    """The pings were published before FIRST."""
+    found = LakeWorld(tmp_path)
+    found.land(_created())
+    found.learn(FIRST)
+    return found
 
 
 @st.composite
@@ -258,10 +268,7 @@ def _expected_affinity(count: Recount, world: LakeWorld, user: str, tick: int) -
     return out
 
 
-def test_an_event_at_a_tick_boundary_counts_from_the_run_that_loaded_it(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    world.land(_created())
-    world.learn(FIRST)
+def test_an_event_at_a_tick_boundary_counts_from_the_run_that_loaded_it(world: LakeWorld) -> None:
     world.land([row("impression", (FIRST + 2) * TICK_MS, user_id="ada", ping_id="p1")])
     world.learn(FIRST + 2)  # it arrived in the tick's first millisecond and had landed when the run listed the files
     world.learn(FIRST + 3)
@@ -274,11 +281,8 @@ def test_an_event_at_a_tick_boundary_counts_from_the_run_that_loaded_it(tmp_path
     assert values == [0, 1, 1, 0]
 
 
-def test_a_planted_leak_of_the_tick_itself_is_visible(tmp_path: Path) -> None:
+def test_a_planted_leak_of_the_tick_itself_is_visible(world: LakeWorld) -> None:
     """A feature at tick b must not move with what b + 1 learns: the request's own outcome is there."""
-    world = LakeWorld(tmp_path)
-    world.land(_created())
-    world.learn(FIRST)
     number = np.array([world.number("ping", "p1")], np.int64)
     before = world.features(FIRST + 5, FIRST + 5).pings(number, np.array([FIRST + 5])).block.values
     liked = row("like", (FIRST + 5) * TICK_MS + 3, user_id="ada", ping_id="p1", request_id="r1")
@@ -289,11 +293,8 @@ def test_a_planted_leak_of_the_tick_itself_is_visible(tmp_path: Path) -> None:
     assert (source.pings(number, np.array([FIRST + 6])).block.values != before).any(), "the next tick must see it"
 
 
-def test_smoothing_leans_on_earlier_days_only(tmp_path: Path) -> None:
+def test_smoothing_leans_on_earlier_days_only(world: LakeWorld) -> None:
     """A same-day prior would be a leak: what the whole day holds is not known in its morning."""
-    world = LakeWorld(tmp_path)
-    world.land(_created())
-    world.learn(FIRST)
     number = np.array([world.number("ping", "p3")], np.int64)
     probe = np.array([FIRST + DAY + 50])
     before = world.features(FIRST + DAY, FIRST + DAY + 50).pings(number, probe).block.values
@@ -306,10 +307,7 @@ def test_smoothing_leans_on_earlier_days_only(tmp_path: Path) -> None:
     assert (world.features(FIRST + 2 * DAY, FIRST + 2 * DAY).pings(number, tomorrow).block.values != before).any()
 
 
-def test_an_edit_counts_from_its_tick_and_the_first_arrival_stays_the_age(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    world.land(_created())
-    world.learn(FIRST)
+def test_an_edit_counts_from_its_tick_and_the_first_arrival_stays_the_age(world: LakeWorld) -> None:
     edit = row(
         "ping_created", (FIRST + 8) * TICK_MS, ping_id="p1", creator_id="c1", topics=["birds"], duration_ms=5_000
     )
@@ -325,11 +323,8 @@ def test_an_edit_counts_from_its_tick_and_the_first_arrival_stays_the_age(tmp_pa
     assert found.block.facets[1, 0, 0] == world.number("value", "topics=birds")
 
 
-def test_an_edit_that_names_another_creator_changes_nothing(tmp_path: Path) -> None:
+def test_an_edit_that_names_another_creator_changes_nothing(world: LakeWorld) -> None:
     """A user's token may publish under any ping's id, and only as that user."""
-    world = LakeWorld(tmp_path)
-    world.land(_created())
-    world.learn(FIRST)
     world.land([row("ping_created", (FIRST + 8) * TICK_MS, ping_id="p1", creator_id="eve", topics=["spam"])])
     world.learn(FIRST + 9)
     found = world.features(FIRST + 8, FIRST + 9).pings(

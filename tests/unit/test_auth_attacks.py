@@ -1,4 +1,4 @@
-"""What somebody tries who is not who they say: on both services it is a 401 or a 403, and nothing is stored."""
+"""Forged, stolen and missing credentials: a 401 or a 403 on both services, and nothing is stored."""
 
 import base64
 import hashlib
@@ -34,7 +34,7 @@ def part(value: Any) -> str:
 
 
 def by_hand(header: Any, claims: Any, secret: bytes | None = None) -> str:
-    """A token that no honest library makes."""
+    """A token that JWT libraries refuse to make."""
     signed = f"{part(header)}.{part(claims)}"
     return f"{signed}.{part(hmac.digest(secret, signed.encode(), 'sha256')) if secret else ''}"
 
@@ -125,7 +125,7 @@ async def world_of(service: str, folder: Path, **environ: str) -> AsyncIterator[
 
 
 async def ask(world: World, headers: Headers, query: str = "", **changes: Any) -> httpx.Response:
-    """What a user's app does: a like to ingest, a look at the feed."""
+    """A request of a user's app: a like to ingest, or a feed."""
     if isinstance(world, IngestWorld):
         body = LIKE | changes
         return await world.client.post(f"/track-event{query and '?' + query}", json=body, headers=headers)
@@ -149,11 +149,11 @@ async def test_a_good_token_gets_in(tmp_path: Path, service: str) -> None:
 @pytest.mark.parametrize("attack", BAD_TOKENS)
 async def test_a_bad_token_is_a_401(tmp_path: Path, service: str, attack: str) -> None:
     async with world_of(service, tmp_path, API_KEY_HASHES=DIGEST, **issuer.environ(tmp_path)) as world:
-        await refused(world, 401, await ask(world, bearer(BAD_TOKENS[attack]())))
+        await assert_rejected(world, 401, await ask(world, bearer(BAD_TOKENS[attack]())))
 
 
-async def refused(world: World, status: int, answer: httpx.Response) -> None:
-    """In the shape of errors, with a sentence, and nothing was stored."""
+async def assert_rejected(world: World, status: int, answer: httpx.Response) -> None:
+    """The response is an error in the common shape, and nothing was stored."""
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["code"] == {401: "unauthenticated", 403: "forbidden"}[status]
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
@@ -181,22 +181,22 @@ async def test_no_credential_is_a_401(tmp_path: Path, service: str, auth: str, a
     headers, query = NO_CREDENTIAL[attack]
     environ = issuer.environ(tmp_path) | {"AUTH": auth, "API_KEY_HASHES": DIGEST}
     async with world_of(service, tmp_path, **environ) as world:
-        await refused(world, 401, await ask(world, headers, query))
+        await assert_rejected(world, 401, await ask(world, headers, query))
 
 
 @both
-async def test_a_token_in_the_query_is_never_looked_at(tmp_path: Path, service: str) -> None:
+async def test_a_token_in_the_query_is_ignored(tmp_path: Path, service: str) -> None:
     async with world_of(service, tmp_path, **issuer.environ(tmp_path)) as world:
         query = f"access_token={token()}&token={token()}&authorization=Bearer%20{token()}"
-        await refused(world, 401, await ask(world, {}, query))
+        await assert_rejected(world, 401, await ask(world, {}, query))
 
 
 @both
-async def test_a_token_is_no_api_key_and_none_opens_api_key(tmp_path: Path, service: str) -> None:
+async def test_a_token_is_not_an_api_key(tmp_path: Path, service: str) -> None:
     async with world_of(service, tmp_path / "jwt", **issuer.environ(tmp_path)) as world:
-        await refused(world, 401, await ask(world, {"X-API-Key": token()}))
+        await assert_rejected(world, 401, await ask(world, {"X-API-Key": token()}))
     async with world_of(service, tmp_path / "api_key", AUTH="api_key", API_KEY_HASHES=DIGEST) as world:
-        await refused(world, 401, await ask(world, bearer(token())))
+        await assert_rejected(world, 401, await ask(world, bearer(token())))
 
 
 @both
@@ -211,7 +211,7 @@ async def test_a_token_of_another_secret_is_a_401(tmp_path: Path, service: str) 
             by_hand({"alg": "HS256"}, issuer.claims(), b"\0"),
             token(),
         ):
-            await refused(world, 401, await ask(world, bearer(bad)))
+            await assert_rejected(world, 401, await ask(world, bearer(bad)))
 
 
 @both
@@ -219,7 +219,7 @@ async def test_another_users_name_is_a_403(tmp_path: Path, service: str) -> None
     async with world_of(service, tmp_path, **issuer.environ(tmp_path)) as world:
         for user in ("u2", "U1", "u1.", "u"):
             answer = await ask(world, bearer(token()), user_id=user)
-            await refused(world, 403, answer)
+            await assert_rejected(world, 403, answer)
             assert answer.json()["error"]["field"] == "user_id"
 
 
@@ -244,9 +244,9 @@ async def test_what_a_user_may_not_send_is_a_403_and_kept(tmp_path: Path, event:
     async with ingest_world(tmp_path, peer=AWAY, environ=issuer.environ(tmp_path)) as world:
         for path, body in (("/track-event", event), ("/track-events", {"events": [event, event]})):
             answer = await world.client.post(path, json=body, headers=bearer(token()))
-            await refused(world, 403, answer)
+            await assert_rejected(world, 403, answer)
             assert answer.json()["error"]["field"] == field
-        assert world.signals.acts == []
+        assert world.signals.applied == []
     assert [line["code"] for line in world.rejected_lines()] == ["forbidden"] * 3
 
 
@@ -277,5 +277,5 @@ async def test_a_flood_of_unknown_key_ids_reads_the_keys_once(
     monkeypatch.setattr(Path, "open", counted)
     async with world_of(service, tmp_path / "home", **environ) as world:
         for i in range(50):
-            await refused(world, 401, await ask(world, bearer(token(kid=f"unknown-{i}"))))
+            await assert_rejected(world, 401, await ask(world, bearer(token(kid=f"unknown-{i}"))))
     assert opened.count(Path(environ["JWT_JWKS"])) == 1

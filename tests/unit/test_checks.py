@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -39,7 +39,7 @@ class Part:
         self.closed += 1
 
 
-Use = Callable[[Part, Part], None]
+Start = Callable[..., None]
 
 
 @pytest.fixture
@@ -52,73 +52,69 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def use(monkeypatch: pytest.MonkeyPatch) -> Use:
-    """Put two parts in the place of signals and trending."""
+def start(monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Wait for two parts, in place of signals and trending."""
 
-    def put(signals: Part, trending: Part) -> None:
-        opened = {**checks.PARTS, "signals_url": lambda _: signals, "trending_url": lambda _: trending}
-        monkeypatch.setattr(checks, "PARTS", opened)
+    def wait(settings: Settings, signals: Part, trending: Part | None = None, within_s: float = 0.3) -> None:
+        opened = {"signals_url": lambda _: signals, "trending_url": lambda _: trending or Part()}
+        monkeypatch.setattr(checks, "PARTS", {**checks.PARTS, **opened})
+        checks.wait_for_parts(settings, "ingest", NEEDS, within_s=within_s)
 
-    return put
+    return wait
 
 
-def test_parts_that_answer_are_closed_again(settings: Settings, use: Use) -> None:
+@pytest.fixture
+def answered(settings: Settings, start: Start) -> Settings:
+    """Settings whose parts answered an earlier start."""
+    start(settings, Part(), within_s=1)
+    return settings
+
+
+def test_parts_that_answer_are_closed_again(settings: Settings, start: Start) -> None:
     signals, trending = Part(), Part()
-    use(signals, trending)
-    checks.wait_for_parts(settings, "ingest", NEEDS, within_s=1)
+    start(settings, signals, trending, within_s=1)
     assert (signals.closed, trending.closed) == (1, 1)
 
 
-def test_a_part_that_comes_up_a_moment_later_is_awaited(settings: Settings, use: Use) -> None:
-    use(Part(failures=2), Part())
-    checks.wait_for_parts(settings, "ingest", NEEDS, within_s=30)
+def test_a_part_that_comes_up_a_moment_later_is_awaited(settings: Settings, start: Start) -> None:
+    start(settings, Part(failures=2), within_s=30)
 
 
 @pytest.mark.parametrize("part", [Part(failures=10_000), Part(hangs=True)], ids=["fails", "hangs"])
-def test_a_part_that_never_answered_ends_the_start_with_its_variable(part: Part, settings: Settings, use: Use) -> None:
-    use(part, Part())
+def test_a_part_that_never_answered_ends_the_start_with_its_variable(
+    part: Part, settings: Settings, start: Start
+) -> None:
     with pytest.raises(SettingsError) as rejected:
-        checks.wait_for_parts(settings, "ingest", NEEDS, within_s=0.3)
+        start(settings, part)
     assert rejected.value.field == "PINGFEED_SIGNALS_URL"
     assert rejected.value.message.startswith("PINGFEED_SIGNALS_URL is redis://***@cache:6379/0: ")
     assert "hunter2" not in rejected.value.message
     assert part.closed == 1
 
 
-def test_a_part_that_answered_before_has_an_outage_and_the_program_starts(settings: Settings, use: Use) -> None:
-    use(Part(), Part())
-    checks.wait_for_parts(settings, "ingest", NEEDS, within_s=1)
-    use(Part(failures=10_000), Part())
-    checks.wait_for_parts(settings, "ingest", NEEDS, within_s=0.3)
+def test_a_part_that_answered_before_has_an_outage_and_the_program_starts(answered: Settings, start: Start) -> None:
+    start(answered, Part(failures=10_000))
 
 
-def test_a_part_that_answered_at_another_address_ends_the_start(settings: Settings, use: Use) -> None:
-    use(Part(), Part())
-    checks.wait_for_parts(settings, "ingest", NEEDS, within_s=1)
-    use(Part(failures=10_000), Part())
-    moved = replace(settings, signals_url="redis://cash:6379/0")
+def test_a_part_that_answered_at_another_address_ends_the_start(answered: Settings, start: Start) -> None:
+    moved = replace(answered, signals_url="redis://cash:6379/0")
     with pytest.raises(SettingsError, match="PINGFEED_SIGNALS_URL is redis://cash"):
-        checks.wait_for_parts(moved, "ingest", NEEDS, within_s=0.3)
+        start(moved, Part(failures=10_000))
 
 
-def test_missing_credentials_end_every_start_at_once(settings: Settings, use: Use) -> None:
-    use(Part(), Part())
-    checks.wait_for_parts(settings, "ingest", NEEDS, within_s=1)
-    use(Part(1, error=SettingsError("no AWS credentials; set AWS_ACCESS_KEY_ID", field="AWS_ACCESS_KEY_ID")), Part())
+def test_missing_credentials_end_every_start_at_once(answered: Settings, start: Start) -> None:
+    error = SettingsError("no AWS credentials; set AWS_ACCESS_KEY_ID", field="AWS_ACCESS_KEY_ID")
     with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID"):
-        checks.wait_for_parts(settings, "ingest", NEEDS, within_s=60)
+        start(answered, Part(1, error=error), within_s=60)
 
 
-def test_a_damaged_memory_only_makes_the_start_stricter_and_holds_no_password(settings: Settings, use: Use) -> None:
-    use(Part(), Part())
-    checks.wait_for_parts(settings, "ingest", NEEDS, within_s=1)
-    memory = settings.home / "answered" / "ingest"
+def test_a_damaged_memory_only_makes_the_start_stricter_and_holds_no_password(answered: Settings, start: Start) -> None:
+    memory = answered.home / "answered" / "ingest"
     assert "redis://***@cache" in memory.read_text()
     assert "hunter2" not in memory.read_text()
     memory.write_bytes(b"PINGFEED_SIG\xff")
-    use(Part(failures=10_000), Part())
     with pytest.raises(SettingsError):
-        checks.wait_for_parts(settings, "ingest", NEEDS, within_s=0.3)
+        start(answered, Part(failures=10_000))
 
 
 def test_keys_of_tokens_that_cannot_be_read_end_the_start(tmp_path: Path) -> None:
@@ -234,40 +230,25 @@ def test_doctor_fails_on_a_damaged_pointer(environ: dict[str, str]) -> None:
     assert not examined(environ)["model"].ok
 
 
-class Other(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"hello")
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-class Healthy(Other):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b'{"status":"ok"}')
-
-
-def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
-
-
 @pytest.mark.parametrize(
-    ("handler", "ok", "detail"),
-    [(Other, False, "another program listens there"), (Healthy, True, "ingest answers")],
+    ("body", "ok", "detail"),
+    [(b"hello", False, "another program listens there"), (b'{"status":"ok"}', True, "ingest answers")],
 )
-def test_doctor_knows_a_service_from_another_program(
-    handler: type[BaseHTTPRequestHandler], ok: bool, detail: str
-) -> None:
-    for port in served(handler):
-        check = checks.check_port("ingest", port)
-        assert (check.ok, check.detail) == (ok, detail)
+def test_doctor_knows_a_service_from_another_program(body: bytes, ok: bool, detail: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Log nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        check = checks.check_port("ingest", server.server_address[1])
+        server.shutdown()
+    assert (check.ok, check.detail) == (ok, detail)
 
 
 def test_doctor_finds_a_port_free() -> None:

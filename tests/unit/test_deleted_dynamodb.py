@@ -1,6 +1,7 @@
-"""Following the list of deleted pings, by readers that have less time than its parts take."""
+"""The list of deleted pings: several writers, and readers that have less time than its parts take."""
 
 import asyncio
+import functools
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -9,12 +10,12 @@ from typing import Any
 import pytest
 
 from pingfeed.adapters._dynamodb.deleted import HEAD, PART
-from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
-from pingfeed.core.errors import Unavailable
-from pingfeed.core.retry import Backoff
-from pingfeed.core.signals import Act
+from pingfeed.adapters._dynamodb.items import item_bytes
+from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals as Store
+from pingfeed.core.errors import FormatError, Unavailable
+from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED, Act
 from tests.conformance.samples import NOON_MS
-from tests.unit.fake_dynamodb import FakeDynamodb, Hanging, Work, done, dynamodb, partial, silent
+from tests.unit.fake_dynamodb import FakeDynamodb, Hanging, Item, Work, after, done, partial, silent
 
 CALL = 20
 """Turns of the event loop that a slow call takes. A read of head and parts makes two, and some turns of its own."""
@@ -24,21 +25,11 @@ PINGS = {f"p{number}" for number in range(PARTS * PART)}
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeDynamodb]:
-    """A table with a list of three parts, which another process has written."""
-    with dynamodb("signals") as fake:
-        writer = DynamodbUserSignals("dynamodb://signals")
-        await writer.apply([Act("", "deleted", ping_id, NOON_MS) for ping_id in sorted(PINGS)])
-        fake.calls.clear()
-        yield fake
-        await writer.close()
-
-
-@pytest.fixture
-async def signals(fake: FakeDynamodb) -> AsyncIterator[DynamodbUserSignals]:
-    signals = DynamodbUserSignals("dynamodb://signals", backoff=Backoff(first_s=0))
-    yield signals
-    await signals.close()
+async def reader(fake: FakeDynamodb, other: Store, signals: Store) -> Store:
+    """Before its first read of a list of three parts, which another process has written."""
+    await other.apply([Act("", "deleted", ping_id, NOON_MS) for ping_id in sorted(PINGS)])
+    fake.calls.clear()
+    return signals
 
 
 @pytest.fixture
@@ -50,8 +41,12 @@ async def unhandled() -> AsyncIterator[list[dict[str, Any]]]:
     asyncio.get_running_loop().set_exception_handler(None)
 
 
-async def deleted(signals: DynamodbUserSignals) -> set[str]:
-    return set((await signals.read("ann", NOON_MS)).deleted)
+def deletion(number: int, at_ms: int = NOON_MS) -> Act:
+    return Act("", "deleted", f"p{number}", at_ms)
+
+
+async def deleted(signals: Store, now_ms: int = NOON_MS) -> set[str]:
+    return set((await signals.read("ann", now_ms)).deleted)
 
 
 async def turns(count: int) -> None:
@@ -64,7 +59,7 @@ async def slow(work: Work) -> dict[str, Any]:
     return work()
 
 
-async def hasty(signals: DynamodbUserSignals) -> set[str] | None:
+async def hasty(signals: Store) -> set[str] | None:
     """A read by somebody who leaves after `PATIENCE` turns; None if that was too early."""
     read = asyncio.create_task(deleted(signals))
     await turns(PATIENCE)
@@ -82,78 +77,76 @@ def fetched(fake: FakeDynamodb) -> Counter[str]:
     return Counter(key for key in keys if key.startswith(HEAD) and key != HEAD)
 
 
-async def test_readers_that_all_leave_early_catch_up_in_the_end(
-    fake: FakeDynamodb, signals: DynamodbUserSignals
-) -> None:
+async def test_readers_that_all_leave_early_catch_up_eventually(fake: FakeDynamodb, reader: Store) -> None:
     fake.then("batch_get_item", *[slow] * 40)
-    assert await hasty(signals) is None
-    assert PINGS in [await hasty(signals) for _ in range(10)]
+    assert await hasty(reader) is None
+    assert PINGS in [await hasty(reader) for _ in range(10)]
     assert sorted(fetched(fake).values()) == [1] * PARTS
 
 
-async def test_readers_at_one_time_fetch_each_part_once(fake: FakeDynamodb, signals: DynamodbUserSignals) -> None:
+async def test_readers_at_one_time_fetch_each_part_once(fake: FakeDynamodb, reader: Store) -> None:
     async def later() -> set[str]:
         await turns(CALL // 2)
-        return await deleted(signals)
+        return await deleted(reader)
 
     fake.then("batch_get_item", *[slow] * 10)
-    first, second = await asyncio.gather(deleted(signals), later())
+    first, second = await asyncio.gather(deleted(reader), later())
     assert first == second == PINGS
     assert sorted(fetched(fake).values()) == [1] * PARTS
 
 
-async def test_after_a_check_the_first_read_needs_no_part(fake: FakeDynamodb, signals: DynamodbUserSignals) -> None:
-    await signals.check()
+async def test_after_a_check_the_first_read_needs_no_part(fake: FakeDynamodb, reader: Store) -> None:
+    await reader.check()
     assert sorted(fetched(fake).values()) == [1] * PARTS
     fake.calls.clear()
-    assert await deleted(signals) == PINGS
+    assert await deleted(reader) == PINGS
     assert fake.count("batch_get_item") == 1
     assert not fetched(fake)
 
 
-async def test_an_error_reaches_all_who_wait_and_the_next_read_begins_anew(
-    fake: FakeDynamodb, signals: DynamodbUserSignals
+async def test_an_error_reaches_all_waiting_readers_and_the_next_read_starts_over(
+    fake: FakeDynamodb, reader: Store
 ) -> None:
     fake.then("batch_get_item", done, silent)
-    outcomes = await asyncio.gather(deleted(signals), deleted(signals), return_exceptions=True)
+    outcomes = await asyncio.gather(deleted(reader), deleted(reader), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Unavailable, Unavailable]
-    assert await deleted(signals) == PINGS
+    assert await deleted(reader) == PINGS
 
 
-async def test_parts_that_came_before_an_error_are_kept(fake: FakeDynamodb, signals: DynamodbUserSignals) -> None:
+async def test_parts_that_came_before_an_error_are_kept(fake: FakeDynamodb, reader: Store) -> None:
     fake.then("batch_get_item", done, partial(1), silent)
     with pytest.raises(Unavailable):
-        await deleted(signals)
+        await deleted(reader)
     fake.calls.clear()
-    assert await deleted(signals) == PINGS
+    assert await deleted(reader) == PINGS
     assert len(fetched(fake)) == PARTS - 1
 
 
-async def test_an_error_that_nobody_waits_for_any_more_is_not_reported(
-    fake: FakeDynamodb, signals: DynamodbUserSignals, unhandled: list[dict[str, Any]]
+async def test_an_error_without_waiting_readers_is_not_reported(
+    fake: FakeDynamodb, reader: Store, unhandled: list[dict[str, Any]]
 ) -> None:
     async def late(work: Work) -> dict[str, Any]:
         await turns(CALL)
         return await silent(work)
 
     fake.then("batch_get_item", slow, late)
-    assert await hasty(signals) is None
+    assert await hasty(reader) is None
     await turns(2 * CALL)
-    assert await deleted(signals) == PINGS
+    assert await deleted(reader) == PINGS
     gc.collect()
     await turns(1)
     assert unhandled == []
 
 
-async def test_close_ends_the_fetch_and_tells_who_waits(
-    fake: FakeDynamodb, signals: DynamodbUserSignals, unhandled: list[dict[str, Any]]
+async def test_close_cancels_the_fetch_and_fails_waiting_readers(
+    fake: FakeDynamodb, reader: Store, unhandled: list[dict[str, Any]]
 ) -> None:
-    """Though the connection stays: the writer has its part in it."""
+    """Even though the connection stays open for the writer."""
     fake.then("batch_get_item", done, Hanging())
-    read = asyncio.create_task(deleted(signals))
+    read = asyncio.create_task(deleted(reader))
     await turns(PATIENCE)
     assert sum(fetched(fake).values()) == PARTS
-    await signals.close()
+    await reader.close()
     await turns(3)
     assert read.done()
     with pytest.raises(Unavailable, match="was closed"):
@@ -163,24 +156,103 @@ async def test_close_ends_the_fetch_and_tells_who_waits(
     assert unhandled == []
 
 
-async def test_a_list_of_a_future_format_is_unavailable_to_a_check(
-    fake: FakeDynamodb, signals: DynamodbUserSignals
-) -> None:
-    """A start goes on without a store that has answered once; any other error would end it."""
-    fake.tables["signals"][HEAD]["d"] = {"B": b"\x02"}
-    with pytest.raises(Unavailable, match="format"):
-        await signals.check()
-
-
-async def test_a_deletion_shows_at_once_while_an_older_list_is_still_on_its_way(
-    fake: FakeDynamodb, signals: DynamodbUserSignals
+async def test_a_deletion_shows_at_once_while_an_older_list_is_being_read(
+    fake: FakeDynamodb, reader: Store, other: Store
 ) -> None:
     fake.then("batch_get_item", slow, slow)
-    early = asyncio.create_task(deleted(signals))
+    early = asyncio.create_task(deleted(reader))
     await turns(PATIENCE)
-    writer = DynamodbUserSignals("dynamodb://signals")
-    await writer.apply([Act("", "deleted", "new", NOON_MS)])
-    assert await deleted(signals) >= {"new"}
+    await other.apply([Act("", "deleted", "new", NOON_MS)])
+    assert await deleted(reader) >= {"new"}
     assert await early == PINGS
-    assert await deleted(signals) >= {"new"}
-    await writer.close()
+    assert await deleted(reader) >= {"new"}
+
+
+async def test_deletions_that_are_known_are_not_read_again(fake: FakeDynamodb, signals: Store, other: Store) -> None:
+    await signals.apply([deletion(n) for n in range(2500)])
+    assert len(await deleted(other)) == 2500
+    fake.calls.clear()
+    for _ in range(3):
+        assert len(await deleted(other)) == 2500
+    keys = [key["k"]["S"] for _, call in fake.calls for key in call["RequestItems"]["signals"]["Keys"]]
+    assert keys == ["s/ann", HEAD] * 3
+    await signals.apply([deletion(2500)])
+    fake.calls.clear()
+    assert len(await deleted(other)) == 2501
+    sizes = [len(call["RequestItems"]["signals"]["Keys"]) for _, call in fake.calls]
+    assert sizes == [2, 1]
+
+
+async def test_the_head_stays_small(fake: FakeDynamodb, signals: Store) -> None:
+    """It is read with every feed; four KiB are one unit."""
+    for start in range(0, 3 * MAX_DELETED, 500):
+        await signals.apply([deletion(n) for n in range(start, start + 500)])
+    assert await deleted(signals) == {f"p{n}" for n in range(2 * MAX_DELETED, 3 * MAX_DELETED)}
+    assert item_bytes(fake.tables["signals"][HEAD]) < 200
+
+
+async def test_two_processes_do_not_undo_each_others_deletions(
+    fake: FakeDynamodb, signals: Store, other: Store
+) -> None:
+    for number in range(0, 10, 2):
+        theirs = [deletion(number + 1)]
+        fake.then("put_item", after(functools.partial(other.apply, theirs)))
+        await signals.apply([deletion(number)])
+        assert await deleted(signals) == await deleted(other) == {f"p{n}" for n in range(number + 2)}
+
+
+async def test_a_reader_that_falls_behind_catches_up_while_others_write(
+    fake: FakeDynamodb, signals: Store, other: Store
+) -> None:
+    async def write(start: int) -> None:
+        for number in range(start, start + 40):
+            await other.apply([deletion(number)])
+
+    async def read() -> None:
+        known: set[str] = set()
+        for _ in range(60):
+            now = await deleted(signals)
+            assert now >= known  # what one read has seen, no later one misses
+            known = now
+
+    await asyncio.gather(write(0), write(100), read(), read())
+    assert await deleted(signals) == await deleted(other) == {f"p{n}" for n in (*range(40), *range(100, 140))}
+
+
+async def test_an_interrupted_deletion_is_not_seen_and_can_be_retried(
+    fake: FakeDynamodb, signals: Store, other: Store
+) -> None:
+    await signals.apply([deletion(0)])
+    fake.then("put_item", done, silent)  # its part is written, the head is not
+    with pytest.raises(Unavailable):
+        await signals.apply([deletion(1)])
+    assert await deleted(other) == {"p0"}
+    await signals.apply([deletion(1)])
+    assert await deleted(other) == {"p0", "p1"}
+
+
+async def test_parts_that_ttl_removed_are_ignored(fake: FakeDynamodb, signals: Store, other: Store) -> None:
+    later_ms = NOON_MS + DELETED_TTL_MS
+    await signals.apply([deletion(n) for n in range(PART)])
+    await signals.apply([deletion(PART, later_ms)])
+    gone = [key for key, item in fake.tables["signals"].items() if int(item["t"]["N"]) <= later_ms // 1000]
+    assert len(gone) == 1
+    for key in gone:
+        del fake.tables["signals"][key]
+    assert await deleted(other, later_ms) == {f"p{PART}"}
+    await other.apply([deletion(PART + 1, later_ms)])
+    assert await deleted(signals, later_ms) == {f"p{PART}", f"p{PART + 1}"}
+
+
+async def test_a_list_of_a_future_format_is_left_as_it_is(fake: FakeDynamodb, signals: Store) -> None:
+    """A check reports it as Unavailable: start-up tolerates that error alone."""
+    item: Item = {"k": {"S": HEAD}, "d": {"B": b"\x02"}, "t": {"N": "1"}}
+    fake.tables["signals"][HEAD] = item
+    for call, error in (
+        (signals.read("ann", NOON_MS), FormatError),
+        (signals.apply([deletion(1)]), FormatError),
+        (signals.check(), Unavailable),
+    ):
+        with pytest.raises(error, match="format"):
+            await call
+    assert fake.tables["signals"] == {HEAD: item}

@@ -1,4 +1,4 @@
-"""The demo page's side of the feed service: absent unless asked for, read-only, kept to itself by its policy."""
+"""The demo page's routes: absent unless enabled, read-only, restricted by the page's policy."""
 
 import base64
 import hashlib
@@ -18,7 +18,6 @@ from pingfeed.core.ranker import snapshot_key
 from pingfeed.core.signals import Engagement
 from simulator import personas
 from simulator.people import TOPICS
-from simulator.personas import SUBJECTS
 from simulator.world import Spec, World, user_id
 from tests.unit.feed_world import NOW_MS, TICK, TICK_MS, Ping, feed_world
 from tests.unit.feed_world import World as FeedWorld
@@ -31,23 +30,23 @@ PINGS = [
     Ping("p2", creator=2, topics=(404,), country="BR", language="pt"),
 ]
 NAMES = {"topics": {"7": "music", "9": "news"}}
-GALLERY = people.Gallery(
-    [people.Person("ada", "DE", "de", 4.5, [people.UserProfile("music", 1.5)], [people.UserProfile("film", -2.0)])],
+DATA = ("/demo/about", "/demo/people", "/demo/person?user_id=u", "/demo/pings", "/demo/system")
+PEOPLE = people.People(
+    [people.Person("ada", "DE", "de", 4.5, [people.Preference("music", 1.5)], [people.Preference("film", -2.0)])],
     {"music": ["Four chords"], "news": ["The week"]},
 )
 
 
-def furnish(folder: Path, gallery: people.Gallery = GALLERY) -> Path:
-    """Put a `people.json` where the service looks for it."""
+def write_people(folder: Path, content: people.People = PEOPLE) -> Path:
     home = folder / "var/pingfeed"
     home.mkdir(parents=True, exist_ok=True)
-    (home / people.FILE).write_bytes(msgspec.json.encode(gallery))
+    (home / people.FILE).write_bytes(msgspec.json.encode(content))
     return home / people.FILE
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[FeedWorld]:
-    furnish(tmp_path)
+    write_people(tmp_path)
     artifacts = {snapshot_key(TICK, "facets.json"): json.dumps(NAMES).encode()}
     async with feed_world(tmp_path, PINGS, artifacts=artifacts, DEMO_PAGE="1") as found:
         yield found
@@ -61,7 +60,7 @@ async def get(world: FeedWorld, path: str) -> Any:
 
 async def test_without_the_setting_there_is_no_page(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS) as world:
-        for path in ("/", "/demo/about", "/demo/people", "/demo/person?user_id=u", "/demo/pings", "/demo/system"):
+        for path in ("/", *DATA):
             assert (await world.client.get(path)).status_code == 404
 
 
@@ -89,23 +88,17 @@ async def test_the_policy_contains_the_digests_of_the_script_and_the_style(world
         assert f"{directive} 'sha256-{digest}'" in answer.headers["content-security-policy"]
 
 
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("feed.example:8001", "http://feed.example:8000"),
-        ("[::1]:8001", "http://[::1]:8000"),
-    ],
-)
-async def test_ingest_is_expected_on_its_default_port_of_the_same_host(world: FeedWorld, host: str, url: str) -> None:
-    answer = await world.client.get("/", headers={"Host": host})
-    assert f"connect-src 'self' {url};" in answer.headers["content-security-policy"]
+@pytest.mark.parametrize("host", ["feed.example", "[::1]"])
+async def test_ingest_is_expected_on_its_default_port_of_the_same_host(world: FeedWorld, host: str) -> None:
+    answer = await world.client.get("/", headers={"Host": f"{host}:8001"})
+    assert f"connect-src 'self' http://{host}:8000;" in answer.headers["content-security-policy"]
 
 
 @pytest.mark.parametrize("host", ["evil;script-src *", "evil'", "a b", "evil.example/x", ""])
 async def test_an_invalid_host_does_not_get_into_the_policy(world: FeedWorld, host: str) -> None:
-    answer = await world.client.get("/", headers={"Host": host})
-    assert re.search(r"connect-src 'self' http://[a-z0-9.]+:8000;", answer.headers["content-security-policy"])
-    assert "evil" not in answer.headers["content-security-policy"]
+    policy = (await world.client.get("/", headers={"Host": host})).headers["content-security-policy"]
+    assert re.search(r"connect-src 'self' http://[a-z0-9.]+:8000;", policy)
+    assert "evil" not in policy
 
 
 async def test_ingest_may_be_elsewhere(tmp_path: Path) -> None:
@@ -139,19 +132,18 @@ async def test_a_card_shows_what_the_snapshot_knows_about_a_ping(world: FeedWorl
     assert third["created_ms"] == 2 * TICK_MS
 
 
-async def test_during_a_rollout_topic_names_are_those_of_this_digest(tmp_path: Path) -> None:
-    other = json.dumps({"topics": {"7": "another world"}}).encode()
-    mine = snapshot_key(f"{TICK}-{FeatureSet().digest}", "facets.json")
-    artifacts = {snapshot_key(TICK, "facets.json"): other, mine: json.dumps(NAMES).encode()}
+@pytest.mark.parametrize("mine", [True, False])
+async def test_topic_names_are_those_of_this_digest_and_without_any_a_card_has_no_topics(
+    tmp_path: Path, mine: bool
+) -> None:
+    artifacts = {}
+    if mine:
+        names = {snapshot_key(f"{TICK}-{FeatureSet().digest}", "facets.json"): NAMES}
+        names[snapshot_key(TICK, "facets.json")] = {"topics": {"7": "another world"}}
+        artifacts = {key: json.dumps(value).encode() for key, value in names.items()}
     async with feed_world(tmp_path, PINGS, artifacts=artifacts, DEMO_PAGE="1") as world:
         (card,) = (await get(world, "/demo/pings?ids=p0"))["pings"]
-        assert card["topics"] == ["music", "news"]
-
-
-async def test_without_topic_names_a_card_has_no_topics(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, PINGS, DEMO_PAGE="1") as world:
-        (card,) = (await get(world, "/demo/pings?ids=p0"))["pings"]
-        assert card["topics"] == []
+        assert card["topics"] == (["music", "news"] if mine else [])
 
 
 async def test_a_person_has_preferences_and_recent_signals(world: FeedWorld) -> None:
@@ -164,9 +156,6 @@ async def test_a_person_has_preferences_and_recent_signals(world: FeedWorld) -> 
     assert found.pop("person")["likes"] == [{"topic": "music", "weight": 1.5}]
     numbers = {"hidden": 1, "blocked": 0, "seen": 2, "session": 1}
     assert found == {"user_id": "ada", "follows": ["c1"], "unfollows": ["c2"], **numbers}
-
-
-async def test_an_unknown_user_has_no_persona(world: FeedWorld) -> None:
     assert (await get(world, "/demo/person?user_id=unknown"))["person"] is None
 
 
@@ -187,7 +176,7 @@ async def test_an_invalid_parameter_is_rejected_by_name(world: FeedWorld, path: 
 
 async def test_people_are_reloaded_after_a_history_is_written(world: FeedWorld, tmp_path: Path) -> None:
     assert [person["user_id"] for person in (await get(world, "/demo/people"))["people"]] == ["ada"]
-    path = furnish(tmp_path, people.Gallery([people.Person("bob", "US", "en", 1, [], [])], {}))
+    path = write_people(tmp_path, people.People([people.Person("bob", "US", "en", 1, [], [])], {}))
     assert [person["user_id"] for person in (await get(world, "/demo/people"))["people"]] == ["bob"]
     path.unlink()
     assert (await get(world, "/demo/people"))["people"] == []
@@ -228,7 +217,7 @@ async def test_without_a_snapshot_the_page_reports_none(tmp_path: Path) -> None:
 async def test_with_api_keys_the_page_is_public_but_its_data_is_not(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS, DEMO_PAGE="1", AUTH="api_key", API_KEY_HASHES=HASH) as world:
         assert (await world.client.get("/")).status_code == 200
-        for path in ("/demo/about", "/demo/people", "/demo/person?user_id=u", "/demo/pings", "/demo/system"):
+        for path in DATA:
             assert (await world.client.get(path)).status_code == 401
             known: httpx.Response = await world.client.get(path, headers={"X-API-Key": KEY})
             assert known.status_code == 200
@@ -236,19 +225,16 @@ async def test_with_api_keys_the_page_is_public_but_its_data_is_not(tmp_path: Pa
 
 def test_the_page_reads_the_people_that_the_simulator_writes(tmp_path: Path) -> None:
     world = World.build(Spec(seed=3, users=20, pings=40, days=1, until_ms=NOW_MS))
-    personas.save(world, tmp_path)
-    found = people.GalleryFile(tmp_path).read()
+    (tmp_path / people.FILE).write_bytes(personas.encode(world))
+    found = people.PeopleFile(tmp_path).read()
     assert [person.user_id for person in found.people] == [user_id(number) for number in range(20)]
     person, interest = found.people[4], world.users.interest[4]
     assert person.likes[0].topic == TOPICS[interest.argmax()]
     assert person.dislikes[0].topic == TOPICS[interest.argmin()]
     assert person.country == world.country(4)
 
-
-def test_every_topic_of_the_world_has_titles(tmp_path: Path) -> None:
-    assert set(SUBJECTS) == set(TOPICS)
-    gallery = people.Gallery([], personas.gallery(World.build(Spec(users=1, pings=30, until_ms=NOW_MS))).titles)
-    titles = {gallery.title(f"ping-{number:05d}", ["travel", "music"]) for number in range(300)}
-    assert titles <= set(gallery.titles["travel"])
+    assert set(found.titles) == set(TOPICS)
+    titles = {found.title(f"ping-{number:05d}", ["travel", "music"]) for number in range(300)}
+    assert titles <= set(found.titles["travel"])
     assert len(titles) > 25
-    assert gallery.title("ping-1", ["unheard of"]) is None
+    assert found.title("ping-1", ["unheard of"]) is None

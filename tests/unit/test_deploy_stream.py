@@ -1,4 +1,4 @@
-"""What makes the delivery stream, against answers that an emulator does not give."""
+"""Provisioning of the delivery stream, against responses that an emulator does not give."""
 
 import json
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from pingfeed.core.events import COLUMNS
 STREAM, LAKE = "firehose://Pingfeed-events", "s3://bucket/deep/lake/"
 
 
-def refused(code: str, message: str = "") -> ClientError:
+def aws_error(code: str, message: str = "") -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": message}}, "Call")
 
 
 @dataclass
 class FakeAws:
-    """Glue, IAM and Firehose in one: keeps what is made, and takes its time."""
+    """Glue, IAM and Firehose in one: keeps what is created."""
 
     statuses: list[str] = field(default_factory=lambda: ["ACTIVE"])
-    """What a look at the stream finds, one look after the other; the last for ever."""
+    """The status of the stream on each call; the last one repeats."""
     partition: str = "aws"
     role_unknown: int = 0
-    """How many times the role is not known yet."""
+    """How many times creating the stream fails because the role is not known yet."""
     databases: list[str] = field(default_factory=list)
     table: dict[str, Any] = field(default_factory=dict)
     role: dict[str, Any] = field(default_factory=dict)
@@ -40,12 +40,12 @@ class FakeAws:
 
     def create_database(self, *, DatabaseInput: dict[str, Any]) -> None:  # noqa: N803
         if self.databases:
-            raise refused("AlreadyExistsException")
+            raise aws_error("AlreadyExistsException")
         self.databases.append(DatabaseInput["Name"])
 
     def create_table(self, *, DatabaseName: str, TableInput: dict[str, Any]) -> None:  # noqa: N803
         if self.table:
-            raise refused("AlreadyExistsException")
+            raise aws_error("AlreadyExistsException")
         self.table = TableInput
 
     def get_table(self, **_: Any) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class FakeAws:
 
     def create_role(self, **role: Any) -> None:
         if self.role:
-            raise refused("EntityAlreadyExists")
+            raise aws_error("EntityAlreadyExists")
         self.role = role
 
     def put_role_policy(self, *, PolicyDocument: str, **_: Any) -> None:  # noqa: N803
@@ -68,31 +68,37 @@ class FakeAws:
     def create_delivery_stream(self, **stream: Any) -> None:
         if self.role_unknown:
             self.role_unknown -= 1
-            raise refused("InvalidArgumentException", "Firehose is unable to assume role arn:aws:iam::1:role/x.")
+            raise aws_error("InvalidArgumentException", "Firehose is unable to assume role arn:aws:iam::1:role/x.")
         self.stream = stream
 
     def describe_delivery_stream(self, **_: Any) -> dict[str, Any]:
         if not self.stream:
-            raise refused("ResourceNotFoundException")
+            raise aws_error("ResourceNotFoundException")
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
         destination = self.stream["ExtendedS3DestinationConfiguration"]
         found = {"DeliveryStreamStatus": status, "Destinations": [{"ExtendedS3DestinationDescription": destination}]}
         return {"DeliveryStreamDescription": found}
 
 
-def made_in(aws: FakeAws, lake: str = LAKE, **options: Any) -> list[str]:
+def ensure_in(aws: FakeAws, lake: str = LAKE, **options: Any) -> list[str]:
     return ensure(STREAM, lake, client=aws, pause=aws.pauses.append, **options)
 
 
-def test_everything_is_made_once_with_a_sentence_each() -> None:
+@pytest.fixture
+def aws() -> FakeAws:
+    """AWS after the stream was provisioned."""
     aws = FakeAws()
-    assert len(made_in(aws)) == 4
-    assert made_in(aws) == []
+    ensure_in(aws)
+    return aws
 
 
-def test_the_table_has_every_column_and_is_partitioned_by_the_day() -> None:
+def test_everything_is_created_once_with_a_sentence_each() -> None:
     aws = FakeAws()
-    made_in(aws)
+    assert len(ensure_in(aws)) == 4
+    assert ensure_in(aws) == []
+
+
+def test_the_table_has_every_column_and_is_partitioned_by_the_day(aws: FakeAws) -> None:
     storage = aws.table["StorageDescriptor"]
     assert [(c["Name"], c["Type"]) for c in storage["Columns"]] == [(c.name, c.kind) for c in COLUMNS]
     assert storage["Location"] == "s3://bucket/deep/lake/events/"
@@ -102,7 +108,7 @@ def test_the_table_has_every_column_and_is_partitioned_by_the_day() -> None:
 
 def test_the_stream_converts_by_the_table_below_the_lakes_prefix() -> None:
     aws = FakeAws()
-    made_in(aws, interval_s=60)
+    ensure_in(aws, interval_s=60)
     destination = aws.stream["ExtendedS3DestinationConfiguration"]
     day = "year=!{timestamp:yyyy}/month=!{timestamp:MM}/day=!{timestamp:dd}/"
     assert destination["Prefix"] == f"deep/lake/events/{day}"
@@ -113,36 +119,25 @@ def test_the_stream_converts_by_the_table_below_the_lakes_prefix() -> None:
     assert (schema["DatabaseName"], schema["TableName"]) == ("pingfeed_events", "events")
 
 
-def test_a_column_that_joined_the_schema_joins_the_table_and_none_leaves_it() -> None:
-    aws = FakeAws()
-    made_in(aws)
+def test_new_columns_are_added_to_the_table_and_none_is_removed(aws: FakeAws) -> None:
     columns = aws.table["StorageDescriptor"]["Columns"]
     aws.table["StorageDescriptor"]["Columns"] = [*columns[:-2], {"Name": "of_before", "Type": "string"}]
-    (said,) = made_in(aws)
-    assert said == "Added to the Glue table pingfeed_events.events: matrix, extra."
+    (said,) = ensure_in(aws)
+    assert said == "added columns to the Glue table pingfeed_events.events: matrix, extra"
     names = [column["Name"] for column in aws.table["StorageDescriptor"]["Columns"]]
     assert names == [*(column.name for column in COLUMNS[:-2]), "of_before", "matrix", "extra"]
 
 
-def test_a_role_that_is_given_is_used_and_none_is_made() -> None:
-    aws = FakeAws()
-    made_in(aws, role_arn="arn:aws:iam::1:role/mine")
-    assert aws.stream["ExtendedS3DestinationConfiguration"]["RoleARN"] == "arn:aws:iam::1:role/mine"
-    assert aws.role == {}
-
-
-def test_the_role_may_write_to_this_lake_and_read_this_table_only() -> None:
-    aws = FakeAws()
-    made_in(aws)
+def test_the_role_may_write_to_this_lake_and_read_this_table_only(aws: FakeAws) -> None:
     assert "arn:aws:s3:::bucket/deep/lake/*" in aws.policy
     assert "table/pingfeed_events/events" in aws.policy
     assert '"Resource": "*"' not in aws.policy
 
 
 @pytest.mark.parametrize("partition", ["aws", "aws-cn", "aws-us-gov"])
-def test_every_arn_is_of_the_partition_in_which_the_role_is(partition: str) -> None:
+def test_every_arn_has_the_partition_of_the_role(partition: str) -> None:
     aws = FakeAws(partition=partition)
-    made_in(aws)
+    ensure_in(aws)
     resources = [arn for statement in json.loads(aws.policy)["Statement"] for arn in statement["Resource"]]
     destination = aws.stream["ExtendedS3DestinationConfiguration"]
     assert len(resources) == 5
@@ -150,22 +145,16 @@ def test_every_arn_is_of_the_partition_in_which_the_role_is(partition: str) -> N
         assert arn.startswith(f"arn:{partition}:")
 
 
-def test_a_role_that_is_given_tells_the_buckets_partition() -> None:
-    aws = FakeAws()
-    made_in(aws, role_arn="arn:aws-cn:iam::1:role/mine")
-    assert aws.stream["ExtendedS3DestinationConfiguration"]["BucketARN"] == "arn:aws-cn:s3:::bucket"
-
-
-def test_a_role_that_is_not_known_everywhere_yet_is_waited_for() -> None:
+def test_creating_the_stream_is_retried_until_the_new_role_is_known() -> None:
     aws = FakeAws(role_unknown=3)
-    made_in(aws)
+    ensure_in(aws)
     assert aws.stream
     assert aws.pauses == [5, 5, 5]
 
 
 def test_it_returns_when_the_stream_is_active() -> None:
     aws = FakeAws(statuses=["CREATING", "CREATING", "ACTIVE"])
-    made_in(aws)
+    ensure_in(aws)
     assert aws.pauses == [2, 2]
 
 
@@ -173,30 +162,28 @@ def test_it_returns_when_the_stream_is_active() -> None:
 def test_a_stream_that_does_not_become_active_is_an_error(status: str, pauses: int) -> None:
     aws = FakeAws(statuses=[status])
     with pytest.raises(Unavailable, match=f"the stream Pingfeed-events is {status}"):
-        made_in(aws)
+        ensure_in(aws)
     assert len(aws.pauses) == pauses
 
 
-def test_a_stream_that_writes_elsewhere_is_refused() -> None:
-    aws = FakeAws()
-    made_in(aws)
+def test_a_stream_that_writes_elsewhere_is_rejected(aws: FakeAws) -> None:
     with pytest.raises(SettingsError, match="PINGFEED_EVENTS_URL"):
-        made_in(aws, "s3://bucket/other")
+        ensure_in(aws, "s3://bucket/other")
 
 
 @pytest.mark.parametrize("lake", ["file:///lake", "s3:///prefix"])
-def test_a_lake_that_is_no_bucket_is_refused(lake: str) -> None:
+def test_a_lake_that_is_not_a_bucket_is_rejected(lake: str) -> None:
     with pytest.raises(SettingsError, match="PINGFEED_LAKE_URL"):
-        made_in(FakeAws(), lake)
+        ensure_in(FakeAws(), lake)
 
 
-def test_a_right_that_is_missing_is_said_without_what_aws_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_permission_is_reported_without_the_text_from_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(**_: Any) -> None:
-        raise refused("AccessDeniedException", "User: arn:aws:iam::1:user/secret is not authorized")
+        raise aws_error("AccessDeniedException", "User: arn:aws:iam::1:user/secret is not authorized")
 
     aws = FakeAws()
     denied_client: Callable[..., None] = denied
     monkeypatch.setattr(aws, "create_table", denied_client)
     with pytest.raises(Unavailable, match="AccessDeniedException") as caught:
-        made_in(aws)
+        ensure_in(aws)
     assert "secret" not in caught.value.message

@@ -1,4 +1,4 @@
-"""The pages say what is there: links and paths lead somewhere, settings and commands are those of the code."""
+"""The pages are correct: links and paths exist, settings and commands are those of the code."""
 
 import ast
 import importlib
@@ -46,7 +46,7 @@ def prose_of(page: str) -> str:
 
 
 def code_of(page: str) -> str:
-    """All code of a page: its blocks, and what stands in backticks."""
+    """All code of a page: its blocks and its backticks."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text_of(page), flags=re.DOTALL | re.MULTILINE)
     return "\n".join([*blocks, *spans_of(page)])
 
@@ -66,7 +66,7 @@ def links_of(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_relative_link_leads_somewhere(page: str) -> None:
+def test_every_relative_link_has_a_target(page: str) -> None:
     for link in links_of(page):
         if re.match(r"[a-z]+:", link):
             continue
@@ -118,7 +118,7 @@ def test_the_settings_page_is_that_of_the_code() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_no_page_names_a_setting_that_is_none(page: str) -> None:
+def test_no_page_names_an_unknown_setting(page: str) -> None:
     known = {field.name.upper() for field in fields(Settings)}
     assert set(re.findall(rf"\b{PREFIX}([A-Z_]+)\b", text_of(page))) <= known
 
@@ -129,14 +129,14 @@ def test_every_command_is_mentioned() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_no_page_names_a_command_or_a_target_that_is_none(page: str) -> None:
+def test_no_page_names_an_unknown_command_or_target(page: str) -> None:
     commands = set(re.findall(r"(?:^|[/\s])pingfeed ([a-z]+)", code_of(page), flags=re.MULTILINE))
     assert commands <= COMMANDS
     targets = set(re.findall(r"(?:^|\s)make ([a-z-]+)", code_of(page), flags=re.MULTILINE))
     assert targets <= set(re.findall(r"^([a-z-]+):", text_of("Makefile"), flags=re.MULTILINE))
 
 
-def test_pictures_have_words() -> None:
+def test_pictures_have_alternative_text() -> None:
     for page in PAGES:
         for words, path in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", prose_of(page)):
             assert len(words) > 20, f"{page} shows {path} without saying what is in it"

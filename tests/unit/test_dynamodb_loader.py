@@ -1,15 +1,14 @@
-"""The shared call: who is asked for what, how often, and what one trouble does to the others."""
+"""The call that packets and signals share: its keys, its retries, and errors of one table."""
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from feed_api.serving_state import nothing_live
 from feed_api.stages.fetch import fetch
-from feed_api.state import Deadline, FeedRequest, FeedState
+from feed_api.state import Deadline, FeedRequest, FeedState, nothing_live
 from pingfeed.adapters._dynamodb.connection import TRIES, Connection, SharedConnection
 from pingfeed.adapters.candidates_dynamodb import DynamodbCandidateStore
 from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
@@ -17,14 +16,8 @@ from pingfeed.core.errors import Unavailable
 from pingfeed.core.packet import unknown_user
 from pingfeed.core.signals import Act
 from tests.conformance.samples import eventually
-from tests.unit.fake_dynamodb import FakeDynamodb, Hanging, dynamodb, partial, refused, silent
+from tests.unit.fake_dynamodb import FakeDynamodb, Fault, Hanging, partial, refused, silent
 from tests.unit.feed_world import FAR_MS, FEATURES, NOW_MS, packet_bytes
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeDynamodb]:
-    with dynamodb("packets", "signals") as fake:
-        yield fake
 
 
 @pytest.fixture
@@ -75,27 +68,46 @@ async def test_a_feed_reads_packet_and_signals_in_one_call(fake: FakeDynamodb, t
     await signals.close()
 
 
-async def test_signals_are_read_consistently_and_packets_at_half_the_price(fake: FakeDynamodb) -> None:
-    candidates, signals = DynamodbCandidateStore("dynamodb://packets"), DynamodbUserSignals("dynamodb://signals")
+async def test_signals_are_read_consistently_and_packets_at_half_the_price(
+    fake: FakeDynamodb, candidates: DynamodbCandidateStore, signals: DynamodbUserSignals
+) -> None:
     await fetch(feed_state("ann"), candidates, signals)
     ((_, asked),) = fake.calls
     assert {t: wanted["ConsistentRead"] for t, wanted in asked["RequestItems"].items()} == {
         "packets": False,
         "signals": True,
     }
-    await candidates.close()
-    await signals.close()
 
 
-async def test_a_store_whose_table_is_absent_takes_nothing_from_the_other(fake: FakeDynamodb) -> None:
-    candidates, signals = DynamodbCandidateStore("dynamodb://absent"), DynamodbUserSignals("dynamodb://signals")
-    await signals.apply([Act("ann", "hide", "p7", NOW_MS)])
-    state = feed_state("ann")
-    await fetch(state, candidates, signals)
-    assert state.degraded == {"candidates"}
-    assert state.recent.hides.keys() == {"p7"}
-    await candidates.close()
-    await signals.close()
+async def test_an_absent_table_is_unavailable_until_it_exists_and_does_not_affect_the_other(
+    fake: FakeDynamodb, candidates: DynamodbCandidateStore, signals: DynamodbUserSignals
+) -> None:
+    act = Act("ann", "hide", "p7", NOW_MS)
+    calls: dict[str, list[Callable[[], Awaitable[Any]]]] = {
+        "packets": [
+            candidates.check,
+            lambda: candidates.get("ann", NOW_MS),
+            lambda: candidates.put_many({"ann": packet_bytes(range(30))}, FAR_MS),
+            lambda: candidates.delete("ann"),
+        ],
+        "signals": [
+            signals.check,
+            lambda: signals.read("ann", NOW_MS),
+            lambda: signals.apply([act, Act("", "deleted", "p8", NOW_MS)]),
+            lambda: signals.forget("ann"),
+        ],
+    }
+    for table, degraded in (("packets", "candidates"), ("signals", "signals")):
+        kept = fake.tables.pop(table)
+        for call in calls[table]:
+            with pytest.raises(Unavailable, match=f"{table} is not available: ResourceNotFoundException"):
+                await call()
+        state = feed_state("ann")
+        await fetch(state, candidates, signals)
+        assert state.degraded == {degraded}
+        fake.tables[table] = kept
+        for call in calls[table]:
+            await call()
 
 
 async def numbers(connection: Connection, keys: list[str]) -> list[Any]:
@@ -109,7 +121,7 @@ async def test_a_call_asks_for_a_hundred_keys_at_most(fake: FakeDynamodb, connec
     assert sorted(map(len, asked)) == [50, 100, 100]
 
 
-async def test_a_key_that_several_want_is_asked_for_once(fake: FakeDynamodb, connection: Connection) -> None:
+async def test_a_key_of_several_callers_is_requested_once(fake: FakeDynamodb, connection: Connection) -> None:
     assert await numbers(connection, ["p/1", "p/2", "p/1", "p/none"]) == ["1", "2", "1", None]
     assert len(fake.calls[0][1]["RequestItems"]["packets"]["Keys"]) == 3
 
@@ -120,9 +132,7 @@ async def test_gets_of_different_turns_are_different_calls(fake: FakeDynamodb, c
     assert fake.count("batch_get_item") == 2
 
 
-async def test_keys_that_were_not_processed_are_asked_for_again_and_no_others(
-    fake: FakeDynamodb, connection: Connection
-) -> None:
+async def test_only_unprocessed_keys_are_requested_again(fake: FakeDynamodb, connection: Connection) -> None:
     fake.then("batch_get_item", partial(3), partial(0), partial(1))
     assert await numbers(connection, [f"p/{n}" for n in range(6)]) == [str(n) for n in range(6)]
     asked = [len(parameters["RequestItems"]["packets"]["Keys"]) for _, parameters in fake.calls]
@@ -135,23 +145,21 @@ async def test_a_throttled_read_is_tried_again(fake: FakeDynamodb, connection: C
     assert await numbers(connection, ["p/1"]) == ["1"]
 
 
-@pytest.mark.parametrize("fault", [partial(0), refused("ThrottlingException")])
-async def test_a_table_that_stays_throttled_is_given_up(fake: FakeDynamodb, connection: Connection, fault: Any) -> None:
-    fake.then("batch_get_item", *[fault] * 50)
-    with pytest.raises(Unavailable, match="packets"):
-        await connection.get("packets", "p/1")
-    assert len(fake.calls) == TRIES
-
-
-async def test_no_answer_is_an_error_at_once(fake: FakeDynamodb, connection: Connection) -> None:
+@pytest.mark.parametrize(
+    ("fault", "calls", "said"),
+    [(partial(0), TRIES, "packets"), (refused("ThrottlingException"), TRIES, "packets"), (silent, 1, "not respond")],
+)
+async def test_only_throttling_is_retried_and_not_forever(
+    fake: FakeDynamodb, connection: Connection, fault: Fault, calls: int, said: str
+) -> None:
     """A feed has no time for a second time-out."""
-    fake.then("batch_get_item", silent)
-    with pytest.raises(Unavailable, match="packets does not respond"):
+    fake.then("batch_get_item", *[fault] * 50)
+    with pytest.raises(Unavailable, match=said):
         await connection.get("packets", "p/1")
-    assert len(fake.calls) == 1
+    assert len(fake.calls) == calls
 
 
-async def test_a_call_that_nobody_waits_for_ends_after_a_grace(
+async def test_a_call_without_waiting_callers_is_cancelled_after_a_grace_period(
     fake: FakeDynamodb, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pingfeed.adapters._dynamodb.connection.GRACE_S", 0.05)
@@ -168,7 +176,7 @@ async def test_a_call_that_nobody_waits_for_ends_after_a_grace(
     await eventually(lambda: hanging.given_up == 1)
 
 
-async def test_closing_lets_go_of_who_still_waits(fake: FakeDynamodb) -> None:
+async def test_closing_fails_waiting_callers(fake: FakeDynamodb) -> None:
     shared, hanging = SharedConnection(), Hanging()
     fake.then("batch_get_item", hanging)
     waiting = shared().get("packets", "p/1")

@@ -93,7 +93,7 @@ def test_every_feature_has_a_name_of_its_own_and_a_meaning() -> None:
     assert all(feature.meaning for feature in FEATURES.all)
 
 
-def test_a_stranger_is_unknown_throughout() -> None:
+def test_an_unknown_user_is_unknown_throughout() -> None:
     none = np.empty(0, np.uint64), np.empty(0, np.float32)
     unknown = np.full((1, len(FEATURES.user)), np.nan, np.float32)
     zero = np.zeros(1, np.uint32)
@@ -102,19 +102,24 @@ def test_a_stranger_is_unknown_throughout() -> None:
     assert [row[name] for name in about_user] == [None] * len(about_user)
 
 
-def test_a_match_needs_both_sides_known() -> None:
-    assert a_row()["country_match"] == 1
-    assert a_row(a_ping(country=np.array([place_code("DE")], np.uint32)))["country_match"] == 0
-    assert a_row(a_ping(country=np.zeros(1, np.uint32)))["country_match"] is None
-    assert a_row(user=a_user(language=np.zeros(1, np.uint32)))["language_match"] is None
+@pytest.mark.parametrize(
+    ("ping", "user", "name", "match"),
+    [
+        ({}, {}, "country_match", 1),
+        ({"country": place_code("DE")}, {}, "country_match", 0),
+        ({"country": 0}, {}, "country_match", None),
+        ({}, {"language": 0}, "language_match", None),
+        ({}, {"language": language_code("PT-pt")}, "language_match", 1),
+    ],
+)
+def test_a_match_needs_both_sides_known_and_languages_match_by_their_primary_tag(
+    ping: dict[str, int], user: dict[str, int], name: str, match: int | None
+) -> None:
+    changed = ({key: np.array([code], np.uint32) for key, code in side.items()} for side in (ping, user))
+    assert a_row(a_ping(**next(changed)), a_user(**next(changed)))[name] == match
 
 
-def test_languages_match_by_their_primary_tag() -> None:
-    user = a_user(language=np.array([language_code("PT-pt")], np.uint32))
-    assert a_row(user=user)["language_match"] == 1
-
-
-def test_no_source_bit_means_that_nobody_logged_it() -> None:
+def test_no_source_bit_means_that_none_was_logged() -> None:
     row = a_row(sources=np.zeros(1, np.uint8))
     assert [row[f"source_{name}"] for name in SOURCES] == [None] * len(SOURCES)
 
@@ -183,11 +188,10 @@ def _random_blocks(n: int, rng: np.random.Generator) -> tuple[PingBlock, UserBlo
     return pings, users, (floats(n), sources, floats(n), floats(n, len(REALTIME)))
 
 
-def test_blocks_that_do_not_fit_the_feature_set_are_refused() -> None:
-    with pytest.raises((ValueError, AssertionError)):
-        a_row(a_ping(values=np.zeros((1, len(FEATURES.ping) + 1), np.float32)))
-    with pytest.raises((ValueError, AssertionError)):
-        a_row(a_ping(values=np.zeros((1, len(FEATURES.ping) - 1), np.float32)))
+def test_blocks_that_do_not_fit_the_feature_set_are_rejected() -> None:
+    for width in (len(FEATURES.ping) + 1, len(FEATURES.ping) - 1):
+        with pytest.raises((ValueError, AssertionError)):
+            a_row(a_ping(values=np.zeros((1, width), np.float32)))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import hashlib
 import string
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from feed_api.cursor import read_cursor, write_cursor
 from feed_api.stages.respond import MAX_POSITION
 from feed_api.state import Chain
 from pingfeed.core.errors import InvalidInput
-from tests.unit.feed_world import NOW_MS, catalogue, feed_world, packet_bytes, snapshot_bytes, until
+from tests.unit.feed_world import NOW_MS, World, catalogue, feed_world, packet_bytes, snapshot_bytes, until
 
 KEY, OPERATOR_KEY = "a-key", "an-operator-key"
 
@@ -23,6 +24,12 @@ def digest(key: str) -> str:
 
 
 KEYS = {"AUTH": "api_key", "API_KEY_HASHES": digest(KEY), "OPERATOR_KEY_HASHES": digest(OPERATOR_KEY)}
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with feed_world(tmp_path, catalogue(200)) as world:
+        yield world
 
 
 @pytest.mark.parametrize(
@@ -65,35 +72,29 @@ async def test_an_invalid_parameter_is_named_in_one_sentence(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 10, 50])
-async def test_a_page_has_limit_items(tmp_path: Path, limit: int) -> None:
-    async with feed_world(tmp_path, catalogue(200)) as world:
-        assert len((await world.feed(limit=limit))["items"]) == limit
+async def test_a_page_has_limit_items_and_a_version_7_uuid(world: World, limit: int) -> None:
+    pages = [await world.feed(limit=limit) for _ in range(2)]
+    assert [len(page["items"]) for page in pages] == [limit] * 2
+    ids = {page["request_id"] for page in pages}
+    assert len(ids) == 2
+    assert all(len(i) == 36 and i[14] == "7" for i in ids)
 
 
-async def test_request_ids_are_distinct_version_7_uuids(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(20)) as world:
-        ids = [(await world.feed())["request_id"] for _ in range(3)]
-        assert len(set(ids)) == 3
-        assert all(len(i) == 36 and i[14] == "7" for i in ids)
+async def test_a_cursor_of_another_user_is_rejected(world: World) -> None:
+    cursor = (await world.feed("u"))["next_cursor"]
+    assert (await world.get(user_id="u", cursor=cursor)).status_code == 200
+    answer = await world.get(user_id="v", cursor=cursor)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["field"] == "cursor"
 
 
-async def test_a_cursor_of_another_user_is_rejected(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(200)) as world:
-        cursor = (await world.feed("u"))["next_cursor"]
-        assert (await world.get(user_id="u", cursor=cursor)).status_code == 200
-        answer = await world.get(user_id="v", cursor=cursor)
-        assert answer.status_code == 422
-        assert answer.json()["error"]["field"] == "cursor"
-
-
-async def test_every_truncated_lengthened_or_changed_cursor_is_rejected(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(200)) as world:
-        cursor = (await world.feed())["next_cursor"]
-        wrong = [cursor[:length] for length in range(len(cursor))] + [cursor + "A", cursor + "=", f" {cursor}"]
-        wrong += [cursor[:at] + ("B" if cursor[at] == "A" else "A") + cursor[at + 1 :] for at in range(len(cursor))]
-        for text in wrong:
-            answer = await world.get(user_id="u", cursor=text)
-            assert (answer.status_code, answer.json()["error"]["field"]) == (422, "cursor"), text
+async def test_every_truncated_lengthened_or_changed_cursor_is_rejected(world: World) -> None:
+    cursor = (await world.feed())["next_cursor"]
+    wrong = [cursor[:length] for length in range(len(cursor))] + [cursor + "A", cursor + "=", f" {cursor}"]
+    wrong += [cursor[:at] + ("B" if cursor[at] == "A" else "A") + cursor[at + 1 :] for at in range(len(cursor))]
+    for text in wrong:
+        answer = await world.get(user_id="u", cursor=text)
+        assert (answer.status_code, answer.json()["error"]["field"]) == (422, "cursor"), text
 
 
 @given(st.integers(0, 2**63), st.integers(0, MAX_POSITION), st.text(string.ascii_letters, min_size=1, max_size=128))
@@ -112,22 +113,11 @@ def test_a_cursor_of_another_version_is_rejected(monkeypatch: pytest.MonkeyPatch
         read_cursor(text, "u")
 
 
-async def test_a_chain_ends_before_positions_that_events_reject(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(200)) as world:
-        near_end = write_cursor(Chain(world.time.now_ms, MAX_POSITION - 10), "u")
-        page = await world.feed(cursor=near_end)
-        assert page["items"][-1]["position"] < MAX_POSITION
-        assert page["next_cursor"] is None
-
-
-async def test_a_key_is_required(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(20), environ=KEYS) as world:
-        query = {"user_id": "u"}
-        assert (await world.client.get("/get-feed", params=query)).status_code == 401
-        wrong = {"Authorization": "Bearer wrong"}
-        assert (await world.client.get("/get-feed", params=query, headers=wrong)).status_code == 401
-        right = {"Authorization": f"Bearer {KEY}"}
-        assert (await world.client.get("/get-feed", params=query, headers=right)).status_code == 200
+async def test_a_chain_ends_before_positions_that_events_reject(world: World) -> None:
+    near_end = write_cursor(Chain(world.time.now_ms, MAX_POSITION - 10), "u")
+    page = await world.feed(cursor=near_end)
+    assert page["items"][-1]["position"] < MAX_POSITION
+    assert page["next_cursor"] is None
 
 
 async def test_explain_is_for_operators(tmp_path: Path) -> None:
@@ -149,23 +139,22 @@ async def test_ready_without_model_and_snapshot_but_degraded(tmp_path: Path) -> 
         world.publish_snapshot(snapshot_bytes(catalogue(20)))
         world.candidates.down = world.signals.down = "out of order"
 
-        async def seen() -> bool:
-            return bool((await world.client.get("/readyz")).json()["degraded"] == ["candidates", "model", "signals"])
+        async def reported() -> bool:
+            return (await world.client.get("/readyz")).json()["degraded"] == ["candidates", "model", "signals"]  # type: ignore[no-any-return]
 
-        await until(seen)
+        await until(reported)
         assert (await world.client.get("/healthz")).status_code == 200
 
 
-async def test_feeds_are_counted(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(200)) as world:
-        world.give("u", packet_bytes(range(60)))
-        await world.act("seen", "p000", "p001")
-        await world.feed()
-        assert await world.metric("pingfeed_feed_answers_total") == 1
-        assert await world.metric("pingfeed_feed_items_total") == 10
-        assert await world.metric("pingfeed_feed_candidates_total") == 100
-        assert await world.metric('pingfeed_feed_removed_total{reason="seen"}') == 2
-        assert await world.metric('pingfeed_feed_degraded_total{part="model"}') == 1
+async def test_feeds_are_counted(world: World) -> None:
+    world.give("u", packet_bytes(range(60)))
+    await world.act("seen", "p000", "p001")
+    await world.feed()
+    assert await world.metric("pingfeed_feed_answers_total") == 1
+    assert await world.metric("pingfeed_feed_items_total") == 10
+    assert await world.metric("pingfeed_feed_candidates_total") == 100
+    assert await world.metric('pingfeed_feed_removed_total{reason="seen"}') == 2
+    assert await world.metric('pingfeed_feed_degraded_total{part="model"}') == 1
 
 
 async def test_the_openapi_document_describes_the_contract(tmp_path: Path) -> None:

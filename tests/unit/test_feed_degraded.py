@@ -1,6 +1,10 @@
 """What is served while a part is down, late, damaged or missing: always a 200, and `degraded` says what it lacks."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -8,7 +12,6 @@ import pytest
 from pingfeed.core.errors import FormatError
 from pingfeed.core.features import Float32
 from pingfeed.core.ranker import FallbackRanker, Float64
-from tests.unit.fakes import Fake
 from tests.unit.feed_world import World, catalogue, feed_world, packet_bytes, ping_ids, shuffled, until
 
 LISTS = {
@@ -18,51 +21,48 @@ LISTS = {
     "fresh": range(140, 180),
 }
 FALLBACK = [f"p{i:03d}" for i in range(60, 70)]
-"""What an unknown user gets in the order of the refill: trending anywhere first."""
+"""The feed of an unknown user in refill order: the overall trending list comes first."""
 
 
-@pytest.mark.parametrize("how", ["down", "late"])
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
+        world.give("u", packet_bytes(range(100)))
+        yield world
+
+
+@pytest.mark.parametrize("fault", [{"down": "out of order"}, {"hangs": True}])
 @pytest.mark.parametrize("part", ["signals", "candidates"])
 async def test_a_store_that_is_down_or_late_degrades_the_feed_and_is_counted(
-    tmp_path: Path, part: str, how: str
+    tmp_path: Path, part: str, fault: dict[str, Any]
 ) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS, FEED_BUDGET_MS="50") as world:
         world.give("u", packet_bytes(range(100)))
-        _break(getattr(world, part), how)
+        vars(getattr(world, part)).update(fault)
         feed = await world.feed(explain=True)
         assert feed["degraded"] == [part, "model"]
         assert len(feed["items"]) == 10
         assert await world.metric(f'pingfeed_feed_degraded_total{{part="{part}"}}') == 1
 
 
-def _break(store: Fake, how: str) -> None:
-    if how == "down":
-        store.down = "out of order"
-    else:
-        store.hangs = True
-
-
 async def test_a_late_read_is_cancelled(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS, FEED_BUDGET_MS="50") as world:
         world.candidates.hangs = True
         await world.feed()
-
-        async def given_up() -> bool:
-            return world.candidates.cancelled == 1
-
-        await until(given_up)
+        async with asyncio.timeout(20):
+            while world.candidates.cancelled != 1:  # noqa: ASYNC110 - a plain counter
+                await asyncio.sleep(0.005)
 
 
-async def test_without_signals_their_real_time_features_are_unknown(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
-        await world.act("follow", "c1")
-        world.signals.down = "out of order"
-        features = (await world.feed(explain=True))["items"][0]["explain"]["features"]
-        assert [features[name] for name in ("just_followed", "session_creator", "session_topic")] == [None] * 3
+async def test_without_signals_their_real_time_features_are_unknown(world: World) -> None:
+    await world.act("follow", "c1")
+    world.signals.down = "out of order"
+    features = (await world.feed(explain=True))["items"][0]["explain"]["features"]
+    assert [features[name] for name in ("just_followed", "session_creator", "session_topic")] == [None] * 3
 
 
 async def test_without_signals_later_pages_do_not_repeat(tmp_path: Path) -> None:
-    """What was served cannot be told, so the best are passed over by their number."""
+    """Without signals the pings served before are unknown, so that many top ranks are skipped."""
     async with feed_world(tmp_path, catalogue(300, creators=300), LISTS) as world:
         world.give("u", packet_bytes(range(100)))
         world.signals.down = "out of order"
@@ -83,31 +83,28 @@ async def test_without_candidates_the_user_is_served_like_an_unknown_user(tmp_pa
 
 
 @pytest.mark.parametrize("packet", [b"", b"garbage", packet_bytes(range(100))[:-1]])
-async def test_an_unreadable_packet_counts_as_missing(tmp_path: Path, packet: bytes) -> None:
-    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
-        world.give("u", packet)
-        feed = await world.feed()
-        assert feed["degraded"] == ["candidates", "model"]
-        assert len(feed["items"]) == 10
+async def test_an_unreadable_packet_counts_as_missing(world: World, packet: bytes) -> None:
+    world.give("u", packet)
+    feed = await world.feed()
+    assert feed["degraded"] == ["candidates", "model"]
+    assert len(feed["items"]) == 10
 
 
-async def test_a_packet_of_another_digest_keeps_its_candidates_but_not_its_user_part(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
-        world.give("u", packet_bytes(range(100), digest="ff66554433221100"))
-        feed = await world.feed(explain=True)
-        assert feed["degraded"] == ["candidates", "model"]
-        assert {item["reason"] for item in feed["items"]} == {"similar"}
-        assert feed["items"][0]["explain"]["features"]["user_points_30d"] is None
-        assert feed["items"][0]["explain"]["features"]["retrieval_score"] is not None
-        assert (await world.served_row(feed["request_id"])).get("packet_tick") is None
+async def test_a_packet_of_another_digest_keeps_its_candidates_but_not_its_user_part(world: World) -> None:
+    world.give("u", packet_bytes(range(100), digest="ff66554433221100"))
+    feed = await world.feed(explain=True)
+    assert feed["degraded"] == ["candidates", "model"]
+    assert {item["reason"] for item in feed["items"]} == {"similar"}
+    assert feed["items"][0]["explain"]["features"]["user_points_30d"] is None
+    assert feed["items"][0]["explain"]["features"]["retrieval_score"] is not None
+    assert (await world.served_row(feed["request_id"])).get("packet_tick") is None
 
 
-async def test_an_expired_packet_counts_as_an_unknown_user(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
-        world.candidates.packets["u"] = packet_bytes(range(100)), world.time.now_ms
-        feed = await world.feed()
-        assert feed["degraded"] == ["model"]
-        assert "similar" not in {item["reason"] for item in feed["items"]}
+async def test_an_expired_packet_counts_as_an_unknown_user(world: World) -> None:
+    world.candidates.packets["u"] = packet_bytes(range(100)), world.time.now_ms
+    feed = await world.feed()
+    assert feed["degraded"] == ["model"]
+    assert "similar" not in {item["reason"] for item in feed["items"]}
 
 
 async def test_without_a_snapshot_the_feed_is_empty(tmp_path: Path) -> None:
@@ -122,102 +119,75 @@ async def test_without_a_snapshot_the_feed_is_empty(tmp_path: Path) -> None:
         assert world.spooled() == []
 
 
-async def test_past_the_deadline_the_feed_is_in_packet_order(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
-        order = shuffled(100)
-        world.give("u", packet_bytes(order))
+async def test_past_the_deadline_the_feed_is_in_packet_order_without_hidden_pings(world: World) -> None:
+    order = shuffled(100)
+    world.give("u", packet_bytes(order))
+    await world.act("hide", f"p{order[0]:03d}")
 
-        def pass_time() -> None:
-            world.time.seconds += 5
+    def pass_time() -> None:
+        world.time.seconds += 5
 
-        world.candidates.before = pass_time
-        feed = await world.feed(explain=True)
-        assert feed["degraded"] == ["model", "deadline"]
-        assert ping_ids(feed) == [f"p{i:03d}" for i in order[:10]]
-        assert feed["items"][0]["explain"]["score"] is None
-        assert feed["items"][0]["explain"]["features"] == {}
-        row = await world.served_row(feed["request_id"])
-        assert set(row["served_realtime"]) == {None}
-        assert row["served_pings"] == ping_ids(feed)
-
-
-async def test_past_the_deadline_hidden_pings_are_still_removed(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
-        world.give("u", packet_bytes(range(100)))
-        await world.act("hide", "p000")
-
-        def pass_time() -> None:
-            world.time.seconds += 5
-
-        world.candidates.before = pass_time
-        assert ping_ids(await world.feed())[0] == "p001"
+    world.candidates.before = pass_time
+    feed = await world.feed(explain=True)
+    assert feed["degraded"] == ["model", "deadline"]
+    assert ping_ids(feed) == [f"p{i:03d}" for i in order[1:11]]
+    assert feed["items"][0]["explain"]["score"] is None
+    assert feed["items"][0]["explain"]["features"] == {}
+    row = await world.served_row(feed["request_id"])
+    assert set(row["served_realtime"]) == {None}
+    assert row["served_pings"] == ping_ids(feed)
 
 
-@pytest.mark.parametrize("scores", [None, np.nan, np.inf])
-async def test_a_failing_ranker_leaves_packet_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: float | None
+BROKEN = FormatError("the model is broken")
+
+
+@pytest.mark.parametrize(
+    ("function", "result"),
+    [
+        ("pingfeed.core.ranker.FallbackRanker.predict", BROKEN),
+        ("pingfeed.core.ranker.FallbackRanker.predict", np.nan),
+        ("pingfeed.core.ranker.FallbackRanker.predict", np.inf),
+        ("feed_api.stages.featurize.assemble", ValueError("could not broadcast input array")),
+    ],
+)
+async def test_a_failing_ranker_or_feature_leaves_packet_order(
+    world: World, monkeypatch: pytest.MonkeyPatch, function: str, result: float | Exception
 ) -> None:
-    def fail(_self: FallbackRanker, rows: Float32) -> Float64:
-        if scores is None:
-            raise FormatError("the model is broken")
-        return np.full(len(rows), scores)
+    def fail(_self: object, rows: Float32, *_: object) -> Float64:
+        if isinstance(result, Exception):
+            raise result
+        return np.full(len(rows), result)
 
-    monkeypatch.setattr(FallbackRanker, "predict", fail)
-    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
-        order = shuffled(100)
-        world.give("u", packet_bytes(order))
-        feed = await world.feed(explain=True)
-        assert feed["degraded"] == ["model"]
-        assert ping_ids(feed) == [f"p{i:03d}" for i in order[:10]]
-        assert all(item["explain"]["score"] is None and not item["explain"]["boosts"] for item in feed["items"])
-
-
-async def test_failing_features_leave_packet_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> Float32:
-        raise ValueError("could not broadcast input array")
-
-    monkeypatch.setattr("feed_api.stages.featurize.assemble", fail)
-    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
-        order = shuffled(100)
-        world.give("u", packet_bytes(order))
-        feed = await world.feed()
-        assert feed["degraded"] == ["model"]
-        assert ping_ids(feed) == [f"p{i:03d}" for i in order[:10]]
+    monkeypatch.setattr(function, fail)
+    order = shuffled(100)
+    world.give("u", packet_bytes(order))
+    feed = await world.feed(explain=True)
+    assert feed["degraded"] == ["model"]
+    assert ping_ids(feed) == [f"p{i:03d}" for i in order[:10]]
+    assert all(item["explain"]["score"] is None and not item["explain"]["boosts"] for item in feed["items"])
 
 
 async def test_without_packet_and_ranker_trending_comes_first_then_evergreen_then_fresh(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_self: FallbackRanker, _rows: Float32) -> Float64:
-        raise FormatError("the model is broken")
-
-    monkeypatch.setattr(FallbackRanker, "predict", fail)
+    monkeypatch.setattr(FallbackRanker, "predict", Mock(side_effect=BROKEN))
     lists = {"trending": range(60, 65), "evergreen": range(100, 103), "fresh": range(140, 180)}
     async with feed_world(tmp_path, catalogue(200), lists) as world:
         assert ping_ids(await world.feed()) == [f"p{i:03d}" for i in (*range(60, 65), *range(100, 103), 140, 141)]
 
 
-async def everything_down(world: World) -> None:
-    world.signals.down = world.candidates.down = world.trending.down = world.artifacts.down = "out of order"
-
-
 async def test_with_every_store_down_a_feed_is_served(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200, creators=200), LISTS) as world:
         world.give("u", packet_bytes(range(100)))
-        await everything_down(world)
+        world.signals.down = world.candidates.down = world.trending.down = world.artifacts.down = "out of order"
         feed = await world.feed()
         assert feed["degraded"] == ["signals", "candidates", "model"]
         assert ping_ids(feed) == FALLBACK
 
 
-async def test_failing_trending_leaves_the_snapshots_list(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, catalogue(200), LISTS) as world:
-        world.trending.down = "out of order"
-        feed = await world.feed(explain=True)
-        assert feed["degraded"] == ["model"]
-        assert feed["items"][0]["reason"] == "trending"
-
-        async def counted() -> bool:
-            return await world.metric("pingfeed_feed_trending_failures_total") > 0
-
-        await until(counted)
+async def test_failing_trending_leaves_the_snapshots_list(world: World) -> None:
+    world.trending.down = "out of order"
+    feed = await world.feed("unknown", explain=True)
+    assert feed["degraded"] == ["model"]
+    assert feed["items"][0]["reason"] == "trending"
+    await until(lambda: world.metric("pingfeed_feed_trending_failures_total"))

@@ -20,7 +20,6 @@ from tests.unit.feed_world import (
     packet_bytes,
     ping_ids,
     snapshot_bytes,
-    until,
 )
 from tests.unit.small_model import manifest, train
 
@@ -32,10 +31,7 @@ def put_model(data: dict[str, bytes], model_id: str, *, sign: float = 1, digest:
 
 
 async def serves(world: World, model_id: str) -> None:
-    async def live() -> bool:
-        return bool((await world.feed("watcher"))["model_id"] == model_id)
-
-    await until(live)
+    await world.feed_until(lambda feed: feed["model_id"] == model_id, "watcher")
 
 
 async def test_a_model_is_swapped_while_serving(tmp_path: Path) -> None:
@@ -100,9 +96,17 @@ def rejected(metrics: Metrics, what: str) -> float | None:
     return metrics.registry.get_sample_value("pingfeed_feed_artifacts_rejected_total", {"what": what})
 
 
+async def publish_7(loader: ArtifactLoader, data: dict[str, bytes]) -> None:
+    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
+    point(data, "snapshot", b"7")
+    await loader.refresh()
+
+
+@pytest.mark.parametrize("pointer", [{}, {pointer_key(FEATURES.digest, "snapshot"): b'{"current": ""}'}])
 async def test_before_anything_is_published_the_fallback_ranker_serves(
-    loader: ArtifactLoader,
+    loader: ArtifactLoader, data: dict[str, bytes], pointer: dict[str, bytes]
 ) -> None:
+    data |= pointer
     await loader.refresh()
     assert not loader.live.has_model
     assert not loader.live.has_snapshot
@@ -113,9 +117,7 @@ async def test_before_anything_is_published_the_fallback_ranker_serves(
 async def test_a_live_artifact_is_not_loaded_again(
     loader: ArtifactLoader, data: dict[str, bytes], artifacts: MemoryArtifacts
 ) -> None:
-    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
-    point(data, "snapshot", b"7")
-    await loader.refresh()
+    await publish_7(loader, data)
     first = loader.live
     artifacts.gets.clear()
     await loader.refresh()
@@ -130,9 +132,7 @@ async def test_a_live_artifact_is_not_loaded_again(
 async def test_a_damaged_or_foreign_snapshot_is_rejected_and_the_old_one_serves(
     loader: ArtifactLoader, data: dict[str, bytes], metrics: Metrics, damaged: bytes
 ) -> None:
-    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
-    point(data, "snapshot", b"7")
-    await loader.refresh()
+    await publish_7(loader, data)
     data[snapshot_key(8)] = damaged
     point(data, "snapshot", b"8")
     await loader.refresh()
@@ -160,23 +160,17 @@ async def test_a_damaged_or_foreign_model_is_rejected_and_the_old_one_serves(
         assert rejected(metrics, "model") == count
 
 
-@pytest.mark.parametrize("pointer", [b"", b"{}", b'{"current": 5}', b"garbage"])
-async def test_a_damaged_pointer_is_rejected(
+@pytest.mark.parametrize(
+    "pointer",
+    [b"", b"{}", b'{"current": 5}', b"garbage", *(b'{"current": "%s"}' % t for t in (b"../7", b"-1", b"seven"))],
+)
+async def test_a_pointer_that_is_damaged_or_names_no_tick_is_rejected(
     loader: ArtifactLoader, data: dict[str, bytes], metrics: Metrics, pointer: bytes
 ) -> None:
     data[pointer_key(FEATURES.digest, "snapshot")] = pointer
     await loader.refresh()
     assert not loader.live.has_snapshot
     assert rejected(metrics, "snapshot") == 1
-
-
-@pytest.mark.parametrize("tick", [b"../7", b"-1", b"seven", b""])
-async def test_a_pointer_that_names_no_tick_loads_nothing(
-    loader: ArtifactLoader, data: dict[str, bytes], tick: bytes
-) -> None:
-    point(data, "snapshot", tick)
-    await loader.refresh()
-    assert not loader.live.has_snapshot
 
 
 async def test_a_rejected_artifact_is_retried_after_a_while(
@@ -196,9 +190,7 @@ async def test_a_rejected_artifact_is_retried_after_a_while(
 
 async def test_a_rejected_model_does_not_block_a_snapshot(loader: ArtifactLoader, data: dict[str, bytes]) -> None:
     point(data, "model", b"absent")
-    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
-    point(data, "snapshot", b"7")
-    await loader.refresh()
+    await publish_7(loader, data)
     assert loader.live.has_snapshot
     assert not loader.live.has_model
 
@@ -206,9 +198,7 @@ async def test_a_rejected_model_does_not_block_a_snapshot(loader: ArtifactLoader
 async def test_a_store_that_is_down_changes_nothing(
     loader: ArtifactLoader, data: dict[str, bytes], artifacts: MemoryArtifacts, metrics: Metrics
 ) -> None:
-    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
-    point(data, "snapshot", b"7")
-    await loader.refresh()
+    await publish_7(loader, data)
     artifacts.down = "out of order"
     point(data, "snapshot", b"8")
     await loader.refresh()

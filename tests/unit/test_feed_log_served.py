@@ -2,7 +2,8 @@
 
 import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pingfeed.core.events import COLUMNS, FeedServed, Row
 from pingfeed.core.features import REALTIME, SOURCES, Float32, assemble
 from pingfeed.core.packet import decode, unknown_user, user_block
 from pingfeed.core.ranker import model_key
+from pingfeed.core.signals import Served
 from pingfeed.core.snapshot import Snapshot
 from pingfeed.spool.delivery import Delivery
 from tests.unit.fakes import MemorySink
@@ -44,33 +46,34 @@ async def busy(world: World) -> None:
     await world.act("seen", "p001", "p002")
     await world.likes("p170", users=12)
     await world.likes("p010", users=5)
-
-    async def hot() -> bool:
-        return "p170" in ping_ids(await world.feed(limit=50))
-
-    await until(hot)
+    await world.feed_until(lambda feed: "p170" in ping_ids(feed), limit=50)
 
 
-async def test_feed_served_logs_items_sources_and_values(tmp_path: Path) -> None:
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with feed_world(tmp_path, PINGS, LISTS) as world:
-        await busy(world)
-        feed = await world.feed(explain=True)
-        row = await world.served_row(feed["request_id"])
-        assert row["event_type"] == "feed_served"
-        assert row["user_id"] == "u"
-        assert row["country"] == "DE"
-        assert row["received_ms"] == row["timestamp_ms"] == world.time.now_ms
-        assert (row["snapshot_tick"], row["packet_tick"]) == (TICK, TICK - 1)
-        assert "model_id" not in row
-        assert row["served_pings"] == ping_ids(feed)
-        explained = [item["explain"] for item in feed["items"]]
-        for bits, why in zip(row["served_sources"], explained, strict=True):
-            assert [name for bit, name in enumerate(SOURCES) if bits >> bit & 1] == why["sources"]
-        assert row["served_scores"] == [why["features"]["retrieval_score"] for why in explained]
-        names = [feature.name for feature in REALTIME]
-        assert row["served_realtime"] == [why["features"][name] for why in explained for name in names]
-        assert row["served_propensities"] == [1.0] * 10
-        assert "matrix" not in row
+        yield world
+
+
+async def test_feed_served_logs_items_sources_and_values(world: World) -> None:
+    await busy(world)
+    feed = await world.feed(explain=True)
+    row = await world.served_row(feed["request_id"])
+    assert row["event_type"] == "feed_served"
+    assert row["user_id"] == "u"
+    assert row["country"] == "DE"
+    assert row["received_ms"] == row["timestamp_ms"] == world.time.now_ms
+    assert (row["snapshot_tick"], row["packet_tick"]) == (TICK, TICK - 1)
+    assert "model_id" not in row
+    assert row["served_pings"] == ping_ids(feed)
+    explained = [item["explain"] for item in feed["items"]]
+    for bits, why in zip(row["served_sources"], explained, strict=True):
+        assert [name for bit, name in enumerate(SOURCES) if bits >> bit & 1] == why["sources"]
+    assert row["served_scores"] == [why["features"]["retrieval_score"] for why in explained]
+    names = [feature.name for feature in REALTIME]
+    assert row["served_realtime"] == [why["features"][name] for why in explained for name in names]
+    assert row["served_propensities"] == [1.0] * 10
+    assert "matrix" not in row
 
 
 async def test_feed_served_fits_the_event_schema(tmp_path: Path) -> None:
@@ -126,34 +129,30 @@ async def test_only_a_share_of_requests_logs_the_matrix(tmp_path: Path) -> None:
         assert 35 <= logged <= 85
 
 
-async def test_an_unknown_user_is_logged_without_a_packet_tick(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, PINGS, LISTS) as world:
-        row = await world.served_row((await world.feed("unknown"))["request_id"])
-        assert "packet_tick" not in row
-        assert "country" not in row
-        assert row["served_scores"] == [None] * 10
+async def test_an_unknown_user_is_logged_without_a_packet_tick(world: World) -> None:
+    row = await world.served_row((await world.feed("unknown"))["request_id"])
+    assert "packet_tick" not in row
+    assert "country" not in row
+    assert row["served_scores"] == [None] * 10
 
 
-async def test_the_live_model_is_logged(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, PINGS, LISTS) as world:
-        world.artifacts.data[model_key("m1", "model.txt")] = train().model_to_string().encode()
-        world.artifacts.data[model_key("m1", "manifest.json")] = manifest()
-        world.point("model", "m1")
-
-        async def live() -> bool:
-            return bool((await world.feed())["model_id"] == "m1")
-
-        await until(live)
-        feed = await world.feed()
-        assert feed["degraded"] == []
-        assert (await world.served_row(feed["request_id"]))["model_id"] == "m1"
+async def test_the_live_model_is_logged(world: World) -> None:
+    world.artifacts.data[model_key("m1", "model.txt")] = train().model_to_string().encode()
+    world.artifacts.data[model_key("m1", "manifest.json")] = manifest()
+    world.point("model", "m1")
+    await world.feed_until(lambda feed: feed["model_id"] == "m1")
+    feed = await world.feed()
+    assert feed["degraded"] == []
+    assert (await world.served_row(feed["request_id"]))["model_id"] == "m1"
 
 
-async def test_the_served_act_is_applied_before_the_response(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, PINGS, LISTS) as world:
-        feed = await world.feed()
-        state = (await world.signals.read("u", world.time.now_ms)).state
-        assert [(s.request_id, s.pings) for s in state.served] == [(feed["request_id"], ping_ids(feed))]
+async def served_acts(world: World) -> list[Served]:
+    return (await world.signals.read("u", world.time.now_ms)).state.served
+
+
+async def test_the_served_act_is_applied_before_the_response(world: World) -> None:
+    feed = await world.feed()
+    assert [(s.request_id, s.pings) for s in await served_acts(world)] == [(feed["request_id"], ping_ids(feed))]
 
 
 async def test_an_act_applied_in_time_is_applied_once(tmp_path: Path) -> None:
@@ -163,19 +162,14 @@ async def test_an_act_applied_in_time_is_applied_once(tmp_path: Path) -> None:
     assert [act.kind for act in world.signals.applied] == ["served"]
 
 
-async def test_a_failed_act_is_applied_from_the_spool(tmp_path: Path) -> None:
-    async with feed_world(tmp_path, PINGS, LISTS) as world:
-        world.signals.down = "out of order"
-        feed = await world.feed()
-        assert len(feed["items"]) == 10
-        await world.served_row(feed["request_id"])
-        assert await world.metric("pingfeed_feed_served_act_failures_total") == 1
-        world.signals.down = ""
-
-        async def applied() -> bool:
-            return bool((await world.signals.read("u", world.time.now_ms)).state.served)
-
-        await until(applied)
+async def test_a_failed_act_is_applied_from_the_spool(world: World) -> None:
+    world.signals.down = "out of order"
+    feed = await world.feed()
+    assert len(feed["items"]) == 10
+    await world.served_row(feed["request_id"])
+    assert await world.metric("pingfeed_feed_served_act_failures_total") == 1
+    world.signals.down = ""
+    await until(partial(served_acts, world))
 
 
 async def test_a_late_act_does_not_delay_the_response(tmp_path: Path) -> None:
@@ -184,11 +178,7 @@ async def test_a_late_act_does_not_delay_the_response(tmp_path: Path) -> None:
         feed = await world.feed()
         assert len(feed["items"]) == 10
         world.signals.hangs = False
-
-        async def applied() -> bool:
-            return bool((await world.signals.read("u", world.time.now_ms)).state.served)
-
-        await until(applied)
+        await until(partial(served_acts, world))
 
 
 async def test_shutdown_spools_everything_served(tmp_path: Path) -> None:
@@ -218,11 +208,7 @@ async def test_shutdown_waits_for_a_slow_spool(tmp_path: Path, monkeypatch: pyte
 async def test_a_full_spool_loses_and_counts_the_event_but_serves_the_feed(tmp_path: Path) -> None:
     async with feed_world(tmp_path, PINGS, LISTS, max_spool_bytes=10) as world:
         assert len((await world.feed())["items"]) == 10
-
-        async def counted() -> bool:
-            return await world.metric("pingfeed_feed_served_lost_total") == 1
-
-        await until(counted)
+        await world.metric_until("pingfeed_feed_served_lost_total", 1)
 
 
 async def test_events_left_in_the_spool_are_applied_before_serving(tmp_path: Path) -> None:

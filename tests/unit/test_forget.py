@@ -11,7 +11,7 @@ import pytest
 
 from batch.jobs import tick as ticking
 from batch.lake.ledger import is_compacted
-from batch.lake.raw_files import read_errors, read_events
+from batch.lake.raw_files import read_events
 from batch.lake.tables import AGGREGATES
 from batch.lake.tombstones import DeletionRequest, DeletionRequests, find_user_ids
 from batch.ops.forget import forget_users, remove_forgotten
@@ -86,7 +86,7 @@ def _content(path: Path) -> bytes:
 def _raw_acceptances(world: LakeWorld) -> set[tuple[str, str, int]]:
     lake = _lake(world)
     rows = read_events(lake, lake.list("events")).rows
-    rows = pa.concat_tables([rows, read_errors(lake, lake.list("errors")).rows])
+    rows = pa.concat_tables([rows, read_events(lake, lake.list("errors")).rows])
     return set(zip(*(rows[name].to_pylist() for name in ("user_id", "event_id", "received_ms")), strict=True))
 
 

@@ -1,17 +1,19 @@
-"""Who gets in: `none` and `api_key`, ordinary and operator keys, on and off loopback."""
+"""Authentication: `none` and `api_key`, ordinary and operator keys, on and off loopback."""
 
 import hashlib
 import hmac
 
 import pytest
 
-from tests.unit.http_shell import client_of, shell
+from tests.unit.http_shell import ask, client_of, shell
+
+
+def digest_of(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
 
 KEY, OPERATOR_KEY = "k-ordinary", "k-operator"
-HASHES = {
-    "API_KEY_HASHES": f"{'0' * 64},{hashlib.sha256(KEY.encode()).hexdigest()}",
-    "OPERATOR_KEY_HASHES": hashlib.sha256(OPERATOR_KEY.encode()).hexdigest(),
-}
+HASHES = {"API_KEY_HASHES": f"{'0' * 64},{digest_of(KEY)}", "OPERATOR_KEY_HASHES": digest_of(OPERATOR_KEY)}
 AWAY, HERE = "203.0.113.9", "127.0.0.1"
 NO: dict[str, str] = {}
 WRONG, ORDINARY, OPERATOR = {"X-API-Key": "x"}, {"X-API-Key": KEY}, {"X-API-Key": OPERATOR_KEY}
@@ -38,11 +40,10 @@ WRONG, ORDINARY, OPERATOR = {"X-API-Key": "x"}, {"X-API-Key": KEY}, {"X-API-Key"
         ("api_key", AWAY, {"X-API-Key": HASHES["OPERATOR_KEY_HASHES"]}, 401, None),
     ],
 )
-async def test_who_gets_in_and_as_what(
+async def test_a_caller_is_identified(
     auth: str, peer: str, headers: dict[str, str], status: int, operator: bool | None
 ) -> None:
-    async with client_of(shell(AUTH=auth, **HASHES), peer) as client:
-        answer = await client.get("/who", headers=headers)
+    answer = await ask("GET", "/who", headers, peer=peer, AUTH=auth, **HASHES)
     assert answer.status_code == status
     if status == 200:
         assert answer.json() == {"subject": None, "operator": operator}
@@ -66,29 +67,23 @@ async def test_who_gets_in_and_as_what(
 async def test_metrics_need_an_operator_key_off_loopback(
     auth: str, peer: str, headers: dict[str, str], status: int
 ) -> None:
-    async with client_of(shell(AUTH=auth, **HASHES), peer) as client:
-        assert (await client.get("/metrics", headers=headers)).status_code == status
+    assert (await ask("GET", "/metrics", headers, peer=peer, AUTH=auth, **HASHES)).status_code == status
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
-async def test_a_proxy_on_this_machine_makes_nobody_an_operator(header: str) -> None:
-    async with client_of(shell(**HASHES), HERE) as client:
-        assert (await client.get("/metrics", headers={header: "127.0.0.1"})).status_code == 401
+async def test_a_request_through_a_local_proxy_is_not_local(header: str) -> None:
+    assert (await ask("GET", "/metrics", {header: "127.0.0.1"}, peer=HERE, **HASHES)).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 async def test_health_needs_no_key(path: str) -> None:
-    async with client_of(shell(AUTH="api_key", **HASHES), AWAY) as client:
-        assert (await client.get(path)).status_code == 200
+    assert (await ask("GET", path, peer=AWAY, AUTH="api_key", **HASHES)).status_code == 200
 
 
-async def test_keys_of_any_bytes_are_compared_not_crashed_on() -> None:
-    async with client_of(shell(AUTH="api_key", **HASHES), AWAY) as client:
-        assert (await client.get("/who", headers={b"X-API-Key": b"\xff\xfe"})).status_code == 401
-
-
-def digest_of(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+async def test_a_key_of_any_bytes_is_rejected() -> None:
+    assert (
+        await ask("GET", "/who", {b"X-API-Key": b"\xff\xfe"}, peer=AWAY, AUTH="api_key", **HASHES)
+    ).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -96,7 +91,7 @@ def digest_of(key: str) -> str:
     [("old", 200, 401), ("old,new", 200, 200), ("new,old", 200, 200), ("new", 401, 200)],
 )
 @pytest.mark.parametrize("setting", ["API_KEY_HASHES", "OPERATOR_KEY_HASHES"])
-async def test_a_key_is_changed_without_a_gap(setting: str, hashes: str, old: int, new: int) -> None:
+async def test_a_key_is_rotated_without_downtime(setting: str, hashes: str, old: int, new: int) -> None:
     environ = {"API_KEY_HASHES": "0" * 64, setting: ",".join(map(digest_of, hashes.split(",")))}
     async with client_of(shell(AUTH="api_key", **environ), AWAY) as client:
         for key, status in (("old", old), ("new", new)):
@@ -122,7 +117,7 @@ async def test_every_known_digest_is_compared_whichever_is_right(monkeypatch: py
             assert len(compared) == 6
 
 
-async def test_callers_that_are_turned_away_are_counted() -> None:
+async def test_rejected_callers_are_counted() -> None:
     async with client_of(shell(AUTH="api_key", **HASHES), HERE) as client:
         for headers in (NO, WRONG, ORDINARY):
             await client.get("/who", headers=headers)

@@ -1,4 +1,4 @@
-"""The body: gzip undone, the limit held while it arrives and while it inflates."""
+"""The body: gzip is inflated, and the limit holds while it arrives and while it inflates."""
 
 import gzip
 import zlib
@@ -31,8 +31,8 @@ async def test_one_byte_more_is_too_large() -> None:
     assert (await post(gzip.compress(body), GZIP))[0] == 413
 
 
-async def test_a_bomb_is_refused_before_it_is_inflated() -> None:
-    """128 MiB of zeros, then bytes that are no gzip: whoever inflated it all would say 400."""
+async def test_a_bomb_is_rejected_before_it_is_inflated() -> None:
+    """128 MiB of zeros, then bytes that are not gzip: inflating all of it would end in a 400."""
     squeeze = zlib.compressobj(9, wbits=31)
     bomb = b"".join(squeeze.compress(bytes(1 << 20)) for _ in range(128)) + squeeze.flush() + b"tail"
     assert len(bomb) < MAX_BODY_BYTES
@@ -75,7 +75,7 @@ async def test_broken_gzip_is_malformed(body: bytes) -> None:
     assert "gzip" in answer.json()["error"]["message"]
 
 
-async def test_another_encoding_is_refused_by_name() -> None:
+async def test_another_encoding_is_rejected_by_name() -> None:
     async with client_of(shell()) as client:
         answer = await client.post("/body", content=b"{}", headers={"Content-Encoding": "br"})
     assert answer.status_code == 400

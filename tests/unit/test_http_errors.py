@@ -1,4 +1,4 @@
-"""One shape for every refusal, and the statuses of DESIGN's contract."""
+"""Every error has one shape and its own status."""
 
 import logging
 
@@ -6,7 +6,7 @@ import pytest
 
 from pingfeed.core.errors import TooLarge
 from pingfeed.web.errors import parameter_error, status_of
-from tests.unit.http_shell import RAISED, client_of, shell
+from tests.unit.http_shell import RAISED, ask, client_of, shell
 
 STATUSES = {
     "invalid": 422,
@@ -26,8 +26,7 @@ STATUSES = {
 
 @pytest.mark.parametrize("name", sorted(RAISED))
 async def test_every_error_answers_in_the_one_shape(name: str) -> None:
-    async with client_of(shell()) as client:
-        answer = await client.get(f"/raise/{name}", headers={"X-Request-Id": "mine"})
+    answer = await ask("GET", f"/raise/{name}", {"X-Request-Id": "mine"})
     assert answer.status_code == STATUSES[name]
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
@@ -37,12 +36,11 @@ async def test_every_error_answers_in_the_one_shape(name: str) -> None:
 
 
 async def test_our_sentence_code_and_field_are_passed_on() -> None:
-    async with client_of(shell()) as client:
-        error = (await client.get("/raise/invalid")).json()["error"]
+    error = (await ask("GET", "/raise/invalid")).json()["error"]
     assert error == {"code": "out_of_range", "message": "limit must be 1 to 50", "field": "limit"}
 
 
-async def test_what_may_succeed_later_says_when_to_come_back() -> None:
+async def test_a_retryable_error_says_when_to_retry() -> None:
     async with client_of(shell()) as client:
         assert (await client.get("/raise/unavailable")).headers["retry-after"] == "7"
         assert (await client.get("/raise/too_many")).headers["retry-after"] == "3"
@@ -50,14 +48,11 @@ async def test_what_may_succeed_later_says_when_to_come_back() -> None:
 
 
 async def test_a_401_says_how_to_authenticate() -> None:
-    async with client_of(shell()) as client:
-        assert (await client.get("/raise/unauthenticated")).headers["www-authenticate"] == "Bearer"
+    assert (await ask("GET", "/raise/unauthenticated")).headers["www-authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize("name", ["settings", "format", "bug"])
-async def test_a_500_tells_the_log_everything_and_the_caller_nothing(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_details_of_a_500_are_logged_and_not_sent(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         async with client_of(shell()) as client:
             answer = await client.get(f"/raise/{name}")
@@ -69,15 +64,13 @@ async def test_a_500_tells_the_log_everything_and_the_caller_nothing(
 
 
 async def test_an_unknown_path_is_a_404_of_ours() -> None:
-    async with client_of(shell()) as client:
-        answer = await client.get("/nowhere/%ED%A0%80")
+    answer = await ask("GET", "/nowhere/%ED%A0%80")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "not_found"
 
 
 async def test_an_unknown_method_is_a_405_that_says_what_is_allowed() -> None:
-    async with client_of(shell()) as client:
-        answer = await client.delete("/healthz")
+    answer = await ask("DELETE", "/healthz")
     assert answer.status_code == 405
     assert answer.json()["error"]["code"] == "method_not_allowed"
     assert answer.headers["allow"] == "GET"
@@ -95,8 +88,7 @@ async def test_an_unknown_method_is_a_405_that_says_what_is_allowed() -> None:
     ],
 )
 async def test_a_bad_parameter_is_a_422_that_names_it(query: str, code: str, field: str) -> None:
-    async with client_of(shell()) as client:
-        answer = await client.get(f"/limited?{query}")
+    answer = await ask("GET", f"/limited?{query}")
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["field"]) == (422, code, field)
     assert error["message"].startswith(field)

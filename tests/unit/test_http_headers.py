@@ -9,7 +9,7 @@ import pytest
 
 from pingfeed.web.middleware import SECURITY
 from tests.unit.feed_world import feed_world
-from tests.unit.http_shell import client_of, shell
+from tests.unit.http_shell import ask, client_of, shell
 
 POLICY = "content-security-policy"
 
@@ -36,8 +36,7 @@ async def test_every_answer_has_them_once(method: str, path: str, status: int) -
 
 async def test_a_preflight_has_them_too() -> None:
     headers = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
-    async with client_of(shell(CORS_ORIGINS="*")) as client:
-        answer = await client.options("/body", headers=headers)
+    answer = await ask("OPTIONS", "/body", headers, CORS_ORIGINS="*")
     assert answer.status_code == 200
     assert {name.decode() for name, _ in SECURITY} <= set(answer.headers)
 

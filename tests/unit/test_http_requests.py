@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
@@ -13,21 +14,19 @@ from pingfeed import telemetry
 from pingfeed.web.health import Readiness
 from pingfeed.web.metrics import Metrics
 from pingfeed.web.middleware import OutermostLayer
-from tests.unit.http_shell import client_of, shell
+from tests.unit.http_shell import ask, client_of, shell
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 async def test_a_valid_request_id_is_kept() -> None:
-    async with client_of(shell()) as client:
-        answer = await client.get("/healthz", headers={"X-Request-Id": "trace:1.2@app"})
+    answer = await ask("GET", "/healthz", {"X-Request-Id": "trace:1.2@app"})
     assert answer.headers["x-request-id"] == "trace:1.2@app"
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, 'quo"te', "line\u00e9"])
 async def test_any_other_request_id_is_replaced(given: str) -> None:
-    async with client_of(shell()) as client:
-        answer = await client.get("/nowhere", headers={b"X-Request-Id": given.encode("latin-1")})
+    answer = await ask("GET", "/nowhere", {b"X-Request-Id": given.encode("latin-1")})
     assert UUID7.fullmatch(answer.headers["x-request-id"])
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
@@ -51,43 +50,30 @@ async def test_log_lines_carry_the_id_of_their_request() -> None:
     assert telemetry.request_id.get() is None
 
 
-async def test_an_error_after_the_answer_began_is_logged_and_raised() -> None:
+async def test_an_error_after_the_response_began_is_logged_and_raised() -> None:
     async def breaks_off(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        raise RuntimeError("half an answer")
+        raise RuntimeError("half a response")
 
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
+    send = AsyncMock()
     layer = OutermostLayer(breaks_off, metrics=Metrics())
     with pytest.raises(RuntimeError):
-        await layer({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
-    assert [message["type"] for message in sent] == ["http.response.start"]
+        await layer({"type": "http", "method": "GET", "path": "/", "headers": []}, AsyncMock(), send)
+    assert [call.args[0]["type"] for call in send.call_args_list] == ["http.response.start"]
 
 
 async def test_healthz_is_alive() -> None:
-    async with client_of(shell()) as client:
-        answer = await client.get("/healthz")
+    answer = await ask("GET", "/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-async def test_readyz_says_what_is_missing() -> None:
-    readiness = Readiness(True, ["model"], {"model": "none is live"})
-    async with client_of(shell(readiness)) as client:
+@pytest.mark.parametrize(("ready", "status"), [(True, 200), (False, 503)])
+async def test_readyz_reports_readiness_and_what_is_missing(ready: bool, status: int) -> None:
+    async with client_of(shell(Readiness(ready, ["model"], {"model": "none is live"}))) as client:
         answer = await client.get("/readyz")
-    assert answer.status_code == 200
-    assert answer.json() == {"status": "ready", "degraded": ["model"], "detail": {"model": "none is live"}}
-
-
-async def test_readyz_is_503_when_unready() -> None:
-    async with client_of(shell(Readiness(False, ["spool"], {"spool": "full"}))) as client:
-        answer = await client.get("/readyz")
-    assert (answer.status_code, answer.json()["status"]) == (503, "unready")
+    word = "ready" if ready else "unready"
+    assert answer.status_code == status
+    assert answer.json() == {"status": word, "degraded": ["model"], "detail": {"model": "none is live"}}
 
 
 async def test_metrics_count_requests_by_template_never_by_value() -> None:
@@ -128,44 +114,17 @@ async def test_docs_load_nothing_from_another_host() -> None:
 
 
 async def test_docs_need_no_lifespan_and_name_every_schema() -> None:
-    async with client_of(shell()) as client:
-        document = (await client.get("/openapi.json")).json()
+    document = (await ask("GET", "/openapi.json")).json()
     named = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert {"HealthBody", "ReadyBody"} <= named
 
 
-def test_a_client_may_leave_before_its_answer() -> None:
-    """`httpx` cannot leave early over ASGI: the layer is fed the disconnect by hand."""
-    app = shell()
-    sent: list[Message] = []
-
-    async def call() -> None:
-        begun: Message = {"type": "http.request", "body": b"{", "more_body": True}
-        messages = iter([begun, {"type": "http.disconnect"}])
-
-        async def receive() -> Message:
-            return next(messages)
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "path": "/body",
-            "raw_path": b"/body",
-            "root_path": "",
-            "scheme": "http",
-            "query_string": b"",
-            "headers": [],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 80),
-        }
-        await app(scope, receive, send)
-        text = (await client_of(app).get("/metrics")).text
-        assert 'route="/body",status="499"} 1.0' in text
-
-    asyncio.run(call())
-    assert sent == []
+async def test_a_client_may_disconnect_before_its_response() -> None:
+    """`httpx` cannot disconnect early over ASGI, so the app is called directly."""
+    app, send = shell(), AsyncMock()
+    begun: Message = {"type": "http.request", "body": b"{", "more_body": True}
+    scope = {"type": "http", "method": "POST", "path": "/body", "root_path": "", "query_string": b"", "headers": []}
+    await app(scope, AsyncMock(side_effect=[begun, {"type": "http.disconnect"}]), send)
+    async with client_of(app) as client:
+        assert 'route="/body",status="499"} 1.0' in (await client.get("/metrics")).text
+    send.assert_not_called()

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from batch.evaluate.clicked import read_metarank
 from batch.importers.commands import length_ms
-from batch.importers.metarank import TYPES, MetarankFormat, Names, read_metarank, read_ms
+from batch.importers.metarank import TYPES, MetarankFormat, Names, read_ms
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import InvalidInput, NotFound
 from pingfeed.core.events import Row, to_row
-from tests.unit.import_world import END_MS, NOW_MS, ImportWorld, write_json
+from tests.unit.import_world import END_MS, NOW_MS, ImportWorld, click, listed, write_json
 
 T0 = 1_636_993_834_000
 TICK_MS = 900_000
@@ -31,17 +32,6 @@ FILM: dict[str, Any] = {
         {"name": "vector", "value": [0.5, 0.25]},
     ],
 }
-
-
-def listed(number: int, at_ms: int, *items: str, user: str = "u1") -> dict[str, Any]:
-    shown = [{"id": item, "fields": [{"name": "relevancy", "value": 0.0}]} for item in items]
-    who = {"user": user, "session": user}
-    return {"event": "ranking", "id": f"r{number}", "timestamp": str(at_ms), "items": shown, "fields": [], **who}
-
-
-def click(number: int, at_ms: int, item: str, user: str | None = "u1", **more: Any) -> dict[str, Any]:
-    about = {"id": f"c{number}{item}", "ranking": f"r{number}", "item": item, "type": "click"}
-    return {"event": "interaction", "timestamp": str(at_ms), "user": user, "session": user, **about, **more}
 
 
 LOG = [
@@ -143,7 +133,6 @@ def test_broken_lines_are_reported_by_number_and_the_rest_is_read(tmp_path: Path
     for part in ("is not JSON", "`timestamp`", "1970-01-01", "item is required", "--events purchase=", "user is requ"):
         assert part in messages
     assert (len(log.items), len(log.rankings), len(log.interactions), log.reader.left_out) == (2, 2, 2, 1)
-    assert [ranking.line for ranking in log.rankings] == [3, 14]
 
 
 def test_interactions_mean_what_the_caller_says(tmp_path: Path) -> None:
@@ -185,15 +174,12 @@ def test_what_is_no_time_or_wrong_by_decades_is_rejected(written: str | int) -> 
         read_ms(written)
 
 
-@pytest.mark.parametrize(("text", "ms"), [("14d", 14 * DAY_MS), ("36h", 129_600_000), ("90m", 5_400_000), ("1s", 1000)])
-def test_lengths(text: str, ms: int) -> None:
-    assert length_ms(text) == ms
-
-
-@pytest.mark.parametrize("text", ["", "14", "d", "0d", "-1d", "1.5d", "14 days"])
-def test_a_length_needs_a_number_and_a_unit(text: str) -> None:
-    with pytest.raises(InvalidInput, match="not a length"):
-        length_ms(text)
+def test_a_length_is_a_number_and_a_unit() -> None:
+    lengths = {"14d": 14 * DAY_MS, "36h": 129_600_000, "90m": 5_400_000, "1s": 1000}
+    assert {text: length_ms(text) for text in lengths} == lengths
+    for text in ("", "14", "d", "0d", "-1d", "1.5d", "14 days"):
+        with pytest.raises(InvalidInput, match="not a length"):
+            length_ms(text)
 
 
 def test_dates_are_kept_when_asked(tmp_path: Path) -> None:

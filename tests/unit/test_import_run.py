@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 
-from batch.features.engine import Engine
+from batch.engine import Engine
 from batch.importers import formats
 from batch.importers.staging import Staging
-from batch.jobs.lease import lease
 from pingfeed import cli
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import InvalidInput, Unavailable
 from pingfeed.core.events import encode_rows
 from tests.unit.import_world import BASIC, END_MS, NOW_MS, ImportWorld, csv_log, write
-from tests.unit.lakes import row
+from tests.unit.lakes import LakeWorld, row
 
 HEADER = "user,item,action,at"
 T0 = END_MS // 1000 - 5 * 86_400
@@ -258,7 +257,7 @@ def test_what_the_caller_got_wrong_is_one_sentence(
 def test_an_import_waits_for_no_tick_and_runs_beside_none(
     home: Path, log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with lease(home):
+    with LakeWorld(home).batch.lease():
         assert cli.main(["import", "csv", str(log), "--map", BASIC]) == 1
         assert "another etl, tick or train is running" in capsys.readouterr().err
         assert cli.main(["import", "csv", str(log), "--map", BASIC, "--dry-run"]) == 0

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from batch.importers import source as sources
-from batch.importers.source import Source
+from batch.importers import formats
+from batch.importers.formats import Source
 from pingfeed.core.errors import InvalidInput, NotFound
 
 
@@ -18,7 +18,7 @@ def lines_of(path: Path) -> list[tuple[int, bytes]]:
 def test_lines_lose_their_ends_and_the_byte_order_mark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer: int
 ) -> None:
-    monkeypatch.setattr(sources, "_BUFFER", buffer)
+    monkeypatch.setattr(formats, "_BUFFER", buffer)
     path = tmp_path / "log"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbfone\r\n\r\nthree\nfour \xc3\xa9\nfive"))
     expected = [b"one", b"", b"three", "four é".encode(), b"five"]
@@ -43,7 +43,7 @@ def test_gzip_that_was_cut_off_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_file_of_no_lines_is_rejected_before_it_fills_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_LINE", 1000)
+    monkeypatch.setattr(formats, "MAX_LINE", 1000)
     path = tmp_path / "log"
     path.write_bytes(b"first\n" + b"x" * 5000)
     with pytest.raises(InvalidInput, match="line 2 of log is longer"):
@@ -53,11 +53,3 @@ def test_a_file_of_no_lines_is_rejected_before_it_fills_memory(tmp_path: Path, m
 def test_an_absent_file_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="nowhere"):
         Source(tmp_path / "nowhere").digest()
-
-
-def test_reading_reports_progress(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    path.write_bytes(b"a\n" * 1000)
-    heard: list[int] = []
-    Source(path).digest(heard.append)
-    assert heard[-1] == Source(path).size == 2000

@@ -1,7 +1,7 @@
 """What a 202 promises: durable and applied; duplicates, a full spool and stores that are down."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,56 +20,57 @@ ID = "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3d"
 OTHER_ID = "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3e"
 
 
-async def test_signals_are_applied_when_the_202_is_out(tmp_path: Path) -> None:
-    async with ingest_world(tmp_path) as world:
-        await world.send(LIKE, FOLLOW, HIDE, {"event_type": "ping_deleted", "ping_id": "gone"})
-        signals = await world.signals.read("u1", NOW_MS)
-        assert signals.state.following() == {"c1"}
-        assert set(signals.state.hides) == {"p9"}
-        assert set(signals.state.seen) == {"p1", "p9"}
-        assert signals.deleted == {"gone"}
-        assert [(e.ping_id, e.country, e.event_type) for e in world.trending.counted] == [("p1", "DE", "like")]
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with ingest_world(tmp_path) as opened:
+        yield opened
 
 
-async def test_events_without_signals_touch_no_store(tmp_path: Path) -> None:
-    async with ingest_world(tmp_path) as world:
-        world.signals.down = world.trending.down = "down"
-        answer = await world.send({"event_type": "ping_created", "ping_id": "p", "creator_id": "c"})
-        assert answer.status_code == 202
-        assert await world.metric("pingfeed_signal_failures_total") == 0
+async def test_signals_are_applied_before_the_202_is_sent(world: World) -> None:
+    await world.send(LIKE, FOLLOW, HIDE, {"event_type": "ping_deleted", "ping_id": "gone"})
+    signals = await world.signals.read("u1", NOW_MS)
+    assert signals.state.following() == {"c1"}
+    assert set(signals.state.hides) == {"p9"}
+    assert set(signals.state.seen) == {"p1", "p9"}
+    assert signals.deleted == {"gone"}
+    assert [(e.ping_id, e.country, e.event_type) for e in world.trending.counted.values()] == [("p1", "DE", "like")]
 
 
-async def test_a_duplicate_is_acknowledged_and_not_stored_again(tmp_path: Path) -> None:
-    async with ingest_world(tmp_path) as world:
-        assert (await world.send(LIKE | {"event_id": ID})).json()["accepted"] == 1
-        again = await world.send(LIKE | {"event_id": ID.upper()})
-        assert (again.status_code, again.json()) == (202, {"accepted": 0, "duplicates": 1, "rejected": []})
-        assert len(world.spooled()) == 1
+async def test_events_without_signals_touch_no_store(world: World) -> None:
+    world.signals.down = world.trending.down = "down"
+    answer = await world.send({"event_type": "ping_created", "ping_id": "p", "creator_id": "c"})
+    assert answer.status_code == 202
+    assert await world.metric("pingfeed_signal_failures_total") == 0
 
 
-async def test_a_repeat_inside_a_request_is_stored_once(tmp_path: Path) -> None:
-    async with ingest_world(tmp_path) as world:
-        answer = await world.send(LIKE | {"event_id": ID}, LIKE | {"event_id": ID}, LIKE | {"event_id": OTHER_ID})
-        assert answer.json() == {"accepted": 2, "duplicates": 1, "rejected": []}
-        assert [row["event_id"] for row in world.spooled()] == [ID, OTHER_ID]
+async def test_a_duplicate_is_acknowledged_and_not_stored_again(world: World) -> None:
+    assert (await world.send(LIKE | {"event_id": ID})).json()["accepted"] == 1
+    again = await world.send(LIKE | {"event_id": ID.upper()})
+    assert (again.status_code, again.json()) == (202, {"accepted": 0, "duplicates": 1, "rejected": []})
+    assert len(world.spooled()) == 1
 
 
-async def test_the_same_id_of_another_user_is_another_event(tmp_path: Path) -> None:
-    async with ingest_world(tmp_path) as world:
-        answer = await world.send(LIKE | {"event_id": ID}, LIKE | {"event_id": ID, "user_id": "u2"})
-        assert answer.json()["accepted"] == 2
+@pytest.mark.parametrize(
+    ("other", "accepted"),
+    [({"event_id": ID}, 1), ({"event_id": OTHER_ID}, 2), ({"event_id": ID, "user_id": "u2"}, 2)],
+    ids=["a repeat", "another id", "another user"],
+)
+async def test_events_of_a_request_are_distinct_by_user_and_id(
+    world: World, other: dict[str, str], accepted: int
+) -> None:
+    answer = await world.send(LIKE | {"event_id": ID}, LIKE | other)
+    assert answer.json() == {"accepted": accepted, "duplicates": 2 - accepted, "rejected": []}
+    assert len(world.spooled()) == accepted
 
 
-async def test_events_without_an_id_are_never_duplicates(tmp_path: Path) -> None:
-    async with ingest_world(tmp_path) as world:
-        assert (await world.send(LIKE, LIKE)).json()["accepted"] == 2
+async def test_events_without_an_id_are_never_duplicates(world: World) -> None:
+    assert (await world.send(LIKE, LIKE)).json()["accepted"] == 2
 
 
-async def test_a_duplicate_beside_a_refusal_is_a_202(tmp_path: Path) -> None:
-    async with ingest_world(tmp_path) as world:
-        await world.send(LIKE | {"event_id": ID})
-        answer = await world.send(LIKE | {"event_id": ID}, {"event_type": "like"})
-        assert (answer.status_code, answer.json()["duplicates"], len(answer.json()["rejected"])) == (202, 1, 1)
+async def test_a_duplicate_beside_a_rejection_is_a_202(world: World) -> None:
+    await world.send(LIKE | {"event_id": ID})
+    answer = await world.send(LIKE | {"event_id": ID}, {"event_type": "like"})
+    assert (answer.status_code, answer.json()["duplicates"], len(answer.json()["rejected"])) == (202, 1, 1)
 
 
 async def test_a_full_spool_is_a_503_and_the_retry_is_no_duplicate(tmp_path: Path) -> None:
@@ -92,39 +93,38 @@ async def test_a_full_spool_is_a_503_and_the_retry_is_no_duplicate(tmp_path: Pat
         assert (await world.send(event)).json()["accepted"] == 1
 
 
-async def test_refusals_of_a_request_that_was_not_stored_are_not_kept(tmp_path: Path) -> None:
-    """It will be sent again whole: its refusals would be counted twice."""
+async def test_rejected_events_of_a_request_that_was_not_stored_are_not_kept(tmp_path: Path) -> None:
+    """The client sends the whole request again: they would count twice."""
     async with ingest_world(tmp_path, max_spool_bytes=10) as world:
         assert (await world.send(LIKE, {"event_type": "like"})).status_code == 503
         assert await world.metric('pingfeed_events_rejected_total{code="missing_field"}') == 0
     assert world.rejected_lines() == []
 
 
-async def test_signals_that_are_down_cost_no_event_and_are_caught_up_with(tmp_path: Path) -> None:
+async def test_no_event_is_lost_while_signals_are_down_and_they_catch_up(tmp_path: Path) -> None:
     async with ingest_world(tmp_path, flush_seconds=0.01) as world:
         world.signals.down = "signals are down"
         assert (await world.send(FOLLOW)).status_code == 202
         ready = await world.client.get("/readyz")
         assert (ready.status_code, ready.json()["degraded"]) == (200, ["signals"])
         await eventually(lambda: len(world.sink.rows) == 1)
-        assert len(world.spooled()) == 1, "delivered, but held until its signals are applied"
+        assert len(world.spooled()) == 1, "delivered, but kept until its signals are applied"
         world.signals.down = ""
-        await eventually(lambda: bool(world.signals.acts))
+        await eventually(lambda: bool(world.signals.applied))
         await eventually(lambda: not world.spooled())
         assert await world.metric("pingfeed_signal_failures_total") >= 1
 
 
-async def test_trending_that_is_down_is_counted_and_costs_nothing(tmp_path: Path) -> None:
-    async with ingest_world(tmp_path) as world:
-        world.trending.down = "trending is down"
-        assert (await world.send(LIKE)).status_code == 202
-        assert [act.kind for act in world.signals.acts] == ["seen", "engaged"]
-        assert await world.metric("pingfeed_trending_failures_total") == 1
-        assert await world.metric("pingfeed_signal_failures_total") == 0
-        assert (await world.client.get("/readyz")).json()["degraded"] == ["trending"]
+async def test_a_failed_trending_update_is_counted_and_fails_nothing(world: World) -> None:
+    world.trending.down = "trending is down"
+    assert (await world.send(LIKE)).status_code == 202
+    assert [act.kind for act in world.signals.applied] == ["seen", "engaged"]
+    assert await world.metric("pingfeed_trending_failures_total") == 1
+    assert await world.metric("pingfeed_signal_failures_total") == 0
+    assert (await world.client.get("/readyz")).json()["degraded"] == ["trending"]
 
 
-async def test_what_an_earlier_process_left_is_applied_before_serving(tmp_path: Path) -> None:
+async def test_spooled_signals_of_an_earlier_process_are_applied_before_serving(tmp_path: Path) -> None:
     async with ingest_world(tmp_path) as first:
         first.sink.down = "the sink is down"
         await first.send(FOLLOW)
@@ -133,97 +133,61 @@ async def test_what_an_earlier_process_left_is_applied_before_serving(tmp_path: 
         assert (await second.signals.read("u1", NOW_MS)).state.following() == {"c1"}
 
 
-async def test_closing_delivers_what_is_spooled(tmp_path: Path) -> None:
+async def test_close_delivers_spooled_events(tmp_path: Path) -> None:
     async with ingest_world(tmp_path) as world:
         await world.send(LIKE, FOLLOW)
         assert world.sink.rows == []
     assert [row["event_type"] for row in world.sink.rows] == ["like", "follow"]
 
 
-async def burst(world: World, requests: int) -> None:
-    answers = await asyncio.gather(*(world.send(*[LIKE | {"user_id": f"u{i}"}] * 10) for i in range(requests)))
-    assert [answer.json()["accepted"] for answer in answers] == [10] * requests
-
-
-async def test_requests_at_the_same_time_all_land(tmp_path: Path) -> None:
+async def test_concurrent_requests_all_land(tmp_path: Path) -> None:
     async with ingest_world(tmp_path, flush_seconds=0.01) as world:
-        await burst(world, 40)
-    assert sorted({row["user_id"] for row in world.sink.rows}) == sorted(f"u{i}" for i in range(40))
+        answers = await asyncio.gather(*(world.send(*[LIKE | {"user_id": f"u{i}"}] * 10) for i in range(40)))
+        assert [answer.json()["accepted"] for answer in answers] == [10] * 40
+    assert {row["user_id"] for row in world.sink.rows} == {f"u{i}" for i in range(40)}
     assert len({row["event_id"] for row in world.sink.rows}) == 400
 
 
-def row(user: str, number: int) -> Row:
-    return {"user_id": user, "event_id": str(number)}
+def row(number: int) -> Row:
+    return {"user_id": "u", "event_id": str(number)}
 
 
 def fresh_among(recent: RecentEvents, numbers: Iterable[int]) -> list[str]:
-    return [one["event_id"] for one in recent.new_of([row("u", n) for n in numbers])[0]]
-
-
-def test_the_window_forgets_the_oldest_first() -> None:
-    recent = RecentEvents(limit=2)
-    for n in range(1, 6):
-        recent.remember([key_of(row("u", n))])
-    assert fresh_among(recent, range(1, 7)) == ["1", "2", "6"]
+    return [one["event_id"] for one in recent.new_of([row(n) for n in numbers])[0]]
 
 
 def test_the_window_holds_its_limit_and_at_most_twice_that() -> None:
     recent = RecentEvents(limit=10)
     for n in range(1000):
-        recent.remember([key_of(row("u", n))])
+        recent.remember([key_of(row(n))])
         assert fresh_among(recent, range(max(0, n - 9), n + 1)) == []
     assert len(fresh_among(recent, range(1000))) >= 980
-
-
-def test_a_repeat_within_a_request_is_new_once() -> None:
-    recent = RecentEvents()
-    recent.remember([key_of(row("u", 1))])
-    assert fresh_among(recent, [3, 1, 2, 3, 2]) == ["3", "2"]
 
 
 def test_catalogue_events_without_a_user_have_a_key_too() -> None:
     assert key_of({"event_id": "x"}) == "x"
 
 
-async def test_an_event_that_two_requests_bring_at_once_is_stored_once(tmp_path: Path) -> None:
-    async with ingest_world(tmp_path) as world:
-        event = LIKE | {"event_id": ID}
-        answers = await asyncio.gather(*(world.send(event, LIKE) for _ in range(5)))
-        counts = sorted((answer.json()["accepted"], answer.json()["duplicates"]) for answer in answers)
-        assert counts == [(1, 1)] * 4 + [(2, 0)]
-        assert [row["event_id"] for row in world.spooled()].count(ID) == 1
+async def test_an_event_in_concurrent_requests_is_stored_once(world: World) -> None:
+    event = LIKE | {"event_id": ID}
+    answers = await asyncio.gather(*(world.send(event, LIKE) for _ in range(5)))
+    counts = sorted((answer.json()["accepted"], answer.json()["duplicates"]) for answer in answers)
+    assert counts == [(1, 1)] * 4 + [(2, 0)]
+    assert [row["event_id"] for row in world.spooled()].count(ID) == 1
 
 
-async def test_an_event_whose_first_request_fails_is_taken_from_the_second(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with ingest_world(tmp_path) as world:
-        append, calls = world.spool.append, 0
+async def test_a_duplicate_of_a_request_that_failed_is_accepted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    append, calls = world.spool.append, 0
 
-        async def fails_once(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            await asyncio.sleep(0)
-            if calls == 1:
-                raise Unavailable("not now")
-            return await append(*arguments, **options)
+    async def fails_once(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0)
+        if calls == 1:
+            raise Unavailable("not now")
+        return await append(*arguments, **options)
 
-        monkeypatch.setattr(world.spool, "append", fails_once)
-        answers = await asyncio.gather(*(world.send(LIKE | {"event_id": ID}) for _ in range(2)))
-        assert sorted(answer.status_code for answer in answers) == [202, 503]
-        assert [row["event_id"] for row in world.spooled()] == [ID]
-
-
-async def test_an_event_enters_the_window_only_once_it_is_durable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with ingest_world(tmp_path) as world:
-        append = world.spool.append
-
-        async def refuses(*_: Any, **__: Any) -> int:
-            raise Unavailable("the disk refuses")
-
-        monkeypatch.setattr(world.spool, "append", refuses)
-        assert (await world.send(LIKE | {"event_id": ID})).status_code == 503
-        monkeypatch.setattr(world.spool, "append", append)
-        assert (await world.send(LIKE | {"event_id": ID})).json()["accepted"] == 1
+    monkeypatch.setattr(world.spool, "append", fails_once)
+    answers = await asyncio.gather(*(world.send(LIKE | {"event_id": ID}) for _ in range(2)))
+    assert sorted(answer.status_code for answer in answers) == [202, 503]
+    assert [row["event_id"] for row in world.spooled()] == [ID]

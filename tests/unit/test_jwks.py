@@ -1,4 +1,4 @@
-"""The keys of tokens: which ones count, when they are read anew, and what holds while they cannot be."""
+"""The keys that verify tokens: which are usable, when they are refreshed, and what happens if they cannot be read."""
 
 import asyncio
 import threading
@@ -80,10 +80,20 @@ class Login:
         return self.metrics.registry.get_sample_value("pingfeed_jwks_reads_total", {"outcome": outcome})
 
 
-async def test_new_key_is_found_at_once_and_removed_key_is_gone() -> None:
-    login = Login()
+@pytest.fixture
+def login() -> Login:
+    return Login()
+
+
+@pytest.fixture
+async def keys(login: Login) -> jwks.PublishedKeys:
+    """The issuer's keys, read once."""
     keys = login.keys()
     assert await keys.find("rsa-1", "RS256") is not None
+    return keys
+
+
+async def test_new_key_is_found_at_once_and_removed_key_is_gone(login: Login, keys: jwks.PublishedKeys) -> None:
     assert await keys.find("rsa-1", "ES256") is None
     login.body = issuer.jwks("rsa-2")
     login.now_s += jwks.RETRY_S
@@ -92,29 +102,20 @@ async def test_new_key_is_found_at_once_and_removed_key_is_gone() -> None:
     assert (login.reads, login.changes) == (2, 2)
 
 
-async def test_flood_of_unknown_ids_reads_once_in_ten_seconds() -> None:
-    login = Login()
-    keys = login.keys()
-    assert await keys.find("rsa-1", "RS256") is not None
+async def test_flood_of_unknown_ids_reads_once_in_ten_seconds(login: Login, keys: jwks.PublishedKeys) -> None:
     for _ in range(10):
         login.now_s += 1
-        found = await asyncio.gather(*(keys.find(f"unknown-{i}", "RS256") for i in range(100)))
-        assert not any(found)
+        assert not any(await asyncio.gather(*(keys.find(f"unknown-{i}", "RS256") for i in range(100))))
     assert login.reads == 2
 
 
-async def test_concurrent_lookups_share_one_read() -> None:
-    login = Login()
+async def test_concurrent_lookups_share_one_read(login: Login) -> None:
     keys = login.keys()
-    found = await asyncio.gather(*(keys.find("rsa-1", "RS256") for _ in range(100)))
-    assert all(found)
+    assert all(await asyncio.gather(*(keys.find("rsa-1", "RS256") for _ in range(100))))
     assert login.reads == 1
 
 
-async def test_old_set_is_refreshed_in_the_background() -> None:
-    login = Login()
-    keys = login.keys()
-    await keys.find("rsa-1", "RS256")
+async def test_old_set_is_refreshed_in_the_background(login: Login, keys: jwks.PublishedKeys) -> None:
     login.body = issuer.jwks("rsa-2")
     login.now_s += jwks.MAX_AGE_S
     assert await keys.find("rsa-1", "RS256") is not None, "no request waits for the refresh"
@@ -126,20 +127,16 @@ async def test_old_set_is_refreshed_in_the_background() -> None:
     assert await keys.find("rsa-1", "RS256") is None
 
 
-async def test_revoked_key_is_rejected_after_a_long_silence() -> None:
-    login = Login()
-    keys = login.keys()
-    await keys.find("rsa-1", "RS256")
+async def test_revoked_key_is_rejected_after_a_long_silence(login: Login, keys: jwks.PublishedKeys) -> None:
     login.body = issuer.jwks("rsa-2")
     login.now_s += 2 * jwks.MAX_AGE_S
     assert await keys.find("rsa-1", "RS256") is None
 
 
 @pytest.mark.parametrize("body", [None, b"<html>", b'{"keys":[]}'])
-async def test_old_set_is_kept_when_a_refresh_fails(body: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
-    login = Login()
-    keys = login.keys()
-    await keys.find("rsa-1", "RS256")
+async def test_old_set_is_kept_when_a_refresh_fails(
+    login: Login, keys: jwks.PublishedKeys, body: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
     login.down, login.body = body is None, body or b""
     login.now_s += jwks.MAX_AGE_S
     assert await keys.find("rsa-9", "RS256") is None
@@ -148,8 +145,8 @@ async def test_old_set_is_kept_when_a_refresh_fails(body: bytes | None, caplog: 
     assert "could not refresh" in caplog.text
 
 
-async def test_without_any_key_set_tokens_are_unavailable_not_invalid() -> None:
-    login = Login(down=True)
+async def test_without_any_key_set_tokens_are_unavailable_not_invalid(login: Login) -> None:
+    login.down = True
     keys = login.keys()
     for _ in range(50):
         with pytest.raises(Unavailable):
@@ -192,17 +189,22 @@ def test_key_url_is_read(server: str) -> None:
     assert jwks.source_of(f"{server}/keys")() == issuer.jwks("rsa-1")
 
 
-@pytest.mark.parametrize("path", ["/moved", "/broken", "/huge"])
-def test_redirect_error_and_oversized_response_are_rejected(server: str, path: str) -> None:
-    with pytest.raises(Unavailable):
-        jwks.source_of(server + path)()
-
-
-def test_unreachable_server_and_unusable_file_are_unavailable(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "address",
+    [
+        "{server}/moved",
+        "{server}/broken",
+        "{server}/huge",
+        "http://127.0.0.1:1/keys",
+        "{folder}",
+        "{folder}/absent",
+        "{folder}/huge",
+    ],
+)
+def test_a_failing_server_and_an_unusable_file_are_unavailable(server: str, tmp_path: Path, address: str) -> None:
     (tmp_path / "huge").write_bytes(b"x" * (jwks.MAX_BYTES + 1))
-    for address in ("http://127.0.0.1:1/keys", str(tmp_path / "absent"), str(tmp_path), str(tmp_path / "huge")):
-        with pytest.raises(Unavailable):
-            jwks.source_of(address)()
+    with pytest.raises(Unavailable):
+        jwks.source_of(address.format(server=server, folder=tmp_path))()
 
 
 @dataclass
@@ -293,11 +295,11 @@ def test_arbitrary_bytes_are_unauthenticated(text: bytes) -> None:
         asyncio.run(tokens(Now(), **issuer.SHARED).subject(text, text))
 
 
-def test_key_file_without_keys_fails_the_start(tmp_path: Path) -> None:
-    environ = issuer.environ(tmp_path)
-    for path, body in (("absent.json", None), ("empty.json", b'{"keys":[]}'), ("no.json", b"pem")):
-        if body is not None:
-            (tmp_path / path).write_bytes(body)
-        with pytest.raises(SettingsError) as refused:
-            tokens(Now(), **(environ | {"JWT_JWKS": str(tmp_path / path)}))
-        assert refused.value.field == "PINGFEED_JWT_JWKS"
+@pytest.mark.parametrize("body", [None, b'{"keys":[]}', b"pem"])
+def test_key_file_without_keys_fails_the_start(tmp_path: Path, body: bytes | None) -> None:
+    path = tmp_path / "unusable.json"
+    if body is not None:
+        path.write_bytes(body)
+    with pytest.raises(SettingsError) as error:
+        tokens(Now(), **(issuer.environ(tmp_path) | {"JWT_JWKS": str(path)}))
+    assert error.value.field == "PINGFEED_JWT_JWKS"

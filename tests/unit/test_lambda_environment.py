@@ -1,4 +1,4 @@
-"""The life of a function's environment: one loop, made once, nothing that runs on, settings that work there."""
+"""A function's execution environment: one loop for all invocations, no leftover work, checked settings."""
 
 import asyncio
 import json
@@ -24,14 +24,14 @@ def world() -> Iterator[LambdaWorld]:
         yield made
 
 
-def test_invocations_share_one_loop_and_what_was_made_at_the_first(world: LambdaWorld) -> None:
+def test_invocations_share_one_loop_and_one_app(world: LambdaWorld) -> None:
     assert body_of(world(events(LIKE)))["accepted"] == 1
     assert body_of(world(events(LIKE)))["duplicates"] == 1
     assert world.built == world.loops
     assert len(world.loops) == 1
 
 
-def test_nothing_runs_after_an_answer(world: LambdaWorld) -> None:
+def test_nothing_runs_after_a_response(world: LambdaWorld) -> None:
     before = set(threading.enumerate())
     for event in (events(LIKE, BAD), events(BAD), request("/readyz", method="GET"), request("/docs", method="GET")):
         world(event)
@@ -39,49 +39,34 @@ def test_nothing_runs_after_an_answer(world: LambdaWorld) -> None:
         assert set(threading.enumerate()) <= before
 
 
-def test_what_a_request_left_behind_is_waited_for(world: LambdaWorld) -> None:
-    done = []
+@pytest.mark.parametrize(("seconds", "outcome"), [(0.02, "done"), (3600, "cancelled")])
+def test_tasks_that_a_request_left_are_awaited_then_cancelled(
+    world: LambdaWorld, monkeypatch: pytest.MonkeyPatch, seconds: float, outcome: str
+) -> None:
+    monkeypatch.setattr("ingest_api.lambda_handler.REST_S", 6 if outcome == "done" else 0.02)
+    outcomes: list[str] = []
+    tasks: list[asyncio.Task[None]] = []
 
     async def later() -> None:
-        await asyncio.sleep(0.02)
-        done.append("later")
-
-    def begin() -> None:
-        tasks.append(asyncio.get_running_loop().create_task(later()))
-
-    tasks: list[asyncio.Task[None]] = []
-    world.signals.before = begin
-    world(events(LIKE))
-    assert done == ["later"]
-
-
-def test_what_takes_too_long_after_a_request_is_called_off(world: LambdaWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest_api.lambda_handler.REST_S", 0.02)
-    ended: list[str] = []
-
-    async def forever() -> None:
         try:
-            await asyncio.Event().wait()
-        finally:
-            ended.append("called off")
+            await asyncio.sleep(seconds)
+            outcomes.append("done")
+        except asyncio.CancelledError:
+            outcomes.append("cancelled")
+            raise
 
-    def begin() -> None:
-        tasks.append(asyncio.get_running_loop().create_task(forever()))
-
-    tasks: list[asyncio.Task[None]] = []
-    world.signals.before = begin
+    world.signals.before = lambda: tasks.append(asyncio.get_running_loop().create_task(later()))
     assert world(events(LIKE))["statusCode"] == 202
-    assert ended == ["called off"]
-    assert world.running() == []
+    assert (outcomes, world.running()) == ([outcome], [])
 
 
-def test_an_open_door_needs_to_be_asked_for() -> None:
+def test_open_access_must_be_allowed_explicitly() -> None:
     with lambda_world({**ENVIRON, "PINGFEED_ALLOW_OPEN": "0"}) as world:
         assert world(events(LIKE))["statusCode"] == 500
         assert world.built == []
 
 
-def test_a_failed_start_is_an_answer_and_a_sentence_and_is_tried_again(
+def test_a_failed_start_is_a_500_with_a_log_line_and_is_retried(
     world: LambdaWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = world.environ.pop("PINGFEED_LAKE_URL")
@@ -94,20 +79,22 @@ def test_a_failed_start_is_an_answer_and_a_sentence_and_is_tried_again(
     assert len(world.loops) == 1
 
 
-def test_a_time_out_that_is_too_short_is_a_failed_start(world: LambdaWorld, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_function_timeout_that_is_too_short_fails_the_start(
+    world: LambdaWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert world(events(LIKE), Context(remaining_ms=3_000))["statusCode"] == 500
     assert "timeout is under 22 s" in capsys.readouterr().err
     assert world(events(LIKE))["statusCode"] == 202
-    assert world(events(LIKE), Context(remaining_ms=3_000))["statusCode"] == 202, "looked at when it is made"
+    assert world(events(LIKE), Context(remaining_ms=3_000))["statusCode"] == 202, "checked at the start only"
 
 
-def test_an_event_that_is_no_request_is_an_error_of_the_function(world: LambdaWorld) -> None:
+def test_an_event_that_is_not_an_http_request_raises(world: LambdaWorld) -> None:
     with pytest.raises(RuntimeError):
         world({"detail-type": "Scheduled Event"})
     assert world(events(LIKE))["statusCode"] == 202
 
 
-def test_what_was_counted_is_one_line_of_the_log_if_anything_was(world: LambdaWorld) -> None:
+def test_counters_that_changed_are_one_log_line(world: LambdaWorld) -> None:
     world(events(LIKE, FOLLOW, BAD, {**LIKE, "user_id": ""}))
     line = json.loads(world.lines[0])
     (directive,) = line["_aws"]["CloudWatchMetrics"]
@@ -134,17 +121,17 @@ def test_what_was_counted_is_one_line_of_the_log_if_anything_was(world: LambdaWo
         ("TRENDING_URL", "sqlite:///tmp/trending.sqlite"),
     ],
 )
-def test_what_needs_a_disk_is_refused_by_name(variable: str, url: str) -> None:
+def test_settings_that_need_a_disk_are_rejected_by_name(variable: str, url: str) -> None:
     settings = load({**ENVIRON, f"PINGFEED_{variable}": url})
-    with pytest.raises(SettingsError, match=f"PINGFEED_{variable} is .*a Lambda function loses") as refused:
+    with pytest.raises(SettingsError, match=f"PINGFEED_{variable} is .*a Lambda function loses") as rejected:
         build_for_lambda(settings)
-    assert refused.value.field == f"PINGFEED_{variable}"
-    assert "\n" not in refused.value.message
+    assert rejected.value.field == f"PINGFEED_{variable}"
+    assert "\n" not in rejected.value.message
 
 
 @pytest.mark.parametrize("signals", ON_LAMBDA["signals_url"])
 @pytest.mark.parametrize("trending", ON_LAMBDA["trending_url"])
-def test_what_works_there_is_opened_without_a_connection(signals: str, trending: str) -> None:
+def test_services_open_without_a_connection(signals: str, trending: str) -> None:
     urls = {
         "PINGFEED_SIGNALS_URL": f"{signals}://a.table",
         "PINGFEED_TRENDING_URL": "snapshot://" if trending == "snapshot" else f"{trending}://cache",
@@ -154,8 +141,8 @@ def test_what_works_there_is_opened_without_a_connection(signals: str, trending:
     assert services.publisher is None
 
 
-def test_importing_it_reads_no_settings_and_starts_nothing() -> None:
-    """And neither Arrow nor the database libraries of one machine come with it."""
+def test_importing_the_handler_reads_no_settings_and_starts_nothing() -> None:
+    """Nor does it import Arrow or the database libraries of one machine."""
     script = (
         "import asyncio, sys, threading, ingest_api.lambda_handler\n"
         "assert threading.active_count() == 1\n"

@@ -3,18 +3,23 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from batch.engine import sql_digest
 from batch.features import day_state
 from batch.features.catalogue import ids_of
-from batch.features.engine import sql_digest
 from batch.jobs.load_events import EventLoader
 from batch.jobs.nightly import etl
-from batch.lake.ledger import Ledger
-from batch.progress import Progress
 from batch.serving import collaborative
 from batch.ticks import day_name
 from pingfeed.core.features import SQL_DIGEST
 from tests.unit.dying_lake import deaths
-from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, like, row
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> LakeWorld:
+    return LakeWorld(tmp_path)
 
 
 def _clean(world: LakeWorld) -> list[tuple[str, int]]:
@@ -22,54 +27,45 @@ def _clean(world: LakeWorld) -> list[tuple[str, int]]:
     return sorted(zip(table["event_id"].to_pylist(), table["known_tick"].to_pylist(), strict=True))
 
 
-def _like(tick: int, number: int = 0, user: str = "ada", ping: str = "p1") -> dict[str, Any]:
-    return row("like", tick * TICK_MS - 1, event_id=event_id(number), user_id=user, ping_id=ping)
-
-
 def test_the_digest_that_the_feed_carries_is_that_of_the_sql() -> None:
     assert sql_digest() == SQL_DIGEST, "run `make digest`"
 
 
-def test_events_are_stamped_with_the_tick_whose_run_first_lists_their_file(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    world.land([_like(FIRST + 1)])
+def test_events_are_stamped_with_the_tick_whose_run_first_lists_their_file(world: LakeWorld) -> None:
+    world.land([like(FIRST + 1)])
     world.learn(FIRST + 3)
     world.learn(FIRST + 4)
     assert _clean(world) == [(event_id(0), FIRST + 3)]
 
 
-def test_history_is_stamped_with_the_tick_after_its_arrival(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    world.land([_like(FIRST + 1), _like(FIRST + 7, 1)], history=True)
+def test_history_is_stamped_with_the_tick_after_its_arrival(world: LakeWorld) -> None:
+    world.land([like(FIRST + 1), like(FIRST + 7, 1)], history=True)
     world.learn(FIRST + 50, everything=True)
     assert _clean(world) == sorted([(event_id(0), FIRST + 1), (event_id(1), FIRST + 7)])
 
 
-def test_a_duplicate_is_dropped_within_seven_days_and_first_known_wins(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    world.land([_like(FIRST + 1), _like(FIRST + 1)])
+def test_a_duplicate_is_dropped_within_seven_days_and_first_known_wins(world: LakeWorld) -> None:
+    world.land([like(FIRST + 1), like(FIRST + 1)])
     world.learn(FIRST + 1)
-    world.land([_like(FIRST + 2)])
+    world.land([like(FIRST + 2)])
     world.learn(FIRST + 2)
     late = FIRST + 1 + 7 * DAY
-    world.land([_like(late)])
+    world.land([like(late)])
     world.learn(late)
     assert _clean(world) == [(event_id(0), FIRST + 1), (event_id(0), late)]
 
 
-def test_the_same_event_id_of_two_users_is_two_events(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    world.land([_like(FIRST + 1), _like(FIRST + 1, user="bob")])
+def test_the_same_event_id_of_two_users_is_two_events(world: LakeWorld) -> None:
+    world.land([like(FIRST + 1), like(FIRST + 1, user="bob")])
     world.learn(FIRST + 1)
     assert len(_clean(world)) == 2
 
 
 def test_a_tick_lists_two_days_and_the_nightly_job_finds_files_in_older_partitions(
-    tmp_path: Path,
+    world: LakeWorld,
 ) -> None:
-    world = LakeWorld(tmp_path)
     world.learn(FIRST + 4 * DAY)
-    world.land([_like(FIRST + DAY)])
+    world.land([like(FIRST + DAY)])
     world.learn(FIRST + 4 * DAY + 1)
     assert _clean(world) == []
     world.learn(FIRST + 4 * DAY + 2, everything=True)
@@ -89,7 +85,7 @@ def _fill(world: LakeWorld) -> None:
     world.land(
         [row("ping_created", FIRST * TICK_MS, event_id=event_id("p"), ping_id="p1", creator_id="c", topics=["x"])]
     )
-    world.land([_like(FIRST + 1, 1), _like(FIRST + 1, 2, user="bob")])
+    world.land([like(FIRST + 1, 1), like(FIRST + 1, 2, user="bob")])
 
 
 def test_a_run_killed_at_any_write_leaves_nothing_behind_for_the_next(tmp_path: Path) -> None:
@@ -100,7 +96,7 @@ def test_a_run_killed_at_any_write_leaves_nothing_behind_for_the_next(tmp_path: 
     for attempt in deaths(least=10, most=60):
         world = LakeWorld(tmp_path / f"died-{attempt.changes}")
         _fill(world)
-        loader = EventLoader(world.batch.tables, world.batch.engine, world.batch.ticks, Progress(quiet=True))
+        loader = EventLoader(world.batch)
         with attempt.in_lake(world.batch.tables):
             loader.run(FIRST + 1, 0)
         if attempt.died:
@@ -108,27 +104,24 @@ def test_a_run_killed_at_any_write_leaves_nothing_behind_for_the_next(tmp_path: 
         assert _everything(world) == expected, f"died at change {attempt.changes}"
 
 
-def test_loading_again_changes_nothing(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_loading_again_changes_nothing(world: LakeWorld) -> None:
     _fill(world)
     world.learn(FIRST + 1, everything=True)
     before = _everything(world)
     world.learn(FIRST + 1, everything=True)
-    world.learn(FIRST + 2)
+    assert world.learn(FIRST + 2).files == []
     assert _everything(world) == before
 
 
-def test_what_lands_after_a_tick_has_run_counts_from_the_next(tmp_path: Path) -> None:
+def test_what_lands_after_a_tick_has_run_counts_from_the_next(world: LakeWorld) -> None:
     """The tick's snapshot may be out: it must not change behind the feed's back."""
-    world = LakeWorld(tmp_path)
     world.learn(FIRST + 1)
-    world.land([_like(FIRST + 1)])
+    world.land([like(FIRST + 1)])
     world.learn(FIRST + 1, everything=True)
     assert _clean(world) == [(event_id(0), FIRST + 2)]
 
 
-def test_numbers_are_never_reused_and_never_change(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_numbers_are_never_reused_and_never_change(world: LakeWorld) -> None:
     _fill(world)
     world.learn(FIRST + 1)
     first = world.batch.tables.catalogue("numbers").to_pylist()
@@ -140,24 +133,22 @@ def test_numbers_are_never_reused_and_never_change(tmp_path: Path) -> None:
     assert len(numbers) == len(set(numbers))
 
 
-def test_older_history_makes_later_states_anew(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_older_history_makes_later_states_anew(world: LakeWorld) -> None:
     _fill(world)
     world.learn(FIRST + 1)
     world.learn(FIRST + DAY)
     before = world.batch.tables.state("lifetime", FIRST_DAY + 1).to_pylist()
-    world.land([_like(FIRST + 3, 9)], history=True)
+    world.land([like(FIRST + 3, 9)], history=True)
     world.learn(FIRST + DAY + 1, everything=True)
     after = world.batch.tables.state("lifetime", FIRST_DAY + 1).to_pylist()
     assert [one["points"] for one in before] == [20_000]
     assert [one["points"] for one in after] == [30_000]
 
 
-def test_compaction_keeps_every_row_and_survives_a_crash_between_write_and_cleanup(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_compaction_keeps_every_row_and_survives_a_crash_between_write_and_cleanup(world: LakeWorld) -> None:
     _fill(world)
     world.learn(FIRST + 1)
-    world.land([_like(FIRST + 2, 5)])
+    world.land([like(FIRST + 2, 5)])
     world.learn(FIRST + 2)
     before = _everything(world)
     tables, lake = world.batch.tables, world.batch.tables.lake
@@ -174,63 +165,47 @@ def test_compaction_keeps_every_row_and_survives_a_crash_between_write_and_clean
     assert _everything(world) == before
 
 
-def test_a_file_without_a_manifest_is_not_read_twice_by_the_ledger(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    _fill(world)
-    ledger = Ledger(world.batch.tables, world.batch.ticks)
-    assert len(ledger.unread(FIRST + 1, everything=False).live) == 2
-    world.learn(FIRST + 1)
-    assert ledger.unread(FIRST + 2, everything=False).live == []
-    assert ledger.unread(FIRST + 2, everything=True).live == []
-
-
-def test_a_value_named_twice_and_two_versions_in_one_request_count_once(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_a_value_named_twice_and_two_versions_in_one_request_count_once(world: LakeWorld) -> None:
     made = {"ping_id": "p1", "creator_id": "c", "topics": ["x", "x"], "facets": {"topics": ["x"]}}
     world.land([row("ping_created", FIRST * TICK_MS, **made), row("ping_created", FIRST * TICK_MS, **made)])
-    world.land([_like(FIRST + 1)])
+    world.land([like(FIRST + 1)])
     world.learn(FIRST + 1)
     buckets = world.batch.tables.aggregate("facet_value_buckets", FIRST_DAY, FIRST_DAY).to_pylist()
     assert [bucket["points"] for bucket in buckets] == [10_000]
 
 
-def test_a_block_outlasts_an_unfollow_and_a_follow(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_a_block_outlasts_an_unfollow_and_a_follow(world: LakeWorld) -> None:
     about = {"user_id": "ada", "creator_id": "c"}
     kinds = ("follow", "block", "unfollow")
     world.land([row(kind, FIRST * TICK_MS + at, **about) for at, kind in enumerate(kinds)])
     world.learn(FIRST + 1)
     world.land([row("follow", (FIRST + 2) * TICK_MS - 1, **about)])
     world.learn(FIRST + 2)
-    batch = world.batch
     for name, relation in (("blocked", None), ("relations", "follow")):
-        found = day_state.current(batch.tables, batch.engine, batch.ticks, name, FIRST + 2).to_pylist()
+        found = day_state.current(world.batch, name, FIRST + 2).to_pylist()
         assert [entry.get("relation") for entry in found] == [relation]
 
 
-def test_history_drops_what_was_derived_without_it(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
+def test_history_drops_what_was_derived_without_it(world: LakeWorld) -> None:
     world.time.now_ms = (FIRST + 3 * DAY) * TICK_MS
     etl(world.batch, FIRST + 3 * DAY)
     assert len(collaborative.factors_of(world.batch, FIRST_DAY + 3).pings) == 0
-    likes = [_like(FIRST + 1, 50 + n, user=f"u{n % 9}", ping=f"p{n % 8}") for n in range(72)]
+    likes = [like(FIRST + 1, 50 + n, user=f"u{n % 9}", ping=f"p{n % 8}") for n in range(72)]
     world.land(likes, history=True)
     etl(world.batch, FIRST + 3 * DAY)
     assert len(collaborative.factors_of(world.batch, FIRST_DAY + 3).pings) == 8
 
 
-def test_the_days_factors_know_nothing_of_the_day(tmp_path: Path) -> None:
+def test_the_days_factors_know_nothing_of_the_day(world: LakeWorld) -> None:
     """A same-day collaborative score would have seen what it is to predict."""
-    world = LakeWorld(tmp_path)
-    world.land([_like(FIRST + 1, n, user=f"u{n % 9}", ping=f"p{n % 8}") for n in range(72)])
+    world.land([like(FIRST + 1, n, user=f"u{n % 9}", ping=f"p{n % 8}") for n in range(72)])
     world.learn(FIRST + 1)
     assert len(collaborative.factors_of(world.batch, FIRST_DAY).pings) == 0
     world.learn(FIRST + DAY)
     assert len(collaborative.factors_of(world.batch, FIRST_DAY + 1).pings) == 8
 
 
-def test_facets_and_attributes_are_kept_with_their_version(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_facets_and_attributes_are_kept_with_their_version(world: LakeWorld) -> None:
     made = row("ping_created", FIRST * TICK_MS, ping_id="p1", creator_id="c", topics=["x", "y"])
     plain = row("ping_created", FIRST * TICK_MS, ping_id="p2", creator_id="c")
     world.land([plain, made | {"facets": {"tags": ["a"], "actors": ["b", "c"]}, "attributes": {"words": 12.5}}])

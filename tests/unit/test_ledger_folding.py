@@ -6,15 +6,10 @@ from shutil import copytree
 import pytest
 
 from batch.lake.ledger import FOLD_DAYS, Ledger
-from pingfeed.core.events import Row
 from tests.unit.dying_lake import deaths
-from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, row
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, LakeWorld, like
 
 LATER = FIRST_DAY + FOLD_DAYS + 1
-
-
-def _like(tick: int) -> Row:
-    return row("like", tick * TICK_MS - 1, user_id="ada", ping_id="p1")
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +17,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three runs and an amendment on one day, one run on the next, one lately."""
     world = LakeWorld(tmp_path_factory.mktemp("prepared"))
     for tick in (FIRST + 1, FIRST + 2, FIRST + 3, FIRST + DAY + 1, (LATER + 1) * DAY):
-        world.land([_like(tick)])
+        world.land([like(tick, tick)])
         world.learn(tick)
         if tick == FIRST + 3:
-            world.land([_like(tick)])
+            world.land([like(tick)])
             world.learn(tick, everything=True)
     return world.home
 
@@ -55,14 +50,9 @@ def test_a_days_manifests_become_one_and_every_file_stays_known(prepared: Path, 
     assert _ledger(world).known_runs() == before
     assert len(before) == 6
     assert len(_ledger(world).known_runs(FIRST_DAY + 1)) == 2
-
-
-def test_folding_again_changes_nothing(prepared: Path, tmp_path: Path) -> None:
-    world = _world(prepared, tmp_path)
+    folded = _manifests(world)
     _ledger(world).fold(LATER)
-    before = _manifests(world)
-    _ledger(world).fold(LATER)
-    assert _manifests(world) == before
+    assert _manifests(world) == folded, "folding again changes nothing"
 
 
 def test_tables_of_folded_runs_stay_and_nothing_is_loaded_again(prepared: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`pingfeed provision`: each URL once, buckets first, AWS waited for, one sentence where it cannot be done."""
+"""`pingfeed provision`: each URL once, buckets first, waiting for AWS, one sentence on failure."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ ERRORS: list[Exception] = []
 
 
 def make(*arguments: str) -> list[str]:
-    """Stands in for the makers of `deploy`: notes what it was called with."""
+    """Replaces the functions of `deploy` and records its calls."""
     CALLS.append(arguments)
     if ERRORS:
         raise ERRORS.pop(0)
@@ -55,25 +55,25 @@ def test_buckets_come_before_the_stream_that_writes_to_them_and_a_shared_table_o
     assert said["dynamodb://packets"] == ["made dynamodb://packets"]
 
 
-def test_aws_that_comes_up_a_moment_later_is_waited_for(settings: Settings) -> None:
+def test_provisioning_waits_until_aws_responds(settings: Settings) -> None:
     ERRORS.extend([Unavailable("S3 does not answer")] * 3)
     assert len(list(providing.provision(settings, 30))) == 4
 
 
-def test_aws_that_stays_away_is_a_sentence_with_the_variable(settings: Settings) -> None:
+def test_aws_that_never_responds_is_reported_with_the_variable(settings: Settings) -> None:
     ERRORS.extend([Unavailable("the bucket bucket does not answer: EndpointConnectionError")] * 10_000)
-    with pytest.raises(SettingsError, match=r"^PINGFEED_LAKE_URL is s3://bucket/lake: the bucket") as refused:
+    with pytest.raises(SettingsError, match=r"^PINGFEED_LAKE_URL is s3://bucket/lake: the bucket") as error:
         list(providing.provision(settings, 0.05))
-    assert refused.value.field == "PINGFEED_LAKE_URL"
+    assert error.value.field == "PINGFEED_LAKE_URL"
 
 
-def test_what_cannot_be_made_so_is_refused_by_its_variable(settings: Settings) -> None:
-    ERRORS.append(InvalidInput("names the bucket of somebody else"))
+def test_an_unusable_url_is_reported_with_the_variable(settings: Settings) -> None:
+    ERRORS.append(InvalidInput("names the bucket of another account"))
     with pytest.raises(SettingsError, match=r"^PINGFEED_LAKE_URL names the bucket"):
         list(providing.provision(settings, 0))
 
 
-def test_an_installation_of_this_machine_needs_nothing(
+def test_a_local_installation_needs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PINGFEED_HOME", str(tmp_path))

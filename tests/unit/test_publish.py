@@ -21,7 +21,7 @@ NOW_MS = 1_795_348_800_000
 DAY = "2026-11-22"
 SPOOL = "9f3c0a51d2e84b76"
 KEY = f"accounts/{SPOOL}.json"
-TALLY = Tally(spool_id=SPOOL, service="ingest").settled(7, {DAY: 5}, NOW_MS - 1000)
+TALLY = Tally(spool_id=SPOOL, service="ingest").acked(7, {DAY: 5}, NOW_MS - 1000)
 
 
 @pytest.fixture
@@ -50,13 +50,13 @@ async def true(look: Callable[[], bool]) -> bool:
     return look()
 
 
-async def test_an_account_says_what_was_delivered_and_what_waits(folder: Path) -> None:
+async def test_stats_hold_delivered_and_waiting_events(folder: Path) -> None:
     store = MemoryArtifacts()
     await publisher(folder, store).publish()
     assert published(store) == SpoolStats(
         spool_id=SPOOL,
         service="ingest",
-        settled_to=7,
+        acked_to=7,
         days={DAY: Delivered(5, NOW_MS - 1000)},
         spooled={DAY: 3},
         published_ms=NOW_MS,
@@ -69,7 +69,7 @@ async def test_an_account_says_what_was_delivered_and_what_waits(folder: Path) -
         SpoolStats.of(store.data[KEY].replace(b'"2026-11-22":3', b'"2026-11-22":4'))
 
 
-async def test_only_news_is_published(folder: Path, waiting: dict[str, dict[str, int]]) -> None:
+async def test_unchanged_stats_are_not_published_again(folder: Path, waiting: dict[str, dict[str, int]]) -> None:
     store, puts = MemoryArtifacts(), list[int]()
     store.before = lambda: puts.append(1)
     one = publisher(folder, store)
@@ -78,13 +78,13 @@ async def test_only_news_is_published(folder: Path, waiting: dict[str, dict[str,
     assert len(puts) == 1
     waiting[SPOOL] = {DAY: 0}
     await one.publish()
-    TALLY.settled(8, {DAY: 3}, NOW_MS).write(folder / FILE)
+    TALLY.acked(8, {DAY: 3}, NOW_MS).write(folder / FILE)
     await one.publish()
     assert len(puts) == 3
     assert (published(store).spooled, published(store).days[DAY].delivered) == ({}, 8)
 
 
-async def test_it_publishes_at_the_start_and_what_closing_delivered_at_the_end(
+async def test_stats_are_published_at_the_start_and_after_the_last_delivery(
     folder: Path, waiting: dict[str, dict[str, int]]
 ) -> None:
     store = MemoryArtifacts()
@@ -92,13 +92,13 @@ async def test_it_publishes_at_the_start_and_what_closing_delivered_at_the_end(
     one.start()
     await until(lambda: true(lambda: KEY in store.data))
     waiting.clear()
-    TALLY.settled(8, {DAY: 3}, NOW_MS).write(folder / FILE)
+    TALLY.acked(8, {DAY: 3}, NOW_MS).write(folder / FILE)
     await one.close()
     assert published(store).days[DAY].delivered == 8
     assert store.closed
 
 
-async def test_a_lake_that_is_down_is_tried_again_and_does_not_hold_the_end_up(folder: Path) -> None:
+async def test_a_lake_that_is_down_is_retried_and_does_not_block_close(folder: Path) -> None:
     store = MemoryArtifacts(down="no S3 today")
     one = publisher(folder, store, every_s=0.01)
     one.start()
@@ -106,22 +106,22 @@ async def test_a_lake_that_is_down_is_tried_again_and_does_not_hold_the_end_up(f
     store.down = ""
     await until(lambda: true(lambda: KEY in store.data))
     store.hangs = True
-    TALLY.settled(8, {DAY: 3}, NOW_MS).write(folder / FILE)
+    TALLY.acked(8, {DAY: 3}, NOW_MS).write(folder / FILE)
     await one.close(timeout_s=0.05)
     assert published(store).days[DAY].delivered == 5
 
 
-async def test_a_spool_without_a_tally_has_no_account(tmp_path: Path, waiting: dict[str, dict[str, int]]) -> None:
+async def test_a_spool_without_a_tally_has_no_stats(tmp_path: Path, waiting: dict[str, dict[str, int]]) -> None:
     store = MemoryArtifacts()
     await publisher(tmp_path, store).publish()
     assert store.data == {}
 
 
-def test_what_is_delivered_during_the_look_counts_on_one_side(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_delivered_during_the_look_count_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def deliver_after_the_first_look(_folder: Path) -> dict[str, dict[str, int]]:
         looked.append(1)
         if len(looked) == 1:
-            TALLY.settled(8, {DAY: 3}, NOW_MS).write(folder / FILE)
+            TALLY.acked(8, {DAY: 3}, NOW_MS).write(folder / FILE)
             return {SPOOL: {DAY: 3}}
         return {}
 
@@ -133,7 +133,7 @@ def test_what_is_delivered_during_the_look_counts_on_one_side(folder: Path, monk
 
 
 @pytest.mark.parametrize("lake", ["file://{}/lake", "s3://bucket/lake"])
-async def test_both_services_publish_into_whatever_lake_there_is(tmp_path: Path, lake: str) -> None:
+async def test_both_services_publish_into_any_lake(tmp_path: Path, lake: str) -> None:
     environ = {"PINGFEED_LAKE_URL": lake.format(tmp_path), "PINGFEED_EVENTS_URL": "firehose://events"}
     settings = load(environ, cwd=tmp_path)
     for build in (build_ingest, build_feed):
@@ -143,7 +143,7 @@ async def test_both_services_publish_into_whatever_lake_there_is(tmp_path: Path,
         await services.publisher.close()
 
 
-async def test_the_stats_of_a_file_lake_is_a_file(folder: Path, tmp_path: Path) -> None:
+async def test_stats_in_a_file_lake_are_a_file(folder: Path, tmp_path: Path) -> None:
     services = build_ingest(load({"PINGFEED_HOME": str(tmp_path / "home")}))
     assert services.publisher is not None
     TALLY.write(tmp_path / "home" / "spool" / "ingest" / FILE)

@@ -14,10 +14,7 @@ from tests.unit.http_shell import client_of, shell
 from tests.unit.ingest_world import NOW_MS
 
 ONE, OTHER = "key-one", "key-other"
-KEYS = {
-    "AUTH": "api_key",
-    "API_KEY_HASHES": ",".join(hashlib.sha256(key.encode()).hexdigest() for key in (ONE, OTHER)),
-}
+KEYS = {"AUTH": "api_key", "API_KEY_HASHES": ",".join(hashlib.sha256(key.encode()).hexdigest() for key in (ONE, OTHER))}
 
 
 @dataclass

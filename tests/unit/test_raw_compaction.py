@@ -11,21 +11,23 @@ from batch.lake.compaction import RawCompaction
 from batch.lake.ledger import Ledger, is_compacted
 from batch.lake.tables import CLEAN
 from pingfeed.core.errors import Unavailable
-from pingfeed.core.events import Row
 from tests.unit.dying_lake import deaths
-from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, like
 
 NIGHT = FIRST + DAY + 12
 
 
-def _like(tick: int, number: int) -> Row:
-    return row("like", tick * TICK_MS - 1, event_id=event_id(number), user_id="ada", ping_id="p1")
+@pytest.fixture
+def world(tmp_path: Path) -> LakeWorld:
+    found = LakeWorld(tmp_path)
+    _fill(found)
+    return found
 
 
 def _fill(world: LakeWorld, files: int = 4) -> None:
     """Files that three runs read, one after another."""
     for number in range(files):
-        world.land([_like(FIRST + 1 + number, 2 * number), _like(FIRST + 1 + number, 2 * number + 1)])
+        world.land([like(FIRST + 1 + number, 2 * number), like(FIRST + 1 + number, 2 * number + 1)])
         world.learn(FIRST + 1 + number)
 
 
@@ -51,9 +53,7 @@ def _known(world: LakeWorld) -> list[tuple[str, int]]:
     return sorted(zip(table["event_id"].to_pylist(), table["known_tick"].to_pylist(), strict=True), key=repr)
 
 
-def test_files_that_runs_have_read_become_one_file_with_every_row_and_its_tick(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    _fill(world)
+def test_files_that_runs_have_read_become_one_file_with_every_row_and_its_tick(world: LakeWorld) -> None:
     _compact(world)
     (file,) = _raw(world)
     assert is_compacted(file)
@@ -61,9 +61,7 @@ def test_files_that_runs_have_read_become_one_file_with_every_row_and_its_tick(t
     assert len(_rows(world)) == 8
 
 
-def test_no_run_reads_a_compacted_file_as_new(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    _fill(world)
+def test_no_run_reads_a_compacted_file_as_new(world: LakeWorld) -> None:
     _compact(world)
     before = _known(world)
     assert world.learn(FIRST + DAY).files == []
@@ -71,44 +69,34 @@ def test_no_run_reads_a_compacted_file_as_new(tmp_path: Path) -> None:
     assert _known(world) == before
 
 
-def test_files_that_no_run_has_read_stay(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    _fill(world)
+def test_files_that_no_run_has_read_stay(world: LakeWorld) -> None:
     read = set(_raw(world))
-    world.land([_like(FIRST + 6, 100)])
-    world.land([_like(FIRST + 6, 101)])
+    world.land([like(FIRST + 6, 100)])
+    world.land([like(FIRST + 6, 101)])
     late = set(_raw(world)) - read
     _compact(world)
     assert late < set(_raw(world))
     assert world.learn(FIRST + DAY, everything=True).kept == 2
 
 
-def test_files_of_the_current_day_and_imported_history_stay(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    _fill(world)
+@pytest.mark.parametrize("today", [FIRST_DAY, FIRST_DAY + compaction.DAYS + 1], ids=["current", "perhaps-archived"])
+def test_files_of_the_current_day_and_of_old_days_stay(world: LakeWorld, today: int) -> None:
     before = _raw(world)
-    _compact(world, FIRST_DAY)
+    _compact(world, today)
     assert _raw(world) == before
+
+
+def test_files_of_imported_history_stay(world: LakeWorld) -> None:
     for _ in range(2):
-        world.land([_like(FIRST + DAY + 1, 50)], history=True)
+        world.land([like(FIRST + DAY + 1, 50)], history=True)
     world.learn(FIRST + 3 * DAY, everything=True)
     _compact(world, FIRST_DAY + 3)
     assert sum("history-" in path for path in _raw(world)) == 2
 
 
-def test_partitions_whose_files_may_be_archived_stay(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    _fill(world)
-    before = _raw(world)
-    _compact(world, FIRST_DAY + compaction.DAYS + 1)
-    assert _raw(world) == before
-
-
-def test_a_latecomer_joins_the_file_of_its_day(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    _fill(world)
+def test_a_latecomer_joins_the_file_of_its_day(world: LakeWorld) -> None:
     _compact(world)
-    world.land([_like(FIRST + 9, 200)])
+    world.land([like(FIRST + 9, 200)])
     world.learn(FIRST + 2 * DAY, everything=True)
     _compact(world, FIRST_DAY + 2)
     assert len(_raw(world)) == 1
@@ -116,13 +104,11 @@ def test_a_latecomer_joins_the_file_of_its_day(tmp_path: Path) -> None:
     assert (event_id(200), FIRST + 2 * DAY) in _rows(world)
 
 
-def test_compacting_again_changes_nothing(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    _fill(world)
+def test_compacting_again_changes_nothing(world: LakeWorld) -> None:
     _compact(world)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in world.home.rglob("*") if path.is_file()}
     _compact(world)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert {path: path.stat().st_mtime_ns for path in world.home.rglob("*") if path.is_file()} == before
 
 
 def test_a_compacted_file_holds_at_most_max_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,10 +120,8 @@ def test_a_compacted_file_holds_at_most_max_rows(tmp_path: Path, monkeypatch: py
     assert len(_rows(world)) == 10
 
 
-def test_a_source_that_a_sink_sends_again_is_removed_again(tmp_path: Path) -> None:
+def test_a_source_that_a_sink_sends_again_is_removed_again(world: LakeWorld) -> None:
     """It died before it could note that the batch had arrived: the same batch gets the same name."""
-    world = LakeWorld(tmp_path)
-    _fill(world)
     again = {path: world.batch.tables.lake.read(path) for path in _raw(world)[:2]}
     _compact(world)
     before = _rows(world)
@@ -154,7 +138,7 @@ def test_a_compaction_killed_at_any_change_loses_and_duplicates_nothing(tmp_path
     _fill(prepared)
     if joining:
         _compact(prepared)
-        prepared.land([_like(FIRST + 9, 200)])
+        prepared.land([like(FIRST + 9, 200)])
         prepared.learn(FIRST + DAY, everything=True)
     expected = _known(prepared)
     for attempt in deaths(least=4, most=20):
@@ -169,20 +153,16 @@ def test_a_compaction_killed_at_any_change_loses_and_duplicates_nothing(tmp_path
         assert len(_raw(world)) == 1
 
 
-def test_the_nightly_job_compacts_past_days(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
-    _fill(world)
-    world.land([_like(FIRST + DAY + 2, 300)])
-    world.land([_like(FIRST + DAY + 3, 301)])
+def test_the_nightly_job_compacts_past_days(world: LakeWorld) -> None:
+    world.land([like(FIRST + DAY + 2, 300)])
+    world.land([like(FIRST + DAY + 3, 301)])
     world.time.now_ms = NIGHT * TICK_MS + 5_000
     etl(world.batch, NIGHT)
     assert sorted(map(is_compacted, _raw(world))) == [False, False, True]
     assert len(_rows(world)) == 10
 
 
-def test_a_file_that_has_become_unreadable_stays(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    _fill(world)
+def test_a_file_that_has_become_unreadable_stays(world: LakeWorld) -> None:
     damaged, *others = _raw(world)
     world.batch.tables.lake.write(damaged, b"PAR1 no more")
     _compact(world)
@@ -192,9 +172,7 @@ def test_a_file_that_has_become_unreadable_stays(tmp_path: Path) -> None:
     assert world.batch.tables.lake.dataset([p for p in kept if p != damaged], CLEAN).count_rows() == 6
 
 
-def test_a_compacted_file_is_recognised_beside_other_folders_of_its_day(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
-    _fill(world)
+def test_a_compacted_file_is_recognised_beside_other_folders_of_its_day(world: LakeWorld) -> None:
     _compact(world)
     before = _rows(world)
     (file,) = _raw(world)
@@ -204,10 +182,8 @@ def test_a_compacted_file_is_recognised_beside_other_folders_of_its_day(tmp_path
     assert world.batch.tables.lake.dataset([file], CLEAN).count_rows() == len(before)
 
 
-def test_a_compacted_file_without_a_manifest_is_kept_if_it_is_the_only_copy(tmp_path: Path) -> None:
+def test_a_compacted_file_without_a_manifest_is_kept_if_it_is_the_only_copy(world: LakeWorld) -> None:
     """A lake of which `events/` alone was copied, say."""
-    world = LakeWorld(tmp_path)
-    _fill(world)
     _compact(world)
     lake = world.batch.tables.lake
     for manifest in lake.list("compactions"):
@@ -224,8 +200,7 @@ def test_a_failed_compaction_does_not_stop_the_nightly_job(
         raise Unavailable("deleting is not allowed")
 
     monkeypatch.setattr(RawCompaction, "run", refuse)
-    world = LakeWorld(tmp_path, {"PINGFEED_SINK_FLUSH_SECONDS": "0.05"})
-    _fill(world)
+    world = LakeWorld(tmp_path)
     world.time.now_ms = NIGHT * TICK_MS + 5_000
     assert etl(world.batch, NIGHT).tick == NIGHT
     assert "raw files were not compacted" in caplog.text

@@ -1,6 +1,5 @@
 """Raw files of every writer become rows; a document that is not a valid row is rejected once, with its reason."""
 
-import base64
 import gzip
 import json
 from pathlib import Path
@@ -15,8 +14,7 @@ from botocore.exceptions import ClientError
 from batch.jobs.load_events import EventLoader
 from batch.jobs.tick import wait_for_landing
 from batch.lake.ledger import Manifest
-from batch.lake.raw_files import Read, read_errors, read_events
-from batch.progress import Progress
+from batch.lake.raw_files import Read, read_events
 from pingfeed.adapters.event_sink_disk import parquet_of
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.aws import translated
@@ -25,12 +23,12 @@ from pingfeed.core.clock import DAY_MS
 from pingfeed.core.events import Row, encode_rows
 from tests.conformance.samples import like
 from tests.unit.dying_lake import deaths
-from tests.unit.lakes import FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
-from tests.unit.test_learn import _clean, _everything, _like
+from tests.unit.lakes import ARRIVED_MS, FIRST, FIRST_DAY, TICK_MS, LakeWorld, error_line, event_id, row
+from tests.unit.lakes import like as like_at
+from tests.unit.test_learn import _clean, _everything
 
 DAY = "events/year=2024/month=10/day=04"
 ERRORS = "errors/format-conversion-failed/year=2024/month=10/day=04"
-ARRIVED_MS = FIRST_DAY * DAY_MS + 1000
 
 
 class CountingLake(FileLake):
@@ -50,6 +48,11 @@ def lake(tmp_path: Path) -> CountingLake:
     return CountingLake(tmp_path)
 
 
+@pytest.fixture
+def world(tmp_path: Path) -> LakeWorld:
+    return LakeWorld(tmp_path)
+
+
 def rows_of(found: Read) -> list[Row]:
     rows = found.rows.to_pylist(maps_as_pydicts="strict")
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
@@ -62,12 +65,6 @@ def read_one(lake: CountingLake, data: bytes, name: str = "any-name") -> Read:
 
 def parquet(table: pa.Table) -> bytes:
     return bytes(parquet_of(table))
-
-
-def error_line(record: bytes, **values: Any) -> bytes:
-    """A line of an error object, as the documentation and the objects that were seen have it, but for the codes."""
-    error = {"attemptsMade": 1, "arrivalTimestamp": ARRIVED_MS, "rawData": base64.b64encode(record).decode(), **values}
-    return json.dumps(error).encode() + b"\n"
 
 
 FULL = {
@@ -154,7 +151,7 @@ def test_a_file_in_an_archive_is_left_out_and_does_not_stop_the_nightly_job(
         if path.endswith("archived"):
             with translated(path):
                 raise ClientError(answer, "GetObject")
-        return encode_rows([_like(FIRST, 1)])
+        return encode_rows([like_at(FIRST, 1)])
 
     monkeypatch.setattr(lake, "read", read)
     found = read_events(lake, [f"{DAY}/archived", f"{DAY}/here"])
@@ -188,7 +185,7 @@ def test_the_good_neighbours_in_an_error_are_rows_and_the_bad_one_has_both_reaso
     bad = encode_rows([{**like(2), "position": "third"}])
     said = {form: "DataFormatConversion.MalformedData", form.replace("Code", "Message"): "It does not match."}
     lake.write(f"{ERRORS}/x", error_line(encode_rows([like(1)]) + bad + encode_rows([like(3)]), **said))
-    found = read_errors(lake, [f"{ERRORS}/x"])
+    found = read_events(lake, [f"{ERRORS}/x"])
     assert rows_of(found) == [like(1), like(3)]
     (rejected,) = found.rejected
     assert (rejected.received_ms, rejected.body, rejected.field) == (ARRIVED_MS, bad.decode().strip(), "position")
@@ -199,7 +196,7 @@ def test_the_good_neighbours_in_an_error_are_rows_and_the_bad_one_has_both_reaso
 def test_an_error_record_of_several_lines_gives_all_of_their_documents(lake: CountingLake) -> None:
     lines = [error_line(encode_rows([like(number)])) for number in range(3)]
     lake.write(f"{ERRORS}/x", gzip.compress(b"".join(lines)))
-    assert rows_of(read_errors(lake, [f"{ERRORS}/x"])) == [like(number) for number in range(3)]
+    assert rows_of(read_events(lake, [f"{ERRORS}/x"])) == [like(number) for number in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +204,7 @@ def test_an_error_record_of_several_lines_gives_all_of_their_documents(lake: Cou
 )
 def test_a_line_that_is_no_error_record_is_kept_as_rejected(lake: CountingLake, line: bytes) -> None:
     lake.write(f"{ERRORS}/x", line + b"\n" + error_line(encode_rows([like(1)])))
-    found = read_errors(lake, [f"{ERRORS}/x"])
+    found = read_events(lake, [f"{ERRORS}/x"])
     assert rows_of(found) == [like(1)]
     assert [one.body for one in found.rejected] == [line.decode()]
 
@@ -221,18 +218,17 @@ def _fill(world: LakeWorld) -> None:
     """Raw files of every kind: Parquet, JSON with a bad document, and two errors, one of which repeats a row."""
     lake, base = world.batch.tables.lake, FIRST * TICK_MS
     world.land([row("ping_created", base, event_id=event_id("p"), ping_id="p1", creator_id="c", topics=["x"])])
-    lake.write(f"{DAY}/json", encode_rows([_like(FIRST + 1, 1)]) + b'{"bad":1}\n')
-    beside = encode_rows([_like(FIRST + 1, 1), _like(FIRST + 1, 2, user="bob")])
-    lake.write(f"{ERRORS}/one", error_line(beside + encode_rows([{**_like(FIRST + 1, 3), "position": "x"}])))
-    lake.write(f"{ERRORS}/two", error_line(encode_rows([_like(FIRST + 1, 4)]) + b"torn{"))
+    lake.write(f"{DAY}/json", encode_rows([like_at(FIRST + 1, 1)]) + b'{"bad":1}\n')
+    beside = encode_rows([like_at(FIRST + 1, 1), like_at(FIRST + 1, 2, user="bob")])
+    lake.write(f"{ERRORS}/one", error_line(beside + encode_rows([{**like_at(FIRST + 1, 3), "position": "x"}])))
+    lake.write(f"{ERRORS}/two", error_line(encode_rows([like_at(FIRST + 1, 4)]) + b"torn{"))
 
 
 def _load_all(world: LakeWorld, tick: int) -> Manifest:
     return world.learn(tick, everything=True)
 
 
-def test_the_nightly_job_loads_good_documents_from_errors_and_rejects_bad_ones(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_the_nightly_job_loads_good_documents_from_errors_and_rejects_bad_ones(world: LakeWorld) -> None:
     _fill(world)
     world.learn(FIRST + 1)
     assert _clean(world) == sorted([(event_id("p"), FIRST + 1), (event_id(1), FIRST + 1)])
@@ -244,12 +240,11 @@ def test_the_nightly_job_loads_good_documents_from_errors_and_rejects_bad_ones(t
     assert lake.list("rejected") == lake.list("rejected/day=2024-10-04")
     bodies = [one["body"] for one in _rejected(world)]
     assert sorted(bodies) == sorted(
-        ['{"bad":1}', "torn{", encode_rows([{**_like(FIRST + 1, 3), "position": "x"}]).decode().strip()]
+        ['{"bad":1}', "torn{", encode_rows([{**like_at(FIRST + 1, 3), "position": "x"}]).decode().strip()]
     )
 
 
-def test_an_error_object_is_read_once(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_an_error_object_is_read_once(world: LakeWorld) -> None:
     _fill(world)
     _load_all(world, FIRST + 1)
     before, rejected = _everything(world), _rejected(world)
@@ -270,21 +265,18 @@ def test_a_nightly_job_killed_at_any_write_loses_and_duplicates_nothing(tmp_path
         _fill(world)
         batch = world.batch
         with attempt.in_lake(batch.tables):
-            EventLoader(batch.tables, batch.engine, batch.ticks, Progress(quiet=True)).run(
-                FIRST + 1, 0, everything=True
-            )
+            EventLoader(batch).run(FIRST + 1, 0, everything=True)
         if attempt.died:
             _load_all(world, FIRST + 2)  # a later tick's run: another number, the same rejected files
             assert (_everything(world), _rejected(world)) == expected, f"died at change {attempt.changes}"
 
 
-def test_an_unreadable_file_is_loaded_once_it_can_be_read(tmp_path: Path) -> None:
-    world = LakeWorld(tmp_path)
+def test_an_unreadable_file_is_loaded_once_it_can_be_read(world: LakeWorld) -> None:
     lake = world.batch.tables.lake
     lake.write(f"{DAY}/x", b"PAR1 torn")
     assert world.learn(FIRST + 1).left_out == 1
     assert _load_all(world, FIRST + 1).run == (FIRST + 1) * 100, "nothing was read: no amendment"
-    lake.write(f"{DAY}/x", parquet(table_of_rows([_like(FIRST + 1)])))
+    lake.write(f"{DAY}/x", parquet(table_of_rows([like_at(FIRST + 1)])))
     world.learn(FIRST + 2)
     assert _clean(world) == [(event_id(0), FIRST + 2)]
 

@@ -1,6 +1,5 @@
 """Accepted, delivered and landed agree to the event, whatever was killed, sent twice, compacted or removed."""
 
-import base64
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -14,7 +13,8 @@ import pytest
 
 from batch.jobs.nightly import etl
 from batch.lake.ledger import is_compacted
-from batch.lake.raw_files import each_errors, each_events
+from batch.lake.raw_files import each_events
+from batch.lake.tables import parquet_of
 from batch.ops import reconcile as reconciling
 from batch.ops.forget import forget_users
 from batch.ops.reconcile import Counts, Report, days_until, keys_of, reconcile, sentences
@@ -28,10 +28,10 @@ from pingfeed.spool import stats
 from pingfeed.spool.checkpoint import FILE, Delivered, Tally
 from pingfeed.spool.stats import SpoolStats
 from tests.unit.forget_world import places_of
-from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
+from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, error_line, event_id, row
 
 NOON = FIRST_DAY * DAY_MS + DAY_MS // 2
-TODAY = day_of(NOON)
+TODAY, TOMORROW = day_of(NOON), day_of(NOON + DAY_MS)
 PARTITION = "events/year=2024/month=10/day=04"
 NEXT_PARTITION = "events/year=2024/month=10/day=05"
 ERRORS = "errors/format-conversion-failed/year=2024/month=10/day=04/x"
@@ -58,10 +58,13 @@ class Town(LakeWorld):
         """The tally of a spool on this machine."""
         path = self.spool_dir / spool[:4] / FILE
         tally = Tally.of(path.read_bytes()) if path.exists() else Tally(spool_id=spool, service="ingest")
-        tally.settled(tally.settled_to + 1, {day: count}, at_ms).write(path)
+        tally.acked(tally.acked_to + 1, {day: count}, at_ms).write(path)
 
-    def publish(self, account: SpoolStats) -> None:
-        self.lake.write(f"accounts/{account.spool_id}.json", account.encode())
+    def publish(self, spool: str, delivered: int, spooled: int) -> None:
+        """What a spool of another machine published long ago."""
+        days = {TODAY: Delivered(delivered, NOON)} if delivered else {}
+        stats = SpoolStats(spool_id=spool * 16, service="feed", days=days, spooled={TODAY: spooled}, published_ms=0)
+        self.lake.write(f"accounts/{stats.spool_id}.json", stats.encode())
 
     def reconcile(self, days: Iterable[str] = (TODAY,), now_ms: int = NOON + 2000) -> Report:
         self.batch.tables.refresh()
@@ -100,92 +103,81 @@ def expected(delivered: int, *, spooled: int = 0, duplicates: int = 0, missing: 
     return Counts(**{**counted, **more})
 
 
-def test_what_was_delivered_has_landed_and_the_rest_waits(town: Town) -> None:
-    town.land([like(1), like(2)])
-    town.land([row("ping_created", NOON, ping_id="p1", creator_id="c")])
-    town.deliver(3)
-    town.waiting = {"a" * 16: {TODAY: 4, day_of(NOON + DAY_MS): 9}}
-    assert town.counts() == expected(3, spooled=4)
+def other_writer() -> bytes:
+    """A Parquet file with a dictionary column and few of our columns."""
+    table = pa.table({"event_id": pa.array(["i"]).dictionary_encode(), "event_type": ["like"], "user_id": ["u"]})
+    return parquet_of(table.append_column("received_ms", pa.array([NOON])).append_column("timestamp_ms", [[NOON]]))
 
 
-def test_a_batch_that_was_delivered_again_after_a_kill_has_landed_once(town: Town) -> None:
-    town.land([like(1), like(2)])
-    town.land([like(1), like(2), like(3)])
-    town.deliver(3)
-    assert town.counts() == expected(3, duplicates=2)
+Files = dict[str, list[Row] | bytes]
 
 
-def test_an_event_that_a_client_sent_again_is_two_acceptances_and_one_duplicate(town: Town) -> None:
-    town.land([like(1), like(1, NOON + 60_000)])
-    town.deliver(2)
-    assert town.counts() == expected(2, duplicates=1)
+def case(name: str, files: Files | list[list[Row]], delivered: int, says: str = "", **more: Any) -> Any:
+    """`files` by name (without a folder: in today's partition) and how many events of today spools have delivered.
+
+    Of `more`, `days`, `at_ms` and `published` say what else spools report; the rest is what must be counted.
+    """
+    named = files if isinstance(files, dict) else {f"part-{number}": rows for number, rows in enumerate(files)}
+    reports = {key: more.pop(key) for key in ("days", "at_ms", "published", "waiting") if key in more}
+    given = {"days": {TODAY: delivered}, "at_ms": NOON + 1000, "published": [], "waiting": {}} | reports
+    counts = expected(more.pop("sum", delivered), **more)
+    missing = f"{counts.missing} delivered events are missing from {PARTITION}: restore its files."
+    return pytest.param(named, given, counts, says or (missing if counts.missing else "nothing is missing."), id=name)
 
 
-def test_a_deleted_file_is_missing_and_its_partition_is_named(town: Town) -> None:
-    town.land([like(1), like(2)])
-    town.land([like(3)])
-    town.deliver(3)
-    (town.home / "lake" / PARTITION / "part-000001.parquet").unlink()
-    assert town.counts() == expected(3, missing=2)
-    assert town.said() == f"{TODAY}: 2 delivered events are missing from {PARTITION}: restore its files."
+A, B, C = like(1), like(2), like(3)
+TOMORROWS = like(2, NOON + DAY_MS)
+CREATED = row("ping_created", NOON, ping_id="p1", creator_id="c")
+NAMELESS = [{name: value for name, value in like(n, position=n).items() if name != "event_id"} for n in (1, 2)]
+ODD = encode_rows([{**B, "position": "third"}])
+NOT_CONVERTED = error_line(encode_rows([A]) + ODD) + error_line(ODD) + error_line(b'{"not":"ours"}')
+HUGE = pieces(encode_rows([A | {"extra": json.dumps({"event_id": "other", "received_ms": 5, "x": '"{' * 600_000})}]))
+assert len(HUGE) > 2
+FILED_ELSEWHERE: Files = {
+    f"{NEXT_PARTITION}/stream": encode_rows([A, TOMORROWS]),
+    "events/year=2024/month=10/day=07/stream": encode_rows([C]),
+    "events/year=2024/month=10/day=03/stream": encode_rows([like(4, FIRST_DAY * DAY_MS)]),
+}
+UNREADABLE = f"1 delivered events are missing from {PARTITION}: restore its files.\nUnreadable files: 1. Their events"
+NO_STATS = "no spool has stats for this day (kept for 400 days); events in the lake: 1."
+SURPLUS = "nothing is missing. 1 more landed than spools report"
+WAITING = {TODAY: 4, TOMORROW: 9}
+CASES = [
+    case("delivered has landed and the rest waits", [[A, B], [CREATED]], 3, waiting=WAITING, spooled=4),
+    case("delivered again after a kill has landed once", [[A, B], [A, B, C]], 3, duplicates=2),
+    case("sent again by a client is two acceptances", [[A, like(1, NOON + 60_000)]], 2, duplicates=1),
+    case("a deleted file is missing and its partition is named", [[C]], 3, missing=2),
+    case("a duplicate makes up for no missing event", [[A, A]], 2, missing=1, duplicates=1),
+    case("history was never accepted", {"history-1.parquet": [A], "part": [B]}, 2, missing=1),
+    case("a spool counts its day of arrival only", [[A, TOMORROWS]], 1, days={TODAY: 1, TOMORROW: 1}),
+    case("Firehose files by its own clock", FILED_ELSEWHERE, 3, at_ms=NOON + 2 * DAY_MS),
+    case("the name of a file says nothing", {"x.gz": encode_rows([A])}, 1),
+    case("what was not converted has landed each once", {ERRORS: NOT_CONVERTED}, 2, duplicates=1),
+    case("a row in several records has landed once", {ERRORS: b"".join(map(error_line, HUGE))}, 1),
+    case("bytes tell rows without ids apart", {"x": encode_rows([*NAMELESS, NAMELESS[0]])}, 2, duplicates=1),
+    case("columns of another writer can be counted", {"other": other_writer()}, 1),
+    case("an unreadable file is named", {"good": [A], "torn": b"PAR1 torn"}, 2, UNREADABLE, missing=1),
+    case("other machines count by what they publish", [[A, B, C]], 1, published=["b", 2, 7], sum=3, spooled=7),
+    case("a spool seen here is fresher than what it published", [[A]], 1, published=["a", 0, 1]),
+    case("a day without spool stats", [[A]], 0, NO_STATS, days={}, landed=1),
+    case("more than was delivered", [[A, B]], 0, SURPLUS, days={}, published=["b", 1, 7], sum=1, spooled=7, landed=2),
+]
 
 
-def test_a_duplicate_makes_up_for_no_missing_event(town: Town) -> None:
-    town.land([like(1), like(1)])
-    town.deliver(2)
-    assert town.counts() == expected(2, missing=1, duplicates=1)
-
-
-def test_written_history_was_never_accepted(town: Town) -> None:
-    town.land([like(1)], history=True)
-    town.land([like(2)])
-    town.deliver(2)
-    assert town.counts() == expected(2, missing=1)
-
-
-def test_an_account_counts_its_day_of_arrival_only(town: Town) -> None:
-    town.land([like(1), like(2, NOON + DAY_MS)])
-    town.deliver(1)
-    town.deliver(1, day=day_of(NOON + DAY_MS))
-    assert town.counts() == expected(1)
-
-
-@pytest.mark.parametrize("suffix", ["", "x.gz"])
-def test_firehose_may_file_an_event_under_a_later_day_or_the_day_before(town: Town, suffix: str) -> None:
-    town.lake.write(f"{NEXT_PARTITION}/stream{suffix}", encode_rows([like(1), like(2, NOON + DAY_MS)]))
-    late = "events/year=2024/month=10/day=07/stream"
-    town.lake.write(late, encode_rows([like(3)]))
-    town.lake.write("events/year=2024/month=10/day=03/stream", encode_rows([like(4, FIRST_DAY * DAY_MS)]))
-    town.deliver(3, at_ms=NOON + 2 * DAY_MS)
-    assert town.counts() == expected(3)
-
-
-def error_line(record: bytes) -> bytes:
-    line = {"rawData": base64.b64encode(record).decode(), "arrivalTimestamp": NOON, "errorCode": "x"}
-    return json.dumps(line).encode() + b"\n"
-
-
-def test_what_firehose_could_not_convert_has_landed_each_once(town: Town) -> None:
-    odd = encode_rows([{**like(2), "position": "third"}])
-    town.lake.write(ERRORS, error_line(encode_rows([like(1)]) + odd) + error_line(odd) + error_line(b'{"not":"ours"}'))
-    town.deliver(2)
-    assert town.counts() == expected(2, duplicates=1)
-
-
-def test_a_row_that_no_record_holds_has_landed_once_however_many_its_pieces(town: Town) -> None:
-    huge = like(1) | {"extra": json.dumps({"event_id": "other", "received_ms": 5, "x": '"{' * 600_000})}
-    cut = pieces(encode_rows([huge]))
-    assert len(cut) > 2
-    town.lake.write(ERRORS, b"".join(error_line(piece) for piece in cut))
-    town.deliver(1)
-    assert town.counts() == expected(1, landed=1)
-
-
-def test_a_row_without_an_id_is_told_apart_by_its_bytes(town: Town) -> None:
-    nameless = [{name: value for name, value in like(n, position=n).items() if name != "event_id"} for n in (1, 2)]
-    town.lake.write(f"{PARTITION}/json", encode_rows([*nameless, nameless[0]]))
-    town.deliver(2)
-    assert town.counts() == expected(2, duplicates=1)
+@pytest.mark.parametrize(("files", "spools", "counts", "sentence"), CASES)
+def test_what_is_in_the_stores_is_what_reconcile_prints(
+    town: Town, files: Files, spools: dict[str, Any], counts: Counts, sentence: str
+) -> None:
+    for name, content in files.items():
+        path = name if "/" in name else f"{PARTITION}/{name}"
+        town.lake.write(path, content if isinstance(content, bytes) else parquet_of(table_of_rows(content)))
+    for day, count in spools["days"].items():
+        town.deliver(count, day=day, at_ms=spools["at_ms"])
+    if spools["published"]:
+        town.publish(*spools["published"])
+    town.waiting = {"a" * 16: spools["waiting"]}
+    assert town.counts() == counts
+    assert town.said().startswith(f"{TODAY}: {sentence}")
 
 
 @pytest.mark.parametrize(
@@ -227,12 +219,12 @@ def test_what_was_removed_for_a_deleted_user_while_the_lake_is_read_is_not_missi
     town.night(FIRST + 60)
     forget_users(town.batch, ["ada"])
 
-    def errors(*given: Any) -> Any:
+    def each(lake: Any, paths: Any) -> Any:
+        yield from each_events(lake, paths)
         town.night(FIRST + DAY + 12)
         town.batch.tables.refresh()
-        return each_errors(*given)
 
-    monkeypatch.setattr(reconciling, "each_errors", errors)
+    monkeypatch.setattr(reconciling, "each_events", each)
     assert town.counts() == expected(3, missing=1)
     found = town.reconcile().days[0]
     assert (found.removed, found.counts) == (2, expected(3, landed=0, missing=1))
@@ -292,23 +284,6 @@ def test_raw_events_that_are_kept_for_ever_are_missing_however_old(town: Town) -
     assert found.days[0].counts.missing == 1
 
 
-def test_spools_of_other_machines_count_by_what_they_published(town: Town) -> None:
-    town.land([like(1), like(2), like(3)])
-    town.deliver(1)
-    days = {TODAY: Delivered(2, NOON)}
-    there = SpoolStats(spool_id="b" * 16, service="feed", days=days, spooled={TODAY: 7}, published_ms=NOON)
-    town.publish(there)
-    assert town.counts() == expected(3, spooled=7)
-
-
-def test_what_this_machine_sees_of_a_spool_is_fresher_than_what_it_published(town: Town) -> None:
-    stale = SpoolStats(spool_id="a" * 16, service="ingest", spooled={TODAY: 1}, published_ms=1)
-    town.publish(stale)
-    town.land([like(1)])
-    town.deliver(1)
-    assert town.counts() == expected(1)
-
-
 def test_several_days_are_counted_in_one_pass(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     days = days_until(day_of(NOON + DAY_MS), 3)
     town.land([like(1), like(2)])
@@ -334,15 +309,6 @@ def test_a_file_that_vanishes_while_it_is_read_is_looked_for_again(town: Town, m
     assert town.counts() == expected(1)
 
 
-def test_a_file_that_cannot_be_read_is_named(town: Town) -> None:
-    town.land([like(1)])
-    town.lake.write(f"{PARTITION}/torn", b"PAR1 torn")
-    town.deliver(2)
-    found = town.reconcile()
-    assert found.days[0].counts == expected(2, missing=1)
-    assert f"Unreadable files: 1. Their events do not count as landed. {PARTITION}/torn: " in town.said()
-
-
 @pytest.mark.parametrize(
     ("later_ms", "says"),
     [(60_000, "still buffer them, until 2024-10-04T12:15:01.000Z"), (DAY_MS, "nor errors/ has them")],
@@ -352,18 +318,6 @@ def test_what_firehose_buffers_is_told_from_what_is_lost(town: Town, later_ms: i
     said = town.said(NOON + later_ms, firehose=True)
     assert "2 delivered events are missing" in said
     assert says in said
-
-
-def test_a_day_without_spool_stats_is_said_to_be_one(town: Town) -> None:
-    town.land([like(1)])
-    assert "no spool has stats for this day (kept for 400 days); events in the lake: 1." in town.said()
-    assert town.counts() == expected(0, landed=1)
-
-
-def test_more_than_was_delivered_is_explained(town: Town) -> None:
-    town.land([like(1), like(2)])
-    town.publish(SpoolStats(spool_id="b" * 16, service="feed", days={TODAY: Delivered(1, 1)}, spooled={TODAY: 7}))
-    assert "1 more landed than spools report" in town.said()
 
 
 def test_a_damaged_account_is_named(town: Town) -> None:
@@ -420,7 +374,7 @@ def test_the_command_knows_how_long_raw_events_are_kept(
 def test_the_command_shows_each_spool_and_when_it_was_last_heard_of(town: Town, printed: Printed) -> None:
     town.land([like(1)])
     town.deliver(1)
-    town.publish(SpoolStats(spool_id="b" * 16, service="feed", spooled={TODAY: 7}))
+    town.publish("b", 0, 7)
     code, text = printed("--day", TODAY)
     assert (code, "nothing is missing" in text, "a" * 16 in text) == (0, True, True)
     (lost,) = [line for line in text.splitlines() if "b" * 16 in line]
@@ -434,13 +388,3 @@ def test_the_command_rejects_an_invalid_day(printed: Printed, words: tuple[str, 
     code, text = printed(*words)
     assert code == exit_code
     assert text.count("\n") == 1
-
-
-def test_arrow_columns_of_every_form_can_be_counted(town: Town) -> None:
-    """What another writer left: large strings, dictionaries."""
-    table = pa.table({"event_id": pa.array(["i"]).dictionary_encode(), "event_type": ["like"], "user_id": ["u"]})
-    table = table.append_column("received_ms", pa.array([NOON])).append_column("timestamp_ms", pa.array([NOON]))
-    pq.write_table(table, town.home / "other")
-    town.lake.write(f"{PARTITION}/other", (town.home / "other").read_bytes())
-    town.deliver(1)
-    assert town.counts() == expected(1)

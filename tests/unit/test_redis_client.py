@@ -18,16 +18,26 @@ from tests.conformance.samples import NOON_MS
 SECRET = "s3cr3t"
 
 
-def test_a_url_says_where_and_as_whom() -> None:
-    address = address_of("rediss://me:p%40ss%2F@cache.example:6380/2?namespace=shop")
-    assert (address.host, address.port, address.database, address.tls) == ("cache.example", 6380, 2, True)
-    assert (address.username, address.password, address.namespace) == ("me", "p@ss/", "shop")
-
-
-def test_what_a_url_leaves_out_has_a_default() -> None:
-    address = address_of("redis://[::1]")
-    assert (address.host, address.port, address.database, address.tls) == ("::1", 6379, 0, False)
-    assert (address.username, address.password, address.namespace) == (None, None, "pingfeed")
+@pytest.mark.parametrize(
+    ("url", "namespace", "tls", "server"),
+    [
+        (
+            "rediss://me:p%40ss%2F@cache.example:6380/2?namespace=shop",
+            "shop",
+            True,
+            {"host": "cache.example", "port": 6380, "db": 2, "username": "me", "password": "p@ss/"},
+        ),
+        (
+            "redis://[::1]",
+            "pingfeed",
+            False,
+            {"host": "::1", "port": 6379, "db": 0, "username": None, "password": None},
+        ),
+    ],
+)
+def test_a_url_names_server_user_and_namespace(url: str, namespace: str, tls: bool, server: dict[str, object]) -> None:
+    address = address_of(url)
+    assert (address.namespace, address.tls, address.server) == (namespace, tls, server)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +114,13 @@ async def saying(answer: bytes | Callable[[int], bytes]) -> AsyncIterator[tuple[
         (b"-READONLY You can't write against a read only replica.", "a replica that takes no writes"),
         (b"-MOVED 3999 127.0.0.1:6381", "one node of a cluster of several"),
         (b"-CROSSSLOT Keys in request don't hash to the same slot", "several slots"),
-        (b"-CLUSTERDOWN The cluster is down", "refused: ClusterDownError"),
+        (b"-CLUSTERDOWN The cluster is down", "rejected the command: ClusterDownError"),
         (b"-OOM command not allowed when used memory > 'maxmemory'.", "is full"),
         (b"-NOAUTH Authentication required.", "does not accept the user or password"),
         (b"-NOPERM this user has no permissions to run the 'get' command", "does not let this user"),
-        (b"-WRONGTYPE Operation against a key holding the wrong kind of value", "refused: ResponseError"),
-        (b"-MASTERDOWN Link with MASTER is down", "refused: "),
-        (b"HTTP/1.1 400 Bad Request", "cannot be reached|refused: "),
+        (b"-WRONGTYPE Operation against a key holding the wrong kind of value", "rejected the command: ResponseError"),
+        (b"-MASTERDOWN Link with MASTER is down", "rejected the command: "),
+        (b"HTTP/1.1 400 Bad Request", "cannot be reached|rejected the command: "),
     ],
 )
 async def test_every_refusal_is_unavailable_and_says_why(answer: bytes, said: str) -> None:

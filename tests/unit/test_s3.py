@@ -8,9 +8,8 @@ from pingfeed.adapters import registry
 from pingfeed.adapters.artifacts_s3 import S3Artifacts
 from pingfeed.adapters.lake_s3 import S3Lake
 from pingfeed.aws import Location, arrow_file_system, arrow_translated
-from pingfeed.core.errors import InvalidInput, SettingsError, Unavailable
+from pingfeed.core.errors import SettingsError, Unavailable
 from pingfeed.settings import load
-from simulator.store import Store
 from tests.servers import AWS_ENVIRONMENT, free_port
 
 
@@ -94,8 +93,3 @@ async def test_missing_credentials_are_a_matter_of_settings(tmp_path: Path, monk
     with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID"):
         await artifacts.get("pointers/x")
     await artifacts.close()
-
-
-def test_a_history_needs_room_beside_its_lake() -> None:
-    with pytest.raises(InvalidInput, match="s3://bucket/lake"):
-        Store("s3://bucket/")

@@ -1,4 +1,4 @@
-"""Behaviour follows the truth, from the top of the list, with chance."""
+"""Behaviour follows true affinity, from the top of the list, with noise."""
 
 import numpy as np
 import pytest
@@ -16,12 +16,11 @@ def world() -> World:
     return World.build(Spec(users=200, pings=300, days=2, until_ms=UNTIL_MS))
 
 
-def play(world: World, seed: int = 1) -> tuple[np.ndarray, np.ndarray, Reactions]:
+def play(world: World, seed: int = 1, *, follows: bool = False) -> tuple[np.ndarray, np.ndarray, Reactions]:
     rng = np.random.default_rng(seed)
     user = rng.integers(0, 200, LISTS)
     pings = rng.integers(0, 300, (LISTS, 10))
-    nobody = np.zeros((LISTS, 10), np.bool_)
-    return user, pings, react(world, user, pings, np.full(LISTS, UNTIL_MS), nobody, rng)
+    return user, pings, react(world, user, pings, np.full(LISTS, UNTIL_MS), np.full((LISTS, 10), follows), rng)
 
 
 def done(reactions: Reactions, kind: str) -> np.ndarray:
@@ -74,20 +73,13 @@ def test_hides_are_rare_and_reports_rarer(world: World) -> None:
 
 
 def test_a_creator_is_not_followed_twice(world: World) -> None:
-    rng = np.random.default_rng(1)
-    pings = rng.integers(0, 300, (LISTS, 10))
-    reactions = react(
-        world, rng.integers(0, 200, LISTS), pings, np.full(LISTS, UNTIL_MS), np.ones((LISTS, 10), np.bool_), rng
-    )
-    assert not done(reactions, "follow").any()
+    assert not done(play(world, follows=True)[2], "follow").any()
 
 
 def test_a_ping_of_another_world_gets_only_an_impression(world: World) -> None:
     rng = np.random.default_rng(1)
-    foreign = np.full((500, 3), UNKNOWN_PING)
-    reactions = react(
-        world, rng.integers(0, 200, 500), foreign, np.full(500, UNTIL_MS), np.zeros((500, 3), np.bool_), rng
-    )
+    foreign, user = np.full((500, 3), UNKNOWN_PING), rng.integers(0, 200, 500)
+    reactions = react(world, user, foreign, np.full(500, UNTIL_MS), np.zeros((500, 3), np.bool_), rng)
     assert done(reactions, "impression")[:, 0].all()
     assert not reactions.done[1:].any()
 
@@ -100,7 +92,7 @@ def test_reactions_follow_the_order_of_the_list(world: World) -> None:
 
 
 def test_a_view_event_has_its_ratio_and_a_follow_event_its_creator(world: World) -> None:
-    items = [ping_id(5), "somebody-elses", ping_id(7)]
+    items = [ping_id(5), "foreign", ping_id(7)]
     pings = numbers_of(world, items)
     assert pings.tolist() == [5, UNKNOWN_PING, 7]
     acts = np.zeros((len(KINDS), 3), np.bool_)

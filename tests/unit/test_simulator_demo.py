@@ -1,5 +1,6 @@
-"""The demo's order of things, with a stand-in for the `pingfeed` command that notes what it was asked."""
+"""The order of the demo's steps, with a stand-in for the `pingfeed` command that records its arguments."""
 
+import dataclasses
 import io
 import os
 import signal
@@ -18,7 +19,7 @@ from pingfeed.core.clock import to_iso
 from pingfeed.core.errors import Busy, InvalidInput
 from simulator.demo import Demo, run
 from simulator.processes import ChildFailed, Children
-from simulator.world import TICK_MS, Spec, load, save
+from simulator.world import TICK_MS, Spec, encode
 
 NOW_MS = 1_800_000_000_000
 UNTIL_MS = NOW_MS // TICK_MS * TICK_MS
@@ -28,15 +29,15 @@ STAND_IN = (
     + """
 import http.server, os, pathlib, signal, sys, time
 home = pathlib.Path(os.environ["PINGFEED_HOME"])
-said = sys.argv[1:]
+argv = sys.argv[1:]
 with (home / "asked.txt").open("a") as asked:
-    asked.write(f"{os.getpid()} {' '.join(said)}\\n")
-if (home / f"fail-{said[0]}").exists():
-    sys.exit(f"line one\\nthe reason why {said[0]} failed")
-if said[0] == "simulate" and said[1] == "history":
-    from simulator.world import Spec, save
-    save(Spec(users=20, pings=40, days=1, until_ms=UNTIL_MS), home)
-elif said[0] == "serve":
+    asked.write(f"{os.getpid()} {' '.join(argv)}\\n")
+if (home / f"fail-{argv[0]}").exists():
+    sys.exit(f"line one\\nthe reason why {argv[0]} failed")
+if argv[0] == "simulate" and argv[1] == "history":
+    from simulator.world import Spec, encode
+    (home / "world.json").write_bytes(encode(Spec(users=20, pings=40, days=1, until_ms=UNTIL_MS)))
+elif argv[0] == "serve":
     class Ready(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
@@ -44,8 +45,8 @@ elif said[0] == "serve":
         def log_message(self, *args):
             pass
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    http.server.HTTPServer((said[said.index("--host") + 1], int(said[-1])), Ready).serve_forever()
-elif said[0] in ("schedule", "simulate"):
+    http.server.HTTPServer((argv[argv.index("--host") + 1], int(argv[-1])), Ready).serve_forever()
+elif argv[0] in ("schedule", "simulate"):
     time.sleep(600)
 """
 )
@@ -65,10 +66,10 @@ def demo(tmp_path: Path) -> Demo:
 
 
 def start(demo: Demo) -> tuple[int, str]:
-    said = io.StringIO()
-    environ = os.environ | {"PINGFEED_LAKE_URL": "file:///elsewhere"}
-    code = run(demo, Console(file=said, width=200), environ, lambda: NOW_MS, COMMAND)
-    return code, said.getvalue()
+    output = io.StringIO()
+    environ = os.environ | {"PINGFEED_LAKE_URL": "file:///elsewhere", "PINGFEED_HOME": str(demo.home)}
+    code = run(demo, Console(file=output, width=200), environ, lambda: NOW_MS, COMMAND)
+    return code, output.getvalue()
 
 
 def asked(demo: Demo) -> list[str]:
@@ -97,24 +98,33 @@ def until(condition: Callable[[], Any], seconds: float = 20) -> None:
 
 
 def test_the_first_run_takes_every_step_in_order_and_the_second_none(demo: Demo) -> None:
-    code, said = start(demo)
+    code, output = start(demo)
     history, *others = asked(demo)
     assert code == 0
     assert history.startswith(f"simulate history --home {demo.home} --until {to_iso(UNTIL_MS)}")
+    assert "--lake" not in history, "the demo has its own lake, whatever the shell has set"
     assert others[:3] == ["etl", "train", "tick --all"]
     assert sorted(line.split()[1] for line in others[3:]) == ["feed", "ingest"]
-    assert "user-00" in said
-    assert said.count("curl -s") == 4
-    assert f"{demo.feed}/docs" in said
+    assert "user-00" in output
+    assert output.count("curl -s") == 4
+    assert f"{demo.feed}/docs" in output
 
-    code, said = start(demo)
+    code, output = start(demo)
     assert code == 0
     assert sorted(line.split()[:2] for line in asked(demo)) == [["serve", "feed"], ["serve", "ingest"]]
 
 
+def test_prepare_creates_the_installations_world_and_serves_nothing(demo: Demo) -> None:
+    code, _ = start(dataclasses.replace(demo, prepare=True))
+    history, *jobs = asked(demo)
+    assert code == 0
+    assert history.endswith("--lake /elsewhere")
+    assert jobs == ["etl --wait 600", "tick --all --wait 600", "train --wait 600"]
+
+
 def test_an_interrupted_first_run_resumes(demo: Demo) -> None:
     (demo.home / "fail-train").touch()
-    with pytest.raises(ChildFailed, match=r"train ended with exit code 1(.|\n)*the reason why train failed"):
+    with pytest.raises(ChildFailed, match=r"train exited with code 1(.|\n)*the reason why train failed"):
         start(demo)
     assert [line.split()[0] for line in asked(demo)] == ["simulate", "etl", "train"]
     (demo.home / "fail-train").unlink()
@@ -123,7 +133,7 @@ def test_an_interrupted_first_run_resumes(demo: Demo) -> None:
 
 
 def test_a_home_holds_one_world(demo: Demo) -> None:
-    save(Spec(users=20, pings=41, days=1, until_ms=UNTIL_MS), demo.home)
+    (demo.home / "world.json").write_bytes(encode(Spec(users=20, pings=41, days=1, until_ms=UNTIL_MS)))
     with pytest.raises(InvalidInput, match="pings 41, not 40"):
         start(demo)
 
@@ -170,24 +180,17 @@ def test_stopping_ends_every_child_and_reports_it(
     commands = {line.split()[0] for line in asked(demo)}
     assert commands == {"serve", "tick", "simulate", "schedule"}
     running.send_signal(number)
-    said = running.communicate(timeout=30)[0].decode()
+    output = running.communicate(timeout=30)[0].decode()
     assert running.returncode == 0
-    assert "stopped schedule, live, feed, ingest" in said
+    assert "stopped schedule, live, feed, ingest" in output
     assert not any(alive(pid) for pid in children)
 
 
 def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simulator.processes._STOP_S", 0.2)
-    deaf = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
-    )
+    deaf = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
     children = Children(os.environ, tmp_path, [sys.executable, "-c", deaf])
     children.start("deaf", [])
     until(lambda: children.log("deaf").read_text() == "deaf\n")
     assert children.stop() == ["deaf"]
     assert children.stop() == []
-
-
-def test_the_demos_world_is_stored_beside_its_history(demo: Demo) -> None:
-    start(demo)
-    assert load(demo.home).until_ms == UNTIL_MS

@@ -1,4 +1,4 @@
-"""The history: rows of the schema, lists that match impressions, propensities that add up, the same bytes twice."""
+"""The history: valid rows, lists that match impressions, propensities that add up, the same bytes twice."""
 
 import re
 from collections import Counter, defaultdict
@@ -14,15 +14,13 @@ from pingfeed.core.arrow import EVENT_SCHEMA
 from pingfeed.core.clock import DAY_MS, day_of, to_iso
 from pingfeed.core.errors import InvalidInput
 from pingfeed.core.events import CLIENT_TYPES
-from simulator.click_model import Past, choose
-from simulator.columns import ACT, PING, ping_event_id, uuids
-from simulator.lake import write_history
+from simulator.history import PolicyState, draw_lists
+from simulator.lake import ACTION, PING, open_lake, ping_event_id, uuids, write_history
 from simulator.world import TICK_MS, Spec, World
 
 UNTIL_MS = 1_800_000_000_000 // TICK_MS * TICK_MS
 SPEC = Spec(users=40, pings=80, days=2, until_ms=UNTIL_MS)
-ROW_ONLY = {"received_ms", "timestamp_ms", "sent_ms"}
-SYSTEM_ONLY = {name for name in EVENT_SCHEMA.names if name.startswith(("served_", "matrix"))} | {"model_id"}
+ROW_ONLY = {"received_ms", "timestamp_ms"}
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +32,9 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(lake: Path) -> list[dict[str, Any]]:
-    read: list[dict[str, Any]] = []
-    for path in sorted(lake.rglob("*.parquet")):
-        read += pq.ParquetFile(path).read().to_pylist(maps_as_pydicts="strict")
-    return [{name: value for name, value in row.items() if value is not None} for row in read]
+    tables = [pq.ParquetFile(path).read() for path in sorted(lake.rglob("*.parquet"))]
+    found = [row for table in tables for row in table.to_pylist(maps_as_pydicts="strict")]
+    return [{name: value for name, value in row.items() if value is not None} for row in found]
 
 
 def of(rows: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -46,20 +43,18 @@ def of(rows: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 def test_every_row_is_a_valid_event(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        if row["event_type"] == "feed_served":
-            continue
-        event = {name: value for name, value in row.items() if name not in ROW_ONLY}
-        event["timestamp"] = to_iso(row["timestamp_ms"])
-        struct = CLIENT_TYPES[row["event_type"]]
-        msgspec.convert(event, struct)
-        assert event.keys() <= set(struct.__struct_fields__) | {"event_type"}
+        if row["event_type"] != "feed_served":
+            event = {name: value for name, value in row.items() if name not in ROW_ONLY}
+            event["timestamp"] = to_iso(row["timestamp_ms"])
+            struct = CLIENT_TYPES[row["event_type"]]
+            msgspec.convert(event, struct)
+            assert event.keys() <= set(struct.__struct_fields__) | {"event_type"}
 
 
-def test_every_act_is_written_once(rows: list[dict[str, Any]]) -> None:
+def test_every_event_is_written_once(rows: list[dict[str, Any]]) -> None:
     kinds = Counter(row["event_type"] for row in rows)
-    assert kinds.keys() == (CLIENT_TYPES.keys() | {"feed_served"}) - {"unfollow", "block", "ping_deleted"} - (
-        {"report"} - kinds.keys()
-    )
+    never = {"unfollow", "block", "ping_deleted"}
+    assert kinds.keys() | {"report"} == (CLIENT_TYPES.keys() | {"feed_served"}) - never
     assert kinds["ping_created"] == 80
     assert kinds["user_updated"] == 40
     assert len({row["event_id"] for row in rows}) == len(rows)
@@ -73,7 +68,7 @@ def test_impressions_are_a_prefix_of_the_served_list(rows: list[dict[str, Any]])
     for row in of(rows, "impression"):
         assert served[row["request_id"]]["user_id"] == row["user_id"]
         seen[row["request_id"]][row["position"]] = row["ping_id"]
-    # The feeds of the last minutes are cut off by the history's end.
+    # The feeds of the last minutes are cut off by the end of the history.
     whole = [request for request, row in served.items() if row["received_ms"] < UNTIL_MS - 600_000]
     for request in whole:
         pings = served[request]["served_pings"]
@@ -121,19 +116,16 @@ def test_the_initial_catalogue_and_users_are_known_one_tick_before_the_first_fee
 
 
 def test_files_are_partitioned_by_day_of_arrival_and_sorted(lake: Path) -> None:
-    paths = sorted(lake.rglob("*"))
-    files = [path for path in paths if path.is_file()]
+    files = [path for path in lake.rglob("*") if path.is_file()]
     assert len(files) == len({day_of(ms) for ms in range(SPEC.start_ms - TICK_MS, UNTIL_MS, TICK_MS)})
     for path in files:
         table = pq.ParquetFile(path).read()
         assert table.schema.equals(EVENT_SCHEMA)
         received = table["received_ms"].to_pylist()
         assert received == sorted(received)
-        day = day_of(received[0])
-        assert {day_of(ms // DAY_MS * DAY_MS) for ms in received} == {day}
+        (day,) = {day_of(ms // DAY_MS * DAY_MS) for ms in received}
         year, month, date = day.split("-")
-        folder = lake / "events" / f"year={year}" / f"month={month}" / f"day={date}"
-        assert path == folder / f"history-{day}.parquet"
+        assert path == lake / f"events/year={year}/month={month}/day={date}/history-{day}.parquet"
 
 
 def test_writing_a_world_again_is_identical(lake: Path, tmp_path: Path) -> None:
@@ -144,13 +136,27 @@ def test_writing_a_world_again_is_identical(lake: Path, tmp_path: Path) -> None:
 
 
 def test_a_lake_holds_one_worlds_history(lake: Path) -> None:
+    write_history(World.build(SPEC), lake)
     with pytest.raises(InvalidInput, match="another history"):
         write_history(World.build(msgspec.structs.replace(SPEC, seed=8)), lake)
+    world_file = lake.parent / "world.json"
+    kept = world_file.read_bytes()
+    world_file.unlink()
+    with pytest.raises(InvalidInput, match="another history"):
+        write_history(World.build(SPEC), lake)
+    world_file.write_bytes(kept)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/"])
+def test_a_history_needs_room_beside_its_lake(url: str) -> None:
+    with pytest.raises(InvalidInput, match="s3://bucket/lake"):
+        open_lake(url)
 
 
 def test_ids_are_version_4_uuids_and_distinct_across_kinds() -> None:
     numbers = np.arange(1000)
-    ids = uuids(7, ACT, numbers).to_pylist() + uuids(7, PING, numbers).to_pylist() + uuids(8, PING, numbers).to_pylist()
+    kinds = ((7, ACTION), (7, PING), (8, PING))
+    ids = [text for seed, kind in kinds for text in uuids(seed, kind, numbers).to_pylist()]
     assert len(set(ids)) == 3000
     shape = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
     assert all(shape.fullmatch(text) for text in ids)
@@ -159,15 +165,14 @@ def test_ids_are_version_4_uuids_and_distinct_across_kinds() -> None:
 
 def test_propensities_match_frequencies() -> None:
     world = World.build(SPEC)
-    past, alive = Past.of(world), np.arange(30)
-    pings, chance = choose(world, past, np.full(20_000, 3), alive, 2, np.random.default_rng(1))
+    user, alive = np.full(20_000, 3), np.arange(30)
+    pings, chance = draw_lists(world, PolicyState.of(world), user, alive, 2, np.random.default_rng(1))
     first, second = pings.T
     for ping in np.unique(first):
         mine = first == ping
         assert np.unique(chance[mine, 0]).size == 1
         assert abs(mine.mean() - chance[mine, 0][0]) < 0.015
-    common = np.bincount(first).argmax()
-    after = first == common
+    after = first == np.bincount(first).argmax()
     for ping in np.unique(second[after])[:5]:
         both = after & (second == ping)
         assert abs(both.sum() / after.sum() - chance[both, 1][0]) < 0.05
@@ -175,7 +180,7 @@ def test_propensities_match_frequencies() -> None:
 
 def test_hidden_pings_are_hardly_served_again() -> None:
     world = World.build(SPEC)
-    past = Past.of(world)
-    past.factor[:, :40] = 1e-7
-    pings, _ = choose(world, past, np.arange(40), np.arange(80), 10, np.random.default_rng(1))
+    state = PolicyState.of(world)
+    state.factor[:, :40] = 1e-7
+    pings, _ = draw_lists(world, state, np.arange(40), np.arange(80), 10, np.random.default_rng(1))
     assert (pings >= 40).all()

@@ -1,4 +1,4 @@
-"""Live play over HTTP, against services that exist only as a transport."""
+"""Live traffic over HTTP, against fake services behind a mock transport."""
 
 import asyncio
 import json
@@ -13,9 +13,9 @@ from pingfeed.core.errors import InvalidInput, PingfeedError, Unavailable
 from pingfeed.core.events import Row, to_rows
 from pingfeed.core.ids import uuid7
 from simulator.catalogue import LIVE_EVERY_MS
-from simulator.columns import ping_event_id
-from simulator.live import Live, Pace
-from simulator.remote import Patience, Services, check_loopback
+from simulator.lake import ping_event_id
+from simulator.live import LiveTraffic, RateLimiter
+from simulator.remote import Services, check_loopback
 from simulator.world import TICK_MS, Spec, World, ping_id
 
 UNTIL_MS = 1_800_000_000_000 // TICK_MS * TICK_MS
@@ -24,7 +24,7 @@ INGEST, FEED = "http://127.0.0.1:8000", "http://127.0.0.1:8001"
 
 
 class FakeServices:
-    """Serves the world's first pings; takes events as the real door does. `away` answers 503 that many times."""
+    """Serves the world's first pings and validates events as ingest does, after answering 503 `away` times."""
 
     def __init__(self, away: int = 0, enough: int = 300) -> None:
         self.rows: list[Row] = []
@@ -38,11 +38,9 @@ class FakeServices:
         if self.away:
             self.away -= 1
             return httpx.Response(503, headers={"Retry-After": "0"}, json={"error": {"message": "away"}})
-        return self._feed(request) if request.url.path == "/get-feed" else self._take(request)
+        return self._feed() if request.url.port == 8001 else self._take(request)
 
-    def _feed(self, request: httpx.Request) -> httpx.Response:
-        assert request.url.host == "127.0.0.1"
-        assert request.url.port == 8001
+    def _feed(self) -> httpx.Response:
         number = len(self.served)
         request_id, pings = f"request-{number}", [ping_id((number * 7 + at) % 60) for at in range(10)]
         self.served[request_id] = pings
@@ -50,10 +48,9 @@ class FakeServices:
         return httpx.Response(200, json={"request_id": request_id, "items": items, "degraded": []})
 
     def _take(self, request: httpx.Request) -> httpx.Response:
-        assert request.url.port == 8000
         events = json.loads(request.content)["events"]
-        rows, refusals = to_rows(events, NOW_MS, uuid7)
-        assert not refusals, refusals[0].message
+        rows, rejected = to_rows(events, NOW_MS, uuid7)
+        assert not rejected, rejected[0].message
         known = {row["event_id"] for row in self.rows}
         fresh = [row for row in rows if row["event_id"] not in known]
         self.rows += fresh
@@ -69,19 +66,12 @@ def world() -> World:
 
 
 async def play(world: World, fake: Any, seconds: float = 20, rate: float = 1e6) -> Any:
-    patience = Patience()
-    fake.stop = patience.stop.set
     async with httpx.AsyncClient(transport=httpx.MockTransport(fake)) as client:
-        live = Live(
-            world,
-            Services(client, INGEST, FEED, patience),
-            rate=rate,
-            clock=lambda: NOW_MS,
-            make_id=uuid7,
-            ping_event_id=lambda number: ping_event_id(7, number),
-            rng=np.random.default_rng(1),
-        )
-        return await asyncio.wait_for(live.run(seconds), 30)
+        services = Services(client, INGEST, FEED)
+        fake.stop = services.stop.set
+        rng = np.random.default_rng(1)
+        traffic = LiveTraffic(world, services, rate=rate, clock=lambda: NOW_MS, make_id=uuid7, rng=rng)
+        return await asyncio.wait_for(traffic.run(seconds), 30)
 
 
 async def test_users_request_feeds_and_report_their_reactions(world: World) -> None:
@@ -107,7 +97,7 @@ async def test_a_new_ping_is_posted_under_a_fixed_event_id(world: World) -> None
     assert counts.pings == 1
 
 
-async def test_live_play_continues_after_an_outage(world: World) -> None:
+async def test_live_traffic_continues_after_an_outage(world: World) -> None:
     fake = FakeServices(away=6, enough=50)
     counts = await play(world, fake)
     assert counts.retries >= 6
@@ -127,52 +117,39 @@ async def test_nothing_is_sent_after_stop(world: World) -> None:
 
 
 async def test_a_rejected_request_ends_the_run_with_its_message(world: World) -> None:
-    def refuse(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(401, json={"error": {"code": "unauthenticated", "message": "no key was given"}})
+    class Closed(FakeServices):
+        async def __call__(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(401, json={"error": {"code": "unauthenticated", "message": "no key was given"}})
 
     with pytest.raises(PingfeedError, match="401: no key was given"):
-        await play(world, AsyncOnly(refuse))
-
-
-class AsyncOnly:
-    """A handler that may be given a `stop`, which it never uses."""
-
-    def __init__(self, answer: Callable[[httpx.Request], httpx.Response]) -> None:
-        self._answer = answer
-        self.stop: Callable[[], None] = lambda: None
-
-    async def __call__(self, request: httpx.Request) -> httpx.Response:
-        return self._answer(request)
+        await play(world, Closed())
 
 
 def test_the_rate_limiter_spreads_events_over_time() -> None:
     now = [100.0]
-    pace = Pace(10, lambda: now[0])
-    assert pace.book(20) == 0
-    assert pace.book(5) == pytest.approx(2)
+    limiter = RateLimiter(10, lambda: now[0])
+    assert limiter.reserve(20) == 0
+    assert limiter.reserve(5) == pytest.approx(2)
     now[0] = 102.0
-    assert pace.book(1) == pytest.approx(0.5)
+    assert limiter.reserve(1) == pytest.approx(0.5)
     now[0] = 110.0
-    assert pace.book(1) == 0
+    assert limiter.reserve(1) == 0
 
 
 async def test_retries_end_after_the_given_attempts() -> None:
-    def nobody(request: httpx.Request) -> httpx.Response:
+    def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused", request=request)
 
-    patience = Patience(attempts=2)
-    async with httpx.AsyncClient(transport=httpx.MockTransport(nobody)) as client:
+    async with httpx.AsyncClient(transport=httpx.MockTransport(refuse)) as client:
+        services = Services(client, INGEST, FEED, attempts=2)
         with pytest.raises(Unavailable, match=r"8001/get-feed does not answer: connection refused"):
-            await Services(client, INGEST, FEED, patience).get_feed("user-1")
-    assert patience.retries == 1
+            await services.get_feed("user-1")
+    assert services.retries == 1
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://localhost:1/", "http://[::1]:8000"])
-def test_loopback_is_allowed(url: str) -> None:
-    assert check_loopback(url, allow_remote=False) == url.rstrip("/")
-
-
-def test_other_hosts_need_allow_remote() -> None:
+def test_hosts_other_than_loopback_need_allow_remote() -> None:
+    for url in ("http://127.0.0.1:8000", "http://localhost:1/", "http://[::1]:8000"):
+        assert check_loopback(url, allow_remote=False) == url.rstrip("/")
     with pytest.raises(InvalidInput, match="--allow-remote"):
         check_loopback("http://feed.example:8000", allow_remote=False)
     assert check_loopback("http://feed.example:8000/", allow_remote=True) == "http://feed.example:8000"

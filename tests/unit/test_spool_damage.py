@@ -1,4 +1,4 @@
-"""Whatever becomes of a spool's files: a start never fails, never invents, keeps every whole record, tells the rest."""
+"""Damaged spool files: a start never fails, keeps every whole record, invents none, and reports the rest."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pingfeed.spool.checkpoint import FILE as TALLY
-from pingfeed.spool.segment import HEADER_BYTES, Damage, Record, SpooledBatch, encode_head, header, name_of, records
+from pingfeed.spool.segment import HEADER_BYTES, Damage, Record, encode_head, header, name_of, records
 from pingfeed.spool.spool import Spool
 from pingfeed.spool.stats import wait_landed
 from tests.conformance.samples import NOON_MS
@@ -40,7 +40,7 @@ class Made:
 
 
 Harm = Callable[[Made, random.Random], tuple[int, int]]
-"""Harms the bytes; where the range of what is not as it was began and ended, in the file as it was."""
+"""Damages the bytes; returns the start and end of the damaged range, as offsets in the undamaged file."""
 
 
 def _range(made: Made, chance: random.Random, longest: int = 400) -> tuple[int, int]:
@@ -96,7 +96,7 @@ HARMS = (cut, flip_a_bit, overwrite, overwrite_with_its_own, lose_a_piece, gain_
 
 
 @pytest.mark.parametrize("harm", HARMS, ids=[harm.__name__ for harm in HARMS])
-def test_of_a_harmed_file_every_record_that_was_not_hit_is_read_and_none_that_was_not_written(harm: Harm) -> None:
+def test_every_undamaged_record_is_read_and_none_is_invented(harm: Harm) -> None:
     lost = 0
     for seed in range(FILES // len(HARMS) + 1):
         chance = random.Random(seed)
@@ -111,11 +111,11 @@ def test_of_a_harmed_file_every_record_that_was_not_hit_is_read_and_none_that_wa
         lost += len(missing)
         whole = HEADER_BYTES + sum(made.written[number][2] - made.written[number][1] for number in read)
         if made.data and len(made.data) != whole:
-            assert [one for one in found if isinstance(one, Damage)], "bytes that are no record are told"
+            assert [one for one in found if isinstance(one, Damage)], "bytes that belong to no record are reported"
     figure(f"files harmed: {harm.__name__.replace('_', ' ')}", files=FILES // len(HARMS) + 1, records_hit=lost)
 
 
-def test_a_file_that_nobody_wrote_holds_no_record() -> None:
+def test_random_bytes_hold_no_record() -> None:
     for seed in range(FILES // 4):
         chance = random.Random(seed)
         data = chance.randbytes(chance.randint(0, 200)) + chance.choice((b"", b"\xf0PFR", header(SPOOL_ID)))
@@ -191,17 +191,17 @@ def _has_damage(path: Path) -> bool:
     return path.exists() and any(isinstance(one, Damage) for one in records(path.read_bytes()))
 
 
-async def _delivered(spool: Spool) -> set[bytes]:
-    """Everything, carried to a sink that keeps the last batch of each name, as the disk sink does."""
-    sink: dict[str, SpooledBatch] = {}
+async def _delivered(spool: Spool) -> dict[str, list[bytes]]:
+    """Deliver everything to a sink that keeps the last batch of each name, as the disk sink does; its lines by name."""
+    sink: dict[str, list[bytes]] = {}
     spool.seal()
     while (batch := await spool.next_batch()) is not None:
-        sink[batch.name] = batch
+        sink[batch.name] = list(batch.lines)
         await spool.ack(batch)
-    return {lines for batch in sink.values() for lines in batch.lines}
+    return sink
 
 
-async def test_a_spool_with_harmed_files_starts_and_keeps_and_delivers_every_whole_record(tmp_path: Path) -> None:
+async def test_a_spool_with_damaged_files_starts_and_delivers_every_whole_record(tmp_path: Path) -> None:
     template = tmp_path / "template"
     left = await _filled(template)
     by_file = {
@@ -223,26 +223,26 @@ async def test_a_spool_with_harmed_files_starts_and_keeps_and_delivers_every_who
         await spool.append(b"new", 1, NOON_MS)
         assert await asyncio.to_thread(wait_landed, folder, NOON_MS + 1, 0) > len(found)
         delivered = await _delivered(spool)
-        assert delivered == found | {b"new"}, what
+        assert {one for lines in delivered.values() for one in lines} == found | {b"new"}, what
         await spool.close()
         shutil.rmtree(folder)
     figure("spool folders harmed", folders=FOLDERS)
 
 
-async def test_a_file_that_is_removed_or_harmed_while_its_process_lives_is_told(tmp_path: Path) -> None:
+async def test_damage_to_a_running_spool_is_reported(tmp_path: Path) -> None:
     spool = Spool(tmp_path, segment_events=1)
     for text in (b"removed", b"harmed", b"well"):
         await spool.append(text, 1, NOON_MS)
     removed, harmed, _ = (one.file.path for one in spool.segments())
     removed.unlink()
     harmed.write_bytes(harmed.read_bytes().replace(b"harmed", b"HARMED"))
-    assert await _delivered(spool) == {b"well"}
+    assert [one for lines in (await _delivered(spool)).values() for one in lines] == [b"well"]
     assert [name for name, _ in spool.damage] == [removed.name, harmed.name]
     assert spool.depth() == (0, 0)
     await spool.close()
 
 
-async def test_an_empty_file_is_what_a_kill_leaves_and_no_damage(tmp_path: Path) -> None:
+async def test_an_empty_file_is_not_damage(tmp_path: Path) -> None:
     await Spool(tmp_path).close()
     (tmp_path / name_of(1)).touch()
     spool = Spool(tmp_path)
@@ -251,36 +251,33 @@ async def test_an_empty_file_is_what_a_kill_leaves_and_no_damage(tmp_path: Path)
     await spool.close()
 
 
-async def test_a_tally_that_is_gone_is_told_and_no_name_is_given_to_a_sink_again(tmp_path: Path) -> None:
-    """What had left is not known any more: another batch of an old name would take a delivered file's place."""
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+async def test_without_its_tally_a_spool_delivers_again_and_reuses_no_name(tmp_path: Path, damage: str) -> None:
+    """The spool no longer knows what it delivered: a batch with an old name would replace a delivered file."""
     spool = Spool(tmp_path, segment_events=1)
-    names = []
     await spool.append(b"held", 1, NOON_MS, in_flight=True)
     for number in range(3):
         await spool.append(b"%d" % number, 1, NOON_MS)
-    spool.seal()
-    while (batch := await spool.next_batch()) is not None:
-        names.append(batch.name)
-        await spool.ack(batch)
+    names = await _delivered(spool)
     assert [one.file.path.name for one in spool.segments()] == [name_of(1)]
     await spool.close()
-    (tmp_path / TALLY).unlink()
+    tally = tmp_path / TALLY
+    if damage == "gone":
+        tally.unlink()
+    else:
+        tally.write_bytes(tally.read_bytes().replace(b'"delivered":4', b'"delivered":7'))
     again = Spool(tmp_path, segment_events=1)
     assert [name for name, _ in again.damage] == [TALLY]
     await again.append(b"new", 1, NOON_MS)
-    again.seal()
-    first = await again.next_batch()
-    assert first is not None
-    assert (first.name, first.lines) == (names[0], [b"held"]), "the same records, the same name"
-    await again.ack(first)
-    second = await again.next_batch()
-    assert second is not None
-    assert (second.name in names, second.lines) == (False, [b"new"])
+    delivered = await _delivered(again)
+    assert list(delivered.values()) == [[b"held"], [b"new"]]
+    assert delivered.keys() & names.keys() == {next(iter(names))}, "the same records, the same name; no other"
     await again.close()
 
 
-async def test_a_record_that_a_power_cut_brings_back_shares_its_id_with_no_other(tmp_path: Path) -> None:
-    """It was refused and cut off, which was never synced; the next process began after the one before it."""
+async def test_a_record_restored_by_a_power_cut_has_a_unique_id(tmp_path: Path) -> None:
+    """The append failed and was truncated, but the truncation was not synced; the next process continued from the last
+    acknowledged id."""
     spool = Spool(tmp_path)
     await spool.append(b"acknowledged", 1, NOON_MS)
     await spool.close()
@@ -288,13 +285,13 @@ async def test_a_record_that_a_power_cut_brings_back_shares_its_id_with_no_other
     again = Spool(tmp_path)
     await again.append(b"acknowledged too", 1, NOON_MS)
     await again.close()
-    file.write_bytes(file.read_bytes() + encode_head(2, b"refused", 1, NOON_MS) + b"refused")
+    file.write_bytes(file.read_bytes() + encode_head(2, b"failed", 1, NOON_MS) + b"failed")
     delivered: list[bytes] = []
-    for _ in range(2):  # Each by a process of its own, which knows what is delivered from the tally alone.
+    for _ in range(2):  # Two processes: the second knows only from the tally what is delivered.
         last = Spool(tmp_path)
         batch = await last.next_batch()
         assert batch is not None
         delivered += batch.lines
         await last.ack(batch)
         await last.close()
-    assert delivered == [b"acknowledged", b"refused", b"acknowledged too"]
+    assert delivered == [b"acknowledged", b"failed", b"acknowledged too"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.core.clock import DAY_MS, HOUR_MS
 from pingfeed.core.errors import Unavailable
 from pingfeed.core.signals import Engagement
-from tests.conformance.samples import NOON_MS
+from tests.conformance.samples import NOON_MS, eventually
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -130,6 +131,27 @@ async def test_a_flush_that_fails_is_told_once_by_the_next_add_and_holds_nothing
     assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(6)}, "cem and dan"
     await store.add([_like("ann")])
     assert dict(await store.top("DE", 1, NOON_MS)) == {"p": pytest.approx(9)}, "what was missed may come again"
+    await store.close()
+
+
+async def test_an_add_during_a_flush_is_counted_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trending_sqlite, "FLUSH_S", 0.01)
+    store = SqliteTrending(f"sqlite://{tmp_path}/t.sqlite")
+    begun, go_on, count = threading.Event(), threading.Event(), store._count
+
+    def slow(*batch: Any) -> None:
+        begun.set()
+        go_on.wait(10)
+        count(*batch)
+
+    monkeypatch.setattr(store, "_count", slow)
+    await store.add([_like("ann")])
+    await asyncio.to_thread(begun.wait, 10)
+    await store.add([_like("bob")])
+    go_on.set()
+    await eventually(lambda: _keys(tmp_path) == 2)
     await store.close()
 
 

@@ -300,13 +300,7 @@ def _old_file(folder: Path, *changes: str) -> list[Act]:
     connection.commit()
     connection.close()
     return [
-        Act(
-            ("ann", "bob", "cem")[n % 3],
-            kind,
-            f"t{n // 6}",
-            NOON_MS + n,
-            ("p1", "p2") if kind == "served" else (),
-        )
+        Act(("ann", "bob", "cem")[n % 3], kind, f"t{n // 6}", NOON_MS + n, ("p1", "p2") if kind == "served" else ())
         for n in range(42)
         for kind in (("seen", "engaged") if KINDS[n // 3 % 7] == "engaged" else (KINDS[n // 3 % 7],))
     ]

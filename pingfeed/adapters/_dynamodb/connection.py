@@ -71,7 +71,7 @@ class Connection:
         try:
             await self.call("put_item", table, TableName=table, Item=after, **condition)
         except PingfeedError as error:
-            if is_conflict(error):
+            if code_of(error) == _CONFLICT:
                 return False
             raise
         return True
@@ -228,16 +228,13 @@ class _Gets:
 
     def request(self) -> dict[str, Any]:
         """`RequestItems` for the keys that are still open."""
-        return {
-            table: {
-                "Keys": [
-                    {KEY: {"S": key}} for key, answers in keys.items() if not all(answer.done() for answer in answers)
-                ],
-                "ConsistentRead": table in self._consistent,
-            }
-            for table, keys in self.tables.items()
-            if not all(map(_all_done, keys.values()))
-        }
+        wanted: dict[str, Any] = {}
+        for table, keys in self.tables.items():
+            still_open = [key for key, answers in keys.items() if not all(answer.done() for answer in answers)]
+            if still_open:
+                named = [{KEY: {"S": key}} for key in still_open]
+                wanted[table] = {"Keys": named, "ConsistentRead": table in self._consistent}
+        return wanted
 
     def take(self, answer: dict[str, Any]) -> None:
         """Deliver a response to the callers; a key that is neither returned nor unprocessed has no item."""
@@ -273,10 +270,6 @@ class _Gets:
 
     def _answers(self) -> Iterator[Answer]:
         return (answer for keys in self.tables.values() for answers in keys.values() for answer in answers)
-
-
-def _all_done(answers: list[Answer]) -> bool:
-    return all(answer.done() for answer in answers)
 
 
 class WritePacer:
@@ -322,8 +315,3 @@ def is_transient(error: PingfeedError) -> bool:
 def is_permanent(error: PingfeedError) -> bool:
     """A permanent error: an absent table, a missing permission, an invalid request."""
     return code_of(error) is not None and not is_transient(error)
-
-
-def is_conflict(error: PingfeedError) -> bool:
-    """The condition of a write failed: another writer got in between."""
-    return code_of(error) == _CONFLICT

@@ -28,6 +28,7 @@ import msgspec
 from pingfeed.adapters._dynamodb.connection import Answer, SharedConnection
 from pingfeed.adapters._dynamodb.items import Item, compress, decompress, ttl
 from pingfeed.aws import KEY, TTL
+from pingfeed.core.deleted_pings import DeletedPings
 from pingfeed.core.errors import FormatError, Unavailable
 from pingfeed.core.retry import Backoff, until_true
 from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED, Act
@@ -45,7 +46,7 @@ Times = dict[str, int]
 Names = tuple[str, ...]
 
 
-class DeletedPings:
+class DeletedList:
     """One process's copy of a table's list."""
 
     def __init__(self, table: str, connection: SharedConnection, backoff: Backoff) -> None:
@@ -53,9 +54,7 @@ class DeletedPings:
         self._parts: dict[str, Times] = {}
         self._names: Names = ()
         self._fetches: dict[str, asyncio.Task[Times]] = {}
-        self._times: Times = {}
-        self._live: frozenset[str] = frozenset()
-        self._valid = range(0)  # The times for which `_live` is valid.
+        self._pings = DeletedPings()
         self._writing = asyncio.Lock()
 
     def head(self) -> Answer:
@@ -65,11 +64,7 @@ class DeletedPings:
     async def at(self, head: Item | None, now_ms: int) -> frozenset[str]:
         """The newest `MAX_DELETED` pings deleted within `DELETED_TTL_MS` before `now_ms`."""
         await self._follow(_names_in(head))
-        if now_ms not in self._valid:
-            live = {ping_id: at_ms for ping_id, at_ms in self._times.items() if at_ms > now_ms - DELETED_TTL_MS}
-            self._live = frozenset(live)
-            self._valid = range(now_ms, min(live.values(), default=now_ms) + DELETED_TTL_MS)
-        return self._live
+        return self._pings.at(now_ms)
 
     async def refresh(self) -> None:
         """Fetch what `at` would wait for. Raises Unavailable, and FormatError as `at` does."""
@@ -93,13 +88,14 @@ class DeletedPings:
         """Write the new deletions; False if another process changed the head in between."""
         head = await self.head()
         await self._follow(_names_in(head))
-        new = _newer(acts, self._times)
+        new = _newer(acts, self._pings.times)
         if not new:
             return True
         # From here on reads may follow other heads; the write is based on the head that was read.
         parts = dict(self._parts)
         if self._names and len(parts[self._names[-1]]) < PART:
-            new = _merged([parts.pop(self._names[-1]), new])
+            last = parts.pop(self._names[-1])
+            new = {ping_id: at_ms for ping_id, at_ms in last.items() if ping_id not in new} | new
         added = {os.urandom(_NAME_BYTES).hex(): part for part in _in_parts(new)}
         after = _head_item(_still_needed({**parts, **added}, max(new.values())))
         connection = self._connection()
@@ -120,8 +116,8 @@ class DeletedPings:
         # Another read may have moved to another head in between; this one follows its own.
         self._parts = {name: found[name] if name in found else known[name] for name in names}
         self._names = names
-        self._times = _newest(_merged(list(self._parts.values())), MAX_DELETED)
-        self._valid = range(0)
+        self._pings = DeletedPings()
+        self._pings.add(deletion for part in self._parts.values() for deletion in part.items())
 
     async def _fetched(self, names: Sequence[str]) -> dict[str, Times]:
         """Parts by name. A cancelled caller leaves its fetches to the next one; a failed fetch starts again then."""
@@ -187,21 +183,7 @@ def _newer(acts: Sequence[Act], known: Times) -> Times:
         if act.at_ms > new.get(act.target, known.get(act.target, act.at_ms - 1)):
             new.pop(act.target, None)
             new[act.target] = act.at_ms
-    return _newest(new, MAX_DELETED)
-
-
-def _merged(parts: Sequence[Times]) -> Times:
-    """All parts in order; a ping that was deleted again moves to the end."""
-    merged: Times = {}
-    for part in parts:
-        for ping_id, at_ms in part.items():
-            merged.pop(ping_id, None)
-            merged[ping_id] = at_ms
-    return merged
-
-
-def _newest(times: Times, count: int) -> Times:
-    return dict(islice(times.items(), max(0, len(times) - count), None))
+    return dict(islice(new.items(), max(0, len(new) - MAX_DELETED), None))
 
 
 def _in_parts(times: Times) -> list[Times]:

@@ -68,12 +68,7 @@ def packet_key(user_id: str) -> str:
 
 def packet_item(user_id: str, packet: bytes, expires_ms: int) -> Item:
     """The item that stores a packet."""
-    return {
-        KEY: {"S": packet_key(user_id)},
-        "p": {"B": packet},
-        "e": {"N": str(expires_ms)},
-        TTL: ttl(expires_ms),
-    }
+    return {KEY: {"S": packet_key(user_id)}, "p": {"B": packet}, "e": {"N": str(expires_ms)}, TTL: ttl(expires_ms)}
 
 
 def packet_of(item: Item | None, now_ms: int) -> bytes | None:

@@ -3,7 +3,7 @@
 A statement reads the tables that the caller names and the one-row table `params`; it has no other inputs, so the same
 file runs on another engine that can register Arrow tables under names.
 
-`python -m batch.features.engine FILE` (`make digest`) writes the digest of the statements into that file.
+`python -m batch.engine FILE` (`make digest`) writes the digest of the statements into that file.
 """
 
 import hashlib
