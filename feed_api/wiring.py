@@ -7,7 +7,7 @@ from typing import Final
 
 from feed_api.stages.log_served import ServedActs
 from pingfeed.adapters import registry
-from pingfeed.core.clock import Clock, system_clock
+from pingfeed.core.clock import Clock, SteadyClock, system_clock
 from pingfeed.core.ids import IdMaker, uuid7
 from pingfeed.ports import Artifacts, CandidateStore, Trending, UserSignals
 from pingfeed.settings import Settings
@@ -55,4 +55,5 @@ def build(settings: Settings) -> Services:
         delivery=Delivery(spool, sink, apply=acts.apply, flush_seconds=settings.sink_flush_seconds),
         acts=acts,
         publisher=Publisher(spool.directory, registry.open_lake_objects(settings)),
+        clock=SteadyClock(),
     )

@@ -7,7 +7,7 @@ from typing import Final
 from ingest_api.rejected import MAX_BYTES_A_DAY, RejectedEvents, RejectedObjects, RejectedSpool
 from ingest_api.signal_writer import SignalWriter
 from pingfeed.adapters import registry
-from pingfeed.core.clock import Clock, system_clock
+from pingfeed.core.clock import Clock, SteadyClock, system_clock
 from pingfeed.core.errors import SettingsError
 from pingfeed.core.ids import IdMaker, uuid7
 from pingfeed.core.urls import scheme_of
@@ -77,6 +77,7 @@ def build(settings: Settings) -> Services:
             flush_seconds=REJECTED_FLUSH * settings.sink_flush_seconds,
         ),
         publisher=Publisher(spool.directory, registry.open_lake_objects(settings)),
+        clock=SteadyClock(),
     )
 
 
