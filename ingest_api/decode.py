@@ -5,12 +5,13 @@ all ids are matched at once, all rows are built in one call. If anything is wron
 decoded one by one (`events.to_rows`), which explains what is wrong with each. The rows are the same either way, except
 that an integer in a double column gets a decimal point.
 
-A body that is not JSON is rejected as a whole (400). If it is JSON, but holds an event that cannot be represented (a
+A byte order mark is skipped. A body that is not JSON is rejected as a whole (400). If it is JSON, but holds an event that cannot be represented (a
 number beyond a double, bytes that are not UTF-8), only that event is rejected. Half a surrogate pair, left by a client
 that cut a string inside an emoji, reads as U+FFFD, as in browsers.
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache, reduce
@@ -96,6 +97,7 @@ def decode(
 
     MalformedBody if it is not JSON, TooLarge over `MAX_EVENTS`, InvalidInput naming `events` if there is no list.
     """
+    body = body.removeprefix(BOM_UTF8)
     rows = _fast(body, received_ms, make_id, many)
     if rows is not None and (check is None or _passes(check, rows)):
         return rows, []
