@@ -108,7 +108,7 @@ class EventReceiver:
         now_ms = self._clock()
         check = None if caller.subject is None else partial(authorize, caller.subject)
         try:
-            rows, rejected = decode(body, now_ms, self._make_id, many=many, check=check)
+            rows, rejected = decode(body, now_ms, self._make_id, many=many, check=check, dropped=self._dropped)
         except MalformedBody as error:
             await self._rejected.add([RejectedEvent(0, None, error.code, None, error.message, body)], now_ms)
             raise
@@ -118,6 +118,9 @@ class EventReceiver:
         if rejected:
             await self._rejected.add(rejected, now_ms)
         return self._counted(len(fresh), len(rows) - len(fresh), rejected)
+
+    def _dropped(self, field: str) -> None:
+        self._counters.context_dropped.labels(field).inc()
 
     def _counted(self, accepted: int, duplicates: int, rejected: Sequence[RejectedEvent]) -> Result:
         if duplicates:
