@@ -21,6 +21,7 @@ from batch.lake.tables import AGGREGATES, CLEAN
 from batch.lake.tombstones import DeletionRequests, Forgotten
 from batch.ticks import day_of_path
 from batch.wiring import Batch
+from pingfeed.core.clock import to_iso
 
 _LOG = logging.getLogger(__name__)
 _DEDUPE_DAYS = 7
@@ -40,11 +41,15 @@ class EventLoader:
         """Load new events as the run of `tick`, or as an amendment to it if it has finished.
 
         `everything` lists every partition. Without it, a finished tick is not run again. A tick before the latest
-        finished one is a replay of the past and loads nothing: new events were not known then.
+        finished one is a replay of the past and loads nothing: new events were not known then. A finished one that is
+        ahead of the machine's clock is no reason: the present is no replay.
         """
         self._ledger.remove_unfinished()
         latest = max(self._ledger.finished(), default=-1)
-        if tick_of_run(latest) > tick:
+        is_ahead = tick_of_run(latest) > self._batch.present + 1
+        if is_ahead:
+            self._pass_over(latest)
+        if tick_of_run(latest) > tick and not (is_ahead and tick >= self._batch.present - 1):
             return Manifest(run=latest, tick=tick, at_ms=now_ms, files=[])
         done = self._ledger.last_manifest(tick)
         if done is not None and not everything:
@@ -64,6 +69,13 @@ class EventLoader:
         self._repair_states(manifest)
         self._ledger.finish(manifest)
         return manifest
+
+    def _pass_over(self, latest: int) -> None:
+        """Do not let a run that the clock was once ahead for close what it has not read: its states end too early."""
+        ahead = self._ticks.start_ms(tick_of_run(latest))
+        _LOG.error("a run is ahead of the clock; it is passed over", extra={"run": latest, "at_ms": ahead})
+        self._progress.say(f"a run is ahead of the clock ({to_iso(ahead)}): it is passed over")
+        self._tables.drop_derived_since(self._ticks.day(self._batch.present))
 
     def _groups(self, unread: Unread) -> Iterator[tuple[str, Read, bool]]:
         """Unread events and whether they are history; history comes one UTC day at a time to bound memory."""
