@@ -28,18 +28,10 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
 
 def _runs(batch: Batch, runs: list[int]) -> Finding:
     ahead = [run for run in runs if tick_of_run(run) > batch.present + 1]
+    last = to_iso(batch.ticks.start_ms(tick_of_run((ahead or runs)[-1]))) if runs else ""
     if ahead:
-        last = to_iso(batch.ticks.start_ms(tick_of_run(ahead[-1])))
-        return (
-            "runs",
-            False,
-            f"runs ahead of the clock: {len(ahead):,}, the last of {last}; their events count from then",
-        )
-    return (
-        "runs",
-        True,
-        f"the last tick was {to_iso(batch.ticks.start_ms(tick_of_run(runs[-1])))}" if runs else "none yet",
-    )
+        return "runs", False, f"ahead of the clock: {len(ahead):,}, the last of {last}; their events count from then"
+    return "runs", True, f"the last tick was {last}" if runs else "none yet"
 
 
 def _unread(batch: Batch, ledger: Ledger) -> Finding:
