@@ -32,6 +32,7 @@ from pingfeed.core.events import (
     Id,
     RejectedEvent,
     Row,
+    check_size,
     happened_ms,
     tidy,
     to_rows,
@@ -159,7 +160,13 @@ def _fast(
 
 
 def _is_valid(rows: Sequence[Row]) -> bool:
-    """Whether all ids match the patterns of `events.py`."""
+    """Whether all ids match the patterns of `events.py`, and whether the rows that may be large are not too large."""
+    try:
+        for row in rows:
+            if row["event_type"] == "ping_created":
+                check_size(row)
+    except InvalidInput:
+        return False
     ids = [value for name in _ID_FIELDS for row in rows if (value := row.get(name)) is not None]
     return _all_match(_IDS, ids) and _all_match(_UUIDS, [row["event_id"] for row in rows])
 

@@ -23,7 +23,10 @@ from pingfeed.core.ids import IdMaker
 MAX_EVENTS: Final = 500
 MAX_BODY_BYTES: Final = 1 << 20
 MAX_AHEAD_MS: Final = DAY_MS
-MAX_LIST: Final = 64
+MAX_LIST: Final = 32
+MAX_NAMES: Final = 16
+MAX_ROW_BYTES: Final = 16 << 10
+"""The largest row that a client's event may become, as JSON with its unknown fields."""
 MAX_WATCH: Final = 10.0
 """More full watches count as this many."""
 
@@ -131,8 +134,8 @@ class PingCreated(_Common, tag="ping_created", frozen=True, kw_only=True):
     creator_id: Id
     topics: Labels = []
     duration_ms: Annotated[int, Meta(ge=0, le=DAY_MS)] | None = None
-    attributes: dict[Name, Number] = {}
-    facets: dict[Name, Labels] = {}
+    attributes: Annotated[dict[Name, Number], Meta(max_length=MAX_NAMES)] = {}
+    facets: Annotated[dict[Name, Labels], Meta(max_length=MAX_NAMES)] = {}
 
 
 class PingDeleted(_Common, tag="ping_deleted", frozen=True, kw_only=True):
@@ -334,6 +337,7 @@ def to_row(event: Any, received_ms: int, make_id: IdMaker, dropped: Dropped = la
     if unknown:
         row["extra"] = _as_json({name: event[name] for name in sorted(unknown)}).decode()
     tidy(row, dropped)
+    check_size(row)
     return row
 
 
@@ -349,6 +353,14 @@ def tidy(row: Row, dropped: Dropped) -> None:
                 row[name] = kept
     if row.get("watch_time_ratio", 0) > MAX_WATCH:
         row["watch_time_ratio"] = MAX_WATCH
+
+
+def check_size(row: Row) -> None:
+    """Raise InvalidInput for a row that is too large."""
+    size = len(_as_json(row))
+    if size > MAX_ROW_BYTES:
+        sentence = f"the event takes {size:,} bytes with all its fields; at most {MAX_ROW_BYTES:,} are accepted"
+        raise InvalidInput(sentence, code="too_large")
 
 
 def _as_json(value: Any) -> bytes:
