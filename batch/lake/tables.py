@@ -66,7 +66,7 @@ STATES: Final[dict[str, pa.Schema]] = {
 """One row a key as of the start of the day; the statement of that name carries the previous day forward."""
 CATALOGUE: Final[dict[str, pa.Schema]] = {
     "numbers": _schema("kind id number"),
-    "versions": _schema("ping creator known_tick received_ms event_id duration_ms country language"),
+    "versions": _schema("ping creator known_tick received_ms event_id duration_ms country language by_user"),
     "facets": _schema(f"{_VERSION} facet position value"),
     "attributes": _schema(f"{_VERSION} name number", number=pa.float64()),
     "deletions": _schema("ping known_tick"),

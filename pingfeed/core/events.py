@@ -219,6 +219,10 @@ def _row_name(field: str) -> str:
     return {"timestamp": "timestamp_ms", "sent_at": "sent_ms"}.get(field, field)
 
 
+_LATER: Final = {"extra": "string", "by_user": "bigint"}
+"""Columns that no client sends: unknown fields as JSON; 1 where a user's token sent a `ping_created`, else null."""
+
+
 def _columns() -> tuple[Column, ...]:
     kinds: dict[str, str] = {"event_id": "string", "event_type": "string", "user_id": "string"}
     kinds |= {"received_ms": "bigint", "timestamp_ms": "bigint"}
@@ -226,7 +230,7 @@ def _columns() -> tuple[Column, ...]:
         for field, hint in get_type_hints(struct).items():
             if not field.startswith("__"):
                 kinds.setdefault(_row_name(field), _KINDS[_without_none(hint)])
-    return tuple(Column(name, kind) for name, kind in (kinds | {"extra": "string"}).items())
+    return tuple(Column(name, kind) for name, kind in (kinds | _LATER).items())
 
 
 COLUMNS: Final = _columns()
