@@ -14,6 +14,7 @@ Reads leave out the rows of deleted users, even before the nightly job has remov
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 import pyarrow as pa
@@ -97,6 +98,10 @@ class Tables:
         self.lake: Lake = self._listed
         self._find_forgotten = find_forgotten
         self._pending: ForgottenRows | None = None
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Either all that is written inside is kept, or nothing."""
+        return self._listed.transaction()
 
     def refresh(self) -> None:
         """Clear cached listings: files have landed, or another process has run."""

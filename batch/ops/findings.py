@@ -1,10 +1,11 @@
-"""What `pingfeed doctor` says of the lake: events that no run has read, and runs that are ahead of the clock."""
+"""What `pingfeed doctor` says of the lake: unread events, runs ahead of the clock, quarantined rows."""
 
 from collections.abc import Iterator
 
 import pyarrow.compute as pc
 
 from batch.lake.ledger import Ledger, tick_of_run
+from batch.lake.quarantine import quarantined
 from batch.lake.raw_files import each_events
 from batch.wiring import Batch, build
 from pingfeed.core.clock import Clock, to_iso
@@ -13,6 +14,7 @@ from pingfeed.settings import Settings
 _MAX_FILES = 200
 """How many unread files are opened to see how old their events are."""
 _LATE_TICKS = 2
+_SHOWN = 120
 Finding = tuple[str, bool, str]
 """Name, whether it is well, detail."""
 
@@ -24,6 +26,7 @@ def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
     runs = ledger.finished()
     yield _runs(batch, runs)
     yield _unread(batch, ledger)
+    yield _quarantined(batch)
 
 
 def _runs(batch: Batch, runs: list[int]) -> Finding:
@@ -32,6 +35,14 @@ def _runs(batch: Batch, runs: list[int]) -> Finding:
     if ahead:
         return "runs", False, f"ahead of the clock: {len(ahead):,}, the last of {last}; their events count from then"
     return "runs", True, f"the last tick was {last}" if runs else "none yet"
+
+
+def _quarantined(batch: Batch) -> Finding:
+    found = list(quarantined(batch.tables.lake))
+    if not found:
+        return "quarantine", True, "empty"
+    first = f"{found[0].step}, {found[0].what}: {found[0].reason[:_SHOWN]}"
+    return "quarantine", False, f"rows that a step could not take: {sum(one.rows for one in found):,}; {first}"
 
 
 def _unread(batch: Batch, ledger: Ledger) -> Finding:
