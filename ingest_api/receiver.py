@@ -110,14 +110,14 @@ class EventReceiver:
         again; MalformedBody, InvalidInput or TooLarge if the body as a whole is rejected.
         """
         now_ms = self._clock()
-        by_user = caller.subject is not None
-        check = partial(authorize, caller.subject, may_publish=self._user_catalogue) if by_user else None
+        user = caller.subject
+        check = None if user is None else partial(authorize, user, may_publish=self._user_catalogue)
         try:
             rows, rejected = decode(body, now_ms, self._make_id, many=many, check=check, dropped=self._dropped)
         except MalformedBody as error:
             await self._rejected.add([RejectedEvent(0, None, error.code, None, error.message, body)], now_ms)
             raise
-        for row in rows if by_user else ():
+        for row in rows if user is not None else ():
             if row["event_type"] == "ping_created":
                 row["by_user"] = 1
         async with self._recent.claimed(rows) as fresh:

@@ -29,7 +29,8 @@ class ListedLake:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Hold what is written until the end, and forget it if the block raises. Reads see it."""
-        self._held = held = {}
+        held: dict[str, bytes] = {}
+        self._held = held
         try:
             yield
         except BaseException:
