@@ -44,7 +44,8 @@ def event(rng: random.Random) -> dict[str, Any]:
 
 
 def accepted(count: int) -> list[Row]:
-    rng, rows = random.Random(11), []
+    rng = random.Random(11)
+    rows: list[Row] = []
     while len(rows) < count:
         body = msgspec.json.encode({"events": [event(rng) for _ in range(50)]})
         rows += decode(body, (FIRST + len(rows) % 5) * TICK_MS - 1, uuid7, many=True)[0]
