@@ -48,7 +48,9 @@ def etl(*, at: int | None, json: bool, wait: float) -> None:
     """`pingfeed etl`."""
     with _leased(at, wait, json=json) as (batch, now_tick):
         done = run_etl(batch, now_tick)
-    read = in_words(read=done.read, kept=done.kept, rejected=done.rejected, left_out=done.left_out)
+    read = in_words(
+        read=done.read, kept=done.kept, rejected=done.rejected, left_out=done.left_out, quarantined=done.quarantined
+    )
     _say(f"tick {done.tick}: {read}; files read: {len(done.files):,}", done, json=json)
 
 
@@ -56,7 +58,9 @@ def tick(*, at: int | None, json: bool, wait: float, everyone: bool) -> None:
     """`pingfeed tick`."""
     with _leased(at, wait, json=json) as (batch, now_tick):
         done = ticking.run(batch, now_tick, everyone=everyone)
-    read = in_words(read=done.read, kept=done.events, rejected=done.rejected, left_out=done.left_out)
+    read = in_words(
+        read=done.read, kept=done.events, rejected=done.rejected, left_out=done.left_out, quarantined=done.quarantined
+    )
     sentence = (
         f"tick {done.tick}: {read}; {done.pings:,} pings in the snapshot, {done.packets:,} packets "
         f"(bytes p50/p95: {done.packet_bytes_p50:,}/{done.packet_bytes_p95:,})"

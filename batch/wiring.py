@@ -59,6 +59,8 @@ class Batch:
     ticks: Ticks
     features: FeatureSet
     clock: Clock
+    """The time as of which it runs: the machine's, or one of the past (`--at`)."""
+    wall_clock: Clock
     progress: Progress
     open_artifacts: Callable[[], Artifacts]
     open_candidates: Callable[[], CandidateStore]
@@ -75,6 +77,11 @@ class Batch:
                 await artifacts.close()
 
         return asyncio.run(run())
+
+    @property
+    def present(self) -> int:
+        """The tick that it is by the machine's clock. A run, snapshot or state of a later one is ahead of the clock."""
+        return self.ticks.of(self.wall_clock())
 
     @contextmanager
     def lease(self, wait_s: float = 0) -> Iterator[None]:
@@ -115,7 +122,9 @@ async def move_pointer(artifacts: Artifacts, digest: str, name: str, current: st
         await artifacts.put(pointer_key(digest, name), msgspec.json.encode(pointer))
 
 
-def build(settings: Settings, *, clock: Clock = system_clock, quiet: bool = False) -> Batch:
+def build(
+    settings: Settings, *, clock: Clock = system_clock, wall_clock: Clock = system_clock, quiet: bool = False
+) -> Batch:
     """The batch side for these settings."""
     return Batch(
         settings=settings,
@@ -124,6 +133,7 @@ def build(settings: Settings, *, clock: Clock = system_clock, quiet: bool = Fals
         ticks=Ticks(settings.tick_ms),
         features=settings.features,
         clock=clock,
+        wall_clock=wall_clock,
         progress=Progress(quiet=quiet),
         open_artifacts=lambda: registry.open_artifacts(settings),
         open_candidates=lambda: registry.open_candidates(settings),

@@ -50,6 +50,7 @@ def create_app(services: Services, settings: Settings, metrics: Metrics | None =
         counters=Counters(metrics),
         clock=services.clock,
         make_id=services.make_id,
+        user_catalogue=settings.user_catalogue,
     )
     answering = handlers(receiver)
     app = create_shell(

@@ -5,15 +5,16 @@ all ids are matched at once, all rows are built in one call. If anything is wron
 decoded one by one (`events.to_rows`), which explains what is wrong with each. The rows are the same either way, except
 that an integer in a double column gets a decimal point.
 
-A body that is not JSON is rejected as a whole (400). If it is JSON, but holds an event that cannot be represented (a
-number beyond a double, bytes that are not UTF-8), only that event is rejected. Half a surrogate pair, left by a client
-that cut a string inside an emoji, reads as U+FFFD, as in browsers.
+A byte order mark is skipped. A body that is not JSON is rejected as a whole (400). If it is JSON, but holds an event
+that cannot be represented (a number beyond a double, bytes that are not UTF-8), only that event is rejected. Half a
+surrogate pair, left by a client that cut a string inside an emoji, reads as U+FFFD, as in browsers.
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import lru_cache, reduce
+from functools import reduce
 from operator import or_
 from typing import Any, Final, get_type_hints
 
@@ -21,17 +22,19 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from pingfeed.core.clock import to_ms
+from pingfeed.core.context import CONTEXT_FIELDS
 from pingfeed.core.errors import InvalidInput, MalformedBody, TooLarge
 from pingfeed.core.events import (
     CLIENT_TYPES,
     MAX_EVENTS,
-    Country,
+    Dropped,
     EventId,
     Id,
-    Language,
     RejectedEvent,
     Row,
+    check_size,
     happened_ms,
+    tidy,
     to_rows,
 )
 from pingfeed.core.ids import IdMaker
@@ -51,8 +54,9 @@ def _fast_struct(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:
     Patterns are left out: matching field by field takes four times as long as all other decoding (see `_is_valid`).
     """
     hints = get_type_hints(struct, include_extras=True)
-    plain: dict[Any, Any] = dict.fromkeys((Id, EventId, Country, Language), str)
+    plain: dict[Any, Any] = dict.fromkeys((Id, EventId), str)
     plain |= {kind | None: str | None for kind in plain}
+    hints |= dict.fromkeys(CONTEXT_FIELDS, str | None)
     fields: list[Any] = []
     for field in msgspec.structs.fields(struct):
         hint = plain.get(hints[field.name], hints[field.name])
@@ -96,14 +100,25 @@ _ESCAPE: Final = re.compile(
 
 
 def decode(
-    body: bytes, received_ms: int, make_id: IdMaker, *, many: bool, check: Check | None = None
+    body: bytes,
+    received_ms: int,
+    make_id: IdMaker,
+    *,
+    many: bool,
+    check: Check | None = None,
+    dropped: Dropped = lambda _field: None,
 ) -> tuple[list[Row], list[RejectedEvent]]:
     """The rows and the rejected events of a body: one event, or with `many` `{"events": [...]}`.
 
-    MalformedBody if it is not JSON, TooLarge over `MAX_EVENTS`, InvalidInput naming `events` if there is no list.
+    `dropped` is called with each context field that is not kept. Raises MalformedBody if the body is not JSON, TooLarge
+    over `MAX_EVENTS`, InvalidInput naming `events` if there is no list.
     """
-    rows = _fast(body, received_ms, make_id, many)
+    body = body.removeprefix(BOM_UTF8)
+    lost: list[str] = []
+    rows = _fast(body, received_ms, make_id, many, lost.append)
     if rows is not None and (check is None or _passes(check, rows)):
+        for field in lost:
+            dropped(field)
         return rows, []
     events = many_events(body) if many else one_event(body)
 
@@ -113,7 +128,7 @@ def decode(
         if check is not None and isinstance(event, dict):
             check(event)
 
-    return to_rows(events, received_ms, make_id, check_each)
+    return to_rows(events, received_ms, make_id, check_each, dropped)
 
 
 def _passes(check: Check, rows: Sequence[Row]) -> bool:
@@ -125,7 +140,9 @@ def _passes(check: Check, rows: Sequence[Row]) -> bool:
     return True
 
 
-def _fast(body: bytes, received_ms: int, make_id: IdMaker, many: bool) -> list[Row] | None:
+def _fast(
+    body: bytes, received_ms: int, make_id: IdMaker, many: bool, dropped: Dropped = lambda _field: None
+) -> list[Row] | None:
     """The rows of a body of valid events; None if it has to be decoded event by event."""
     try:
         events: list[Any] = _MANY.decode(body).events if many else [_ONE.decode(body)]  # type: ignore[attr-defined]
@@ -144,33 +161,26 @@ def _fast(body: bytes, received_ms: int, make_id: IdMaker, many: bool) -> list[R
         row["timestamp_ms"] = timestamp_ms
         if "sent_at" in row:
             row["sent_ms"] = to_ms(datetime.fromisoformat(row.pop("sent_at")))
+        tidy(row, dropped)
     return rows if _is_valid(rows) else None
 
 
 def _is_valid(rows: Sequence[Row]) -> bool:
-    """Whether all ids, countries and languages match the patterns of `events.py`."""
+    """Whether all ids match the patterns of `events.py`, and whether the rows that may be large are not too large."""
+    try:
+        for row in rows:
+            if row["event_type"] == "ping_created":
+                check_size(row)
+    except InvalidInput:
+        return False
     ids = [value for name in _ID_FIELDS for row in rows if (value := row.get(name)) is not None]
-    return (
-        _all_match(_IDS, ids)
-        and _all_match(_UUIDS, [row["event_id"] for row in rows])
-        and all(_is_of(value, Country) for value in {row.get("country") for row in rows})
-        and all(_is_of(value, Language) for value in {row.get("language") for row in rows})
-    )
+    return _all_match(_IDS, ids) and _all_match(_UUIDS, [row["event_id"] for row in rows])
 
 
 def _all_match(pattern: re.Pattern[str], values: Sequence[str]) -> bool:
     """Whether a pattern of lines matches the values, one line each: no value may hold a line feed."""
     lines = "\n".join((*values, ""))
     return lines.count("\n") == len(values) and pattern.fullmatch(lines) is not None
-
-
-@lru_cache(2048)
-def _is_of(value: str | None, kind: Any) -> bool:
-    try:
-        msgspec.convert(value, kind | None)
-    except msgspec.ValidationError:
-        return False
-    return True
 
 
 def one_event(body: bytes) -> list[Any]:

@@ -4,12 +4,12 @@ A key may send every event. The token of a user may send what that user did and 
 
 | event | a user may send it if |
 |---|---|
-| `ping_created` | `creator_id` is the user, and `user_id` too where it is given |
+| `ping_created` | PINGFEED_USER_CATALOGUE is set, `creator_id` is the user, and `user_id` too where it is given |
 | `ping_deleted` | never: it does not say whose ping it is |
 | any other | `user_id` is the user |
 
-A `ping_created` under the id of someone else's ping changes nothing: only edits by its first creator count
-(`batch/sql/ping_versions.sql`).
+A `ping_created` under the id of someone else's ping changes nothing: only edits by its first creator count, and a key's
+word about who that is counts more than a user's, which the row's `by_user` tells (`batch/sql/ping_versions.sql`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,11 +64,13 @@ class Result(msgspec.Struct, frozen=True):
             raise Forbidden(first.message, field=first.field)
 
 
-def authorize(subject: str, event: Mapping[str, Any]) -> None:
+def authorize(subject: str, event: Mapping[str, Any], *, may_publish: bool) -> None:
     """InvalidInput with Forbidden's code if this user may not send the event."""
     kind, user_id = event.get("event_type"), event.get("user_id")
     if kind == "ping_deleted":
         raise _forbidden("event_type", "ping_deleted requires an API key")
+    if kind == "ping_created" and not may_publish:
+        raise _forbidden("event_type", "ping_created requires an API key, or PINGFEED_USER_CATALOGUE=1")
     if kind == "ping_created" and event.get("creator_id") != subject:
         raise _forbidden("creator_id", "creator_id must be the token's user")
     if user_id != subject and not (kind == "ping_created" and user_id is None):
@@ -90,12 +92,14 @@ class EventReceiver:
         counters: Counters,
         clock: Clock,
         make_id: IdMaker,
+        user_catalogue: bool = False,
     ) -> None:
         self._delivery = delivery
         self._rejected = rejected
         self._counters = counters
         self._clock = clock
         self._make_id = make_id
+        self._user_catalogue = user_catalogue
         self._recent = RecentEvents()
         rejected.on_dropped = counters.rejected_dropped.inc
 
@@ -106,18 +110,25 @@ class EventReceiver:
         again; MalformedBody, InvalidInput or TooLarge if the body as a whole is rejected.
         """
         now_ms = self._clock()
-        check = None if caller.subject is None else partial(authorize, caller.subject)
+        user = caller.subject
+        check = None if user is None else partial(authorize, user, may_publish=self._user_catalogue)
         try:
-            rows, rejected = decode(body, now_ms, self._make_id, many=many, check=check)
+            rows, rejected = decode(body, now_ms, self._make_id, many=many, check=check, dropped=self._dropped)
         except MalformedBody as error:
             await self._rejected.add([RejectedEvent(0, None, error.code, None, error.message, body)], now_ms)
             raise
+        for row in rows if user is not None else ():
+            if row["event_type"] == "ping_created":
+                row["by_user"] = 1
         async with self._recent.claimed(rows) as fresh:
             if fresh:
                 await self._delivery.accept(fresh)
         if rejected:
             await self._rejected.add(rejected, now_ms)
         return self._counted(len(fresh), len(rows) - len(fresh), rejected)
+
+    def _dropped(self, field: str) -> None:
+        self._counters.context_dropped.labels(field).inc()
 
     def _counted(self, accepted: int, duplicates: int, rejected: Sequence[RejectedEvent]) -> Result:
         if duplicates:

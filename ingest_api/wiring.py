@@ -116,6 +116,9 @@ class Counters:
     def __init__(self, metrics: Metrics) -> None:
         self.duplicates = metrics.counter("events_duplicate", "Duplicate events, acknowledged but not stored again")
         self.rejected = metrics.counter("events_rejected", "Rejected events, by reason", ("code",))
+        self.context_dropped = metrics.counter(
+            "context_dropped", "Countries, languages, devices and app versions that were not kept", ("field",)
+        )
         self.rejected_dropped = metrics.counter("events_rejected_dropped", "Rejected events that were not kept")
 
 

@@ -6,6 +6,7 @@ the parts that it needs respond (`wait_for_parts`). /readyz checks those that it
 
 import asyncio
 import http.client
+import importlib
 import importlib.util
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -188,6 +189,7 @@ def examine(environ: Mapping[str, str], clock: Clock = system_clock) -> list[Che
         *_parts(settings),
         *_spools(settings, clock()),
         *_live(settings, clock()),
+        *_lake(settings, clock),
         check_port("ingest", INGEST_PORT),
         check_port("feed", FEED_PORT),
     ]
@@ -233,6 +235,17 @@ def _live(settings: Settings, now_ms: int) -> Iterator[Check]:
             yield Check(what, True, absent)
         except (PingfeedError, msgspec.DecodeError, LookupError) as error:
             yield Check(what, False, str(error))
+
+
+def _lake(settings: Settings, clock: Clock) -> Iterator[Check]:
+    """What the batch side says of the lake, where it is installed; addressed by name, as every deployable."""
+    if any(importlib.util.find_spec(module) is None for module in ("batch", *EXTRAS["batch"])):
+        return
+    try:
+        for name, ok, detail in importlib.import_module("batch.ops.findings").examine(settings, clock):
+            yield Check(name, ok, detail)
+    except PingfeedError as error:
+        yield Check("events", False, error.message)
 
 
 async def _manifest(settings: Settings, what: str, key: Callable[[str, str], str]) -> dict[str, Any]:

@@ -64,6 +64,16 @@ def _moment(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2026-11-22T12:00:00Z") from error
 
 
+def _past(text: str) -> int:
+    """A time that has come: a run of the future would stamp events as known then, and nothing would count before."""
+    from pingfeed.core.clock import system_clock, to_iso
+
+    ms, now_ms = _moment(text), system_clock()
+    if ms > now_ms:
+        raise argparse.ArgumentTypeError(f"{text!r} is ahead of the clock, which says {to_iso(now_ms)}")
+    return ms
+
+
 def _number(kind: Callable[[str], Any], low: float, high: float = float("inf")) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
@@ -117,7 +127,7 @@ def _command(entry: str, summary: str, example: str, *options: Option, more: str
 
 
 _JSON: Final = _flag("--json", "print the result as JSON, and no progress")
-_AT: Final = _time("--at", "act as at this time of the past")
+_AT: Final = _option("--at", type=_past, metavar="TIME", help="act as at this time of the past (ISO 8601, UTC)")
 _STEP: Final = (_AT, _JSON, _seconds("--wait", 0, "how long to wait for another run to end"))
 _HOME: Final = _option(
     "--home", metavar="DIR", help="folder with world.json (default: PINGFEED_HOME, var/pingfeed, var/demo)"

@@ -103,6 +103,8 @@ class Settings:
     """Requests per second that each key or token's user may send on average; 0 for no limit."""
     rate_burst: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Requests that may come at once; 0 for what 10 seconds allow."""
+    user_catalogue: bool = False
+    """Lets a user's token publish pings (`ping_created`) whose `creator_id` is that user."""
     cors_origins: tuple[Caller, ...] = ()
     """Origins of web pages that may call, such as `https://app.example`; `*` for all."""
 

@@ -17,7 +17,7 @@ from batch.wiring import Batch
 from pingfeed.core.features import FACET_WIDTH
 
 _KINDS: Final = ("ping", "creator", "value")
-_VERSION: Final = ("known_tick", "received_ms", "event_id", "duration_ms", "country", "language")
+_VERSION: Final = ("known_tick", "received_ms", "event_id", "duration_ms", "country", "language", "by_user")
 _VERSION_KEY: Final = {"known_tick": pa.int64(), "event_id": pa.string()}
 _FACET: Final = _VERSION_KEY | {"facet": pa.string(), "position": pa.int64()}
 

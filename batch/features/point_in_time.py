@@ -32,6 +32,8 @@ from pingfeed.core.features import (
 
 Int64 = NDArray[np.int64]
 SERVABLE_DAYS: Final = 30
+_LARGEST = np.finfo(np.float32).max
+"""Numbers of a ping are doubles, and features are not."""
 _NONE = -1  # no creator, no facet value: as uint32 it is NO_VALUE
 _LOOKBACK_DAYS = 31  # 30 days of windows and priors, counted from the day of the earliest probe
 _OWN = [f.name for f in PING if f.name.startswith("ping_")]
@@ -176,7 +178,7 @@ class PointInTime:
         names = np.array(found["name"].to_pylist(), object)
         for index, attribute in enumerate(self._features.attributes):
             mine = names == attribute
-            out[at[mine], index] = _column(found, "number")[mine]
+            out[at[mine], index] = np.clip(_column(found, "number")[mine], -_LARGEST, _LARGEST)
         return out
 
     def _affinity(

@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple, get_args, get_type_hints
 import msgspec
 
 from batch.importers.csv_mapping import SKIP, FieldMap, sql_text, time_columns, time_problem
-from pingfeed.core.events import CLIENT_TYPES, MAX_AHEAD_MS, MAX_LIST, SYSTEM_TYPES
+from pingfeed.core.context import CONTEXT_FIELDS
+from pingfeed.core.events import CLIENT_TYPES, MAX_AHEAD_MS, MAX_LIST, MAX_WATCH, SYSTEM_TYPES
 
 MAX_LABEL: Final = 128
 IDS: Final = ("user_id", "ping_id", "creator_id", "request_id")
@@ -190,12 +191,13 @@ def _rule(hint: Any) -> Rule:
 
 
 RULES: Final = {
-    field: _rule(hint)
+    field: _rule(CONTEXT_FIELDS.get(field, hint))
     for struct in CLIENT_TYPES.values()
     for field, hint in get_type_hints(struct, include_extras=True).items()
     if field in struct.__struct_fields__
 }
 """Each field of an event with its rule."""
+RULES["watch_time_ratio"] = RULES["watch_time_ratio"]._replace(most=MAX_WATCH)
 HAS: Final = {
     field: [kind for kind, struct in CLIENT_TYPES.items() if field in struct.__struct_fields__] for field in RULES
 }

@@ -16,14 +16,21 @@ import pyarrow.compute as pc
 
 from batch.features import catalogue
 from batch.lake.ledger import Ledger, Manifest, Unread, is_amendment, tick_of_run
+from batch.lake.quarantine import Quarantine
 from batch.lake.raw_files import Read, read_events, rejected_path
 from batch.lake.tables import AGGREGATES, CLEAN
 from batch.lake.tombstones import DeletionRequests, Forgotten
 from batch.ticks import day_of_path
 from batch.wiring import Batch
+from pingfeed.core.clock import to_iso
 
 _LOG = logging.getLogger(__name__)
 _DEDUPE_DAYS = 7
+_ACTS = [
+    *("user_id", "known_tick", "ping_id", "creator_id", "event_type", "country", "language", "received_ms", "event_id"),
+    "watch_time_ratio",
+]
+"""The columns that `acts.sql` reads: those of the catalogue's events may be large."""
 _KEYS = ["user_id", "event_id", "known_tick", "received_ms"]
 
 
@@ -40,17 +47,22 @@ class EventLoader:
         """Load new events as the run of `tick`, or as an amendment to it if it has finished.
 
         `everything` lists every partition. Without it, a finished tick is not run again. A tick before the latest
-        finished one is a replay of the past and loads nothing: new events were not known then.
+        finished one is a replay of the past and loads nothing: new events were not known then. A finished one that is
+        ahead of the machine's clock is no reason: the present is no replay.
         """
         self._ledger.remove_unfinished()
         latest = max(self._ledger.finished(), default=-1)
-        if tick_of_run(latest) > tick:
+        is_ahead = tick_of_run(latest) > self._batch.present + 1
+        if is_ahead:
+            self._pass_over(latest)
+        if tick_of_run(latest) > tick and not (is_ahead and tick >= self._batch.present - 1):
             return Manifest(run=latest, tick=tick, at_ms=now_ms, files=[])
         done = self._ledger.last_manifest(tick)
         if done is not None and not everything:
             return done
         run = self._ledger.next_run(tick)
         manifest = Manifest(run=run, tick=tick, at_ms=now_ms, files=[])
+        quarantine = Quarantine(self._tables.lake, now_ms)
         requests = DeletionRequests(self._tables.lake)
         forgotten = Forgotten([*requests.pending(), *requests.done_since()])
         for label, found, is_history in self._groups(self._ledger.unread(tick, everything=everything)):
@@ -58,12 +70,22 @@ class EventLoader:
             self._record(found, manifest)
             rows = self._stamped(found.rows, None if is_history else tick + is_amendment(run))
             with self._progress.step(f"{label}: {rows.num_rows:,} events"):
-                self._load(run, rows, manifest)
+                manifest.read += rows.num_rows
+                if rows.num_rows:
+                    quarantine.each("load", rows, lambda piece: self._load(run, piece, manifest))
+        manifest.quarantined = quarantine.rows
         if done is not None and not manifest.files:
             return done
         self._repair_states(manifest)
         self._ledger.finish(manifest)
         return manifest
+
+    def _pass_over(self, latest: int) -> None:
+        """Do not let a run that the clock was once ahead for close what it has not read: its states end too early."""
+        ahead = self._ticks.start_ms(tick_of_run(latest))
+        _LOG.error("a run is ahead of the clock; it is passed over", extra={"run": latest, "at_ms": ahead})
+        self._progress.say(f"a run is ahead of the clock ({to_iso(ahead)}): it is passed over")
+        self._tables.drop_derived_since(self._ticks.day(self._batch.present))
 
     def _groups(self, unread: Unread) -> Iterator[tuple[str, Read, bool]]:
         """Unread events and whether they are history; history comes one UTC day at a time to bound memory."""
@@ -99,18 +121,19 @@ class EventLoader:
         return rows.append_column("known_tick", known)
 
     def _load(self, run: int, rows: pa.Table, manifest: Manifest) -> None:
-        manifest.read += rows.num_rows
-        if not rows.num_rows:
-            return
+        """Add rows to every table, or to none if one of them cannot be taken."""
         kept = self._without_duplicates(rows)
-        manifest.kept += kept.num_rows
         if not kept.num_rows:
             return
-        for day, rows_of_day in self._by_day(kept, "known_tick"):
-            self._tables.add("clean", run, rows_of_day, day)
-            manifest.oldest_day = day if manifest.oldest_day is None else min(day, manifest.oldest_day)
-        catalogue.add(self._tables, run, kept)
-        self._aggregate(run, kept)
+        days: list[int] = []
+        with self._tables.transaction():
+            for day, rows_of_day in self._by_day(kept, "known_tick"):
+                self._tables.add("clean", run, rows_of_day, day)
+                days.append(day)
+            catalogue.add(self._tables, run, kept)
+            self._aggregate(run, kept)
+        manifest.kept += kept.num_rows
+        manifest.oldest_day = min(days if manifest.oldest_day is None else [*days, manifest.oldest_day])
 
     def _without_duplicates(self, rows: pa.Table) -> pa.Table:
         """The rows whose (user, event id) is not in the 7 days before; the first known row wins."""
@@ -118,14 +141,17 @@ class EventLoader:
         recent = self._tables.clean(first, self._ticks.day(pc.max(rows["known_tick"]).as_py()), _KEYS)
         raw = rows.select(_KEYS).append_column("seq", pa.array(np.arange(rows.num_rows)))
         kept = self._engine.run("kept_rows", self._ticks.params(), raw=raw, recent=recent)
-        return rows.take(kept["seq"]).select(CLEAN.names)
+        # Not `take`: it overflows the offsets of long lists and texts, where a filter goes chunk by chunk.
+        is_kept = np.zeros(rows.num_rows, bool)
+        is_kept[kept["seq"].to_numpy()] = True
+        return rows.filter(pa.array(is_kept)).select(CLEAN.names)
 
     def _aggregate(self, run: int, events: pa.Table) -> None:
         """Sum the events into buckets by (entity, known tick)."""
         known = catalogue.load(self._batch)
         params = self._ticks.params()
         inputs = {"numbers": known.numbers, "pings": known.pings}
-        acts = self._engine.run("acts", params, events=events, **inputs)
+        acts = self._engine.run("acts", params, events=events.select(_ACTS), **inputs)
         for name in AGGREGATES:
             buckets = self._engine.run(name, params, acts=acts, ping_facets=known.facets)
             for day, rows in self._by_day(buckets, "tick"):

@@ -39,14 +39,17 @@ class Schedule:
         """
         now_ms = self.batch.clock()
         tick = self.batch.ticks.of(now_ms - _GRACE_MS)
-        return tick if self.last_tick is None or tick > self.last_tick else None
+        last = self.last_tick
+        # More than one tick back, the clock was wrong when the last one ran.
+        return tick if last is None or tick > last or tick < last - 1 else None
 
     def night_is_due(self, tick: int) -> bool:
         """Whether the nightly job is due at this tick: its hour has come, and no training has run since."""
         ticks = self.batch.ticks
         hour_began = ticks.of(ticks.day(tick) * DAY_MS + self.batch.settings.night_hour * HOUR_MS)
         trained = last_trained(self.batch)
-        return tick >= max(hour_began, self.night_not_before) and (trained is None or trained < hour_began)
+        is_new = trained is None or trained < hour_began or trained > self.batch.present + 1
+        return tick >= max(hour_began, self.night_not_before) and is_new
 
     def run_once(self, *, night: bool | None = None) -> int | None:
         """Run what is due and return the tick that ran. Errors of a step propagate."""

@@ -33,6 +33,8 @@ class TickDone:
     """Documents in those files that are not valid rows."""
     left_out: int = 0
     """Unreadable files."""
+    quarantined: int = 0
+    """Rows that a step could not take."""
 
 
 def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
@@ -67,6 +69,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         read=manifest.read,
         rejected=manifest.rejected,
         left_out=manifest.left_out,
+        quarantined=manifest.quarantined,
     )
 
 

@@ -50,13 +50,17 @@ class Manifest(msgspec.Struct, kw_only=True):
     """Documents in those files that are not valid rows; stored under `rejected/`."""
     left_out: int = 0
     """Unreadable files; they are in no manifest and are tried again."""
+    quarantined: int = 0
+    """Rows that a step could not take; stored under `quarantine/`."""
     oldest_day: int | None = None
     """The earliest day that got events: before the tick's own day if history was imported."""
 
 
-def in_words(*, read: int, kept: int, rejected: int, left_out: int) -> str:
+def in_words(*, read: int, kept: int, rejected: int, left_out: int, quarantined: int = 0) -> str:
     """The counts of a run for a person."""
-    said = f"{read:,} events read, {kept:,} of them new, {read - kept:,} duplicates"
+    said = f"{read:,} events read, {kept:,} of them new, {read - kept - quarantined:,} duplicates"
+    if quarantined:
+        said += f", {quarantined:,} quarantined"
     if rejected:
         said += f", {rejected:,} documents rejected"
     return said + (f", {left_out:,} files unreadable" if left_out else "")

@@ -7,8 +7,13 @@ of earlier processes.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pd
+import pyarrow.parquet as pq
 
 from pingfeed.ports import Lake
 
@@ -19,6 +24,22 @@ class ListedLake:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._listed: dict[str, list[str]] = {}
+        self._held: dict[str, bytes] | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Hold what is written until the end, and forget it if the block raises. Reads see it."""
+        held: dict[str, bytes] = {}
+        self._held = held
+        try:
+            yield
+        except BaseException:
+            self._held = None
+            self._listed.clear()
+            raise
+        self._held = None
+        for path, data in held.items():
+            self._lake.write(path, data)
 
     def refresh(self, root: str | None = None) -> None:
         """Clear the cache, or only that of one top-level folder."""
@@ -41,11 +62,14 @@ class ListedLake:
 
     def read(self, path: str) -> bytes:
         """Passed to the lake."""
-        return self._lake.read(path)
+        return self._held[path] if self._held and path in self._held else self._lake.read(path)
 
     def write(self, path: str, data: bytes) -> None:
         """Write through and add the file to the cached listing."""
-        self._lake.write(path, data)
+        if self._held is None:
+            self._lake.write(path, data)
+        else:
+            self._held[path] = data
         paths = self._listed.get(path.partition("/")[0])
         if paths is not None:
             at = bisect_left(paths, path)
@@ -62,5 +86,11 @@ class ListedLake:
                 del paths[at]
 
     def dataset(self, paths: Sequence[str], schema: Any) -> Any:
-        """Passed to the lake."""
-        return self._lake.dataset(paths, schema)
+        """Passed to the lake, and what a transaction holds as well."""
+        held = [path for path in paths if self._held and path in self._held]
+        if not held:
+            return self._lake.dataset(paths, schema)
+        tables = [pq.read_table(pa.BufferReader(self.read(path))).cast(schema) for path in held]
+        rest = [path for path in paths if path not in held]
+        parts = [self._lake.dataset(rest, schema)] if rest else []
+        return pd.dataset([*parts, pd.dataset(pa.concat_tables(tables))])

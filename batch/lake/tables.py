@@ -14,6 +14,7 @@ Reads leave out the rows of deleted users, even before the nightly job has remov
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 import pyarrow as pa
@@ -66,7 +67,7 @@ STATES: Final[dict[str, pa.Schema]] = {
 """One row a key as of the start of the day; the statement of that name carries the previous day forward."""
 CATALOGUE: Final[dict[str, pa.Schema]] = {
     "numbers": _schema("kind id number"),
-    "versions": _schema("ping creator known_tick received_ms event_id duration_ms country language"),
+    "versions": _schema("ping creator known_tick received_ms event_id duration_ms country language by_user"),
     "facets": _schema(f"{_VERSION} facet position value"),
     "attributes": _schema(f"{_VERSION} name number", number=pa.float64()),
     "deletions": _schema("ping known_tick"),
@@ -97,6 +98,10 @@ class Tables:
         self.lake: Lake = self._listed
         self._find_forgotten = find_forgotten
         self._pending: ForgottenRows | None = None
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Either all that is written inside is kept, or nothing."""
+        return self._listed.transaction()
 
     def refresh(self) -> None:
         """Clear cached listings: files have landed, or another process has run."""

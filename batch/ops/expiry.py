@@ -2,13 +2,15 @@
 
 Malformed rows (`rejected/raw-*`) and the list of removed events (`removed/`) are kept as long as raw events. A raw file
 goes only if a run has read it, with the manifests of compactions once their day is empty. The ledger keeps its name, so
-a file that is put back is not read again. Quarantined are damaged parts of spools that this machine can see.
+a file that is put back is not read again. Quarantined are rows that a step could not take
+(`quarantine/`) and damaged parts of spools that this machine can see.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
 from batch.lake.ledger import Ledger, is_compacted
+from batch.lake.quarantine import QUARANTINE as QUARANTINED
 from batch.ops.rejected import is_raw
 from batch.ticks import day_name, day_of_path
 from batch.wiring import Batch
@@ -32,8 +34,9 @@ def expire(batch: Batch, today: int) -> Expired:
     raw = _expire_raw(batch, day_name(today - chosen.raw_days)) if chosen.raw_days else 0
     first_kept = day_name(today - chosen.rejected_days + 1)
     rejected = _delete(lake, [path for path in _older(lake, "rejected", first_kept) if not is_raw(path)])
+    quarantined = _delete(lake, _older(lake, QUARANTINED, first_kept))
     end_ms = (today - chosen.rejected_days + 1) * DAY_MS
-    return Expired(raw, rejected, _expire_quarantine(chosen.spool_dir, end_ms))
+    return Expired(raw, rejected, quarantined + _expire_quarantine(chosen.spool_dir, end_ms))
 
 
 def _expire_raw(batch: Batch, first_kept: str) -> int:

@@ -84,7 +84,10 @@ def facet_names(catalogue: Catalogue, content: SnapshotContent) -> dict[str, dic
 
 
 def publish(batch: Batch, content: SnapshotContent, names: Mapping[str, Mapping[int, str]]) -> None:
-    """Store the snapshot and its facet names, then move the pointer; an older tick never replaces a newer one."""
+    """Store the snapshot and its facet names, then move the pointer; an older tick never replaces a newer one.
+
+    Unless that one is ahead of the clock: it was made while the clock was wrong.
+    """
 
     async def put(artifacts: Artifacts) -> None:
         folder = await _folder(artifacts, content)
@@ -98,9 +101,9 @@ def publish(batch: Batch, content: SnapshotContent, names: Mapping[str, Mapping[
         }
         await artifacts.put(snapshot_key(folder, "manifest.json"), msgspec.json.encode(about))
         live = await read_pointer(artifacts, content.digest, "snapshot")
-        if live is None or _tick_of(live.current) < content.tick:
+        if live is None or _tick_of(live.current) < content.tick or _tick_of(live.current) > batch.present + 1:
             await move_pointer(artifacts, content.digest, "snapshot", folder)
-        await _keep_newest(artifacts, content.digest, folder)
+        await _keep_newest(artifacts, content.digest, folder, batch.present)
 
     batch.with_artifacts(put)
 
@@ -119,11 +122,11 @@ def _tick_of(folder: str) -> int:
     return int(folder.partition("-")[0])
 
 
-async def _keep_newest(artifacts: Artifacts, digest: str, folder: str) -> None:
+async def _keep_newest(artifacts: Artifacts, digest: str, folder: str, present: int) -> None:
     """Delete this digest's older snapshots: 96 a day would fill a disk, and a past tick can be made again (`--at`)."""
     index = f"snapshots/index-{digest}.json"
     known = await read_json(artifacts, index, list[str], [])
-    folders = sorted({*known, folder}, key=_tick_of)
+    folders = sorted({*known, folder}, key=lambda one: (_tick_of(one) <= present, _tick_of(one)))
     for old in folders[:-_KEPT]:
         for name in ("snapshot.bin", "manifest.json", "facets.json"):
             await artifacts.delete(snapshot_key(old, name))

@@ -1,6 +1,8 @@
 -- What is known of each ping from when until when: a later version replaces the earlier one whole.
--- One that names another creator than the ping's first is ignored: a user's token may publish under any ping's id.
--- versions(ping, creator, known_tick, received_ms, event_id, duration_ms, country, language): one row a `ping_created`.
+-- One that names another creator than the ping's first is ignored: a user's token may publish under any ping's id, so
+-- the first is the first that a key sent, where there is one (by_user is null), as in pings.sql.
+-- versions(ping, creator, known_tick, received_ms, event_id, duration_ms, country, language, by_user): one row a
+-- `ping_created`.
 WITH firsts AS (
     SELECT
         ping,
@@ -9,7 +11,9 @@ WITH firsts AS (
         SELECT
             ping,
             creator,
-            ROW_NUMBER() OVER (PARTITION BY ping ORDER BY known_tick, received_ms, event_id) AS place
+            ROW_NUMBER() OVER (
+                PARTITION BY ping ORDER BY COALESCE(by_user, 0), known_tick, received_ms, event_id
+            ) AS place
         FROM versions
     ) AS ranked
     WHERE place = 1

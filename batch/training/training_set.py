@@ -25,6 +25,8 @@ _EVENTS: Final = [
     *("user_id", "event_type", "request_id", "ping_id", "position", "watch_time_ratio", "known_tick", "received_ms"),
     *("snapshot_tick", "packet_tick", "served_pings", "served_sources", "served_scores", "served_realtime"),
 ]
+MAX_GROUP: Final = 500
+"""Rows of a request that are trained on; LightGBM rejects a set in which one has over 10,000."""
 _MENTION: Final = ["user_id", "request_id", "known_tick", "received_ms"]
 _LATE_DAYS: Final = 7
 CLOCK: Final = "first_tick"
@@ -48,11 +50,7 @@ class TrainingSet:
     @property
     def starts(self) -> NDArray[np.int64]:
         """The index at which each request's rows begin, and n."""
-        change = np.zeros(max(self.table.num_rows - 1, 0), bool)
-        for name in ("request_id", "user_id"):
-            codes = self.table[name].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-            change |= np.diff(codes) != 0
-        return np.unique(np.concatenate([[0], np.flatnonzero(change) + 1, [self.table.num_rows]]))
+        return _starts(self.table)
 
     def rows(self, first: int, last: int) -> "TrainingSet":
         """Rows first to last, last excluded."""
@@ -73,7 +71,30 @@ def collect(batch: Batch, cutoff_tick: int, days: int) -> TrainingSet:
     matrix = np.empty((table.num_rows, len(names)), np.float32)
     for index, name in enumerate(names):
         matrix[:, index] = table[name].to_numpy()
-    return TrainingSet(table.select(_META), matrix)
+    kept = first_of_group(table)  # Days of an earlier version may hold larger groups.
+    return TrainingSet(table.select(_META).filter(pa.array(kept)), matrix[kept])
+
+
+def _starts(table: pa.Table) -> NDArray[np.int64]:
+    change = np.zeros(max(table.num_rows - 1, 0), bool)
+    for name in ("request_id", "user_id"):
+        codes = table[name].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+        change |= np.diff(codes) != 0
+    return np.unique(np.concatenate([[0], np.flatnonzero(change) + 1, [table.num_rows]]))
+
+
+def first_of_group(table: pa.Table) -> NDArray[np.bool_]:
+    """Which rows are among the first `MAX_GROUP` of their request, as served; of one place, the best outcome first."""
+    starts = _starts(table)
+    sizes = np.diff(starts)
+    if not (sizes > MAX_GROUP).any():
+        return np.ones(table.num_rows, bool)
+    place = table["position"].fill_null(np.iinfo(np.int64).max).to_numpy()
+    order = np.lexsort((-table["grade"].to_numpy(), place, np.repeat(np.arange(len(sizes)), sizes)))
+    rank = np.arange(table.num_rows) - np.repeat(starts[:-1], sizes)
+    kept = np.empty(table.num_rows, bool)
+    kept[order] = rank < MAX_GROUP
+    return kept
 
 
 def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, as_of_day: bool = False) -> TrainingSet:
@@ -97,6 +118,7 @@ def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, a
     served = served_items(events)
     plain = events.select(_EVENTS[:8])
     labels = batch.engine.run("labels", params, events=plain, mentions=mentions, served=served, numbers=catalog.numbers)
+    labels = labels.filter(pa.array(first_of_group(labels)))
     return with_features(batch, catalog, _as_of_day(labels, batch.ticks.day_ticks) if as_of_day else labels)
 
 

@@ -20,8 +20,9 @@ from feed_api.demo_page.cards import Cards
 from feed_api.demo_page.people import PeopleFile, Person
 from feed_api.demo_page.system import overview
 from feed_api.wiring import Services
+from pingfeed.core.context import Country
 from pingfeed.core.errors import Forbidden, InvalidInput
-from pingfeed.core.events import Country, Id
+from pingfeed.core.events import Id
 from pingfeed.core.features import CONTEXT, REALTIME, RETRIEVAL, FeatureSet
 from pingfeed.settings import INGEST_PORT, Settings
 from pingfeed.web.auth import authenticate

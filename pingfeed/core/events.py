@@ -16,13 +16,19 @@ import msgspec
 from msgspec import Meta
 
 from pingfeed.core.clock import DAY_MS, to_ms
+from pingfeed.core.context import CONTEXT_FIELDS, normalised
 from pingfeed.core.errors import InvalidInput
 from pingfeed.core.ids import IdMaker
 
 MAX_EVENTS: Final = 500
 MAX_BODY_BYTES: Final = 1 << 20
 MAX_AHEAD_MS: Final = DAY_MS
-MAX_LIST: Final = 64
+MAX_LIST: Final = 32
+MAX_NAMES: Final = 16
+MAX_ROW_BYTES: Final = 16 << 10
+"""The largest row that a client's event may become, as JSON with its unknown fields."""
+MAX_WATCH: Final = 10.0
+"""More full watches count as this many."""
 
 # `$` alone would let a final line feed pass in Python (not in JSON Schema's dialect): hence `(?!\n)$` throughout.
 Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}(?!\n)$", description="1 to 128 bytes of [A-Za-z0-9._:@-]")]
@@ -32,19 +38,20 @@ EventId = Annotated[
         pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?!\n)$", description="a UUID, made by the client"
     ),
 ]
-Country = Annotated[str, Meta(pattern=r"^[A-Z]{2}(?!\n)$", description="ISO 3166-1 alpha-2")]
-Language = Annotated[
-    str, Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*(?!\n)$", max_length=16, description="BCP 47")
-]
 Time = Annotated[
     datetime, Meta(description="RFC 3339; without an offset it is UTC", extra_json_schema={"format": "date-time"})
 ]
-Text = Annotated[str, Meta(max_length=64)]
 Label = Annotated[str, Meta(min_length=1, max_length=128)]
 Labels = Annotated[list[Label], Meta(max_length=MAX_LIST)]
 Number = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 """Finite: JSON can write 1e999, which reads as infinity and which no JSON can write again."""
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}(?!\n)$")]
+
+
+_LENIENT: Final = "other forms are normalised or dropped and never cost the event"
+_Country = Annotated[Any, Meta(description=f"ISO 3166-1 alpha-2; {_LENIENT}")]
+_Language = Annotated[Any, Meta(description=f"BCP 47; {_LENIENT}")]
+_Text = Annotated[Any, Meta(description=f"at most 64 characters; {_LENIENT}")]
 
 
 class _Common(msgspec.Struct, tag_field="event_type", kw_only=True, frozen=True):
@@ -53,10 +60,10 @@ class _Common(msgspec.Struct, tag_field="event_type", kw_only=True, frozen=True)
     event_id: EventId | None = None
     timestamp: Time | None = None
     sent_at: Time | None = None
-    country: Country | None = None
-    language: Language | None = None
-    device: Text | None = None
-    app_version: Text | None = None
+    country: _Country | None = None
+    language: _Language | None = None
+    device: _Text | None = None
+    app_version: _Text | None = None
 
 
 class _ByUser(_Common, kw_only=True, frozen=True):
@@ -76,7 +83,9 @@ class Impression(_AboutPing, tag="impression", frozen=True):
 class View(_AboutPing, tag="view", frozen=True, kw_only=True):
     """The user watched or read the ping."""
 
-    watch_time_ratio: Annotated[float, Meta(ge=0, le=10, description="1 is one full watch; rewatching passes 1")]
+    watch_time_ratio: Annotated[
+        float, Meta(ge=0, description="1 is one full watch; rewatching passes 1; more than 10 counts as 10")
+    ]
 
 
 class Like(_AboutPing, tag="like", frozen=True):
@@ -125,8 +134,8 @@ class PingCreated(_Common, tag="ping_created", frozen=True, kw_only=True):
     creator_id: Id
     topics: Labels = []
     duration_ms: Annotated[int, Meta(ge=0, le=DAY_MS)] | None = None
-    attributes: dict[Name, Number] = {}
-    facets: dict[Name, Labels] = {}
+    attributes: Annotated[dict[Name, Number], Meta(max_length=MAX_NAMES)] = {}
+    facets: Annotated[dict[Name, Labels], Meta(max_length=MAX_NAMES)] = {}
 
 
 class PingDeleted(_Common, tag="ping_deleted", frozen=True, kw_only=True):
@@ -186,6 +195,7 @@ class Column:
 
 _KINDS: Final[Mapping[Any, str]] = {
     str: "string",
+    Any: "string",
     int: "bigint",
     float: "double",
     datetime: "bigint",
@@ -209,6 +219,10 @@ def _row_name(field: str) -> str:
     return {"timestamp": "timestamp_ms", "sent_at": "sent_ms"}.get(field, field)
 
 
+_LATER: Final = {"extra": "string", "by_user": "bigint"}
+"""Columns that no client sends: unknown fields as JSON; 1 where a user's token sent a `ping_created`, else null."""
+
+
 def _columns() -> tuple[Column, ...]:
     kinds: dict[str, str] = {"event_id": "string", "event_type": "string", "user_id": "string"}
     kinds |= {"received_ms": "bigint", "timestamp_ms": "bigint"}
@@ -216,7 +230,7 @@ def _columns() -> tuple[Column, ...]:
         for field, hint in get_type_hints(struct).items():
             if not field.startswith("__"):
                 kinds.setdefault(_row_name(field), _KINDS[_without_none(hint)])
-    return tuple(Column(name, kind) for name, kind in (kinds | {"extra": "string"}).items())
+    return tuple(Column(name, kind) for name, kind in (kinds | _LATER).items())
 
 
 COLUMNS: Final = _columns()
@@ -250,8 +264,6 @@ _JSON_NAMES: Final[Mapping[str, str]] = {
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _PATTERN_RULES: Final[Mapping[str, str]] = {
     "event_id": "must be a UUID",
-    "country": "must be a two-letter ISO 3166-1 code in capitals",
-    "language": "must be a BCP 47 tag such as en or pt-BR",
     "attributes": "must be keyed by names of a-z 0-9 _ that begin with a letter, at most 32 characters",
     "facets": "must be keyed by names of a-z 0-9 _ that begin with a letter, at most 32 characters",
 }
@@ -303,11 +315,15 @@ def _struct_for(event: Any) -> type[_Common]:
     return struct
 
 
+Dropped = Callable[[str], None]
 _FIELDS: Final = {kind: frozenset(s.__struct_fields__) | {"event_type"} for kind, s in CLIENT_TYPES.items()}
 
 
-def to_row(event: Any, received_ms: int, make_id: IdMaker) -> Row:
-    """A decoded JSON event as a row with its id, times and unknown fields; InvalidInput says what is wrong."""
+def to_row(event: Any, received_ms: int, make_id: IdMaker, dropped: Dropped = lambda _field: None) -> Row:
+    """A decoded JSON event as a row with its id, times and unknown fields; InvalidInput says what is wrong.
+
+    `dropped` is called with the name of each context field that is not kept.
+    """
     struct = _struct_for(event)
     try:
         checked = msgspec.convert(event, struct)
@@ -324,7 +340,31 @@ def to_row(event: Any, received_ms: int, make_id: IdMaker) -> Row:
     unknown = event.keys() - _FIELDS[kind]
     if unknown:
         row["extra"] = _as_json({name: event[name] for name in sorted(unknown)}).decode()
+    tidy(row, dropped)
+    check_size(row)
     return row
+
+
+def tidy(row: Row, dropped: Dropped) -> None:
+    """Normalise a row's context, or drop it, and cap how often a ping was watched."""
+    for name in CONTEXT_FIELDS:
+        if name in row:
+            kept = normalised(name, row[name])
+            if kept is None:
+                del row[name]
+                dropped(name)
+            else:
+                row[name] = kept
+    if row.get("watch_time_ratio", 0) > MAX_WATCH:
+        row["watch_time_ratio"] = MAX_WATCH
+
+
+def check_size(row: Row) -> None:
+    """Raise InvalidInput for a row that is too large."""
+    size = len(_as_json(row))
+    if size > MAX_ROW_BYTES:
+        sentence = f"the event takes {size:,} bytes with all its fields; at most {MAX_ROW_BYTES:,} are accepted"
+        raise InvalidInput(sentence, code="too_large")
 
 
 def _as_json(value: Any) -> bytes:
@@ -352,7 +392,11 @@ def happened_ms(timestamp: datetime | None, sent_at: datetime | None, received_m
 
 
 def to_rows(
-    events: Iterable[Any], received_ms: int, make_id: IdMaker, check: Callable[[Any], None] = lambda _event: None
+    events: Iterable[Any],
+    received_ms: int,
+    make_id: IdMaker,
+    check: Callable[[Any], None] = lambda _event: None,
+    dropped: Dropped = lambda _field: None,
 ) -> tuple[list[Row], list[RejectedEvent]]:
     """Rows of the valid events and the rejected ones; `check` rejects an event by raising InvalidInput.
 
@@ -363,7 +407,7 @@ def to_rows(
     for index, event in enumerate(events):
         try:
             check(event)
-            rows.append(to_row(event, received_ms, make_id))
+            rows.append(to_row(event, received_ms, make_id, dropped))
         except InvalidInput as error:
             rejected.append(_rejected(index, event, error))
     return rows, rejected

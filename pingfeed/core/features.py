@@ -5,6 +5,7 @@ in `batch/sql/`, or a snapshot and a packet, which that same SQL filled). A bloc
 `FeatureSet` lists them. Whatever is unknown is NaN, in training and serving alike.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,14 +140,19 @@ def _retrieval(sources: NDArray[np.uint8], score: Float32) -> Float32:
     return np.concatenate([bits, score[:, None]], axis=1)
 
 
+_COUNTRY = re.compile("[A-Z]{2}")
+_PRIMARY = re.compile("[A-Za-z]{2,3}")
+
+
 def place_code(country: str | None) -> int:
-    """`US` as a number that fits 16 bits, 0 for none."""
-    return int.from_bytes(country.encode("ascii"), "big") if country else 0
+    """`US` as a number that fits 16 bits, 0 for none or what is no such code."""
+    return int.from_bytes(country.encode("ascii"), "big") if country and _COUNTRY.fullmatch(country) else 0
 
 
 def language_code(language: str | None) -> int:
-    """The primary subtag (`pt` of `pt-BR`) as a number that fits 32 bits, 0 for none."""
-    return int.from_bytes(language.split("-")[0].lower().encode("ascii"), "big") if language else 0
+    """The primary subtag (`pt` of `pt-BR`) as a number that fits 32 bits, 0 for none or what is no language."""
+    primary = language.split("-")[0] if language else ""
+    return int.from_bytes(primary.lower().encode("ascii"), "big") if _PRIMARY.fullmatch(primary) else 0
 
 
 def place_name(code: int) -> str | None:

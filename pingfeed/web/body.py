@@ -50,7 +50,10 @@ def _too_large(limit: int) -> TooLarge:
 
 
 class _Inflater:
-    """Inflates a series of gzip members (RFC 1952 allows several), at most `limit` bytes in all."""
+    """Inflates a series of gzip members (RFC 1952 allows several), at most `limit` bytes in all.
+
+    NULs after a member are padding, as gzip itself takes them; any other byte must begin another member.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -61,6 +64,9 @@ class _Inflater:
         out = bytearray()
         while chunk:
             if self._member.eof:
+                chunk = chunk.lstrip(b"\0")
+                if not chunk:
+                    break
                 self._member = zlib.decompressobj(_GZIP_WINDOW)
             try:
                 # One byte more than is left distinguishes "at the limit" from "over it" without inflating the rest.

@@ -232,7 +232,7 @@ async def test_another_users_name_is_a_403(tmp_path: Path, service: str) -> None
     ],
 )
 async def test_what_a_user_may_not_send_is_a_403_and_kept(tmp_path: Path, event: dict[str, Any], field: str) -> None:
-    async with ingest_world(tmp_path, peer=AWAY, environ=issuer.environ(tmp_path)) as world:
+    async with ingest_world(tmp_path, peer=AWAY, environ=issuer.environ(tmp_path), USER_CATALOGUE="1") as world:
         for path, body in (("/track-event", event), ("/track-events", {"events": [event, event]})):
             answer = await world.client.post(path, json=body, headers=bearer(token()))
             await assert_rejected(world, 403, answer)

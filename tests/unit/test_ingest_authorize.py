@@ -20,7 +20,7 @@ DELETED: dict[str, Any] = {"event_type": "ping_deleted", "ping_id": "p1"}
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with ingest_world(tmp_path, environ=issuer.environ(tmp_path)) as opened:
+    async with ingest_world(tmp_path, environ=issuer.environ(tmp_path), USER_CATALOGUE="1") as opened:
         yield opened
 
 
@@ -49,7 +49,7 @@ async def sent(world: World, *events: Any, headers: dict[str, str] | None = None
 
 async def test_events_of_others_are_rejected_alone(tmp_path: Path) -> None:
     theirs = MINE | {"user_id": "u2", "event_id": "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3d"}
-    async with ingest_world(tmp_path, environ=issuer.environ(tmp_path)) as world:
+    async with ingest_world(tmp_path, environ=issuer.environ(tmp_path), USER_CATALOGUE="1") as world:
         status, answer = await sent(world, theirs, MINE, 5, DELETED, CREATED, {"event_type": "like", "user_id": "u1"})
         assert (status, answer["accepted"]) == (202, 2)
         assert [(r["index"], r["code"], r["field"]) for r in answer["rejected"]] == [

@@ -54,7 +54,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 def test_list_counts_by_day_and_reason_with_an_example(place: Place) -> None:
-    _, refusals = to_rows([BAD, {**BAD, "watch_time_ratio": 11}, {"event_type": "wink"}], NOW, uuid7)
+    _, refusals = to_rows([BAD, {**BAD, "watch_time_ratio": -11}, {"event_type": "wink"}], NOW, uuid7)
     place.keep(*(line_of(one, NOW) for one in refusals), b'{"received_ms":17')
     place.keep(line(GOOD, "old", NOW - DAY_MS), day=YESTERDAY, name="raw-1")
     text, _ = place.run()
