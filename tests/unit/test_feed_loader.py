@@ -19,6 +19,7 @@ from tests.unit.feed_world import (
     feed_world,
     packet_bytes,
     ping_ids,
+    put_snapshot,
     snapshot_bytes,
 )
 from tests.unit.small_model import manifest, train
@@ -97,7 +98,7 @@ def rejected(metrics: Metrics, what: str) -> float | None:
 
 
 async def publish_7(loader: ArtifactLoader, data: dict[str, bytes]) -> None:
-    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
+    put_snapshot(data, snapshot_bytes(catalogue(3), tick=7), 7)
     point(data, "snapshot", b"7")
     await loader.refresh()
 
@@ -133,7 +134,7 @@ async def test_a_damaged_or_foreign_snapshot_is_rejected_and_the_old_one_serves(
     loader: ArtifactLoader, data: dict[str, bytes], metrics: Metrics, damaged: bytes
 ) -> None:
     await publish_7(loader, data)
-    data[snapshot_key(8)] = damaged
+    put_snapshot(data, damaged, 8)
     point(data, "snapshot", b"8")
     await loader.refresh()
     assert loader.live.snapshot.tick == 7
@@ -179,7 +180,7 @@ async def test_a_rejected_artifact_is_retried_after_a_while(
     data[snapshot_key(7)] = b"garbage"
     point(data, "snapshot", b"7")
     await loader.refresh()
-    data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
+    put_snapshot(data, snapshot_bytes(catalogue(3), tick=7), 7)
     await loader.refresh()
     assert not loader.live.has_snapshot
     assert rejected(metrics, "snapshot") == 1
