@@ -49,9 +49,10 @@ def create_shell(
         # Without this FastAPI looks for a tracer on every request; metrics here are Prometheus's.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.authenticator = Authenticator(settings, metrics=metrics, clock=clock, monotonic=monotonic)
+    authenticator = Authenticator(settings, metrics=metrics, clock=clock, monotonic=monotonic)
+    app.state.authenticator = authenticator
     errors.install(app)
-    health.install(app, ready, metrics)
+    health.install(app, health.with_keys(ready, lambda: authenticator.keys_problem), metrics)
     openapi.install_page(app)
     openapi.install(app, [HealthBody, ReadyBody, *types], auth_optional=settings.auth == "none")
     middleware.install(app, settings, metrics=metrics, clock=clock, make_id=make_id)
