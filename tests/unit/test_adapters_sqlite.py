@@ -16,7 +16,6 @@ from pingfeed.adapters import _sqlite
 from pingfeed.adapters._cache import Cache
 from pingfeed.adapters._sqlite import MAX_ITEMS, Coalescer, Database, Sweep
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
-from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.core.errors import FormatError, Unavailable
 from pingfeed.core.packet import TTL_S
@@ -162,13 +161,6 @@ async def test_a_read_that_cannot_be_is_unavailable(database: Database) -> None:
         database.one("SELECT * FROM nowhere")
     with pytest.raises(Unavailable):
         database.all("SELECT * FROM nowhere")
-
-
-@pytest.mark.parametrize("open_store", [SqliteCandidateStore, SqliteUserSignals, SqliteTrending])
-def test_a_file_that_is_no_database_is_unavailable(open_store: type, tmp_path: Path) -> None:
-    tmp_path.joinpath("x.sqlite").write_bytes(b"certainly no database" * 100)
-    with pytest.raises(Unavailable):
-        open_store(f"sqlite://{tmp_path}/x.sqlite")
 
 
 def test_a_file_of_another_format_is_refused_by_name(tmp_path: Path) -> None:

@@ -370,7 +370,7 @@ async def test_readyz_names_keys_that_cannot_be_refreshed(tmp_path: Path, monkey
     environ = issuer.environ(tmp_path)
     async with client_of(shell(**environ)) as client:
         assert (await client.get("/readyz")).json()["degraded"] == []
-        Path(environ["JWT_JWKS"]).write_bytes(b'{"keys":[]}')
+        issuer.publish(environ)
         unknown = token(kid="unknown")
         assert (await client.get("/who", headers=issuer.bearer(unknown))).status_code == 401
         ready = await client.get("/readyz")
