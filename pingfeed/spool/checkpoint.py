@@ -5,10 +5,11 @@
      "days": {"2026-11-22": {"delivered": 5000, "delivered_ms": 1795348800000}}, "crc": 2891336453}
 
 `delivered` counts the rows that arrived on that day and are at the sink; `delivered_ms` is when the last of them got
-there. `lost`, where it is not 0, counts accepted rows that went with their file. `settled_to` (in the code `acked_to`) is the id of the last record that is at the sink. Replacing this file marks
-a segment as delivered: the sink has it before, its file is removed after. So a crash never counts a row twice, although
-the sink may receive it twice. `spool_id` is 16 hex digits, created with the file and part of every batch's name; the
-file is written before the first batch. `crc` is the CRC-32 of the same JSON with 0 in its place.
+there. `lost`, where it is not 0, counts accepted rows that went with their file. `settled_to` (in the code `acked_to`)
+is the id of the last record that is at the sink. Replacing this file marks a segment as delivered: the sink has it
+before, its file is removed after. So a crash never counts a row twice, although the sink may receive it twice.
+`spool_id` is 16 hex digits, created with the file and part of every batch's name; the file is written before the first
+batch. `crc` is the CRC-32 of the same JSON with 0 in its place.
 """
 
 import zlib
