@@ -1,6 +1,7 @@
 """Builds the dependencies of every batch step from the settings."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,12 +20,14 @@ from pingfeed.adapters import registry
 from pingfeed.core.clock import Clock, system_clock
 from pingfeed.core.errors import Busy, NotFound
 from pingfeed.core.features import FeatureSet
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.core.ranker import Pointer, pointer_key
 from pingfeed.files import try_lock
 from pingfeed.ports import Artifacts, CandidateStore, UserSignals
 from pingfeed.settings import Settings
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 _PAUSE_S: Final = 0.2
 NEEDS: Final = ("lake_url", "artifacts_url", "candidates_url", "cache_url")
 """The parts that must be reachable before it starts (`pingfeed/checks.py`)."""
@@ -102,10 +105,13 @@ class Batch:
 
 
 async def read_json(artifacts: Artifacts, key: str, kind: type[_T], absent: _T) -> _T:
-    """A JSON artifact, or `absent`."""
+    """A JSON artifact; `absent` if there is none or it is damaged: the next write replaces it."""
     try:
         return msgspec.json.decode(await artifacts.get(key), type=kind)
     except NotFound:
+        return absent
+    except UNREADABLE as error:
+        _log.error("%s is damaged and counts as absent: %s", key, error)
         return absent
 
 

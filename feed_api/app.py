@@ -27,6 +27,8 @@ _DESCRIPTION: Final = (
     "Ranks a page of pings for a user, from candidates prepared by the batch side, the live model and what the user "
     "did seconds ago. **Every valid request gets a feed**: `degraded` names the parts that were unavailable."
 )
+_NO_SNAPSHOT: Final = "none is published: run `pingfeed tick`"
+_NO_MODEL: Final = "none is live: the fallback ranker serves"
 
 
 def create_app(services: Services, settings: Settings) -> FastAPI:
@@ -109,10 +111,10 @@ def _ready(services: Services, loader: ArtifactLoader, tasks: tuple[Repeated, ..
             artifacts=services.artifacts.check,
             spool=services.delivery.check,
         )
-        if not loader.live.has_snapshot:
-            problems["snapshot"] = "none is published: run `pingfeed tick`"
-        if not loader.live.has_model:
-            problems["model"] = "none is live: the fallback ranker serves"
+        if problem := loader.problem("snapshot") or (not loader.live.has_snapshot and _NO_SNAPSHOT):
+            problems["snapshot"] = problem
+        if problem := loader.problem("model") or (not loader.live.has_model and _NO_MODEL):
+            problems["model"] = problem
         return Readiness(not stopped, sorted(problems), problems)
 
     return ready

@@ -19,7 +19,7 @@ import msgspec
 
 from pingfeed.adapters import registry
 from pingfeed.core.clock import DAY_MS, HOUR_MS, Clock, system_clock
-from pingfeed.core.errors import NotFound, PingfeedError, SettingsError, Unavailable
+from pingfeed.core.errors import NotFound, PingfeedError, Rebuilding, SettingsError, Unavailable
 from pingfeed.core.urls import masked
 from pingfeed.settings import FEED_PORT, INGEST_PORT, PREFIX, Settings, load
 from pingfeed.spool.stats import wait_landed
@@ -156,7 +156,7 @@ def wait_for_parts(settings: Settings, program: str, needs: Sequence[str], withi
     failures = asyncio.run(_ask(settings, used, within_s or START_S, again=True))
     lines = {name: f"{_variable(name)} is {masked(getattr(settings, name))}" for name in used}
     for name, failure in failures.items():
-        if isinstance(failure, Unavailable) and lines[name] in before:
+        if isinstance(failure, Rebuilding) or (isinstance(failure, Unavailable) and lines[name] in before):
             _log.warning("starting without a part", extra={"part": lines[name], "reason": failure.message})
         elif failure is not None:
             named = failure.message.startswith(_variable(name))

@@ -2,12 +2,18 @@
 
 import fcntl
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from pingfeed.core.errors import NotFound, Unavailable
 from pingfeed.core.urls import parts_of
+
+QUARANTINED_S: Final = 30 * 86_400
+quarantined: Final[Counter[str]] = Counter()
+"""How often this process has quarantined a store, by file name."""
 
 
 @contextmanager
@@ -67,6 +73,23 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
             temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def quarantine(path: Path, now_s: float) -> Path:
+    """Move a damaged store and the journals beside it out of the way, count it, and return its new name; OSError.
+
+    Those of more than 30 days ago are removed.
+    """
+    moved = path.with_name(f"{path.name}.damaged-{int(now_s)}")
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(moved.with_name(moved.name + suffix))
+    for old in path.parent.glob(f"{path.name}.damaged-*"):
+        if old.stat().st_ctime < now_s - QUARANTINED_S:
+            old.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    quarantined[path.name] += 1
+    return moved
 
 
 def remove(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Reconcile what was accepted with what is in the lake, by UTC day of arrival.
 
-    accepted  = spooled + delivered               spool stats: published as accounts/*.json, or read from this machine
-    delivered = landed + removed + missing        the raw files, read anew each time
+    accepted  = spooled + delivered + lost        spool stats: published as accounts/*.json, or read from this machine
+    delivered = landed + removed + missing - lost the raw files, read anew each time
 
 An acceptance is a (`user_id`, `event_id`, `received_ms`). It has landed if it is in a raw file under `events/` (except
 `history-*`, which was never accepted) or `errors/`, or in `rejected/day=/raw-*`, which keeps malformed rows after their
@@ -81,6 +81,8 @@ class Reconciled(msgspec.Struct, frozen=True):
     """Spools with events of that day."""
     expired: bool
     """Whether the day's raw events may have been removed as too old: then none is missing."""
+    lost: int = 0
+    """Of those missing, events that were lost with a spool's file before they were delivered."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -152,10 +154,11 @@ def _day(day: str, known: list[SpoolStats], found: tuple[int, int, int], expired
     spools = [stats for stats in known if day in stats.days or day in stats.spooled]
     spooled = sum(stats.spooled.get(day, 0) for stats in spools)
     delivered = sum(stats.days[day].delivered for stats in spools if day in stats.days)
-    missing = 0 if expired else max(0, delivered - landed - removed)
-    short = [raw_folder(day)] if missing else []
-    counts = Counts(day, spooled + delivered, spooled, delivered, landed, duplicates, missing, short)
-    return Reconciled(counts, removed, spools, expired)
+    lost = sum(stats.days[day].lost for stats in spools if day in stats.days)
+    missing = 0 if expired else max(0, delivered - landed - removed) + lost
+    short = [raw_folder(day)] if missing > lost else []
+    counts = Counts(day, spooled + delivered + lost, spooled, delivered, landed, duplicates, missing, short)
+    return Reconciled(counts, removed, spools, expired, lost)
 
 
 def _spools(lake: Lake, spool_dir: Path, now_ms: int) -> list[SpoolStats]:
@@ -235,7 +238,12 @@ def _sentence(found: Reconciled, now_ms: int, *, firehose: bool) -> str:
     surplus = f" {beyond:,} more landed than spools report: just delivered, or by a spool without stats." * (beyond > 0)
     if not c.missing:
         return f"nothing is missing.{surplus}"
-    said = f"{c.missing:,} delivered events are missing from {c.short[0]}"
+    gone = (
+        f"{found.lost:,} accepted events are missing: their spool's file was removed or damaged." if found.lost else ""
+    )
+    if c.missing == found.lost:
+        return f"{gone}{surplus}"
+    said = f"{gone} {c.missing - found.lost:,} delivered events are missing from {c.short[0]}".lstrip()
     if not firehose:
         return f"{said}: restore its files."
     until_ms = max(s.days[c.day].delivered_ms for s in found.spools if c.day in s.days) + FIREHOSE_BUFFER_MS

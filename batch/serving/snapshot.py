@@ -11,6 +11,7 @@ from batch.features.catalogue import Catalogue, ids_of
 from batch.features.point_in_time import PingRows, PointInTime, servable
 from batch.wiring import Batch, move_pointer, read_json, read_pointer
 from pingfeed.core.features import NO_VALUE, PING
+from pingfeed.core.integrity import SnapshotManifest, seal
 from pingfeed.core.ranker import snapshot_key
 from pingfeed.core.snapshot import SnapshotContent, write
 from pingfeed.ports import Artifacts
@@ -91,15 +92,13 @@ def publish(batch: Batch, content: SnapshotContent, names: Mapping[str, Mapping[
 
     async def put(artifacts: Artifacts) -> None:
         folder = await _folder(artifacts, content)
-        await artifacts.put(snapshot_key(folder), write(content))
+        data = write(content)
+        await artifacts.put(snapshot_key(folder), data)
         await artifacts.put(snapshot_key(folder, "facets.json"), msgspec.json.encode(names))
-        about = {
-            "tick": content.tick,
-            "digest": content.digest,
-            "rows": len(content.numbers),
-            "created_ms": batch.clock(),
-        }
-        await artifacts.put(snapshot_key(folder, "manifest.json"), msgspec.json.encode(about))
+        about = SnapshotManifest(
+            tick=content.tick, digest=content.digest, rows=len(content.numbers), created_ms=batch.clock()
+        )
+        await artifacts.put(snapshot_key(folder, "manifest.json"), seal(about, data))
         live = await read_pointer(artifacts, content.digest, "snapshot")
         if live is None or _tick_of(live.current) < content.tick or _tick_of(live.current) > batch.present + 1:
             await move_pointer(artifacts, content.digest, "snapshot", folder)

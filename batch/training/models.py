@@ -5,7 +5,9 @@ from typing import Final
 import msgspec
 
 from batch.wiring import Batch, move_pointer, read_json, read_pointer
-from pingfeed.core.errors import InvalidInput, NotFound
+from pingfeed.core.errors import FormatError, InvalidInput, NotFound
+from pingfeed.core.features import FeatureSet
+from pingfeed.core.integrity import read_manifest, seal
 from pingfeed.core.ranker import FallbackRanker, Manifest, Ranker, load, model_key
 from pingfeed.ports import Artifacts
 
@@ -17,10 +19,12 @@ def live_ranker(batch: Batch) -> Ranker:
 
     async def read(artifacts: Artifacts) -> Ranker:
         pointer = await read_pointer(artifacts, batch.features.digest, "model")
-        if pointer is None:
-            return FallbackRanker(batch.features)
-        manifest = await artifacts.get(model_key(pointer.current, "manifest.json"))
-        return load(manifest, await artifacts.get(model_key(pointer.current, "model.txt")), batch.features)
+        for model_id in pointer.names if pointer else ():
+            try:
+                return await _loaded(artifacts, model_id, batch.features)
+            except (FormatError, NotFound, InvalidInput) as error:
+                batch.progress.say(f"  model {model_id} cannot be used: {error.message}")
+        return FallbackRanker(batch.features)
 
     return batch.with_artifacts(read)
 
@@ -29,8 +33,9 @@ def store(batch: Batch, manifest: Manifest, text: str) -> None:
     """Store a trained model and make it live if its manifest says so."""
 
     async def put(artifacts: Artifacts) -> None:
-        await artifacts.put(model_key(manifest.model_id, "model.txt"), text.encode())
-        await artifacts.put(model_key(manifest.model_id, "manifest.json"), msgspec.json.encode(manifest))
+        data = text.encode()
+        await artifacts.put(model_key(manifest.model_id, "model.txt"), data)
+        await artifacts.put(model_key(manifest.model_id, "manifest.json"), seal(manifest, data))
         known = [one for one in await _index(artifacts) if one != manifest.model_id]
         await artifacts.put(_INDEX, msgspec.json.encode([*known, manifest.model_id]))
         if manifest.live:
@@ -40,23 +45,32 @@ def store(batch: Batch, manifest: Manifest, text: str) -> None:
 
 
 def listed(batch: Batch) -> list[tuple[Manifest, bool]]:
-    """All trained models, newest last, and whether each is live."""
+    """All trained models that can be read, newest last, and whether each is live."""
 
     async def read(artifacts: Artifacts) -> list[tuple[Manifest, bool]]:
         live = await read_pointer(artifacts, batch.features.digest, "model")
-        manifests = [await _manifest(artifacts, one) for one in await _index(artifacts)]
-        return [(one, live is not None and one.model_id == live.current) for one in manifests]
+        found: list[tuple[Manifest, bool]] = []
+        for model_id in await _index(artifacts):
+            try:
+                found.append((await _manifest(artifacts, model_id), live is not None and model_id == live.current))
+            except (FormatError, NotFound) as error:
+                batch.progress.say(f"  model {model_id} cannot be read: {error.message}")
+        return found
 
     return batch.with_artifacts(read)
 
 
 def promote(batch: Batch, model_id: str) -> None:
-    """Make a model live whatever the gate said; InvalidInput if it was trained on another feature digest."""
+    """Make a model live whatever the gate said.
+
+    InvalidInput if it was trained on another feature digest, FormatError if it is damaged.
+    """
 
     async def point(artifacts: Artifacts) -> None:
         manifest = await _manifest(artifacts, model_id)
         if manifest.digest != batch.features.digest:
             raise InvalidInput(f"model {model_id} was trained on other features; train a new one")
+        await _loaded(artifacts, model_id, batch.features)
         await move_pointer(artifacts, manifest.digest, "model", model_id)
 
     batch.with_artifacts(point)
@@ -69,6 +83,7 @@ def roll_back(batch: Batch) -> str:
         live = await read_pointer(artifacts, batch.features.digest, "model")
         if live is None or live.previous is None:
             raise NotFound("no earlier model was live; there is nothing to roll back to")
+        await _loaded(artifacts, live.previous, batch.features)
         await move_pointer(artifacts, batch.features.digest, "model", live.previous)
         return live.previous
 
@@ -80,4 +95,9 @@ async def _index(artifacts: Artifacts) -> list[str]:
 
 
 async def _manifest(artifacts: Artifacts, model_id: str) -> Manifest:
-    return msgspec.json.decode(await artifacts.get(model_key(model_id, "manifest.json")), type=Manifest)
+    return read_manifest(Manifest, await artifacts.get(model_key(model_id, "manifest.json")), f"model {model_id}")
+
+
+async def _loaded(artifacts: Artifacts, model_id: str, features: FeatureSet) -> Ranker:
+    manifest = await artifacts.get(model_key(model_id, "manifest.json"))
+    return load(manifest, await artifacts.get(model_key(model_id, "model.txt")), features)

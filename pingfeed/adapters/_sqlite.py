@@ -4,12 +4,19 @@ Each store has a reading connection for the event loop (a point read takes micro
 only its own thread uses. Every write is one immediate transaction. Files are in WAL mode, so readers and writers in
 other processes are welcome.
 
+A store is derived from the lake. A file that is damaged, found so at the start or later, is moved to
+`<name>.damaged-<seconds>` and a new one begins; `check` reports it until the store is rebuilt. Another process notices
+by the file's inode, and follows; so does one whose file was removed.
+
 `durable=True` means `synchronous=FULL`: what `write` returned from survives a power cut. Without it, a power cut may
 take the last moments; killing the process loses nothing.
 """
 
 import asyncio
+import fcntl
+import logging
 import mmap
+import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -18,10 +25,11 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-from pingfeed.core.errors import FormatError, Unavailable
-from pingfeed.files import make_folder
+from pingfeed.core.errors import FormatError, Rebuilding, Unavailable
+from pingfeed.files import make_folder, quarantine
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 _READ_WAIT_MS: Final = 100
 _WRITE_WAIT_MS: Final = 5000
 _OPEN_WAIT_S: Final = 60.0
@@ -73,7 +81,8 @@ class Database:
 
     `schema` creates the tables of a new file; for a file of an older `version` it runs as well, then `upgrade`, all in
     one transaction. The file's `user_version` is its format: FormatError if it is newer than `version`. `erase`
-    overwrites deleted content with zeros.
+    overwrites deleted content with zeros. `renewed` runs when another file has taken the place of the one that was
+    read. `missing_s` is how long a store that began anew lacks what was lost; without it until `rebuilt` is called.
     """
 
     def __init__(
@@ -85,18 +94,76 @@ class Database:
         version: int = 1,
         erase: bool = False,
         upgrade: Callable[[sqlite3.Connection], None] | None = None,
+        renewed: Callable[[], None] = lambda: None,
+        missing_s: float = float("inf"),
     ) -> None:
         self.path = path
+        self._schema, self._renewed, self._missing_s = tuple(schema), renewed, missing_s
         self._durable, self._erase, self._version, self._upgrade = durable, erase, version, upgrade
         self._thread = ThreadPoolExecutor(1, f"writer of {path.name}")
         self._closed = False
         self._free_at = 0.0
         try:
-            make_folder(path.parent)
-            self._writer = self._opened(tuple(schema))
-            self._reader = connect(path, wait_ms=_READ_WAIT_MS, durable=durable)
+            self._writer, self._written = self._intact()
+            self._reader, self._read = self._open_reader()
         except (sqlite3.Error, OSError) as error:
             raise Unavailable(f"{path} cannot be opened: {error}") from error
+
+    def _intact(self) -> tuple[sqlite3.Connection, int]:
+        """The writing connection to an intact file, and the file's inode; sqlite3.Error, OSError."""
+        make_folder(self.path.parent)
+        before = self._inode()
+        try:
+            connection = self._opened(self._schema)
+        except sqlite3.Error as error:
+            if not _is_damage(error):
+                raise
+            self._begin_anew(before, error)
+            connection = self._opened(self._schema)
+        return connection, self._inode()
+
+    def _open_reader(self) -> tuple[sqlite3.Connection, int]:
+        inode = self._inode()
+        return connect(self.path, wait_ms=_READ_WAIT_MS, durable=self._durable), inode
+
+    def _inode(self) -> int:
+        """The file's inode, 0 if there is no file."""
+        try:
+            return os.stat(self.path).st_ino
+        except FileNotFoundError:
+            return 0
+
+    def _begin_anew(self, damaged: int, error: sqlite3.Error) -> None:
+        """Quarantine the file with the inode `damaged`, unless another process has, and create a new one."""
+        lock = os.open(self.path.with_name(f".{self.path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if damaged and self._inode() == damaged:
+                now_s = time.time()
+                moved = quarantine(self.path, now_s)
+                _log.error("%s is damaged (%s): it is now %s, and a new one begins", self.path, error, moved.name)
+                with closing(self._opened(self._schema)) as connection:
+                    connection.execute(f"PRAGMA application_id={int(now_s)}")
+        finally:
+            os.close(lock)
+
+    def rebuilt(self, connection: sqlite3.Connection) -> None:
+        """Note that a store that began anew holds again what it should."""
+        if connection.execute("PRAGMA application_id").fetchone()[0]:
+            connection.execute("PRAGMA application_id=0")
+
+    def _follow_writer(self) -> None:
+        """Write to the file that has the name now. On the writer's thread."""
+        if self._inode() != self._written:
+            self._writer.close()
+            self._writer, self._written = self._intact()
+
+    def _follow_reader(self) -> None:
+        if self._inode() != self._read:
+            self._reader.close()
+            self._intact()[0].close()
+            self._reader, self._read = self._open_reader()
+            self._renewed()
 
     def _opened(self, schema: Iterable[str]) -> sqlite3.Connection:
         """The writing connection; waits while another process creates the same file (WAL's switch cannot wait)."""
@@ -138,16 +205,25 @@ class Database:
 
     def one(self, sql: str, *values: object) -> Any:
         """The first row of a query, None if there is none. Runs on the calling thread."""
-        try:
-            return self._reader.execute(sql, values).fetchone()
-        except sqlite3.Error as error:
-            raise self._unavailable(error) from error
+        return self._query(sqlite3.Cursor.fetchone, sql, values)
 
     def all(self, sql: str, *values: object) -> list[Any]:
         """Every row of a query. Runs on the calling thread."""
+        rows: list[Any] = self._query(sqlite3.Cursor.fetchall, sql, values)
+        return rows
+
+    def _query(self, take: Callable[[sqlite3.Cursor], Any], sql: str, values: Sequence[Any]) -> Any:
         try:
-            return self._reader.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+            self._follow_reader()
+            try:
+                return take(self._reader.execute(sql, values))
+            except sqlite3.Error as error:
+                if not _is_damage(error):
+                    raise
+                self._begin_anew(self._read, error)
+            self._follow_reader()
+            return take(self._reader.execute(sql, values))
+        except (sqlite3.Error, OSError) as error:
             raise self._unavailable(error) from error
 
     async def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
@@ -162,25 +238,39 @@ class Database:
     def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         time.sleep(max(0.0, self._free_at - time.monotonic()))
         try:
-            begin(self._writer)
-            began = time.monotonic()
+            self._follow_writer()
             try:
-                result = work(self._writer)
-                self._writer.execute("COMMIT")
-            finally:
-                if self._writer.in_transaction:
-                    with suppress(sqlite3.Error):
-                        self._writer.execute("ROLLBACK")
-        except sqlite3.Error as error:
+                return self._transaction(work)
+            except sqlite3.Error as error:
+                if not _is_damage(error):
+                    raise
+                self._begin_anew(self._written, error)
+            self._follow_writer()
+            return self._transaction(work)
+        except (sqlite3.Error, OSError) as error:
             raise self._unavailable(error) from error
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        begin(self._writer)
+        began = time.monotonic()
+        try:
+            result = work(self._writer)
+            self._writer.execute("COMMIT")
+        finally:
+            if self._writer.in_transaction:
+                with suppress(sqlite3.Error):
+                    self._writer.execute("ROLLBACK")
         now = time.monotonic()
         self._free_at = now + _YIELD_S if now - began > _LONG_S else 0.0
         return result
 
     async def check(self) -> None:
-        """Raise Unavailable if the file cannot be read or its write lock cannot be acquired."""
+        """Raise Unavailable if the file cannot be read or its write lock be acquired, Rebuilding after damage."""
         self.one("SELECT 1 FROM sqlite_schema")
         await self.write(lambda _: None)
+        (damaged_s,) = self.one("PRAGMA application_id")
+        if damaged_s and time.time() - damaged_s < self._missing_s:
+            raise Rebuilding("its file was damaged and began anew; what it held is not all rebuilt yet")
 
     async def erase(self, text: bytes) -> None:
         """Make sure that `text`, which was deleted, is nowhere in the file or its journal.
@@ -222,6 +312,15 @@ class Database:
 
     def _unavailable(self, error: Exception) -> Unavailable:
         return Unavailable(f"{self.path} is unavailable: {error}")
+
+
+_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file itself is damaged or cut short, or is another program's."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in _DAMAGE or code == sqlite3.SQLITE_IOERR_SHORT_READ or "no such table" in str(error)
 
 
 class Sweep:

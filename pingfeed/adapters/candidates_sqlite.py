@@ -56,6 +56,7 @@ class SqliteCandidateStore:
 
     def _put(self, rows: Sequence[tuple[str, int, bytes]], expires_ms: int, connection: sqlite3.Connection) -> None:
         connection.executemany(_UPSERT, rows)
+        self._database.rebuilt(connection)
         # A packet lives for TTL_S, so the expiry of these tells the current time.
         self._sweep.step(connection, expires_ms - TTL_S * 1000)
 

@@ -37,6 +37,8 @@ MAX_WAITING: Final = 20_000
 MAX_PINGS: Final = 4000
 MAX_COUNTED: Final = 2_000_000
 COUNTED_MS: Final = 2 * DAY_MS
+_MISSING_S: Final = 86_400.0
+"""What a damaged file held weighs little after a day."""
 _OVERALL: Final = ""
 _NOTHING: Final = 1e-15
 
@@ -74,7 +76,7 @@ class SqliteTrending:
     """`sqlite:///path/of/the/file`."""
 
     def __init__(self, url: str) -> None:
-        self._database = Database(url_path(url), _SCHEMA, durable=True, version=_FORMAT)
+        self._database = Database(url_path(url), _SCHEMA, durable=True, version=_FORMAT, missing_s=_MISSING_S)
         self._waiting: list[Engagement] = []
         self._timer: asyncio.Task[None] | None = None
         self._one_flush = asyncio.Lock()

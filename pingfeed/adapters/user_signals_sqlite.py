@@ -124,7 +124,13 @@ class SqliteUserSignals:
         self._sessions: Cache[tuple[int, UserState]] = Cache(_CACHE_BYTES)
         self._relations: Cache[_Relations] = Cache(_CACHE_BYTES)
         self._database = Database(
-            url_path(url), _SCHEMA, durable=True, version=_FORMAT, erase=True, upgrade=self._upgrade
+            url_path(url),
+            _SCHEMA,
+            durable=True,
+            version=_FORMAT,
+            erase=True,
+            upgrade=self._upgrade,
+            renewed=self._renewed,
         )
         self._deleted = _DeletedNews(self._database)
         self._coalesced = Coalescer(self._append)
@@ -164,6 +170,11 @@ class SqliteUserSignals:
 
     async def close(self) -> None:
         await self._database.close()
+
+    def _renewed(self) -> None:
+        """Another file has taken the place of the one whose rows are kept here."""
+        self._sessions, self._relations = Cache(_CACHE_BYTES), Cache(_CACHE_BYTES)
+        self._deleted = _DeletedNews(self._database)
 
     def _find(self, one: Callable[..., Any], user_id: str) -> _Session:
         """The user's session row as `one` query gives it, with a state that the caller may change."""

@@ -92,6 +92,12 @@ class FormatError(PingfeedError):
     code = "format"
 
 
+class Rebuilding(PingfeedError):
+    """A derived store was damaged and has begun anew: it answers, but lacks what was not rebuilt yet."""
+
+    code = "rebuilding"
+
+
 class Busy(PingfeedError):
     """Another process holds the lock that this one needs."""
 

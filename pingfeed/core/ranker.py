@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from pingfeed.core.errors import FormatError, NotFound
 from pingfeed.core.features import FeatureSet, Float32
+from pingfeed.core.integrity import UNREADABLE, Sealed, read_manifest, verify
 
 Float64 = NDArray[np.float64]
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class Manifest(Sealed, frozen=True, kw_only=True):
     """What lies beside `model.txt`; `metrics` are of held-out time."""
 
     model_id: str
@@ -149,12 +150,10 @@ class TreeRanker:
 
 def load(manifest: bytes, model_text: bytes, features: FeatureSet) -> TreeRanker:
     """The ranker of a stored model; FormatError if it was trained on another feature digest or is damaged."""
-    try:
-        described = msgspec.json.decode(manifest, type=Manifest)
-    except msgspec.DecodeError as error:
-        raise FormatError(f"the model's manifest is damaged: {error}") from error
+    described = read_manifest(Manifest, manifest, "the model")
     if described.digest != features.digest:
         raise FormatError(f"model {described.model_id} is of feature digest {described.digest}, not {features.digest}")
+    verify(described, model_text, f"model {described.model_id}")
     _check_whole(described.model_id, model_text)
     return TreeRanker(described, model_text)
 
@@ -175,10 +174,26 @@ def _check_whole(model_id: str, text: bytes) -> None:
 
 
 class Pointer(msgspec.Struct, frozen=True):
-    """What `pointers/<digest>/{model,snapshot}.json` say: the artifact that is live, and the one it replaced."""
+    """What `pointers/<digest>/{model,snapshot}.json` say: the artifact that is live, and the one it replaced.
+
+    The previous one serves where the current one is damaged.
+    """
 
     current: str
     previous: str | None = None
+
+    @classmethod
+    def parse(cls, data: bytes, what: str) -> "Pointer":
+        """The pointer to the live `what`; FormatError."""
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except UNREADABLE as error:
+            raise FormatError(f"the {what} pointer is damaged: {error}") from error
+
+    @property
+    def names(self) -> list[str]:
+        """What may serve, the current one first."""
+        return [name for name in (self.current, self.previous) if name]
 
 
 def model_key(model_id: str, name: str) -> str:

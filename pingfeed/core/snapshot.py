@@ -1,4 +1,4 @@
-"""The snapshot: every servable ping's features in one memory-mapped file, swapped without a pause.
+"""The snapshot: every servable ping's features in one file that is read whole, swapped without a pause.
 
 Format 1, little-endian:
 
@@ -16,7 +16,6 @@ Ids are found by the first 8 bytes of their BLAKE2b, sorted in `*_hash` with the
 """
 
 import hashlib
-import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,9 +137,12 @@ def _hash(value: str) -> int:
 
 
 class Snapshot:
-    """A mapped snapshot. Rows are positions in it, valid for this snapshot only; absent rows are -1."""
+    """A snapshot in memory: the process keeps its own copy, which no change of the file can reach.
 
-    def __init__(self, data: bytes | mmap.mmap) -> None:
+    Rows are positions in it, valid for this snapshot only; absent rows are -1.
+    """
+
+    def __init__(self, data: bytes, digest: str | None = None) -> None:
         if data[:8] != MAGIC:
             raise FormatError(f"not a snapshot of format {MAGIC[-1]}")
         length = int.from_bytes(data[8:16], "little")
@@ -150,6 +152,8 @@ class Snapshot:
             self._take(header, columns)
         except (msgspec.DecodeError, ValueError, TypeError, LookupError) as error:
             raise FormatError(f"the snapshot is damaged: {error}") from error
+        if digest is not None and self.digest != digest:
+            raise FormatError(f"the snapshot is of feature digest {self.digest}, this program's is {digest}")
 
     def _take(self, header: _Header, columns: Mapping[str, Array]) -> None:
         self.tick = header.tick
@@ -173,15 +177,8 @@ class Snapshot:
 
     @classmethod
     def open(cls, path: Path, digest: str | None = None) -> "Snapshot":
-        """Map the file at `path`; FormatError if it is damaged or of another feature digest."""
-        with path.open("rb") as file:
-            if not path.stat().st_size:
-                raise FormatError("the snapshot is an empty file")
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        snapshot = cls(mapped)
-        if digest is not None and snapshot.digest != digest:
-            raise FormatError(f"the snapshot is of feature digest {snapshot.digest}, this program's is {digest}")
-        return snapshot
+        """Read the file at `path`; FormatError if it is damaged or of another feature digest."""
+        return cls(path.read_bytes(), digest)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -271,7 +268,7 @@ class Snapshot:
         return -1
 
 
-def _view(data: bytes | mmap.mmap, dtype: str, shape: Sequence[int], offset: int) -> Array:
+def _view(data: bytes, dtype: str, shape: Sequence[int], offset: int) -> Array:
     count = int(np.prod(shape))
     if count == 0:
         return np.empty(shape, dtype)

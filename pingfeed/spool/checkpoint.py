@@ -5,10 +5,11 @@
      "days": {"2026-11-22": {"delivered": 5000, "delivered_ms": 1795348800000}}, "crc": 2891336453}
 
 `delivered` counts the rows that arrived on that day and are at the sink; `delivered_ms` is when the last of them got
-there. `settled_to` (in the code `acked_to`) is the id of the last record that is at the sink. Replacing this file marks
-a segment as delivered: the sink has it before, its file is removed after. So a crash never counts a row twice, although
-the sink may receive it twice. `spool_id` is 16 hex digits, created with the file and part of every batch's name; the
-file is written before the first batch. `crc` is the CRC-32 of the same JSON with 0 in its place.
+there. `lost`, where it is not 0, counts accepted rows that went with their file. `settled_to` (in the code `acked_to`)
+is the id of the last record that is at the sink. Replacing this file marks a segment as delivered: the sink has it
+before, its file is removed after. So a crash never counts a row twice, although the sink may receive it twice.
+`spool_id` is 16 hex digits, created with the file and part of every batch's name; the file is written before the first
+batch. `crc` is the CRC-32 of the same JSON with 0 in its place.
 """
 
 import zlib
@@ -34,11 +35,12 @@ Write = Callable[[Path, bytes], None]
 """Replaces a file atomically and durably; OSError."""
 
 
-class Delivered(msgspec.Struct, frozen=True):
-    """The rows of one day that are at the sink."""
+class Delivered(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The rows of one day that are at the sink, and those that were lost with files that somebody removed."""
 
     delivered: int
     delivered_ms: int
+    lost: int = 0
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True, rename={"acked_to": "settled_to"}):
@@ -62,7 +64,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True, rename={"acked_to": "sett
             raise FormatError(f"{name} is not a spool's tally: its checksum does not match")
         return msgspec.structs.replace(found, crc=0)
 
-    def acked(self, segment_id: int, counts_by_day: Mapping[str, int], now_ms: int) -> Self:
+    def acked(self, segment_id: int, counts_by_day: Mapping[str, int], now_ms: int, lost: int = 0) -> Self:
         """This tally with one more segment at the sink; unchanged if that segment was counted before."""
         if segment_id <= self.acked_to:
             return self
@@ -70,7 +72,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True, rename={"acked_to": "sett
         days = {day: found for day, found in self.days.items() if day >= oldest}
         for day, count in counts_by_day.items():
             before = days.get(day, Delivered(0, 0))
-            days[day] = Delivered(before.delivered + count, max(before.delivered_ms, now_ms))
+            days[day] = Delivered(before.delivered + count, max(before.delivered_ms, now_ms), before.lost + lost)
         return msgspec.structs.replace(self, acked_to=segment_id, days=days)
 
     def encode(self) -> bytes:

@@ -3,6 +3,7 @@
 Every call raises OSError as the system does. A power cut may undo, wholly or in part, anything that was not synced.
 """
 
+import errno
 import fcntl
 import os
 import sys
@@ -66,6 +67,12 @@ class Disk:
             fcntl.fcntl(handle, full)
         else:
             os.fdatasync(handle)
+
+    def check_linked(self, handle: int, path: Path) -> None:
+        """Raise OSError if the file is no longer at its path: its bytes go when it is closed."""
+        found = os.fstat(handle)
+        if not found.st_nlink or not os.path.samestat(found, os.stat(path)):
+            raise FileNotFoundError(errno.ENOENT, "its file was removed")
 
     def truncate(self, handle: int, size: int) -> None:
         """Truncate the file to its first `size` bytes; further appends go there."""

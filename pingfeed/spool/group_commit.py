@@ -4,6 +4,9 @@ One thread writes; while it waits for the disk, the event loop collects the next
 one sync. A busy one syncs at most every `GAP_S`: a sync costs about as much CPU as ingesting a hundred events, so it is
 shared by many requests, which wait a few milliseconds longer.
 
+Nothing is acknowledged whose file is no longer at its path after the sync: somebody removed it, and the next append
+begins another one.
+
 After a failed write (a full disk) the file is truncated to its durable bytes and can be appended to again. After a
 failed sync the state of the disk is unknown (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX
 ATC 2020): the file is marked `broken`, nothing more is appended to it, and its durable bytes remain valid.
@@ -138,7 +141,12 @@ class GroupCommit:
             raise OSError(errno.EIO, "an earlier sync of the file failed")
         if not file.size:
             data = file.head + data
-        if self._disk.spare(file.path.parent) < len(data):
+        try:
+            spare = self._disk.spare(file.path.parent)
+        except FileNotFoundError:  # The folder was removed, and the file with it.
+            file.broken = file.size > 0
+            raise
+        if spare < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if file.handle < 0:
             file.handle = self._disk.create(file.path)
@@ -147,6 +155,7 @@ class GroupCommit:
             self._disk.write(file.handle, data)
             is_written = True
             self._disk.sync(file.handle)
+            self._disk.check_linked(file.handle, file.path)
         except OSError:
             file.broken = is_written  # The sync has failed.
             self._cut(file)

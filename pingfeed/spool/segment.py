@@ -96,6 +96,8 @@ class SpooledBatch:
     received_ms: int
     events: int
     segment: Segment
+    lost: int = 0
+    """Accepted events that are no longer in the segment's file."""
 
 
 def name_of(first_id: int) -> str:

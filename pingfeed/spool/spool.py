@@ -44,6 +44,7 @@ from typing import Final
 from pingfeed.core.clock import DAY_MS, Clock, day_of, system_clock
 from pingfeed.core.errors import PingfeedError, Unavailable
 from pingfeed.spool.checkpoint import FILE as TALLY
+from pingfeed.spool.checkpoint import LOCK
 from pingfeed.spool.disk import Disk
 from pingfeed.spool.group_commit import GroupCommit, LogFile
 from pingfeed.spool.recovery import DamageLog, lock, recover
@@ -171,8 +172,8 @@ class Spool:
         """
         segment = batch.segment
         if not segment.delivered:
-            day = {day_of(batch.received_ms): batch.events} if batch.events else {}
-            tally = self._tally.acked(segment.last_id, day, self._clock())
+            day = {day_of(batch.received_ms): batch.events} if batch.events or batch.lost else {}
+            tally = self._tally.acked(segment.last_id, day, self._clock(), batch.lost)
             # Once begun, `close` waits for it: this process must not write to the directory afterwards.
             write = asyncio.to_thread(tally.write, self.directory / TALLY, self._disk.write_whole)
             self._replacing = asyncio.ensure_future(write)
@@ -276,7 +277,18 @@ class Spool:
         segment.bytes -= record.size
         segment.events -= record.count
         segment.in_flight -= in_flight
+        if isinstance(error, FileNotFoundError):
+            self._restore()
         durable.set_exception(_not_written(error))
+
+    def _restore(self) -> None:
+        """Make the directory, its lock and its tally anew where somebody removed them."""
+        with suppress(OSError, PingfeedError):
+            if not (self.directory / LOCK).exists():
+                held, self._lock = self._lock, lock(self.directory)
+                os.close(held)
+            if not (self.directory / TALLY).exists():
+                self._tally.write(self.directory / TALLY, self._disk.write_whole)
 
     def _abandoned(self, segment: Segment, in_flight: bool, durable: "asyncio.Future[None]") -> None:
         """The caller of an append was cancelled: its rows are durable all the same, or have failed."""
@@ -284,12 +296,14 @@ class Spool:
             self.requeue(segment)
 
     def _batch(self, segment: Segment, found: list[Record]) -> SpooledBatch:
+        events = sum(record.count for record in found)
         return SpooledBatch(
             name=f"{self.spool_id}-{first_id_of(segment.file.path.name):012d}-{segment.last_id:012d}",
             lines=[record.lines for record in found],
             received_ms=min((record.received_ms for record in found), default=segment.day * DAY_MS),
-            events=sum(record.count for record in found),
+            events=events,
             segment=segment,
+            lost=max(0, segment.events - events),
         )
 
     async def _remove(self, segment: Segment) -> None:

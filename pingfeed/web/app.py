@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 
 from pingfeed.core.clock import Clock, system_clock
 from pingfeed.core.ids import IdMaker, uuid7
+from pingfeed.files import quarantined
 from pingfeed.settings import Settings
 from pingfeed.web import errors, health, middleware, openapi
 from pingfeed.web.auth import Authenticator
@@ -49,9 +50,11 @@ def create_shell(
         # Without this FastAPI looks for a tracer on every request; metrics here are Prometheus's.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.state.authenticator = Authenticator(settings, metrics=metrics, clock=clock, monotonic=monotonic)
+    authenticator = Authenticator(settings, metrics=metrics, clock=clock, monotonic=monotonic)
+    app.state.authenticator = authenticator
+    metrics.counted("stores_quarantined", "Damaged stores that began anew", quarantined.total)
     errors.install(app)
-    health.install(app, ready, metrics)
+    health.install(app, health.with_keys(ready, lambda: authenticator.keys_problem), metrics)
     openapi.install_page(app)
     openapi.install(app, [HealthBody, ReadyBody, *types], auth_optional=settings.auth == "none")
     middleware.install(app, settings, metrics=metrics, clock=clock, make_id=make_id)

@@ -139,6 +139,11 @@ class Authenticator:
         self._limiter = RateLimiter(settings.rate_limit, settings.rate_burst, monotonic=monotonic, rejected=limited)
         self._tokens = _tokens(settings, metrics, clock, monotonic) if settings.auth == "jwt" else None
 
+    @property
+    def keys_problem(self) -> str | None:
+        """Why the keys of tokens cannot be refreshed, None if they can or none are used."""
+        return self._tokens.problem if self._tokens else None
+
     async def authenticate(self, scope: Scope) -> Caller:
         """The caller of an ASGI request; raises as the function of this name."""
         key, bearer, local = _presented(scope)

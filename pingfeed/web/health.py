@@ -29,6 +29,18 @@ class Readiness:
 ReadyCheck = Callable[[], Awaitable[Readiness]]
 
 
+def with_keys(ready: ReadyCheck, problem: Callable[[], str | None]) -> ReadyCheck:
+    """`ready`, which also names `keys` while the keys of tokens cannot be refreshed."""
+
+    async def also() -> Readiness:
+        found, why = await ready(), problem()
+        return (
+            found if why is None else Readiness(found.ready, [*found.degraded, "keys"], {**found.detail, "keys": why})
+        )
+
+    return also
+
+
 class HealthBody(msgspec.Struct, frozen=True):
     """The process is alive."""
 

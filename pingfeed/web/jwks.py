@@ -4,9 +4,10 @@ A key is looked up by its id and an algorithm that the settings allow and that f
 choose neither the algorithm nor a key of another kind. Keys without an id, encryption keys, private keys and keys that
 are too short are ignored.
 
-The set is refreshed when it is `MAX_AGE_S` old, and immediately for an unknown id (a new key was published), but at
-most every `RETRY_S`, however many unknown ids arrive, and never twice at a time. The old set serves until a new one has
-been read.
+The set is refreshed every `MAX_AGE_S`, whether or not there are requests, and immediately for an unknown id (a new key
+was published), but at most every `RETRY_S`, however many unknown ids arrive, and never twice at a time. The old set
+serves until a new one has been read: a token of a known key never waits for the server. A set that is empty or unusable
+replaces the old one when it has been so for `UNUSABLE_S`; no key is valid then.
 """
 
 import asyncio
@@ -30,8 +31,9 @@ log = logging.getLogger(__name__)
 
 RETRY_S: Final = 10.0
 MAX_AGE_S: Final = 300.0
+UNUSABLE_S: Final = 600.0
 PATIENCE_S: Final = 8.0
-"""How long a request waits for a refresh."""
+"""How long a request with an unknown key waits for a refresh."""
 MAX_KEYS: Final = 100
 MAX_BYTES: Final = 256 << 10
 SOCKET_S: Final = 3.0
@@ -96,11 +98,15 @@ class PublishedKeys:
     ) -> None:
         self._read, self._algorithms, self._monotonic = read, algorithms, monotonic
         self._reads, self._on_change = reads, on_change
-        self._body = b""
+        self._body: bytes | None = None
         self._keys: Keys | None = None
         self._ids: frozenset[str] = frozenset()
         self._tried_s = self._read_s = float("-inf")
+        self._unusable_s: float | None = None
         self._refreshing: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.problem: str | None = None
+        """Why the last refresh failed, None if it did not."""
 
     def read_now(self) -> None:
         """Read the set, blocking; raises Unavailable or FormatError."""
@@ -109,11 +115,12 @@ class PublishedKeys:
 
     async def find(self, key_id: str, algorithm: str) -> jwt.PyJWK | None:
         """The key with this id for this algorithm; Unavailable as long as no set could be read."""
-        age_s = self._monotonic() - self._read_s
-        if age_s >= MAX_AGE_S or key_id not in self._ids:
+        if self._timer is None:
+            self._refresh_later()
+        is_known = key_id in self._ids
+        if not is_known or self._monotonic() - self._read_s >= MAX_AGE_S:
             refresh = self._refresh()
-            # After a long silence a key may have been revoked; otherwise a known key does not wait for the refresh.
-            if refresh is not None and (key_id not in self._ids or age_s >= 2 * MAX_AGE_S):
+            if refresh is not None and not is_known:
                 await asyncio.wait({refresh}, timeout=PATIENCE_S)
         if self._keys is None:
             raise Unavailable("the token signing keys cannot be read", retry_after_s=int(RETRY_S))
@@ -127,23 +134,49 @@ class PublishedKeys:
             self._refreshing = asyncio.create_task(self._read_again())
         return self._refreshing
 
+    def _refresh_later(self) -> None:
+        """Refresh `MAX_AGE_S` from now without a request, so that a revoked key goes also after a long silence."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(MAX_AGE_S, self._refresh_now)
+
+    def _refresh_now(self) -> None:
+        self._refresh_later()
+        self._refresh()
+
     async def _read_again(self) -> None:
         try:
             self._update(await asyncio.to_thread(self._read))
         except PingfeedError as error:
             self._reads.labels("failed").inc()
+            self.problem = f"the key set {error.message}"
             log.warning("could not refresh the token signing keys", extra={"reason": error.message})
+            if isinstance(error, FormatError):
+                self._count_down()
         finally:
             self._refreshing = None
+            self._refresh_later()
+
+    def _count_down(self) -> None:
+        """Give up the old keys once the set has been unusable for `UNUSABLE_S`."""
+        now_s = self._monotonic()
+        if self._unusable_s is None:
+            self._unusable_s = now_s
+        if self._keys and now_s - self._unusable_s >= UNUSABLE_S:
+            log.error("the token signing keys are revoked: the key set has been unusable for %d s", UNUSABLE_S)
+            self._replace({}, None)
 
     def _update(self, body: bytes) -> None:
         if body != self._body:
-            self._keys = parse(body, self._algorithms)
-            self._ids = frozenset(key_id for key_id, _ in self._keys)
-            self._body = body
-            self._on_change()
+            self._replace(parse(body, self._algorithms), body)
         self._read_s = self._monotonic()
+        self._unusable_s = self.problem = None
         self._reads.labels("ok").inc()
+
+    def _replace(self, keys: Keys, body: bytes | None) -> None:
+        self._keys, self._body = keys, body
+        self._ids = frozenset(key_id for key_id, _ in keys)
+        self._on_change()
 
 
 def source_of(address: str) -> Callable[[], bytes]:

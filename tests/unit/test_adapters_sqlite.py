@@ -15,7 +15,6 @@ from pingfeed.adapters import _sqlite
 from pingfeed.adapters._cache import Cache
 from pingfeed.adapters._sqlite import MAX_ITEMS, Coalescer, Database, Sweep
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
-from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.core.errors import FormatError, Unavailable
 from pingfeed.core.packet import TTL_S
@@ -144,13 +143,6 @@ async def test_a_failing_read_is_unavailable(database: Database) -> None:
     for read in (database.one, database.all):
         with pytest.raises(Unavailable):
             read("SELECT * FROM nowhere")
-
-
-@pytest.mark.parametrize("open_store", [SqliteCandidateStore, SqliteUserSignals, SqliteTrending])
-def test_a_file_that_is_no_database_is_unavailable(open_store: type, tmp_path: Path) -> None:
-    tmp_path.joinpath("x.sqlite").write_bytes(b"certainly no database" * 100)
-    with pytest.raises(Unavailable):
-        open_store(f"sqlite://{tmp_path}/x.sqlite")
 
 
 def test_a_file_of_a_newer_format_is_rejected(tmp_path: Path) -> None:

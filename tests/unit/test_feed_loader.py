@@ -19,6 +19,7 @@ from tests.unit.feed_world import (
     catalogue,
     feed_world,
     ping_ids,
+    put_snapshot,
     snapshot_bytes,
 )
 from tests.unit.small_model import manifest, train
@@ -78,7 +79,7 @@ class Loading:
         return self.loader.live
 
     async def publish_7(self) -> Live:
-        self.data[snapshot_key(7)] = snapshot_bytes(catalogue(3), tick=7)
+        put_snapshot(self.data, snapshot_bytes(catalogue(3), tick=7), 7)
         return await self.refresh(snapshot="7")
 
     def rejected(self, what: str) -> float | None:
@@ -116,7 +117,7 @@ async def test_a_damaged_or_foreign_snapshot_is_rejected_and_the_old_one_serves(
     loading: Loading, damaged: bytes
 ) -> None:
     await loading.publish_7()
-    loading.data[snapshot_key(8)] = damaged
+    put_snapshot(loading.data, damaged, 8)
     assert (await loading.refresh(snapshot="8")).snapshot.tick == 7
     assert loading.rejected("snapshot") == 1
 

@@ -1,6 +1,7 @@
 """The keys that verify tokens: which are usable, when they are refreshed, and what happens if they cannot be read."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
@@ -17,6 +18,7 @@ from pingfeed.web.jwt import CACHED_MS, Tokens
 from pingfeed.web.metrics import Metrics
 from tests.unit import issuer
 from tests.unit.feed_world import until
+from tests.unit.http_shell import client_of, shell
 from tests.unit.issuer import now_s, token
 from tests.unit.loopback import serving
 
@@ -54,6 +56,7 @@ class Login:
 
     body: bytes = field(default_factory=lambda: issuer.jwks("rsa-1"))
     down: bool = False
+    hangs: threading.Event | None = None
     reads: int = 0
     now_s: float = 0.0
     changes: int = 0
@@ -61,6 +64,8 @@ class Login:
 
     def read(self) -> bytes:
         self.reads += 1
+        if self.hangs is not None:
+            self.hangs.wait(20)
         if self.down:
             raise Unavailable("did not answer")
         return self.body
@@ -123,10 +128,66 @@ async def test_old_set_is_refreshed_in_the_background(login: Login, keys: jwks.P
     assert await keys.find("rsa-1", "RS256") is None
 
 
-async def test_revoked_key_is_rejected_after_a_long_silence(login: Login, keys: jwks.PublishedKeys) -> None:
+async def test_revoked_key_is_rejected_after_a_long_silence(login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The set is refreshed without requests, so no request has to wait for it."""
+    monkeypatch.setattr(jwks, "MAX_AGE_S", 0.01)
+    keys = login.keys()
+    assert await keys.find("rsa-1", "RS256") is not None
     login.body = issuer.jwks("rsa-2")
-    login.now_s += 2 * jwks.MAX_AGE_S
+    login.now_s += jwks.RETRY_S
+
+    async def changed() -> bool:
+        return login.changes == 2
+
+    await until(changed)
     assert await keys.find("rsa-1", "RS256") is None
+
+
+@pytest.mark.parametrize("silence_s", [jwks.MAX_AGE_S, 2 * jwks.MAX_AGE_S, 100 * jwks.MAX_AGE_S])
+async def test_a_known_key_never_waits_for_a_hanging_server(
+    login: Login, keys: jwks.PublishedKeys, silence_s: float
+) -> None:
+    answer = threading.Event()
+    login.hangs = answer
+    try:
+        for _ in range(5):
+            login.now_s += silence_s
+            async with asyncio.timeout(0.5):
+                assert await keys.find("rsa-1", "RS256") is not None
+    finally:
+        answer.set()
+
+
+@pytest.mark.parametrize("body", [b'{"keys":[]}', b"", b"<html>", issuer.jwks("short-1")])
+async def test_an_unusable_key_set_replaces_the_old_one_after_ten_minutes(
+    login: Login, keys: jwks.PublishedKeys, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    login.body = body
+    for _ in range(60):
+        assert await keys.find("rsa-1", "RS256") is not None
+        login.now_s += jwks.RETRY_S
+        await keys.find("unknown", "RS256")  # waits for a refresh
+    login.now_s += jwks.RETRY_S
+    await keys.find("unknown", "RS256")
+    assert await keys.find("rsa-1", "RS256") is None
+    assert keys.problem is not None
+    assert "revoked" in caplog.text
+    assert login.changes == 2
+    login.body = issuer.jwks("rsa-1")
+    login.now_s += jwks.RETRY_S
+    assert await keys.find("rsa-1", "RS256") is not None
+    assert keys.problem is None
+
+
+async def test_a_server_that_is_down_revokes_nothing_but_is_named_in_readyz(
+    login: Login, keys: jwks.PublishedKeys
+) -> None:
+    login.down = True
+    for _ in range(100):
+        login.now_s += jwks.MAX_AGE_S
+        await keys.find("unknown", "RS256")
+    assert await keys.find("rsa-1", "RS256") is not None
+    assert keys.problem == "the key set did not answer"
 
 
 @pytest.mark.parametrize("body", [None, b"<html>", b'{"keys":[]}'])
@@ -275,3 +336,16 @@ def test_key_file_without_keys_fails_the_start(tmp_path: Path, body: bytes | Non
     with pytest.raises(SettingsError) as error:
         tokens(Now(), **(issuer.environ(tmp_path) | {"JWT_JWKS": str(path)}))
     assert error.value.field == "PINGFEED_JWT_JWKS"
+
+
+async def test_readyz_names_keys_that_cannot_be_refreshed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwks, "RETRY_S", 0.0)
+    environ = issuer.environ(tmp_path)
+    async with client_of(shell(**environ)) as client:
+        assert (await client.get("/readyz")).json()["degraded"] == []
+        issuer.publish(environ)
+        unknown = token(kid="unknown")
+        assert (await client.get("/who", headers=issuer.bearer(unknown))).status_code == 401
+        ready = await client.get("/readyz")
+        assert (ready.status_code, ready.json()["degraded"]) == (200, ["keys"])
+        assert (await client.get("/who", headers=issuer.bearer(token()))).status_code == 200
