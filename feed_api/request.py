@@ -11,6 +11,7 @@ from pingfeed.core.errors import Forbidden, InvalidInput
 from pingfeed.core.events import Id
 from pingfeed.core.ids import IdMaker
 from pingfeed.web.auth import Caller
+from pingfeed.web.errors import check_parameters
 
 DEFAULT_LIMIT: Final = 10
 MAX_LIMIT: Final = 50
@@ -19,6 +20,7 @@ _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 def identify(query: Mapping[str, str], caller: Caller, now_ms: int, make_id: IdMaker) -> FeedRequest:
     """The request; InvalidInput names the wrong parameter, Forbidden what the caller may not request."""
+    check_parameters(query, "user_id", "limit", "cursor", "explain")
     user_id = _user_id(query.get("user_id"))
     if caller.subject not in (None, user_id):
         raise Forbidden("you may request only your own feed", field="user_id")

@@ -18,7 +18,7 @@ from pingfeed.core.events import Country, Id
 from pingfeed.core.features import CONTEXT, REALTIME, RETRIEVAL, Feature, FeatureSet
 from pingfeed.settings import Settings
 from pingfeed.web.auth import authenticate
-from pingfeed.web.errors import json_response
+from pingfeed.web.errors import check_parameters, json_response
 
 MAX_CARDS: Final = 200
 
@@ -51,16 +51,19 @@ def create_router(services: Services, settings: Settings, loader: ArtifactLoader
     @router.get("/demo/about")
     async def about(request: Request) -> Response:
         await authenticate(request)
+        check_parameters(request.query_params)
         return json_response({"ingest_url": ingest_url(request, settings), "features": _described(features)})
 
     @router.get("/demo/people")
     async def people(request: Request) -> Response:
         await authenticate(request)
+        check_parameters(request.query_params)
         return json_response({"people": gallery.read().people})
 
     @router.get("/demo/person")
     async def person(request: Request) -> Response:
         caller = await authenticate(request)
+        check_parameters(request.query_params, "user_id")
         user_id = _checked(request, "user_id", Id)
         if caller.subject not in (None, user_id):
             raise Forbidden("you may ask for yourself only", field="user_id")
@@ -70,11 +73,13 @@ def create_router(services: Services, settings: Settings, loader: ArtifactLoader
     @router.get("/demo/pings")
     async def pings(request: Request) -> Response:
         await authenticate(request)
+        check_parameters(request.query_params, "ids")
         return json_response({"pings": await cards.of(_ids(request.query_params.get("ids", "")))})
 
     @router.get("/demo/system")
     async def system(request: Request) -> Response:
         await authenticate(request)
+        check_parameters(request.query_params, "country")
         country = _checked(request, "country", Country) if request.query_params.get("country") else None
         return json_response(await overview(services, settings, loader.live, cards, country))
 

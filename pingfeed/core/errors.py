@@ -74,6 +74,12 @@ class Unavailable(PingfeedError):
         self.retry_after_s = retry_after_s
 
 
+class UnsupportedType(PingfeedError):
+    """The body's content type is not JSON."""
+
+    code = "unsupported_type"
+
+
 class NotFound(PingfeedError):
     """What was asked for by name is not there."""
 

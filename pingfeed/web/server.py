@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -12,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from pingfeed.core.errors import SettingsError
+from pingfeed.web.protocol import Edge, GuardedProtocol, Limits
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +28,17 @@ def run(make_app: Callable[[], FastAPI], host: str, port: int) -> None:
     unchanged, so that the command can report it in one sentence.
     """
     with _bound(host, port) as listener:
-        config = _config()
+        config = configure()
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_serve(make_app, config, listener))
 
 
-def _config() -> uvicorn.Config:
+def configure(limits: Limits | None = None) -> uvicorn.Config:
+    """uvicorn's configuration, with our limits on connections and requests; `limits` are the defaults unless given."""
     return uvicorn.Config(
         _no_app_yet,
+        http=functools.partial(GuardedProtocol, Edge(limits)),  # type: ignore[arg-type]  # it is only called
+        ws="none",
         log_config=None,
         access_log=False,
         # The lifespan runs in `_serve`: uvicorn would turn a PingfeedError into a traceback.
