@@ -170,4 +170,8 @@ def check_parameters(query: Mapping[str, str], *known: str) -> None:
     for name in query:
         if name not in known:
             shown = _printable(name)
-            raise InvalidInput(f"{shown} is not a parameter; known are {', '.join(known) or 'none'}", field=shown)
+            raise InvalidInput(
+                f"{shown} is not a parameter; known are {', '.join(known) or 'none'}",
+                field=shown,
+                code="unknown_parameter",
+            )
