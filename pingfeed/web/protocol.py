@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 ARRIVED_NS: Final = "arrived_ns"
 """Key in the scope's `state`: when the first byte of the request arrived (`time.monotonic_ns()`)."""
 _PIPELINED: Final = 16
+_SPARED_NS: Final = 100_000_000
 
 
 def _connections() -> int:
@@ -100,10 +101,17 @@ class Edge:
         self._closed[reason] += 1
 
     def make_room(self, newest: "GuardedProtocol") -> bool:
-        """Close the connection that has waited longest; False if all others are being answered."""
+        """Close the connection that has waited longest; False if all others are being answered.
+
+        This begins at two thirds of the cap. Up to the cap, a connection is spared until what it sent at once has been
+        read: otherwise a burst of new connections would close good ones before their request is seen.
+        """
         oldest = next((one for one in self.waiting if one is not newest), None)
         if oldest is None:
-            return False
+            return len(newest.connections) <= self.limits.connections
+        is_new = time.monotonic_ns() - oldest.since_ns < _SPARED_NS
+        if is_new and len(newest.connections) <= self.limits.connections:
+            return True
         self.count("too many connections")
         oldest.abort()
         return True
@@ -148,7 +156,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Start the deadline; at the cap, make room."""
         super().connection_made(transport)
         self._enter(Phase.HEAD)
-        if len(self.connections) > self._edge.limits.connections and not self._edge.make_room(self):
+        if len(self.connections) > self._edge.limits.connections * 2 // 3 and not self._edge.make_room(self):
             self.reject(503, "unavailable", "too many connections; retry after a short wait")
 
     def connection_lost(self, exc: Exception | None) -> None:

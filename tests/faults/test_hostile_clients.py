@@ -56,8 +56,13 @@ async def attack(port: int, start: bytes, more: bytes) -> None:
         await asyncio.sleep(1)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize(("files", "held"), [(64, 150), (1024, HELD)])
+FEW_FILES: Final = {"idle half-requests": 60, "endless headers": 8, "bodies of one byte a second": 60}
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "held"),
+    [(name, 64, held) for name, held in FEW_FILES.items()] + [(name, 1024, HELD) for name in ATTACKS],
+)
 async def test_hostile_clients_cost_the_others_nothing(services: Services, name: str, files: int, held: int) -> None:
     with open_files(files):
         ingest = await asyncio.to_thread(services.start, "ingest")
@@ -75,7 +80,7 @@ async def test_hostile_clients_cost_the_others_nothing(services: Services, name:
     figure(name, files=files, held=held, answered=GOOD, slowest_health_ms=slowest * 1000, mb_more=after - before)
     assert slowest < 1
     assert after - before < GROWTH_MB
-    if held > files or name == "endless headers":
+    if held > files // 2 or name == "endless headers":
         assert any("closed connections" in str(line.get("message")) for line in ingest.log())
 
 
