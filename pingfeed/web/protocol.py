@@ -10,10 +10,12 @@ section 7.8, lets a server do so.
 """
 
 import asyncio
+import itertools
 import logging
 import resource
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final
@@ -100,21 +102,19 @@ class Edge:
         """Count a connection that was closed, for the log."""
         self._closed[reason] += 1
 
-    def make_room(self, newest: "GuardedProtocol") -> bool:
-        """Close the connection that has waited longest; False if all others are being answered.
+    async def wait_for_room(self, connections: Collection[object]) -> None:
+        """Return once there are fewer connections than the cap; until then those that wait are closed, oldest first.
 
-        This begins at two thirds of the cap. Up to the cap, a connection is spared until what it sent at once has been
-        read: otherwise a burst of new connections would close good ones before their request is seen.
+        A connection is spared until what it sent at once has been read. Meanwhile new ones queue in the kernel, so a
+        burst of them does not close good ones before their request is seen.
         """
-        oldest = next((one for one in self.waiting if one is not newest), None)
-        if oldest is None:
-            return len(newest.connections) <= self.limits.connections
-        is_new = time.monotonic_ns() - oldest.since_ns < _SPARED_NS
-        if is_new and len(newest.connections) <= self.limits.connections:
-            return True
-        self.count("too many connections")
-        oldest.abort()
-        return True
+        while len(connections) >= self.limits.connections:
+            spared_ns = time.monotonic_ns() - _SPARED_NS
+            old = (one for one in self.waiting if one.since_ns < spared_ns)
+            for oldest in list(itertools.islice(old, self.limits.connections // 4)):
+                self.count("too many connections")
+                oldest.abort()
+            await asyncio.sleep(0.01)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = time.monotonic_ns()
@@ -153,11 +153,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._rejection: tuple[int, str, str] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the deadline; at the cap, make room."""
+        """Start the deadline."""
         super().connection_made(transport)
         self._enter(Phase.HEAD)
-        if len(self.connections) > self._edge.limits.connections * 2 // 3 and not self._edge.make_room(self):
-            self.reject(503, "unavailable", "too many connections; retry after a short wait")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import resource
+import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,16 +27,12 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 @asynccontextmanager
 async def serving(app: FastAPI, limits: Limits = QUICK) -> AsyncIterator[int]:
     """The port at which the app answers."""
-    config = server.configure(limits)
-    config.app = app
-    config.port = 0
-    running = uvicorn.Server(config)
-    task = asyncio.create_task(running._serve())
-    while not running.started:
-        assert not task.done(), task.exception()
-        await asyncio.sleep(0.01)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False)
+    running = server.Server(config, limits)
+    task = asyncio.create_task(running.serve([listener]))
     try:
-        yield running.servers[0].sockets[0].getsockname()[1]
+        yield listener.getsockname()[1]
     finally:
         running.should_exit = running.force_exit = True
         await task
