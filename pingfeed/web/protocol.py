@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 ARRIVED_NS: Final = "arrived_ns"
 """Key in the scope's `state`: when the first byte of the request arrived (`time.monotonic_ns()`)."""
 _PIPELINED: Final = 16
-_SPARED_NS: Final = 100_000_000
+_SPARED_NS: Final = 250_000_000
 
 
 def _connections() -> int:
