@@ -18,7 +18,7 @@ from pingfeed.core.events import Id
 from pingfeed.core.ids import IdMaker
 from pingfeed.web import openapi
 from pingfeed.web.auth import Caller, authenticate
-from pingfeed.web.errors import json_response
+from pingfeed.web.errors import check_parameters, json_response
 from pingfeed.web.middleware import Handler
 
 TYPES: Final = (Feed,)
@@ -96,6 +96,7 @@ def create_router(routes: Mapping[tuple[str, str], Handler]) -> APIRouter:
 
 def identify(query: Mapping[str, str], caller: Caller, now_ms: int, make_id: IdMaker) -> FeedRequest:
     """The request; InvalidInput names the wrong parameter, Forbidden what the caller may not request."""
+    check_parameters(query, "user_id", "limit", "cursor", "explain")
     user_id = _user_id(query.get("user_id"))
     if caller.subject not in (None, user_id):
         raise Forbidden("you may request only your own feed", field="user_id")

@@ -12,7 +12,7 @@ from pingfeed.core.events import MAX_EVENTS, ClientEvent
 from pingfeed.web import openapi
 from pingfeed.web.auth import authenticate
 from pingfeed.web.body import read_body
-from pingfeed.web.errors import ErrorBody, json_response
+from pingfeed.web.errors import ErrorBody, check_parameters, json_response
 from pingfeed.web.middleware import Handler
 
 
@@ -109,6 +109,8 @@ def create_router(answering: Mapping[tuple[str, str], Handler]) -> APIRouter:
 
 async def _track(request: Request, receiver: EventReceiver, *, many: bool) -> Response:
     caller = await authenticate(request)
+    if request.scope["query_string"]:
+        check_parameters(request.query_params)
     result = await receiver.accept(await read_body(request), caller, many=many)
     result.require_permission()
     return json_response(result, result.status)

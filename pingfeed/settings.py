@@ -89,6 +89,8 @@ class Settings:
     """SHA-256 digests of the API keys that may call, in hex."""
     operator_key_hashes: tuple[Digest, ...] = ()
     """SHA-256 digests of the keys that may also use `explain` and `/metrics` from other machines."""
+    operator_loopback: bool = True
+    """Lets callers on this machine do what an operator key allows; switch it off if a proxy runs on this machine."""
     jwt_jwks: str = ""
     """The public keys that verify tokens: a file (below `HOME` if relative) or an https URL."""
     jwt_secret: str = ""
@@ -107,6 +109,9 @@ class Settings:
     """Lets a user's token publish pings (`ping_created`) whose `creator_id` is that user."""
     cors_origins: tuple[Caller, ...] = ()
     """Origins of web pages that may call, such as `https://app.example`; `*` for all."""
+
+    root_path: Annotated[str, Meta(pattern="^(/[A-Za-z0-9._~-]+)*$", description="must be like /api")] = ""
+    """Path prefix under which a proxy publishes the services, such as `/api`; paths without it work too."""
 
     # Feed
     feed_budget_ms: Annotated[int, Meta(ge=1, le=10_000)] = 50

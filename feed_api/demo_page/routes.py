@@ -26,7 +26,7 @@ from pingfeed.core.events import Id
 from pingfeed.core.features import CONTEXT, REALTIME, RETRIEVAL, FeatureSet
 from pingfeed.settings import INGEST_PORT, Settings
 from pingfeed.web.auth import authenticate
-from pingfeed.web.errors import json_response
+from pingfeed.web.errors import check_parameters, json_response
 
 MAX_CARDS: Final = 200
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]+|[0-9A-Fa-f:]+")
@@ -45,17 +45,20 @@ def create_router(services: Services, settings: Settings, loader: ArtifactLoader
     @router.get("/demo/about")
     async def about(request: Request) -> Response:
         await authenticate(request)
+        check_parameters(request.query_params)
         features = _descriptions(settings.features)
         return json_response({"ingest_url": _ingest_url(request, settings), "features": features})
 
     @router.get("/demo/people")
     async def people(request: Request) -> Response:
         await authenticate(request)
+        check_parameters(request.query_params)
         return json_response({"people": known_people.read().people})
 
     @router.get("/demo/person")
     async def person(request: Request) -> Response:
         caller = await authenticate(request)
+        check_parameters(request.query_params, "user_id")
         user_id = _parameter(request, "user_id", Id)
         if caller.subject not in (None, user_id):
             raise Forbidden("you may ask for yourself only", field="user_id")
@@ -65,6 +68,7 @@ def create_router(services: Services, settings: Settings, loader: ArtifactLoader
     @router.get("/demo/pings")
     async def pings(request: Request) -> Response:
         await authenticate(request)
+        check_parameters(request.query_params, "ids")
         ping_ids = [ping_id for ping_id in request.query_params.get("ids", "").split(",") if ping_id]
         if len(ping_ids) > MAX_CARDS:
             raise InvalidInput(f"ids may name at most {MAX_CARDS} pings", field="ids", code="out_of_range")
@@ -73,6 +77,7 @@ def create_router(services: Services, settings: Settings, loader: ArtifactLoader
     @router.get("/demo/system")
     async def system(request: Request) -> Response:
         await authenticate(request)
+        check_parameters(request.query_params, "country")
         country = _parameter(request, "country", Country) if request.query_params.get("country") else None
         return json_response(await overview(services, settings.tick_ms, loader.live, cards, country))
 

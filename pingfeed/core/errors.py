@@ -74,6 +74,12 @@ class Unavailable(RetryLater):
     code = "unavailable"
 
 
+class UnsupportedType(PingfeedError):
+    """The body's content type is not JSON."""
+
+    code = "unsupported_type"
+
+
 class NotFound(PingfeedError):
     """The named object does not exist."""
 

@@ -50,6 +50,8 @@ def create_shell(
         # Without this FastAPI looks for a tracer on every request; metrics here are Prometheus's.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    # Its address would come from the caller's Host header.
+    app.router.redirect_slashes = False
     authenticator = Authenticator(settings, metrics=metrics, clock=clock, monotonic=monotonic)
     app.state.authenticator = authenticator
     metrics.counted("stores_quarantined", "Damaged stores that began anew", quarantined.total)

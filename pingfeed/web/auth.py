@@ -12,10 +12,12 @@ request that came through a proxy (it carries a forwarding header) is not local,
 import hashlib
 import hmac
 import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, cast
 
 from prometheus_client import Counter
@@ -23,7 +25,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from pingfeed.core.clock import Clock, system_clock
-from pingfeed.core.errors import Forbidden, TooManyRequests, Unauthenticated
+from pingfeed.core.errors import Forbidden, PingfeedError, TooManyRequests, Unauthenticated, UnsupportedType
 from pingfeed.core.urls import is_loopback
 from pingfeed.settings import Settings
 from pingfeed.web.metrics import Metrics
@@ -34,7 +36,12 @@ if TYPE_CHECKING:
 MAX_BUCKETS: Final = 100_000
 BURST_S: Final = 10
 """Without PINGFEED_RATE_BURST, the burst is this many seconds' worth of requests."""
-_FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"})
+_FORWARDED: Final = re.compile(
+    rb"via|(x-)?(original-)?forwarded.*|.*(real|client|connecting|remote|peer)-?ip|.*proxy.*|x-original-.*"
+    rb"|(cf|cdn|x-envoy|x-amz|x-amzn|x-azure|x-appengine|fly|fastly|x-akamai|akamai|x-vercel|x-cloud)-.*"
+)
+"""Headers that proxies add. One that matches wrongly costs a local caller its operator rights, not more."""
+_PAGE_TYPES: Final = (b"text/plain", b"multipart/form-data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,8 @@ class Authenticator:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._open = settings.auth == "none"
+        self._loopback = settings.operator_loopback
+        self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
         self._operators = [bytes.fromhex(known) for known in settings.operator_key_hashes]
         self._keys = [bytes.fromhex(known) for known in settings.api_key_hashes]
         self._rejected = metrics.counter("auth_rejected", "Requests without a valid credential")
@@ -146,23 +155,32 @@ class Authenticator:
 
     async def authenticate(self, scope: Scope) -> Caller:
         """The caller of an ASGI request; raises as the function of this name."""
-        key, bearer, local = _presented(scope)
+        key, bearer, local = self._presented(scope)
         caller = await self._identify(key, bearer, local) if key or bearer else None
         if caller is not None:
             return caller
         if self._open:
+            self._check_page(scope)
             return _OPERATOR if local else _ANY_CALLER
         raise self._unauthenticated(key or bearer)
 
     async def require_operator(self, scope: Scope, what: str) -> None:
         """Raises as the function of this name."""
-        key, bearer, local = _presented(scope)
+        key, bearer, local = self._presented(scope)
         if local:
             return
         caller = await self._identify(key, bearer, local)
         if caller is None:
             raise self._unauthenticated(key or bearer)
         caller.require_operator(what)
+
+    async def is_operator(self, scope: Scope) -> bool:
+        """Whether `require_operator` would pass."""
+        try:
+            await self.require_operator(scope, "")
+        except PingfeedError:
+            return False
+        return True
 
     async def _identify(self, key: bytes | None, bearer: bytes | None, local: bool) -> Caller | None:
         """The holder of the credential, charged for the request; None if the credential is unknown."""
@@ -197,6 +215,32 @@ class Authenticator:
             return Unauthenticated("send a token as Authorization: Bearer <token>, or an API key as X-API-Key: <key>")
         return Unauthenticated("send an API key as Authorization: Bearer <key> or X-API-Key: <key>")
 
+    def _presented(self, scope: Scope) -> tuple[bytes | None, bytes | None, bool]:
+        """The request's API key and bearer credential, and whether it comes from this machine."""
+        key = bearer = None
+        forwarded = False
+        for name, value in scope["headers"]:
+            if name == b"x-api-key":
+                key = key or value
+            elif name == b"authorization":
+                bearer = bearer or _bearer(value)
+            elif _is_forwarding(name):
+                forwarded = True
+        peer = scope.get("client")
+        local = self._loopback and not forwarded and peer is not None and is_loopback(peer[0])
+        return key or None, bearer, local
+
+    def _check_page(self, scope: Scope) -> None:
+        """Without credentials, reject a POST that any web page in a browser on this machine could send."""
+        if scope["method"] != "POST":
+            return
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin")
+        if origin is not None and not self._origins & {origin, b"*"}:
+            raise Forbidden("web pages of this origin may not send events; PINGFEED_CORS_ORIGINS lists those that may")
+        if headers.get(b"content-type", b"").strip().lower().startswith(_PAGE_TYPES):
+            raise UnsupportedType("Content-Type must be application/json")
+
 
 def _tokens(settings: Settings, metrics: Metrics, clock: Clock, monotonic: Callable[[], float]) -> "Tokens":
     """Imported here so that only `jwt` pays for the cryptography library."""
@@ -205,19 +249,9 @@ def _tokens(settings: Settings, metrics: Metrics, clock: Clock, monotonic: Calla
     return Tokens(settings, clock=clock, monotonic=monotonic, metrics=metrics)
 
 
-def _presented(scope: Scope) -> tuple[bytes | None, bytes | None, bool]:
-    """The request's API key and bearer credential, and whether it comes from this machine."""
-    key = bearer = None
-    forwarded = False
-    for name, value in scope["headers"]:
-        if name == b"x-api-key":
-            key = key or value
-        elif name == b"authorization":
-            bearer = bearer or _bearer(value)
-        elif name in _FORWARDED:
-            forwarded = True
-    peer = scope.get("client")
-    return key or None, bearer, not forwarded and peer is not None and is_loopback(peer[0])
+@lru_cache(1024)
+def _is_forwarding(name: bytes) -> bool:
+    return _FORWARDED.fullmatch(name) is not None
 
 
 def _bearer(value: bytes) -> bytes | None:

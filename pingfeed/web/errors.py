@@ -10,6 +10,8 @@
 | NotFound, an unknown path | 404 |
 | an unknown method | 405, `Allow` |
 | TooLarge | 413 |
+| UnsupportedType | 415 |
+| a limit of `protocol.py` | 408, 431 |
 | InvalidInput, a query parameter that FastAPI rejects | 422 |
 | TooManyRequests | 429, `Retry-After` |
 | Unavailable, Busy | 503, `Retry-After` |
@@ -38,6 +40,7 @@ from pingfeed.core.errors import (
     TooManyRequests,
     Unauthenticated,
     Unavailable,
+    UnsupportedType,
 )
 from pingfeed.telemetry import request_id
 
@@ -66,6 +69,7 @@ _STATUSES: Final[Mapping[type[PingfeedError], int]] = {
     Forbidden: 403,
     NotFound: 404,
     TooLarge: 413,
+    UnsupportedType: 415,
     InvalidInput: 422,
     TooManyRequests: 429,
     Unavailable: 503,
@@ -159,3 +163,15 @@ def parameter_error(kind: str, field: str, sentence: str) -> InvalidInput:
     else:
         code = "invalid_type" if kind.endswith(("_type", "_parsing")) else "invalid_value"
     return InvalidInput(f"{field} {rule}", field=field, code=code)
+
+
+def check_parameters(query: Mapping[str, str], *known: str) -> None:
+    """InvalidInput names a query parameter that is not known: ignoring a misspelled one would hide the mistake."""
+    for name in query:
+        if name not in known:
+            shown = _printable(name)
+            raise InvalidInput(
+                f"{shown} is not a parameter; known are {', '.join(known) or 'none'}",
+                field=shown,
+                code="unknown_parameter",
+            )

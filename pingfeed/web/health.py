@@ -8,7 +8,7 @@ import msgspec
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from pingfeed.web.auth import require_operator
+from pingfeed.web.auth import authenticator_of, require_operator
 from pingfeed.web.errors import json_response
 from pingfeed.web.metrics import CONTENT_TYPE, Metrics
 from pingfeed.web.openapi import answer
@@ -48,7 +48,7 @@ class HealthBody(msgspec.Struct, frozen=True):
 
 
 class ReadyBody(msgspec.Struct, frozen=True):
-    """Whether the service can take traffic; `degraded` names unavailable parts, `detail` says why."""
+    """Whether the service can take traffic; `degraded` names unavailable parts, `detail` tells operators why."""
 
     status: Literal["ready", "unready"]
     degraded: list[str]
@@ -68,9 +68,11 @@ def install(app: FastAPI, ready: ReadyCheck, metrics: Metrics) -> None:
         summary="Readiness",
         responses={200: answer(ReadyBody), 503: answer(ReadyBody, meaning="not ready")},
     )
-    async def readyz() -> Response:
+    async def readyz(request: Request) -> Response:
         found = await ready()
-        body = ReadyBody("ready" if found.ready else "unready", list(found.degraded), dict(found.detail))
+        # The reasons may name hosts and paths.
+        detail = dict(found.detail) if await authenticator_of(request).is_operator(request.scope) else {}
+        body = ReadyBody("ready" if found.ready else "unready", list(found.degraded), detail)
         return json_response(body, 200 if found.ready else 503)
 
     @app.get("/metrics", include_in_schema=False)

@@ -56,7 +56,7 @@ def install(app: FastAPI, settings: Settings, *, metrics: Metrics, clock: Clock,
 
     Cookies are never read, so `*` lets any page call but gives it no rights: keys are sent explicitly.
     """
-    app.add_middleware(OutermostLayer, metrics=metrics, clock=clock, make_id=make_id)
+    app.add_middleware(OutermostLayer, metrics=metrics, clock=clock, make_id=make_id, root_path=settings.root_path)
     if settings.cors_origins:
         app.add_middleware(
             _Cors,
@@ -97,9 +97,16 @@ class OutermostLayer:
     """
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, clock: Clock = system_clock, make_id: IdMaker = uuid7
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        clock: Clock = system_clock,
+        make_id: IdMaker = uuid7,
+        root_path: str = "",
     ) -> None:
         self._app = app
+        self._root = root_path
         self._metrics = metrics
         self._clock = clock
         self._make_id = make_id
@@ -110,15 +117,34 @@ class OutermostLayer:
             await self._app(scope, receive, send)
             return
         this_id = _given_id(scope) or self._make_id(self._clock())
-        response = _ResponseStart(send, this_id)
+        is_head = scope["method"] == "HEAD"
+        response = _ResponseStart(send, this_id, is_head)
+        called = scope["method"]
+        if is_head or self._root:
+            # A copy: the server needs the method that was sent.
+            scope = self._seen_by_app(scope)
         token = request_id.set(this_id)
         began = time.perf_counter()
         try:
             await self._answer(scope, receive, response)
         finally:
             seconds = time.perf_counter() - began
-            self._metrics.observe_request(_method(scope), _route(scope), response.status or _CLIENT_CLOSED, seconds)
+            self._metrics.observe_request(
+                called if called in _METHODS else "other", _route(scope), response.status or _CLIENT_CLOSED, seconds
+            )
             request_id.reset(token)
+
+    def _seen_by_app(self, scope: Scope) -> Scope:
+        """HEAD as GET, and the path below the prefix, whether or not the proxy has stripped it."""
+        path, root = scope["path"], self._root
+        if root and path != root and not path.startswith(f"{root}/"):
+            path = root + path
+        return {
+            **scope,
+            "method": "GET" if scope["method"] == "HEAD" else scope["method"],
+            "path": path,
+            "root_path": root,
+        }
 
     async def _answer(self, scope: Scope, receive: Receive, response: "_ResponseStart") -> None:
         try:
@@ -136,8 +162,9 @@ class OutermostLayer:
 class _ResponseStart:
     """Adds the request id and the security headers to a response and records its status."""
 
-    def __init__(self, send: Send, this_id: str) -> None:
+    def __init__(self, send: Send, this_id: str, is_head: bool) -> None:
         self._send = send
+        self._is_head = is_head
         self._header = (_REQUEST_ID, this_id.encode())
         self.status = 0
 
@@ -145,6 +172,8 @@ class _ResponseStart:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": hardened(message.get("headers", ()), self._header)}
+        elif self._is_head:
+            message = {**message, "body": b""}
         await self._send(message)
 
 
@@ -165,7 +194,7 @@ class DirectLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        route = self._routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        route = self._routes.get((scope["method"], _path(scope))) if scope["type"] == "http" else None
         if route is None:
             await self._app(scope, receive, send)
             return
@@ -177,16 +206,18 @@ class DirectLayer:
         await response(scope, receive, send)
 
 
+def _path(scope: Scope) -> str:
+    root: str = scope.get("root_path", "")
+    path: str = scope["path"]
+    return path.removeprefix(root) if root else path
+
+
 def _given_id(scope: Scope) -> str | None:
     given: bytes = next((value for name, value in scope["headers"] if name == _REQUEST_ID), b"")
     return given.decode() if _VALID_ID.fullmatch(given) else None
 
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
-def _method(scope: Scope) -> str:
-    return scope["method"] if scope["method"] in _METHODS else "other"
 
 
 def _route(scope: Scope) -> str:

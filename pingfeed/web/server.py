@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from pingfeed.core.errors import SettingsError
+from pingfeed.web.protocol import Edge, GuardedProtocol, Limits
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def run(make_app: Callable[[], FastAPI], host: str, port: int) -> None:
 def _config() -> uvicorn.Config:
     return uvicorn.Config(
         _no_app_yet,
+        ws="none",
         log_config=None,
         access_log=False,
         # The lifespan runs in `_serve`: uvicorn would turn a PingfeedError into a traceback.
@@ -51,7 +53,7 @@ async def _no_app_yet(*_: object) -> None:
 
 async def _serve(make_app: Callable[[], FastAPI], config: uvicorn.Config, listener: socket.socket) -> None:
     app = config.app = make_app()
-    server = _Server(config)
+    server = Server(config)
     async with app.router.lifespan_context(app):
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
@@ -60,11 +62,50 @@ async def _serve(make_app: Callable[[], FastAPI], config: uvicorn.Config, listen
         await server.serve([listener])
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to `_serve`: uvicorn re-raises them when it is done, before the app could shut down cleanly."""
+class Server(uvicorn.Server):
+    """Accepts connections itself, within the limits of `protocol.py`: uvloop's servers cannot pause."""
+
+    def __init__(self, config: uvicorn.Config, limits: Limits | None = None) -> None:
+        super().__init__(config)
+        self._edge = Edge(limits)
+        self._accepting: list[asyncio.Task[None]] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await self.lifespan.startup()
+        self.servers = []
+        for listener in sockets or []:
+            listener.listen(self.config.backlog)
+            listener.setblocking(False)
+            self._accepting.append(asyncio.create_task(self._accept(listener)))
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, and finish open requests."""
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        await super().shutdown(sockets)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._edge.wait_for_room(self.server_state.connections)
+            try:
+                accepted, _ = await loop.sock_accept(listener)
+                await loop.connect_accepted_socket(self._connection, accepted)
+            except OSError as error:  # such as EMFILE, or a client that has left
+                self._edge.count(f"not accepted: {error.strerror}")
+                await asyncio.sleep(0.05)
+
+    def _connection(self) -> GuardedProtocol:
+        return GuardedProtocol(
+            self._edge, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `_serve`: uvicorn re-raises them when it is done, before the app could shut down cleanly."""
         yield
 
 
