@@ -27,7 +27,8 @@ from pingfeed.adapters.trending_redis import RedisTrending
 from pingfeed.adapters.user_signals_redis import RedisUserSignals
 from pingfeed.core.clock import system_clock
 from pingfeed.core.packet import TTL_S
-from pingfeed.core.signals import Act, Engagement
+from pingfeed.core.signals import Act
+from pingfeed.core.trending import Engagement
 from tests.servers import redis_server, running
 
 Call = Callable[[int], Awaitable[Any]]

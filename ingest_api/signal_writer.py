@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Sequence
 
+from pingfeed.core.acts import acts_of, engagements_of
 from pingfeed.core.errors import PingfeedError
 from pingfeed.core.events import Row
-from pingfeed.core.signals import acts_of, engagements_of
 from pingfeed.ports import Trending, UserSignals
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from pingfeed.core.signals import Act, Engagement, Signals
+from pingfeed.core.signals import Act, Signals
+from pingfeed.core.trending import Engagement
 
 
 @dataclass
@@ -140,7 +141,10 @@ class PacketCache(CandidateStore, Protocol):
 
 
 class UserSignals(Protocol):
-    """One user's recent acts: bounded, expiring (`signals.STATE_TTL_MS`), idempotent."""
+    """One user's relations and profile, which last, and the session, which expires; bounded, idempotent.
+
+    The store is derived from the lake. One that began anew is incomplete until it is rebuilt and marked.
+    """
 
     async def apply(self, acts: Sequence[Act]) -> None:
         """Apply acts in order; on return the next `read` by any process sees them. Raises Unavailable."""
@@ -151,8 +155,14 @@ class UserSignals(Protocol):
     async def forget(self, user_id: str) -> None:
         """Remove everything held about the user; absent is fine."""
 
+    async def is_complete(self) -> bool:
+        """Whether the store is marked as holding every relation of the lake. Raises Unavailable."""
+
+    async def mark_complete(self) -> None:
+        """Mark it: the lake was empty, or every relation in it has been applied. Raises Unavailable."""
+
     async def check(self) -> None:
-        """Raise Unavailable with a sentence if the store does not respond."""
+        """Raise Unavailable with a sentence if the store does not respond, Rebuilding while it is incomplete."""
 
     async def close(self) -> None:
         """Release resources."""

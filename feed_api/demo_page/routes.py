@@ -95,8 +95,8 @@ async def _person(services: Services, user_id: str, known: Person | None) -> dic
         "unfollows": sorted(state.follows.keys() - state.following()),
         "hidden": len(state.hides),
         "blocked": len(state.blocks),
-        "seen": len(state.seen),
-        "session": len(state.session(now_ms)),
+        "seen": len(state.session.seen),
+        "session": len(state.session.interactions(now_ms)),
     }
 
 

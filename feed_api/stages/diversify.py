@@ -49,7 +49,11 @@ def _ranked(state: FeedState) -> list[int]:
 
 def _recently_served(state: FeedState) -> Rows:
     """Rows of the top pings of the user's latest requests."""
-    pings = [ping_id for served in state.recent.served[-RECENT_REQUESTS:] for ping_id in served.pings[:RECENT_OF_EACH]]
+    pings = [
+        ping_id
+        for served in state.recent.session.served[-RECENT_REQUESTS:]
+        for ping_id in served.pings[:RECENT_OF_EACH]
+    ]
     rows = state.snapshot.rows_of_pings(pings)
     return rows[rows >= 0]
 

@@ -57,7 +57,7 @@ def _realtime(state: FeedState) -> Float32:
     if state.signals is not None:
         following = state.recent.following()
         block[:, REALTIME_AT["just_followed"]] = [creator in following for creator in state.pool.creator_ids]
-        session = state.snapshot.rows_of_pings(state.recent.session(state.request.now_ms))
+        session = state.snapshot.rows_of_pings(state.recent.session.interactions(state.request.now_ms))
         session = session[session >= 0]
         block[:, REALTIME_AT["session_creator"]] = _by_same_creator(state, session)
         block[:, REALTIME_AT["session_topic"]] = _sharing_topic(state, session)

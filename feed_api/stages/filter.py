@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from feed_api.candidates import Pool
 from feed_api.state import FeedState, Reason, Removed
+from pingfeed.core.signals import Session
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,9 @@ class Exclusions:
     deleted: Container[str]
     hidden: Container[str]
     blocked: Container[str]
-    seen: Container[str]
+    session: Session
     served: Container[str]
+    now_ms: int
 
     def reason(self, ping_id: str, creator_id: str) -> Reason | None:
         """Why the ping is excluded, the strongest reason first; None if it is not."""
@@ -28,7 +30,7 @@ class Exclusions:
             return "blocked"
         if creator_id == self.user_id:
             return "own"
-        if ping_id in self.seen:
+        if self.session.has_seen(ping_id, self.now_ms):
             return "seen"
         return "served" if ping_id in self.served else None
 
@@ -45,14 +47,16 @@ def exclusions(state: FeedState) -> Exclusions:
     """The exclusions from the user's signals; without signals, only the user's own pings are excluded."""
     recent = state.recent
     deleted = state.signals.deleted if state.signals else frozenset[str]()
-    return Exclusions(state.request.user_id, deleted, recent.hides, recent.blocks, recent.seen, _served(state))
+    request = state.request
+    served = _served(state)
+    return Exclusions(request.user_id, deleted, recent.hides, recent.blocks, recent.session, served, request.now_ms)
 
 
 def _served(state: FeedState) -> frozenset[str]:
     """The pings of the chain's earlier pages. On a new first page, served but unseen pings may come again."""
     if state.request.chain is None:
         return frozenset()
-    pages = (served.pings for served in state.recent.served if served.at_ms >= state.request.began_ms)
+    pages = (served.pings for served in state.recent.session.served if served.at_ms >= state.request.began_ms)
     return frozenset().union(*pages)
 
 

@@ -18,12 +18,12 @@ import numpy as np
 
 from feed_api.metrics import FeedMetrics
 from feed_api.state import FeedState
+from pingfeed.core.acts import acts_of
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import PingfeedError
 from pingfeed.core.events import FeedServed, Row, served_row
 from pingfeed.core.features import REALTIME, Float32, place_name
 from pingfeed.core.ids import IdMaker
-from pingfeed.core.signals import acts_of
 from pingfeed.ports import UserSignals
 from pingfeed.spool.delivery import Delivery
 

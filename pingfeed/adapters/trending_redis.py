@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from pingfeed.adapters._redis import Command, RedisClient, Script, chunks
 from pingfeed.core.clock import DAY_MS
-from pingfeed.core.signals import MAX_LANDMARK_AGE_MS, Engagement, decay_between, forward_weight
+from pingfeed.core.trending import MAX_LANDMARK_AGE_MS, Engagement, decay_between, forward_weight
 
 MAX_PINGS: Final = 4000
 _BUCKETS: Final = 4096

@@ -7,7 +7,7 @@ ticks is not seen, and the feature `trending_now` is unknown.
 from collections.abc import Sequence
 
 from pingfeed.core.errors import InvalidInput
-from pingfeed.core.signals import Engagement
+from pingfeed.core.trending import Engagement
 
 
 class SnapshotTrending:

@@ -29,7 +29,7 @@ from typing import Final
 from pingfeed.adapters._sqlite import Database
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import PingfeedError, Unavailable
-from pingfeed.core.signals import MAX_LANDMARK_AGE_MS, Engagement, decay_between, forward_weight
+from pingfeed.core.trending import MAX_LANDMARK_AGE_MS, Engagement, decay_between, forward_weight
 from pingfeed.settings import url_path
 
 FLUSH_S: Final = 0.4

@@ -1,8 +1,10 @@
 """Users' recent acts in a DynamoDB table, one bounded item a user.
 
-    s/<user id>    `s` (binary) compressed: epoch ms of the latest act (8 bytes, little-endian), encoded `UserState`
+    s/<user id>    `s` (binary) a compressed, encoded `WholeState`
                    `v` (binary) 8 random bytes, new with every write
-                   `t` (number) seconds, for TTL: `STATE_TTL_MS` after the latest act; readers go by `s`
+                   `t` (number) seconds, for TTL: `STATE_TTL_MS` after the latest act; readers go by `s`. A user with
+                   relations or a profile has none.
+    complete       present once the lake's relations are in the table
 
 The recently deleted pings are in the same table (`pingfeed/adapters/_dynamodb/deleted.py`).
 
@@ -19,7 +21,6 @@ random characters, is 394 KiB of the 400 that an item may have.
 import asyncio
 import logging
 import os
-import struct
 import weakref
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
@@ -30,15 +31,16 @@ from pingfeed.adapters._dynamodb.connection import SharedConnection, is_throttle
 from pingfeed.adapters._dynamodb.deleted import DeletedList
 from pingfeed.adapters._dynamodb.items import Item, compress, decompress, ttl
 from pingfeed.aws import KEY, TTL, TableUrl
-from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
+from pingfeed.core.errors import FormatError, PingfeedError, Rebuilding, Unavailable
 from pingfeed.core.retry import Backoff, until_true
-from pingfeed.core.signals import STATE_TTL_MS, Act, Signals, UserState
+from pingfeed.core.signals import INCOMPLETE, STATE_TTL_MS, Act, Signals
+from pingfeed.core.whole_state import WholeState
 from pingfeed.telemetry import nameless
 
 USERS_AT_ONCE: Final = 32
 TRIES: Final = 12
 """Attempts at one user's write against conflicts or throttling: a few seconds. After that the spool retries."""
-_WRITTEN: Final = struct.Struct("<q")
+_COMPLETE: Final = "complete"
 _log = logging.getLogger(__name__)
 
 
@@ -52,6 +54,7 @@ class DynamodbUserSignals:
         self._deleted = DeletedList(self._table, self._dynamodb, self._backoff)
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._places = asyncio.Semaphore(USERS_AT_ONCE)
+        self._complete = False
 
     async def apply(self, acts: Sequence[Act]) -> None:
         """If it raises, some users' acts may have been applied."""
@@ -68,15 +71,24 @@ class DynamodbUserSignals:
                 raise outcome
 
     async def read(self, user_id: str, now_ms: int) -> Signals:
-        item, head = await asyncio.gather(
-            self._dynamodb().get(self._table, _key(user_id), consistent=True), self._deleted.head()
+        item, head, complete = await asyncio.gather(
+            self._dynamodb().get(self._table, _key(user_id), consistent=True), self._deleted.head(), self.is_complete()
         )
-        written_ms, state = _state_in(user_id, item)
-        deleted = await self._deleted.at(head, now_ms)
-        return Signals(state if written_ms > now_ms - STATE_TTL_MS else UserState(), deleted)
+        state, intact = _state_in(user_id, item)
+        return Signals(state.at(now_ms), await self._deleted.at(head, now_ms), complete and intact)
 
     async def forget(self, user_id: str) -> None:
         await self._dynamodb().delete(self._table, _key(user_id))
+
+    async def is_complete(self) -> bool:
+        """Asks until the answer is yes: the mark does not go away while the process lives."""
+        if not self._complete:
+            self._complete = await self._dynamodb().get(self._table, _COMPLETE) is not None
+        return self._complete
+
+    async def mark_complete(self) -> None:
+        item = {KEY: {"S": _COMPLETE}}
+        await self._dynamodb().call("put_item", self._table, TableName=self._table, Item=item)
 
     async def check(self) -> None:
         """Also fetches the deletions that the first read would wait for."""
@@ -84,6 +96,8 @@ class DynamodbUserSignals:
             await self._deleted.refresh()
         except FormatError as error:  # At start-up equivalent to being down: feeds are served without it.
             raise Unavailable(error.message) from error
+        if not await self.is_complete():
+            raise Rebuilding(INCOMPLETE)
 
     async def close(self) -> None:
         await self._deleted.close()
@@ -117,38 +131,30 @@ def _key(user_id: str) -> str:
 
 def _changed(user_id: str, before: Item | None, acts: Sequence[Act]) -> Item | None:
     """The item after the acts; None if they change nothing."""
-    written_ms, state = _state_in(user_id, before)
-    newest_ms = max(act.at_ms for act in acts)
-    if written_ms <= newest_ms - STATE_TTL_MS:
-        written_ms, state = 0, UserState()
-    unchanged = state.encode() if before is not None and written_ms >= newest_ms else None
+    state, _ = _state_in(user_id, before)
+    unchanged = state.encode() if before is not None else None
     for act in acts:
         state.apply(act)
     encoded = state.encode()
     if encoded == unchanged:
         return None
-    written_ms = max(written_ms, newest_ms)
-    return {
-        KEY: {"S": _key(user_id)},
-        "s": {"B": compress(_WRITTEN.pack(written_ms) + encoded)},
-        "v": {"B": os.urandom(8)},
-        TTL: ttl(written_ms + STATE_TTL_MS),
-    }
+    item: dict[str, Any] = {KEY: {"S": _key(user_id)}, "s": {"B": compress(encoded)}, "v": {"B": os.urandom(8)}}
+    if state.expires:
+        item[TTL] = ttl(state.written_ms + STATE_TTL_MS)
+    return item
 
 
-def _state_in(user_id: str, item: Item | None) -> tuple[int, UserState]:
-    """When the stored state was written, and the state.
+def _state_in(user_id: str, item: Item | None) -> tuple[WholeState, bool]:
+    """The stored state, and whether it was intact.
 
     A damaged state is discarded, and the user starts over. One of another format raises FormatError and is kept.
     """
     if item is None:
-        return 0, UserState()
+        return WholeState(), True
     if "s" not in item or "v" not in item:
         raise FormatError(f"the stored signals {_key(user_id)} have another format")
     try:
-        data = decompress(f"the stored signals {_key(user_id)}", item["s"]["B"])
-        (written_ms,) = _WRITTEN.unpack_from(data)
-        return written_ms, UserState.decode(data[_WRITTEN.size :])
-    except (ValueError, struct.error, msgspec.DecodeError) as error:
+        return WholeState.decode(decompress(f"the stored signals {_key(user_id)}", item["s"]["B"])), True
+    except (ValueError, msgspec.DecodeError) as error:
         _log.error("a user's stored signals are damaged", extra={"user": nameless(user_id), "reason": str(error)})
-        return 0, UserState()
+        return WholeState(), False

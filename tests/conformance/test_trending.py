@@ -15,7 +15,7 @@ from pingfeed.adapters.trending_redis import RedisTrending
 from pingfeed.adapters.trending_snapshot import SnapshotTrending
 from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.core.clock import DAY_MS, HOUR_MS
-from pingfeed.core.signals import MAX_LANDMARK_AGE_MS, TRENDING_WEIGHTS, Engagement, decay_between
+from pingfeed.core.trending import MAX_LANDMARK_AGE_MS, TRENDING_WEIGHTS, Engagement, decay_between
 from pingfeed.ports import Trending
 from tests.conformance.place import Place
 from tests.conformance.samples import NOON_MS

@@ -14,7 +14,8 @@ from pingfeed.adapters._redis import TIMEOUT_S
 from pingfeed.adapters.trending_redis import RedisTrending as Trends
 from pingfeed.adapters.user_signals_redis import RedisUserSignals as Signals
 from pingfeed.core.errors import Unavailable
-from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, Engagement, UserState
+from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, UserState
+from pingfeed.core.trending import Engagement
 from tests.conformance.samples import NOON_MS
 from tests.servers import Server, redis_server, running
 

@@ -9,17 +9,9 @@ from pathlib import Path
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import NotFound, PingfeedError, Unavailable
 from pingfeed.core.events import Row, decode_rows
-from pingfeed.core.signals import (
-    DECAY_RATE,
-    DELETED_TTL_MS,
-    MAX_DELETED,
-    STATE_TTL_MS,
-    TRENDING_WEIGHTS,
-    Act,
-    Engagement,
-    Signals,
-    UserState,
-)
+from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED, Act, Signals
+from pingfeed.core.trending import DECAY_RATE, TRENDING_WEIGHTS, Engagement
+from pingfeed.core.whole_state import WholeState
 from pingfeed.ports import Batch, SinkCounters
 
 
@@ -91,9 +83,10 @@ class MemoryCandidates(Fake):
 class MemorySignals(Fake):
     """UserSignals; keeps encoded states, as a store does."""
 
-    states: dict[str, tuple[bytes, int]] = field(default_factory=dict)
+    states: dict[str, bytes] = field(default_factory=dict)
     deleted: dict[str, int] = field(default_factory=dict)
     applied: list[Act] = field(default_factory=list)
+    complete: bool = True
 
     async def apply(self, acts: Sequence[Act]) -> None:
         await self._called()
@@ -102,13 +95,21 @@ class MemorySignals(Fake):
 
     async def read(self, user_id: str, now_ms: int) -> Signals:
         await self._called()
-        data, written_ms = self.states.get(user_id, (None, 0))
-        state = UserState.decode(data if written_ms > now_ms - STATE_TTL_MS else None)
-        return Signals(state, {ping for ping, at_ms in self.deleted.items() if at_ms > now_ms - DELETED_TTL_MS})
+        state = WholeState.decode(self.states.get(user_id)).at(now_ms)
+        deleted = {ping for ping, at_ms in self.deleted.items() if at_ms > now_ms - DELETED_TTL_MS}
+        return Signals(state, deleted, self.complete)
 
     async def forget(self, user_id: str) -> None:
         await self._called()
         self.states.pop(user_id, None)
+
+    async def is_complete(self) -> bool:
+        await self._called()
+        return self.complete
+
+    async def mark_complete(self) -> None:
+        await self._called()
+        self.complete = True
 
     def _apply(self, act: Act) -> None:
         self.applied.append(act)
@@ -117,10 +118,9 @@ class MemorySignals(Fake):
             for ping_id in list(self.deleted)[:-MAX_DELETED]:
                 del self.deleted[ping_id]
             return
-        data, written_ms = self.states.get(act.user_id, (None, 0))
-        state = UserState.decode(data if written_ms > act.at_ms - STATE_TTL_MS else None)
+        state = WholeState.decode(self.states.get(act.user_id))
         state.apply(act)
-        self.states[act.user_id] = state.encode(), max(written_ms, act.at_ms)
+        self.states[act.user_id] = state.encode()
 
 
 @dataclass

@@ -23,8 +23,9 @@ from pingfeed.core.features import FACET_WIDTH, NO_VALUE, FeatureSet, PingBlock,
 from pingfeed.core.ids import uuid7
 from pingfeed.core.packet import Packet, UserPart, encode
 from pingfeed.core.ranker import Pointer, pointer_key, snapshot_key
-from pingfeed.core.signals import Act, ActKind, Engagement
+from pingfeed.core.signals import Act, ActKind
 from pingfeed.core.snapshot import SnapshotContent, write
+from pingfeed.core.trending import Engagement
 from pingfeed.ports import Artifacts
 from pingfeed.settings import load
 from pingfeed.spool.delivery import Delivery

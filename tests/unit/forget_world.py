@@ -22,7 +22,8 @@ from batch.training import training_set
 from pingfeed.adapters import registry
 from pingfeed.core.clock import day_of
 from pingfeed.core.events import Row, encode_rows
-from pingfeed.core.signals import Act, Engagement
+from pingfeed.core.signals import Act
+from pingfeed.core.trending import Engagement
 from tests.unit.lakes import DAY, FIRST, TICK_MS, LakeWorld, partition, row
 
 ZOE = "zoe.Unmistakable:1@example"

@@ -15,7 +15,7 @@ import pytest
 from feed_api.demo_page import people
 from pingfeed.core.features import FeatureSet
 from pingfeed.core.ranker import snapshot_key
-from pingfeed.core.signals import Engagement
+from pingfeed.core.trending import Engagement
 from simulator import personas
 from simulator.people import TOPICS
 from simulator.world import Spec, World, user_id

@@ -11,8 +11,8 @@ from feed_api.trending_cache import FULL_HEAT, MIN_WEIGHT, TrendingCache, in_row
 from pingfeed.adapters.trending_snapshot import SnapshotTrending
 from pingfeed.core.clock import HOUR_MS
 from pingfeed.core.ranker import model_key
-from pingfeed.core.signals import Engagement
 from pingfeed.core.snapshot import Snapshot
+from pingfeed.core.trending import Engagement
 from pingfeed.web.metrics import Metrics
 from tests.unit.fakes import MemoryTrending
 from tests.unit.feed_world import NOW_MS, Time, World, catalogue, feed_world, packet_bytes, ping_ids, snapshot_bytes

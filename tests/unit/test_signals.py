@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pingfeed.core import signals
+from pingfeed.core.acts import acts_of, engagements_of
 from pingfeed.core.clock import HOUR_MS
 from pingfeed.core.events import Row
-from pingfeed.core.signals import SERVED_MS, SESSION_MS, Act, ActKind, UserState, acts_of, decay_between, engagements_of
+from pingfeed.core.signals import SERVED_MS, SESSION_MS, Act, ActKind, UserState
+from pingfeed.core.trending import decay_between
 
 NOW_MS = 1_800_000_000_000
 KINDS: list[ActKind] = ["follow", "unfollow", "block", "hide", "seen", "engaged", "served"]

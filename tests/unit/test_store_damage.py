@@ -12,7 +12,8 @@ from pingfeed import checks
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
 from pingfeed.adapters.trending_sqlite import SqliteTrending
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
-from pingfeed.core.signals import Act, Engagement
+from pingfeed.core.signals import Act
+from pingfeed.core.trending import Engagement
 
 NOW_MS = 1_795_348_800_000
 STORES = [SqliteCandidateStore, SqliteUserSignals, SqliteTrending]

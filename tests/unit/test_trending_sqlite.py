@@ -13,7 +13,7 @@ from pingfeed.adapters import _sqlite, trending_sqlite
 from pingfeed.adapters.trending_sqlite import SqliteTrending as Store
 from pingfeed.core.clock import DAY_MS, HOUR_MS
 from pingfeed.core.errors import Unavailable
-from pingfeed.core.signals import Engagement
+from pingfeed.core.trending import Engagement
 from tests.conformance.samples import NOON_MS, eventually, sql, statements_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
