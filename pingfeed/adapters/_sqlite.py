@@ -143,14 +143,24 @@ class Database:
                 moved = quarantine(self.path, now_s)
                 _log.error("%s is damaged (%s): it is now %s, and a new one begins", self.path, error, moved.name)
                 with closing(self._opened(self._schema)) as connection:
-                    connection.execute(f"PRAGMA application_id={int(now_s)}")
+                    self.begun(connection)
         finally:
             os.close(lock)
 
+    @staticmethod
+    def begun(connection: sqlite3.Connection) -> None:
+        """Note that the store begins anew and lacks what it should hold."""
+        connection.execute(f"PRAGMA application_id={int(time.time())}")
+
     def rebuilt(self, connection: sqlite3.Connection) -> None:
-        """Note that a store that began anew holds again what it should."""
+        """Note that it holds again what it should."""
         if connection.execute("PRAGMA application_id").fetchone()[0]:
             connection.execute("PRAGMA application_id=0")
+
+    def is_whole(self) -> bool:
+        """Whether the store holds what it should: it did not begin anew, was rebuilt, or lacks it no longer."""
+        (begun_s,) = self.one("PRAGMA application_id")
+        return not begun_s or time.time() - begun_s >= self._missing_s
 
     def _follow_writer(self) -> None:
         """Write to the file that has the name now. On the writer's thread."""
@@ -265,12 +275,11 @@ class Database:
         return result
 
     async def check(self) -> None:
-        """Raise Unavailable if the file cannot be read or its write lock be acquired, Rebuilding after damage."""
+        """Raise Unavailable if the file cannot be read or written, Rebuilding while it lacks something."""
         self.one("SELECT 1 FROM sqlite_schema")
         await self.write(lambda _: None)
-        (damaged_s,) = self.one("PRAGMA application_id")
-        if damaged_s and time.time() - damaged_s < self._missing_s:
-            raise Rebuilding("its file was damaged and began anew; what it held is not all rebuilt yet")
+        if not self.is_whole():
+            raise Rebuilding("its file began anew; what it should hold is not all rebuilt yet")
 
     async def erase(self, text: bytes) -> None:
         """Make sure that `text`, which was deleted, is nowhere in the file or its journal.
@@ -326,22 +335,23 @@ def _is_damage(error: sqlite3.Error) -> bool:
 class Sweep:
     """Removes a table's outdated rows a few at a time, so that no write ever waits for a whole table.
 
-    Each step looks at the next rows in rowid order and starts over at the end. `table` and `column` are names in this
-    package's own code, never a caller's.
+    Each step looks at the next rows in rowid order and starts over at the end. `outdated` is a condition with one
+    parameter; rows that meet it are removed, or changed by `set_`. All are this package's own text, never a caller's.
     """
 
-    def __init__(self, table: str, column: str, *, rows: int = 200) -> None:
+    def __init__(self, table: str, outdated: str, *, set_: str = "", rows: int = 200) -> None:
         self._next = f"SELECT MAX(rowid) FROM (SELECT rowid FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {rows})"  # noqa: S608
-        self._delete = f"DELETE FROM {table} WHERE rowid > ? AND rowid <= ? AND {column} <= ?"  # noqa: S608
+        action = f"UPDATE {table} SET {set_}" if set_ else f"DELETE FROM {table}"  # noqa: S608
+        self._act = f"{action} WHERE rowid > ? AND rowid <= ? AND {outdated}"
         self._at = 0
 
     def step(self, connection: sqlite3.Connection, outdated: int) -> None:
-        """Remove those of the next rows whose column is at most `outdated`."""
+        """Treat those of the next rows that are outdated."""
         (end,) = connection.execute(self._next, (self._at,)).fetchone()
         if end is None:
             self._at = 0
             (end,) = connection.execute(self._next, (0,)).fetchone()
-        connection.execute(self._delete, (self._at, end or 0, outdated))
+        connection.execute(self._act, (self._at, end or 0, outdated))
         self._at = end or 0
 
 

@@ -30,7 +30,7 @@ class SqliteCandidateStore:
 
     def __init__(self, url: str) -> None:
         self._database = Database(url_path(url), _SCHEMA, durable=False, erase=True)
-        self._sweep = Sweep("packet", "expires_ms", rows=2 * _CHUNK)
+        self._sweep = Sweep("packet", "expires_ms <= ?", rows=2 * _CHUNK)
 
     async def get(self, user_id: str, now_ms: int) -> bytes | None:
         row = self._database.one("SELECT packet FROM packet WHERE user_id = ? AND expires_ms > ?", user_id, now_ms)

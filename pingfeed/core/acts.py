@@ -37,7 +37,7 @@ def _of_ping(row: Row) -> list[Act]:
 
 
 def _of_any(row: Row) -> list[Act]:
-    targets = (f"{name}:{row[column]}" for name, column in _TARGETS if column in row)
+    targets = (f"{name}:{row[column]}" for name, column in _TARGETS if row.get(column) is not None)
     return [_act(row, row["event_type"], target) for target in targets]
 
 

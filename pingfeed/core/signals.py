@@ -146,7 +146,6 @@ class Session(msgspec.Struct, array_like=True):
                 self._engage(Engaged(act.at_ms, act.target))
             case "like":
                 if self.unlikes.get(act.target, 0) <= act.happened_ms:
-                    self.unlikes.pop(act.target, None)
                     self._engage(Engaged(act.at_ms, act.target, act.happened_ms))
             case "unlike":
                 self._unlike(act.target, act.happened_ms)

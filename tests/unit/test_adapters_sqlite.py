@@ -161,7 +161,7 @@ async def test_a_half_created_file_is_completed(tmp_path: Path) -> None:
 async def test_a_sweep_looks_at_a_few_rows_a_step_and_starts_over(database: Database) -> None:
     for text in (1, 9, 1, 1, 9, 1, 9):
         await database.write(partial(_insert, text))
-    sweep = Sweep("note", "text", rows=3)
+    sweep = Sweep("note", "text <= ?", rows=3)
     left = []
     for _ in range(5):
         await database.write(lambda c: sweep.step(c, 5))
