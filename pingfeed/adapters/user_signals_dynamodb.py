@@ -71,11 +71,13 @@ class DynamodbUserSignals:
                 raise outcome
 
     async def read(self, user_id: str, now_ms: int) -> Signals:
-        item, head, complete = await asyncio.gather(
-            self._dynamodb().get(self._table, _key(user_id), consistent=True), self._deleted.head(), self.is_complete()
+        mark = None if self._complete else self._dynamodb().get(self._table, _COMPLETE, consistent=True)
+        item, head = await asyncio.gather(
+            self._dynamodb().get(self._table, _key(user_id), consistent=True), self._deleted.head()
         )
+        self._complete = self._complete or (mark is not None and await mark is not None)
         state, intact = _state_in(user_id, item)
-        return Signals(state.at(now_ms), await self._deleted.at(head, now_ms), complete and intact)
+        return Signals(state.at(now_ms), await self._deleted.at(head, now_ms), self._complete and intact)
 
     async def forget(self, user_id: str) -> None:
         await self._dynamodb().delete(self._table, _key(user_id))

@@ -72,7 +72,7 @@ def disk_full_above(size: int) -> Iterator[None]:
 
 async def statements_of(database: Database) -> list[str]:
     """The statements that the writer executes from now on."""
-    await database.check()
+    await database.write(lambda _: None)
     statements: list[str] = []
     database._writer.set_trace_callback(statements.append)
     return statements

@@ -80,7 +80,7 @@ async def follows_are_known(settings: Settings, acknowledged: dict[str, list[str
         for user in acknowledged:
             state = (await signals.read(user, system_clock())).state
             assert state.following() == {f"of-{user}"}
-            assert len(state.seen) == BATCH - 1
+            assert len(state.session.seen) == BATCH - 1
     finally:
         await signals.close()
 

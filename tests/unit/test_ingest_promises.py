@@ -10,6 +10,7 @@ import pytest
 from ingest_api.dedupe import RecentEvents, key_of
 from pingfeed.core.errors import Unavailable
 from pingfeed.core.events import Row
+from pingfeed.core.signals import seen_key
 from tests.conformance.samples import eventually
 from tests.unit.ingest_world import NOW_MS, World, ingest_world
 
@@ -31,7 +32,7 @@ async def test_signals_are_applied_before_the_202_is_sent(world: World) -> None:
     signals = await world.signals.read("u1", NOW_MS)
     assert signals.state.following() == {"c1"}
     assert set(signals.state.hides) == {"p9"}
-    assert set(signals.state.seen) == {"p1", "p9"}
+    assert set(signals.state.session.seen) == {seen_key("p1"), seen_key("p9")}
     assert signals.deleted == {"gone"}
     assert [(e.ping_id, e.country, e.event_type) for e in world.trending.counted.values()] == [("p1", "DE", "like")]
 
@@ -110,7 +111,7 @@ async def test_no_event_is_lost_while_signals_are_down_and_they_catch_up(tmp_pat
 async def test_a_failed_trending_update_is_counted_and_fails_nothing(world: World) -> None:
     world.trending.down = "trending is down"
     assert (await world.send(LIKE)).status_code == 202
-    assert [act.kind for act in world.signals.applied] == ["seen", "engaged"]
+    assert [act.kind for act in world.signals.applied] == ["seen", "like"]
     assert await world.metric("pingfeed_trending_failures_total") == 1
     assert await world.metric("pingfeed_signal_failures_total") == 0
     assert (await world.client.get("/readyz")).json()["degraded"] == ["trending"]

@@ -120,7 +120,8 @@ def test_a_session_ends_half_an_hour_after_an_engagement() -> None:
 
 
 def test_an_unlike_takes_back_the_like_and_no_other_engagement_whichever_arrives_first() -> None:
-    view, like, unlike = (Act("ann", kind, "p", NOW_MS + n) for n, kind in enumerate(("engaged", "like", "unlike")))
+    kinds: list[ActKind] = ["engaged", "like", "unlike"]
+    view, like, unlike = (Act("ann", kind, "p", NOW_MS + n) for n, kind in enumerate(kinds))
     for order in itertools.permutations([view, like, unlike]):
         assert _state(*order).session.interactions(NOW_MS) == ["p"]
     again = _state(view, unlike, Act("ann", "like", "p", NOW_MS + 9), like)

@@ -81,7 +81,7 @@ async def test_a_damaged_store_is_moved_aside_at_the_start_and_begun_anew(
     try:
         assert not await _holds(store, "before-1")
         problems = await checks.problems(store=store.check)
-        assert "damaged" in problems["store"]
+        assert "began anew" in problems["store"]
         await _write(store, "after")
         assert await _holds(store, "after")
         assert len(list(filled.parent.glob("store.sqlite.damaged-*"))) >= 1

