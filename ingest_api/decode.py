@@ -27,12 +27,14 @@ from pingfeed.core.errors import InvalidInput, MalformedBody, TooLarge
 from pingfeed.core.events import (
     CLIENT_TYPES,
     MAX_EVENTS,
+    ONE_TARGET,
     Dropped,
     EventId,
     Id,
     RejectedEvent,
     Row,
     check_size,
+    check_target,
     happened_ms,
     tidy,
     to_rows,
@@ -43,6 +45,7 @@ Check = Callable[[Any], None]
 """Raises InvalidInput for an event (a row, or decoded JSON) that the caller may not send."""
 
 _FAILURES: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_MAYBE_LARGE: Final = ("ping_created", "user_updated")
 _ID_FIELDS: Final = ("user_id", "ping_id", "creator_id", "request_id")
 _IDS: Final = re.compile(r"(?:[A-Za-z0-9._:@-]{1,128}\n)*")
 _UUIDS: Final = re.compile(r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\n)*")
@@ -154,10 +157,10 @@ def _fast(
     for event in events:
         event.timestamp = None
     rows: list[Row] = msgspec.to_builtins(events)
-    for row, timestamp_ms in zip(rows, times, strict=True):
+    for seq, (row, timestamp_ms) in enumerate(zip(rows, times, strict=True)):
         given = row.get("event_id")
         row["event_id"] = make_id(received_ms) if given is None else given.lower()
-        row["received_ms"] = received_ms
+        row["received_ms"], row["seq"] = received_ms, seq
         row["timestamp_ms"] = timestamp_ms
         if "sent_at" in row:
             row["sent_ms"] = to_ms(datetime.fromisoformat(row.pop("sent_at")))
@@ -166,10 +169,13 @@ def _fast(
 
 
 def _is_valid(rows: Sequence[Row]) -> bool:
-    """Whether all ids match the patterns of `events.py`, and whether the rows that may be large are not too large."""
+    """Whether all ids match the patterns of `events.py`, targets are given once, and no row is too large."""
     try:
         for row in rows:
-            if row["event_type"] == "ping_created":
+            kind = row["event_type"]
+            if kind in ONE_TARGET:
+                check_target(row)
+            elif kind in _MAYBE_LARGE:
                 check_size(row)
     except InvalidInput:
         return False

@@ -251,7 +251,7 @@ class MetarankFormat:
             reader = Reader(self.names, now_ms=now_ms)
             pairs = [(entry.at_ms, row) for entry in reader.entries(batch) for row in entry.rows()]
             events = table_of_rows([row for _, row in pairs])
-            events = events.append_column("seq", pa.array(range(seq, seq + len(pairs)), pa.int64()))
+            events = events.drop_columns("seq").append_column("seq", pa.array(range(seq, seq + len(pairs)), pa.int64()))
             events = events.append_column("at_ms", pa.array([at_ms for at_ms, _ in pairs], pa.int64()))
             seq += len(pairs)
             yield Piece(reader.lines, events, reader.broken.kept, reader.left_out, reader.cut)

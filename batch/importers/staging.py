@@ -172,7 +172,7 @@ def _parts(batches: Any) -> Iterator[tuple[str, int, pa.Table]]:
 
 def _columns() -> str:
     """SQL of an event's columns: each type has its own fields, and no others."""
-    found = ["received_ms", "timestamp_ms", "event_type"]
+    found = ["received_ms", "timestamp_ms", "event_type", "seq"]
     for field in _EVENT:
         types = HAS.get(field.name)
         if types is not None:

@@ -29,7 +29,9 @@ EVENT_SCHEMA: Final = pa.schema([pa.field(column.name, _TYPES[column.kind]) for 
 _MAPPED: Final = [column.name for column in COLUMNS if column.kind.startswith("map")]
 _MAPS: Final = [f'"{name}":'.encode() for name in _MAPPED]
 _PLAIN_SCHEMA: Final = pa.schema([field for field in EVENT_SCHEMA if field.name not in _MAPPED])
-_USUAL: Final = {"extra", "sent_ms"}.union(*(CLIENT_TYPES[kind].__struct_fields__ for kind in ("view", "follow")))
+_USUAL: Final = {"extra", "sent_ms", "seq"}.union(
+    *(CLIENT_TYPES[kind].__struct_fields__ for kind in ("view", "follow"))
+)
 _USUAL_SCHEMA: Final = pa.schema(
     [field for field in _PLAIN_SCHEMA if field.name in _USUAL | {"event_type", "received_ms", "timestamp_ms"}]
 )

@@ -108,6 +108,14 @@ class Report(_AboutPing, tag="report", frozen=True):
     """The user says that the ping breaks the rules; it is hidden from them too."""
 
 
+class Unlike(_AboutPing, tag="unlike", frozen=True):
+    """The user takes a like back."""
+
+
+class Unhide(_AboutPing, tag="unhide", frozen=True):
+    """The user takes a hide or a report back: the ping may be shown again."""
+
+
 class _AboutCreator(_ByUser, kw_only=True, frozen=True):
     creator_id: Id
     request_id: Id | None = None
@@ -124,6 +132,37 @@ class Unfollow(_AboutCreator, tag="unfollow", frozen=True):
 
 class Block(_AboutCreator, tag="block", frozen=True):
     """The user wants nothing by this creator again."""
+
+
+class Unblock(_AboutCreator, tag="unblock", frozen=True):
+    """The user takes a block back."""
+
+
+class _Steering(_ByUser, kw_only=True, frozen=True):
+    creator_id: Id | None = None
+    topic: Label | None = None
+    request_id: Id | None = None
+    position: Annotated[int, Meta(ge=0, le=10_000)] | None = None
+
+
+class Mute(_Steering, tag="mute", frozen=True):
+    """The user wants to see nothing of the creator or the topic; exactly one of `creator_id` and `topic` is needed."""
+
+
+class Unmute(_Steering, tag="unmute", frozen=True):
+    """The user takes a mute back; exactly one of `creator_id` and `topic` is needed."""
+
+
+class More(_Steering, tag="more", frozen=True):
+    """The user wants more like this; exactly one of `creator_id`, `topic` and `ping_id` is needed."""
+
+    ping_id: Id | None = None
+
+
+class Less(_Steering, tag="less", frozen=True):
+    """The user wants less like this; exactly one of `creator_id`, `topic` and `ping_id` is needed."""
+
+    ping_id: Id | None = None
 
 
 class PingCreated(_Common, tag="ping_created", frozen=True, kw_only=True):
@@ -146,15 +185,26 @@ class PingDeleted(_Common, tag="ping_deleted", frozen=True, kw_only=True):
 
 
 class UserUpdated(_ByUser, tag="user_updated", frozen=True):
-    """The user's country, language or device changed."""
+    """The user's country, language, device or interests changed."""
+
+    interests: Annotated[Labels, Meta(description="topics that the user chose; they replace those before")] | None = (
+        None
+    )
 
 
-_PingEvent = Impression | View | Like | Comment | Share | Hide | Report
-ClientEvent = _PingEvent | Follow | Unfollow | Block | PingCreated | PingDeleted | UserUpdated
+_PingEvent = Impression | View | Like | Unlike | Comment | Share | Hide | Unhide | Report
+_CreatorEvent = Follow | Unfollow | Block | Unblock
+_SteeringEvent = Mute | Unmute | More | Less
+ClientEvent = _PingEvent | _CreatorEvent | _SteeringEvent | PingCreated | PingDeleted | UserUpdated
 CLIENT_TYPES: Final[Mapping[str, type[_Common]]] = {
     str(struct.__struct_config__.tag): struct for struct in ClientEvent.__args__
 }
 SYSTEM_TYPES: Final = frozenset({"feed_served"})
+ONE_TARGET: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("mute", "unmute"), ("creator_id", "topic")),
+    **dict.fromkeys(("more", "less"), ("creator_id", "topic", "ping_id")),
+}
+"""The types whose target is exactly one of these fields."""
 
 
 class FeedServed(msgspec.Struct, tag_field="event_type", tag="feed_served", kw_only=True, frozen=True):
@@ -219,8 +269,15 @@ def _row_name(field: str) -> str:
     return {"timestamp": "timestamp_ms", "sent_at": "sent_ms"}.get(field, field)
 
 
-_LATER: Final = {"extra": "string", "by_user": "bigint"}
-"""Columns that no client sends: unknown fields as JSON; 1 where a user's token sent a `ping_created`, else null."""
+_LATER: Final = {
+    "extra": "string",
+    "by_user": "bigint",
+    "topic": "string",
+    "interests": "array<string>",
+    "seq": "bigint",
+}
+"""The last columns. No client sends `extra` (unknown fields as JSON), `by_user` (1 where a user's token sent a
+`ping_created`, else null) and `seq` (the event's place in its request; null in older rows, which counts as 0)."""
 
 
 def _columns() -> tuple[Column, ...]:
@@ -228,7 +285,7 @@ def _columns() -> tuple[Column, ...]:
     kinds |= {"received_ms": "bigint", "timestamp_ms": "bigint"}
     for struct in (*CLIENT_TYPES.values(), FeedServed):
         for field, hint in get_type_hints(struct).items():
-            if not field.startswith("__"):
+            if not field.startswith("__") and field not in _LATER:
                 kinds.setdefault(_row_name(field), _KINDS[_without_none(hint)])
     return tuple(Column(name, kind) for name, kind in (kinds | _LATER).items())
 
@@ -236,6 +293,16 @@ def _columns() -> tuple[Column, ...]:
 COLUMNS: Final = _columns()
 Row = dict[str, Any]
 """An event inside: column name to value, absent where null. Decoded JSON types only."""
+OrderKey = tuple[int, int, int, str]
+
+
+def order_key(row: Row) -> OrderKey:
+    """What decides between two acts of a user on one target: the greater key wins, whatever arrived last.
+
+    The corrected time, at most the time of receipt; the time of receipt; the place in the request; the event's id.
+    """
+    received_ms = row["received_ms"]
+    return min(row["timestamp_ms"], received_ms), received_ms, row.get("seq") or 0, row["event_id"]
 
 
 @dataclass(frozen=True)
@@ -319,10 +386,10 @@ Dropped = Callable[[str], None]
 _FIELDS: Final = {kind: frozenset(s.__struct_fields__) | {"event_type"} for kind, s in CLIENT_TYPES.items()}
 
 
-def to_row(event: Any, received_ms: int, make_id: IdMaker, dropped: Dropped = lambda _field: None) -> Row:
+def to_row(event: Any, received_ms: int, make_id: IdMaker, dropped: Dropped = lambda _field: None, seq: int = 0) -> Row:
     """A decoded JSON event as a row with its id, times and unknown fields; InvalidInput says what is wrong.
 
-    `dropped` is called with the name of each context field that is not kept.
+    `dropped` is called with the name of each context field that is not kept; `seq` is the event's place in its request.
     """
     struct = _struct_for(event)
     try:
@@ -332,7 +399,7 @@ def to_row(event: Any, received_ms: int, make_id: IdMaker, dropped: Dropped = la
     kind = event["event_type"]
     row: Row = {name: value for name, value in event.items() if value is not None and name in _FIELDS[kind]}
     row["event_id"] = checked.event_id.lower() if checked.event_id else make_id(received_ms)
-    row["received_ms"] = received_ms
+    row["received_ms"], row["seq"] = received_ms, seq
     row["timestamp_ms"] = happened_ms(checked.timestamp, checked.sent_at, received_ms)
     row.pop("timestamp", None)
     if row.pop("sent_at", None) is not None and checked.sent_at is not None:
@@ -340,9 +407,20 @@ def to_row(event: Any, received_ms: int, make_id: IdMaker, dropped: Dropped = la
     unknown = event.keys() - _FIELDS[kind]
     if unknown:
         row["extra"] = _as_json({name: event[name] for name in sorted(unknown)}).decode()
+    check_target(row)
     tidy(row, dropped)
     check_size(row)
     return row
+
+
+def check_target(row: Row) -> None:
+    """Raise InvalidInput for a row that needs exactly one target and has none or several."""
+    fields = ONE_TARGET.get(row["event_type"], ())
+    given = [field for field in fields if field in row]
+    if fields and len(given) != 1:
+        found = " and ".join(given) or "none"
+        sentence = f"{' or '.join(fields)}: {row['event_type']} needs exactly one of them, not {found}"
+        raise InvalidInput(sentence, field=fields[0], code="invalid_value" if given else "missing_field")
 
 
 def tidy(row: Row, dropped: Dropped) -> None:
@@ -407,7 +485,7 @@ def to_rows(
     for index, event in enumerate(events):
         try:
             check(event)
-            rows.append(to_row(event, received_ms, make_id, dropped))
+            rows.append(to_row(event, received_ms, make_id, dropped, index))
         except InvalidInput as error:
             rejected.append(_rejected(index, event, error))
     return rows, rejected

@@ -1,7 +1,8 @@
 """What schemathesis must know beyond the OpenAPI documents; loaded by its command (`test_openapi_fuzz.py`).
 
 Some rules cannot be written as a schema. A cursor is one that this feed gave to this user. A timestamp is not a day
-ahead. An integer is written without a fraction (to a schema 3.0 is one too). A user's token is for that user. So data
+ahead. An integer is written without a fraction (to a schema 3.0 is one too). A user's token is for that user. What
+steers the feed has one target. So data
 that is meant to be good is mended here before it is sent; what is meant to be bad goes as it is. And where one bad
 event is refused alone among good ones, a 202 has to name it.
 """
@@ -11,6 +12,8 @@ from typing import Any, Final
 
 import schemathesis
 from schemathesis.core.parameters import ParameterLocation
+
+from pingfeed.core.events import ONE_TARGET
 
 BATCH: Final = "/track-events"
 SUBJECT: Final = os.environ.get("FUZZ_SUBJECT")
@@ -32,6 +35,11 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
 
 def _mend(event: dict[str, Any]) -> None:
     event.pop("timestamp", None)
+    targets = [name for name in ONE_TARGET.get(event.get("event_type", ""), ()) if event.get(name) is not None]
+    if event.get("event_type") in ONE_TARGET and not targets:
+        event["creator_id"] = "c"
+    for name in targets[1:]:
+        del event[name]
     for name in ("position", "duration_ms"):
         if isinstance(event.get(name), float):
             event[name] = int(event[name])

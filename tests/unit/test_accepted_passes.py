@@ -12,7 +12,7 @@ from batch.jobs import tick
 from batch.jobs.nightly import etl
 from batch.training import train as training
 from ingest_api.decode import decode
-from pingfeed.core.events import CLIENT_TYPES, MAX_LIST, MAX_NAMES, MAX_ROW_BYTES, Row
+from pingfeed.core.events import CLIENT_TYPES, MAX_LIST, MAX_NAMES, MAX_ROW_BYTES, ONE_TARGET, Row
 from pingfeed.core.ids import uuid7
 from tests.unit.lakes import DAY, FIRST, TICK_MS, LakeWorld
 
@@ -40,6 +40,10 @@ def event(rng: random.Random) -> dict[str, Any]:
     kind = rng.choice(list(CLIENT_TYPES))
     known = CLIENT_TYPES[kind].__struct_fields__
     extra = {"of_the_app": "x" * (MAX_ROW_BYTES - 4_000)} if rng.random() < 0.02 else {}
+    fields["interests"] = labels
+    target = rng.choice([{"topic": rng.choice(TEXTS[1:])}, {"creator_id": rng.choice(IDS)}])
+    if kind in ONE_TARGET:
+        fields = {name: value for name, value in fields.items() if name not in ONE_TARGET[kind]} | target
     return {"event_type": kind} | {name: value for name, value in fields.items() if name in known} | extra
 
 

@@ -123,9 +123,9 @@ def test_new_columns_are_added_to_the_table_and_none_is_removed(aws: FakeAws) ->
     columns = aws.table["StorageDescriptor"]["Columns"]
     aws.table["StorageDescriptor"]["Columns"] = [*columns[:-2], {"Name": "of_before", "Type": "string"}]
     (said,) = ensure_in(aws)
-    assert said == "added columns to the Glue table pingfeed_events.events: matrix, extra"
+    assert said == "added columns to the Glue table pingfeed_events.events: interests, seq"
     names = [column["Name"] for column in aws.table["StorageDescriptor"]["Columns"]]
-    assert names == [*(column.name for column in COLUMNS[:-2]), "of_before", "matrix", "extra"]
+    assert names == [*(column.name for column in COLUMNS[:-2]), "of_before", "interests", "seq"]
 
 
 def test_the_role_may_write_to_this_lake_and_read_this_table_only(aws: FakeAws) -> None:

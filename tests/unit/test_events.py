@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from pingfeed.core.arrow import table_of_rows
 from pingfeed.core.clock import DAY_MS, to_iso
 from pingfeed.core.errors import InvalidInput
-from pingfeed.core.events import CLIENT_TYPES, COLUMNS, MAX_AHEAD_MS, FeedServed, decode_rows, encode_rows, served_row
+from pingfeed.core.events import (
+    CLIENT_TYPES,
+    COLUMNS,
+    MAX_AHEAD_MS,
+    ONE_TARGET,
+    FeedServed,
+    decode_rows,
+    encode_rows,
+    order_key,
+    served_row,
+)
 from pingfeed.core.events import to_row as make_row
 from pingfeed.core.events import to_rows as make_rows
 
@@ -20,6 +30,8 @@ EVENT_ID = "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3d"
 VIEW = {"event_type": "view", "user_id": "u1", "ping_id": "p1", "watch_time_ratio": 0.5}
 LIKE = {"event_type": "like", "user_id": "u1", "ping_id": "p1"}
 CREATED = {"event_type": "ping_created", "ping_id": "p1", "creator_id": "c1"}
+MUTE = {"event_type": "mute", "user_id": "u1"}
+UPDATED = {"event_type": "user_updated", "user_id": "u1"}
 FOLLOW = {"event_type": "follow", "user_id": "u1", "creator_id": "c1"}
 
 
@@ -63,6 +75,12 @@ REJECTED = [
     pytest.param(LIKE | {"ping_id": None}, "invalid_type", "ping_id", id="ping_id null"),
     pytest.param(LIKE | {"event_id": "zz"}, "invalid_value", "event_id", id="event_id no UUID"),
     pytest.param(LIKE | {"event_id": EVENT_ID + "\n"}, "invalid_value", "event_id", id="event_id with a line feed"),
+    pytest.param(MUTE, "missing_field", "creator_id", id="mute of nothing"),
+    pytest.param(MUTE | {"creator_id": "c", "topic": "t"}, "invalid_value", "creator_id", id="mute of two"),
+    pytest.param(MUTE | {"event_type": "more"}, "missing_field", "creator_id", id="more of nothing"),
+    pytest.param(MUTE | {"event_type": "less", "topic": "t", "ping_id": "p"}, "invalid_value", "creator_id", id="less"),
+    pytest.param(MUTE | {"topic": ""}, "out_of_range", "topic", id="an empty topic muted"),
+    pytest.param(UPDATED | {"interests": ["a"] * 33}, "out_of_range", "interests", id="33 interests"),
     pytest.param(LIKE | {"position": -1}, "out_of_range", "position", id="position -1"),
     pytest.param(LIKE | {"position": 1.5}, "invalid_type", "position", id="position 1.5"),
     pytest.param(LIKE | {"timestamp": 1_795_348_800}, "invalid_type", "timestamp", id="time a number"),
@@ -91,6 +109,8 @@ def test_a_rejection_names_code_and_field_in_one_sentence(event: Any, code: str,
 def test_every_type_becomes_a_row_of_known_columns(kind: str) -> None:
     fields = set(CLIENT_TYPES[kind].__struct_fields__)
     event = {name: value for name, value in (VIEW | CREATED | FOLLOW).items() if name in fields} | {"event_type": kind}
+    for other in ONE_TARGET.get(kind, ())[1:]:
+        event.pop(other, None)
     row = to_row(event | {"my_own": [1, {"a": None}]})
     assert row.keys() <= {column.name for column in COLUMNS}
     assert row["event_type"] == kind
@@ -103,9 +123,9 @@ def test_null_means_absent() -> None:
 
 
 def test_system_columns_cannot_be_set_from_outside() -> None:
-    row = to_row(LIKE | {"received_ms": 1, "timestamp_ms": 2, "served_pings": ["p"], "extra": "x"})
-    assert (row["received_ms"], row["timestamp_ms"]) == (NOW_MS, NOW_MS)
-    assert row["extra"] == '{"extra":"x","received_ms":1,"served_pings":["p"],"timestamp_ms":2}'
+    row = to_row(LIKE | {"received_ms": 1, "timestamp_ms": 2, "served_pings": ["p"], "extra": "x", "seq": 9})
+    assert (row["received_ms"], row["timestamp_ms"], row["seq"]) == (NOW_MS, NOW_MS, 0)
+    assert row["extra"] == '{"extra":"x","received_ms":1,"seq":9,"served_pings":["p"],"timestamp_ms":2}'
     assert "served_pings" not in row
 
 
@@ -143,6 +163,14 @@ def test_a_bad_event_does_not_affect_its_neighbours() -> None:
     (event,) = rejected
     assert (event.index, event.event_id) == (1, EVENT_ID)
     assert b'"watch_time_ratio":-1' in event.body
+
+
+def test_the_order_key_is_time_receipt_place_in_the_request_and_id() -> None:
+    """A time ahead of the receipt counts as the receipt; a rejected neighbour keeps its place."""
+    ahead = {"timestamp": to_iso(NOW_MS + 1_000)}
+    rows, _ = make_rows([LIKE | ahead, {}, LIKE | {"timestamp": to_iso(NOW_MS - 5)}], NOW_MS, made_id)
+    assert [order_key(row) for row in rows] == [(NOW_MS, NOW_MS, 0, EVENT_ID), (NOW_MS - 5, NOW_MS, 2, EVENT_ID)]
+    assert order_key(without(rows[1], "seq")) == (NOW_MS - 5, NOW_MS, 0, EVENT_ID)
 
 
 def test_feed_served_becomes_a_row_of_known_columns() -> None:

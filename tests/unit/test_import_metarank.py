@@ -104,8 +104,8 @@ def test_every_row_is_an_event_that_a_client_could_have_sent(tmp_path: Path) -> 
     odd = [listed(3, T0, "an item", "x" * 300, user="ann lee"), click(3, T0, "an item", user="é")]
     for row in rows_of(write_json(tmp_path / "log", [*LOG, *odd])):
         sent = {name: value for name, value in row.items() if not name.endswith("_ms")}
-        kept = to_row(sent, row["received_ms"], lambda _ms: "never")
-        assert kept == sent | {"received_ms": row["received_ms"], "timestamp_ms": row["received_ms"]}
+        kept = to_row(sent, row["received_ms"], lambda _ms: "never", seq=(seq := sent.pop("seq", 0)))
+        assert kept == sent | {"received_ms": row["received_ms"], "timestamp_ms": row["received_ms"], "seq": seq}
 
 
 def test_the_same_log_gives_the_same_rows_and_ids_of_their_own(tmp_path: Path) -> None:

@@ -35,12 +35,13 @@ CREATED = COMMON | {
     "facets": {"genre": ["x"]},
 }
 FULL: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("impression", "like", "comment", "share", "hide", "report"), ABOUT_PING),
+    **dict.fromkeys(("impression", "like", "unlike", "comment", "share", "hide", "unhide", "report"), ABOUT_PING),
     "view": ABOUT_PING | {"watch_time_ratio": 0.5},
-    **dict.fromkeys(("follow", "unfollow", "block"), ABOUT_CREATOR),
+    **dict.fromkeys(("follow", "unfollow", "block", "unblock"), ABOUT_CREATOR),
+    **dict.fromkeys(("mute", "unmute", "more", "less"), COMMON | {"user_id": "u", "topic": "t", "position": 1}),
     "ping_created": CREATED,
     "ping_deleted": COMMON | {"user_id": "u", "ping_id": "p"},
-    "user_updated": COMMON | {"user_id": "u"},
+    "user_updated": COMMON | {"user_id": "u", "interests": ["a", "b"]},
 }
 
 
@@ -64,7 +65,7 @@ def slow(body: bytes) -> list[Row] | None:
 @pytest.mark.parametrize("has_all_fields", [True, False])
 @pytest.mark.parametrize("kind", CLIENT_TYPES)
 def test_every_type_with_every_field_or_the_needed_ones_takes_the_fast_path(kind: str, has_all_fields: bool) -> None:
-    needed = {f.name for f in msgspec.structs.fields(CLIENT_TYPES[kind]) if has_all_fields or f.required}
+    needed = {f.name for f in msgspec.structs.fields(CLIENT_TYPES[kind]) if has_all_fields or f.required} | {"topic"}
     event = {name: value for name, value in FULL[kind].items() if name in needed} | {"event_type": kind}
     body = msgspec.json.encode(event)
     expected, _ = to_rows(one_event(body), NOW_MS, make_id)
@@ -88,6 +89,10 @@ LIKE = {"event_type": "like", "user_id": "u", "ping_id": "p"}
     [
         LIKE | {"of_the_app": 1},
         LIKE | {"received_ms": 1},
+        LIKE | {"seq": 1},
+        {"event_type": "mute", "user_id": "u"},
+        {"event_type": "less", "user_id": "u", "topic": "t", "ping_id": "p"},
+        {"event_type": "user_updated", "user_id": "u", "interests": ["\0" * 128] * 32},
         LIKE | {"ping_id": "a b"},
         LIKE | {"ping_id": "a\n"},
         LIKE | {"ping_id": "a\nb"},
@@ -135,6 +140,8 @@ fields = st.fixed_dictionaries(
         "device": odd,
         "position": odd,
         "watch_time_ratio": odd,
+        "topic": odd,
+        "interests": st.lists(st.text(max_size=3), max_size=2),
         "topics": st.lists(st.one_of(st.text(max_size=3), odd), max_size=3),
         "attributes": st.dictionaries(st.sampled_from(["year", "Year"]), odd, max_size=2),
         "more": odd,

@@ -53,7 +53,7 @@ def test_every_row_is_a_valid_event(rows: list[dict[str, Any]]) -> None:
 
 def test_every_event_is_written_once(rows: list[dict[str, Any]]) -> None:
     kinds = Counter(row["event_type"] for row in rows)
-    never = {"unfollow", "block", "ping_deleted"}
+    never = {"unlike", "unhide", "unfollow", "block", "unblock", "mute", "unmute", "more", "less", "ping_deleted"}
     assert kinds.keys() | {"report"} == (CLIENT_TYPES.keys() | {"feed_served"}) - never
     assert kinds["ping_created"] == 80
     assert kinds["user_updated"] == 40
