@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from pingfeed.core.events import Row
+from pingfeed.core.events import Row, order_key
 from pingfeed.core.signals import Act, ActKind, Profile
 from pingfeed.core.trending import TRENDING_WEIGHTS, Engagement
 
@@ -23,9 +23,9 @@ def engagements_of(rows: Iterable[Row]) -> list[Engagement]:
     ]
 
 
-def _act(row: Row, kind: ActKind, target: str, **more: object) -> Act:
-    order = row["timestamp_ms"], row.get("seq", 0), row["event_id"]
-    return Act(row["user_id"], kind, target, row["received_ms"], (), *order, **more)  # type: ignore[arg-type]
+def _act(row: Row, kind: ActKind, target: str, profile: Profile | None = None) -> Act:
+    timestamp_ms, received_ms, seq, event_id = order_key(row)
+    return Act(row["user_id"], kind, target, received_ms, (), timestamp_ms, seq, event_id, profile)
 
 
 def _of_creator(row: Row) -> list[Act]:
@@ -63,11 +63,11 @@ def _served(row: Row) -> list[Act]:
 
 
 def _profile(row: Row) -> list[Act]:
-    at_ms = min(row["timestamp_ms"], row["received_ms"])
+    at_ms = order_key(row)[0]
     values: dict[str, tuple[int, str | list[str]]] = {
         name: (at_ms, row[name]) for name in ("country", "language", "interests") if name in row
     }
-    return [_act(row, "profile", "", profile=Profile(values))] if values else []
+    return [_act(row, "profile", "", Profile(values))] if values else []
 
 
 _TARGETS: Final = (("creator", "creator_id"), ("topic", "topic"), ("ping", "ping_id"))

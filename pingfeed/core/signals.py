@@ -17,6 +17,7 @@ from typing import Final, Literal, TypeVar
 import msgspec
 
 from pingfeed.core.clock import DAY_MS, HOUR_MS
+from pingfeed.core.events import OrderKey
 
 Relation = Literal["follow", "block", "hide", "mute"]
 LIMITS: Final[dict[Relation, int]] = {"follow": 5000, "block": 10_000, "hide": 5000, "mute": 10_000}
@@ -49,8 +50,6 @@ RELATIONS: Final[dict[str, tuple[Relation, bool]]] = {
 }
 """The relation that an act decides, and whether it holds afterwards."""
 _Key = TypeVar("_Key", str, int)
-OrderKey = tuple[int, int, int, str]
-"""Corrected timestamp (at most the time of receipt), time of receipt, place in the request, event id."""
 
 
 class Profile(msgspec.Struct, array_like=True):

@@ -2,6 +2,7 @@
 
 import random
 import string
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from pingfeed.adapters.user_signals_dynamodb import TRIES, USERS_AT_ONCE
 from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals as Store
 from pingfeed.core import signals as limits
 from pingfeed.core.errors import FormatError, Unavailable
-from pingfeed.core.signals import STATE_TTL_MS, Act, ActKind, UserState, seen_key
+from pingfeed.core.signals import STATE_TTL_MS, Act, UserState, seen_key
 from pingfeed.core.whole_state import LIMITS
 from tests.conformance.samples import NOON_MS
 from tests.unit.fake_dynamodb import FakeDynamodb, Fault, after, done, lost, refused, silent
