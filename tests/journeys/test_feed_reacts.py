@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,7 @@ class Town:
             "PINGFEED_FEED_BUDGET_MS": "5000",
         }
         self.now_tick = system_clock() // TICK_MS
+        self.now_ms = 0
         self.world = World.build(
             Spec(
                 seed=5,
@@ -88,8 +88,12 @@ class Town:
             assert answer.json()["rejected"] == []
 
     def command(self, *words: str) -> dict[str, Any]:
-        """Run a `pingfeed` command as a user would; its JSON."""
-        code = "import sys; from pingfeed.cli import main; sys.exit(main())"
+        """Run a `pingfeed` command as a user would, once the clock says at least the town's time; its JSON."""
+        ahead_ms = max(0, self.now_ms - system_clock())
+        code = (
+            f"import sys; from pingfeed.core import clock; now = clock.system_clock; "
+            f"clock.system_clock = lambda: now() + {ahead_ms}; from pingfeed.cli import main; sys.exit(main())"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code, *words, "--json"], env=self.services.environ, capture_output=True, check=False
         )
@@ -100,8 +104,8 @@ class Town:
     def tick(self) -> dict[str, Any]:
         """The next tick, and the feed's swap to its snapshot."""
         self.now_tick += 1
-        at = datetime.fromtimestamp(self.now_tick * TICK_MS / 1000 + 5, UTC).isoformat()
-        done = self.command("tick", "--at", at, "--all")
+        self.now_ms = self.now_tick * TICK_MS + 10_000
+        done = self.command("tick", "--at", to_iso(self.now_ms), "--all")
         wait_for(lambda: self.feed(user_id(0))["tick_ms"] == self.now_tick * TICK_MS, "the feed to swap its snapshot")
         return done
 
@@ -178,7 +182,8 @@ def test_follow_hide_and_likes_change_the_next_feed_and_reach_the_next_packet(to
     wait_for(lambda: _place(town.feed(watcher), loved) < 10, "the liked ping to reach another user's feed")
 
     town.tick()
-    outcome = town.command("train", "--at", to_iso((town.now_tick + 30) * TICK_MS).replace("Z", "+00:00"))
+    town.now_ms = (town.now_tick + 30) * TICK_MS
+    outcome = town.command("train", "--at", to_iso(town.now_ms))
     assert outcome["model"]["cutoff_tick"] == town.now_tick + 30
     town.tick()
     packet = town.packet_sources(user)
@@ -235,8 +240,7 @@ def test_offline_recomputation_equals_every_scored_vector(town: Town) -> None:
         town.feed(user)
     town.feed("someone.new")
     town.tick()
-    at = to_iso(town.now_tick * TICK_MS + 9_000).replace("Z", "+00:00")
-    found = town.command("skew", "--at", at)
+    found = town.command("skew", "--at", to_iso(town.now_tick * TICK_MS + 9_000))
     assert found["rows"] >= 1000
     assert found["differing"] == 0
     known = _logged_columns(town)
