@@ -180,9 +180,9 @@ redis.call('PEXPIRE', log, ARGV[2])
 redis.call('PEXPIRE', index, ARGV[2])
 """)
 _USERS: Final = 100
-_ACTS: Final = 100
-"""Acts on relations in one script, and scripts in one pipeline: some 100 ms of the server's time."""
-_SCRIPTS: Final = 2 * _USERS
+_ACTS: Final = 25
+"""On relations, in one script. As many scripts as a pipeline holds take some 100 ms."""
+_COMMANDS: Final = 2 * _USERS
 _DELETIONS: Final = 500
 _ROUNDS: Final = 200
 _PROFILE_FIELDS: Final = 16
@@ -256,7 +256,7 @@ class RedisUserSignals:
         scripts = [script for user_id, acts in by_user.items() for script in self._relate(user_id, acts)]
         sessions = {user_id: own for user_id, acts in by_user.items() if (own := [a for a in acts if not _lasts(a)])}
         commands: list[Command] = [*scripts, *(("GET", self._key(user_id)) for user_id in sessions)]
-        answers = [answer for some in chunks(commands, _SCRIPTS) for answer in await self._redis.run(*some)]
+        answers = [answer for some in chunks(commands, _COMMANDS) for answer in await self._redis.run(*some)]
         for beyond in answers[: len(scripts)]:
             beyond_limit.update(name.partition(b":")[0].decode() for name in beyond)
         held: dict[str, bytes | None] = dict(zip(sessions, answers[len(scripts) :], strict=True))
