@@ -85,7 +85,8 @@ async def run(url: str, folder: Path, times: int) -> list[Measured]:
     for user in users:
         await signals.apply(day_of_acts(user, now_ms))
     await signals.apply([Act("", "deleted", f"gone-{n}", now_ms) for n in range(1000)])
-    await signals.check()
+    await signals.apply([Act("strict", "block", f"creator-{n:010}", now_ms) for n in range(10_000)])
+    await signals.mark_complete()
     await bare.set("packet", os.urandom(930))
     await bare.set("state", await bare.get(f"pingfeed:signals:{users[0]}"))
     fresh = iter(range(1, 1 << 40))
@@ -107,6 +108,14 @@ async def run(url: str, folder: Path, times: int) -> list[Measured]:
         user = users[number % 50]
         await asyncio.gather(packets.get(user, now_ms), signals.read(user, now_ms))
 
+    async def all_blocks(_: int) -> None:
+        signals._copies.drop("strict")
+        await signals.read("strict", now_ms)
+
+    async def another_block(_: int) -> None:
+        await signals.apply([Act("strict", "block", f"creator-{next(fresh) % 10_000:010}", now_ms + next(fresh))])
+        await signals.read("strict", now_ms)
+
     async def two_gets(_: int) -> None:
         await asyncio.gather(bare.get("packet"), bare.get("state"))
 
@@ -120,6 +129,9 @@ async def run(url: str, folder: Path, times: int) -> list[Measured]:
         await measure("a user's signals", lambda n: signals.read(users[n % 50], now_ms),
                       "GET of the same bytes", lambda _: bare.get("state"), times),
         await measure("a feed's read: both together", both, "both GETs together", two_gets, times),
+        await measure("10,000 blocks, all of them news", all_blocks,
+                      "HGETALL", lambda _: bare.execute_command("HGETALL", "pingfeed:{strict}:relations"), times // 10),
+        await measure("10,000 blocks, one more and a read", another_block, "two GETs", two_gets, times // 4),
         await measure("50 acts of one user", lambda _: signals.apply([act(users[0]) for _ in range(50)]),
                       "GET, then SET", lambda _: get_then_set(1), times // 4),
         await measure("50 acts of 50 users", lambda _: signals.apply([act(user) for user in users]),

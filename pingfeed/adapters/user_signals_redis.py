@@ -2,15 +2,20 @@
 
     <namespace>:signals:<user_id>       a string: 8 random bytes (this value's version), the time of the latest act
                                         (int64, big-endian, epoch ms), the encoded `Session`
-    <namespace>:{<user_id>}:relations   a hash. `<relation>:<target>` -> `<1, or 0 where taken back> <timestamp> <ms
-                                        until receipt> <seq> <event id>`; `profile:<field>` -> `1 <epoch ms> 0 0
-                                        <JSON>`; `#:<relation>` -> how many there are; `#:id` -> this hash's random
-                                        name; `#:change` -> the number of the latest change
-    <namespace>:{<user_id>}:changes     a sorted set of the hash's fields by the number of their latest change
-    <namespace>:{<user_id>}:taken-back  a sorted set of the fields that were taken back, by relation, then timestamp
-    <namespace>:signals-complete        present once the lake's relations are all in here
-    <namespace>:{deleted}:log       a stream of recently deleted pings in order of arrival: `p` the ping, `t` epoch ms
-    <namespace>:{deleted}:index     a hash, ping -> "<its id in the log> <t>": a ping is in the log once
+    <namespace>:{<user_id>}:relations   a hash of relations, the profile, and what is known of both; see below
+    <namespace>:{<user_id>}:changes     a sorted set of that hash's fields by the number of their latest change
+    <namespace>:{<user_id>}:taken-back  a sorted set of the relations taken back, by kind, then timestamp
+    <namespace>:signals-complete        present once every relation of the lake has been applied
+    <namespace>:{deleted}:log           a stream of recently deleted pings in order of arrival: `p` the ping, `t` epoch
+                                        ms
+    <namespace>:{deleted}:index         a hash, ping -> "<its id in the log> <t>": a ping is in the log once
+
+    field of the hash      value
+    <relation>:<target>    <1, or 0 if taken back> <timestamp> <ms until receipt> <seq> <event id>
+    profile:<name>         1 <epoch ms> 0 0  <JSON>
+    #:<relation>           how many of them there are
+    #:id                   random bytes that name this hash
+    #:change               the number of the latest change
 
 A session is read, changed by `Session.apply`, and written by a script if its version is unchanged; otherwise the script
 returns the new value, and the acts are applied to that. So writers never undo each other's acts, none waits, and each
@@ -33,7 +38,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -145,12 +150,8 @@ if now[1] == name and tonumber(now[2] or 0) > tonumber(change) then
 end
 if #fields == 0 then return {1, redis.call('HGETALL', hash)} end
 local news = {'#:change', now[2]}
-for from = 1, #fields, 1000 do
-  local values = redis.call('HMGET', hash, unpack(fields, from, math.min(from + 999, #fields)))
-  for i, value in ipairs(values) do
-    news[#news + 1] = fields[from + i - 1]
-    news[#news + 1] = value
-  end
+for i, field in ipairs(fields) do
+  news[2 * i + 1], news[2 * i + 2] = field, redis.call('HGET', hash, field)
 end
 return {0, news}
 """)
@@ -179,15 +180,16 @@ redis.call('PEXPIRE', log, ARGV[2])
 redis.call('PEXPIRE', index, ARGV[2])
 """)
 _USERS: Final = 100
-_ACTS: Final = 100
-"""Acts on relations in one script, and scripts in one pipeline: some 100 ms of the server's time."""
-_SCRIPTS: Final = 2 * _USERS
+_ACTS: Final = 25
+"""On relations, in one script. As many scripts as a pipeline holds take some 100 ms."""
+_COMMANDS: Final = 2 * _USERS
 _DELETIONS: Final = 500
 _ROUNDS: Final = 200
 _PROFILE_FIELDS: Final = 16
 _CACHE_BYTES: Final = 32 << 20
 _FIELD_BYTES: Final = 150
 """Of a relation in a reader's copy, about."""
+_CHANGE: Final = {b"1 ": set[str].add, b"0 ": set[str].discard}
 _FULL: Final = 0.7
 _log = logging.getLogger(__name__)
 
@@ -198,7 +200,7 @@ class RedisUserSignals:
     def __init__(self, url: str) -> None:
         self._redis = RedisClient(url, [_SWAP, _RELATE, _NEWS, _DELETE])
         self._deleted = _DeletedNews(self._redis)
-        self._copies: Cache[_Relations] = Cache(_CACHE_BYTES)
+        self._copies: Cache[_Copy] = Cache(_CACHE_BYTES)
         self._mark = self._redis.key("signals-complete")
         self._is_full = False
 
@@ -220,10 +222,10 @@ class RedisUserSignals:
         )
         self._deleted.take(news)
         whole, flat = answer if held else (1, answer)
-        copy = self._merged(user_id, _Relations() if whole or held is None else held, flat)
+        copy = self._merged(user_id, _Copy() if whole or held is None else held, flat)
         written_ms, session, intact = _opened(user_id, value)
         session = session if written_ms > now_ms - STATE_TTL_MS else Session()
-        state = UserState(copy.follows, copy.blocks, copy.hides, copy.mutes, session, copy.profile)
+        state = replace(copy.state, session=session)
         complete = mark is not None and intact and not copy.damaged
         return Signals(state, self._deleted.pings.at(now_ms), complete)
 
@@ -254,7 +256,7 @@ class RedisUserSignals:
         scripts = [script for user_id, acts in by_user.items() for script in self._relate(user_id, acts)]
         sessions = {user_id: own for user_id, acts in by_user.items() if (own := [a for a in acts if not _lasts(a)])}
         commands: list[Command] = [*scripts, *(("GET", self._key(user_id)) for user_id in sessions)]
-        answers = [answer for some in chunks(commands, _SCRIPTS) for answer in await self._redis.run(*some)]
+        answers = [answer for some in chunks(commands, _COMMANDS) for answer in await self._redis.run(*some)]
         for beyond in answers[: len(scripts)]:
             beyond_limit.update(name.partition(b":")[0].decode() for name in beyond)
         held: dict[str, bytes | None] = dict(zip(sessions, answers[len(scripts) :], strict=True))
@@ -288,9 +290,11 @@ class RedisUserSignals:
         entry = _HEAD.pack(os.urandom(8), max(written_ms, newest_ms)) + after
         return _SWAP.on([self._key(user_id)], head, entry, STATE_TTL_MS)
 
-    def _merged(self, user_id: str, held: "_Relations", flat: Sequence[bytes]) -> "_Relations":
+    def _merged(self, user_id: str, held: "_Copy", flat: Sequence[bytes]) -> "_Copy":
         """The copy with what the server answered, kept for the next read."""
         if not flat:
+            if not held.name:  # The user was forgotten.
+                self._copies.drop(user_id)
             return held
         copy = held.merged(flat)
         if copy.damaged - held.damaged:
@@ -301,11 +305,12 @@ class RedisUserSignals:
 
     def _watch(self, info: bytes) -> None:
         """Warn once when the server's memory becomes scarce: relations never expire."""
-        used, most = (int(found[1]) for name in (b"used_memory", b"maxmemory") if (found := _number(name, info)))
+        memory = dict(re.findall(rb"^(used_memory|maxmemory):(\d+)", info, re.MULTILINE))
+        used, most = int(memory.get(b"used_memory", 0)), int(memory.get(b"maxmemory", 0))
         is_full = used > _FULL * most > 0
         if is_full and not self._is_full:
             facts = {"server": self._redis.address.shown, "used_bytes": used, "maxmemory_bytes": most}
-            _log.warning("Redis uses more than 70 %% of its memory", extra=facts)
+            _log.warning("Redis uses more than 70 % of its memory", extra=facts)
         self._is_full = is_full
 
     def _key(self, user_id: str) -> str:
@@ -316,33 +321,28 @@ class RedisUserSignals:
         return [self._redis.key(f"{{{user_id}}}:{part}") for part in ("relations", "changes", "taken-back")]
 
 
-@dataclass(slots=True)
-class _Relations:
-    """A reader's copy of a user's relations and profile; never changed."""
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A reader's copy of a user's relations and profile."""
 
     name: bytes = b""
     change: bytes = b""
-    follows: dict[str, int] = field(default_factory=dict)
-    blocks: frozenset[str] = frozenset()
-    hides: frozenset[str] = frozenset()
-    mutes: frozenset[str] = frozenset()
-    profile: Profile = field(default_factory=Profile)
+    state: UserState = field(default_factory=UserState)
     damaged: frozenset[bytes] = frozenset()
     """Fields that cannot be read."""
     size: int = 0
 
-    def merged(self, flat: Sequence[bytes]) -> "_Relations":
-        """A copy with the hash's fields and values in `flat`, one after the other."""
-        head = {b"id": self.name, b"change": self.change}
-        follows, profile, damaged = self.follows.copy(), self.profile.values.copy(), set(self.damaged)
-        targets: dict[bytes, dict[bytes, set[str]]] = {b"block": {}, b"hide": {}, b"mute": {}}
-        for kept in targets.values():
-            kept[b"0 "], kept[b"1 "] = set(), set()
+    def merged(self, flat: Sequence[bytes]) -> "_Copy":
+        """Another copy, with the hash's fields and values in `flat`."""
+        head, damaged = {b"id": self.name, b"change": self.change}, set(self.damaged)
+        follows, profile = self.state.follows.copy(), self.state.profile.values.copy()
+        blocks, hides, mutes = set(self.state.blocks), set(self.state.hides), set(self.state.mutes)
+        sets = {b"block": blocks, b"hide": hides, b"mute": mutes}
         for name, value in zip(flat[::2], flat[1::2], strict=True):
             kind, _, target = name.partition(b":")
             try:
-                if kind in targets:
-                    targets[kind][value[:2]].add(target.decode())
+                if kind in sets:
+                    _CHANGE[value[:2]](sets[kind], target.decode())
                 elif kind == b"follow":
                     active, at_ms, _ = value.split(b" ", 2)
                     follows[target.decode()] = {b"1": 1, b"0": -1}[active] * int(at_ms)
@@ -354,18 +354,9 @@ class _Relations:
                 damaged.discard(name)
             except (KeyError, ValueError, msgspec.DecodeError):
                 damaged.add(name)
-        blocks, hides, mutes = (
-            before.difference(kept[b"0 "]).union(kept[b"1 "])
-            for before, kept in zip((self.blocks, self.hides, self.mutes), targets.values(), strict=True)
-        )
-        return _Relations(
-            *(head[b"id"], head[b"change"], follows, blocks, hides, mutes, Profile(profile), frozenset(damaged)),
-            self.size + _FIELD_BYTES * len(flat) // 2,
-        )
-
-
-def _number(name: bytes, info: bytes) -> re.Match[bytes] | None:
-    return re.search(rb"^%s:(\d+)" % name, info, re.MULTILINE)
+        state = UserState(follows, blocks, hides, mutes, profile=Profile(profile))
+        size = self.size + _FIELD_BYTES * len(flat) // 2
+        return _Copy(head[b"id"], head[b"change"], state, frozenset(damaged), size)
 
 
 def _lasts(act: Act) -> bool:
