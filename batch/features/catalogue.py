@@ -17,9 +17,14 @@ from batch.wiring import Batch
 from pingfeed.core.features import FACET_WIDTH
 
 _KINDS: Final = ("ping", "creator", "value")
-_VERSION: Final = ("known_tick", "received_ms", "event_id", "duration_ms", "country", "language", "by_user")
+_VERSION: Final = ("known_tick", "received_ms", "seq", "event_id", "duration_ms", "country", "language", "by_user")
 _VERSION_KEY: Final = {"known_tick": pa.int64(), "event_id": pa.string()}
 _FACET: Final = _VERSION_KEY | {"facet": pa.string(), "position": pa.int64()}
+ACTS: Final = [
+    *("user_id", "known_tick", "ping_id", "creator_id", "event_type", "country", "language", "received_ms", "event_id"),
+    *("watch_time_ratio", "timestamp_ms", "seq", "topic", "interests"),
+]
+"""The columns that `acts.sql` reads: those of the catalogue's events may be large."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,9 @@ def add(tables: Tables, run: int, events: pa.Table) -> None:
 def _number_new(tables: Tables, run: int, events: pa.Table, facets: pa.Table) -> pa.Table:
     """All numbers, including those of ids that these events mention for the first time."""
     numbers = tables.catalogue("numbers")
-    mentioned = {"ping": events["ping_id"], "creator": events["creator_id"], "value": facets["value_id"]}
+    topics = pc.binary_join_element_wise("topics", events["topic"], "=")
+    values = pa.chunked_array([*facets["value_id"].chunks, *topics.chunks], pa.string())
+    mentioned = {"ping": events["ping_id"], "creator": events["creator_id"], "value": values}
     added = []
     for kind in _KINDS:
         have = numbers.filter(pc.field("kind") == kind)
@@ -131,6 +138,12 @@ def _table(rows: list[tuple[Any, ...]], **types: pa.DataType) -> pa.Table:
     columns = zip(*rows, strict=True) if rows else ([] for _ in types)
     arrays = [pa.array(column, kind) for column, kind in zip(columns, types.values(), strict=True)]
     return pa.table(arrays, names=list(types))
+
+
+def acts(batch: Batch, known: Catalogue, events: pa.Table) -> pa.Table:
+    """What users did, with numbers for ids (`acts.sql`)."""
+    inputs = {"events": events.select(ACTS), "numbers": known.numbers, "pings": known.pings}
+    return batch.engine.run("acts", batch.ticks.params(), **inputs)
 
 
 def ids_of(catalogue: Catalogue, kind: str) -> dict[int, str]:

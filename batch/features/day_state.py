@@ -1,27 +1,29 @@
 """State at the start of a day: one row a key, carried forward from the previous day, so that a day costs a day.
 
-`lifetime` has each ping's totals (evergreen pings come from it), `relations` the latest follow or unfollow of each user
-and creator, `blocked` and `hidden` all creators that a user ever blocked and all pings that a user ever hid. The state
-of day D sums the known ticks before D's first tick, so it does not depend on which run computes it.
+`lifetime` has each ping's totals (evergreen pings come from it), `user_relations` what each user decided of each target
+(follow, block, hide, mute) and said of themselves, with the order key of the act. The state of day D sums the known
+ticks before D's first tick, so it does not depend on which run computes it.
 """
 
 from typing import Final
 
 import pyarrow as pa
 
+from batch.features import catalogue
 from batch.lake.tables import STATES
 from batch.wiring import Batch
 
 _SOURCE: Final = {
     "lifetime": "ping_buckets",
-    "relations": "relation_buckets",
-    "blocked": "relation_buckets",
-    "hidden": "user_ping_buckets",
+    "user_relations": "user_relation_buckets",
 }
+_WITHOUT_KEYS: Final = ("relation_buckets", "relations", "blocked", "hidden")
+"""Tables of an earlier version, whose rows have no order key."""
 
 
 def ensure(batch: Batch, tick: int, run: int) -> None:
     """Write all missing states up to the tick's day."""
+    upgrade(batch, run)
     tables, today = batch.tables, batch.ticks.day(tick)
     for name in STATES:
         have = [day for day in tables.state_days(name) if day <= today]
@@ -30,6 +32,22 @@ def ensure(batch: Batch, tick: int, run: int) -> None:
         for day in range(first, today + 1):
             buckets = tables.aggregate(_SOURCE[name], day - 1, day - 1)
             tables.put_state(name, day, run, _carried(batch, name, day - 1, buckets))
+
+
+def upgrade(batch: Batch, run: int) -> None:
+    """Make the relations of a lake of an earlier version anew, from its clean events; repeating it is harmless."""
+    tables = batch.tables
+    stale = [path for path in tables.lake.list("aggregates") if any(f"/{name}/" in path for name in _WITHOUT_KEYS)]
+    if not stale:
+        return
+    known = catalogue.load(batch)
+    with batch.progress.step("relations of an earlier version"):
+        for day in tables.clean_days():
+            acts = catalogue.acts(batch, known, tables.clean(day, day, catalogue.ACTS))
+            buckets = batch.engine.run("user_relation_buckets", batch.ticks.params(), acts=acts)
+            tables.add("user_relation_buckets", run, buckets, day)
+        for path in stale:
+            tables.lake.delete(path)
 
 
 def current(batch: Batch, name: str, tick: int) -> pa.Table:

@@ -13,7 +13,7 @@ import msgspec
 
 from batch.importers.csv_mapping import SKIP, FieldMap, sql_text, time_columns, time_problem
 from pingfeed.core.context import CONTEXT_FIELDS
-from pingfeed.core.events import CLIENT_TYPES, MAX_AHEAD_MS, MAX_LIST, MAX_WATCH, SYSTEM_TYPES
+from pingfeed.core.events import CLIENT_TYPES, MAX_AHEAD_MS, MAX_LIST, MAX_WATCH, ONE_TARGET, SYSTEM_TYPES
 
 MAX_LABEL: Final = 128
 IDS: Final = ("user_id", "ping_id", "creator_id", "request_id")
@@ -53,8 +53,8 @@ class Rules:
         mapped = self.fields.fields
         wrong_id = "must be 1 to 128 of the characters A-Z a-z 0-9 . _ : @ -; --escape-ids makes other ids valid"
         for field in [str(one) for one in IDS if one in mapped]:
-            said = f"{_raw(field)} IS NOT NULL AND {_name(field)} IS NULL"
-            found.append(Check(said, field, "invalid_value", _about(field, wrong_id)))
+            where = f"{_raw(field)} IS NOT NULL AND {_name(field)} IS NULL"
+            found.append(Check(where, field, "invalid_value", _about(field, wrong_id)))
         for field, types in NEEDS.items():
             needed = f"event_type IN {_list(types)}"
             if field not in mapped:
@@ -64,6 +64,10 @@ class Rules:
             found.append(Check(where, field, "missing_field", _about(field, "is required", shown=False)))
             where = f"{needed} AND {_name(field)} IS NULL"
             found.append(Check(where, field, "invalid_value", _about(field, "is not valid")))
+        for kind, targets in ONE_TARGET.items():
+            given = " + ".join(f"({_name(one)} IS NOT NULL)::INT" for one in targets if one in mapped) or "0"
+            said = _about(f"{' or '.join(targets)}:", f"{kind} needs exactly one of them", shown=False)
+            found.append(Check(f"event_type = '{kind}' AND {given} <> 1", targets[0], "invalid_value", said))
         required, unread = '"r:timestamp" IS NULL', f"at_ms IS NULL OR at_ms > {now_ms + MAX_AHEAD_MS}"
         found.append(Check(required, "timestamp", "missing_field", _about("timestamp", "is required", shown=False)))
         found.append(Check("at_ms IS NULL", "timestamp", "invalid_value", time_problem(self.time_formats)))

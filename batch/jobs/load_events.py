@@ -26,11 +26,6 @@ from pingfeed.core.clock import to_iso
 
 _LOG = logging.getLogger(__name__)
 _DEDUPE_DAYS = 7
-_ACTS = [
-    *("user_id", "known_tick", "ping_id", "creator_id", "event_type", "country", "language", "received_ms", "event_id"),
-    "watch_time_ratio",
-]
-"""The columns that `acts.sql` reads: those of the catalogue's events may be large."""
 _KEYS = ["user_id", "event_id", "known_tick", "received_ms"]
 
 
@@ -149,11 +144,9 @@ class EventLoader:
     def _aggregate(self, run: int, events: pa.Table) -> None:
         """Sum the events into buckets by (entity, known tick)."""
         known = catalogue.load(self._batch)
-        params = self._ticks.params()
-        inputs = {"numbers": known.numbers, "pings": known.pings}
-        acts = self._engine.run("acts", params, events=events.select(_ACTS), **inputs)
+        acts = catalogue.acts(self._batch, known, events)
         for name in AGGREGATES:
-            buckets = self._engine.run(name, params, acts=acts, ping_facets=known.facets)
+            buckets = self._engine.run(name, self._ticks.params(), acts=acts, ping_facets=known.facets)
             for day, rows in self._by_day(buckets, "tick"):
                 self._tables.add(name, run, rows, day)
 

@@ -33,7 +33,8 @@ _FILES_AT_ONCE: Final = 16
 """Parallel reads hide the latency of a remote lake."""
 
 
-_TEXTS: Final = frozenset(["user_id", "country", "language", "relation", "kind", "id", "event_id", "facet", "name"])
+_TEXTS: Final = frozenset(["user_id", "country", "language", "kind", "id", "event_id", "facet", "name"])
+_RELATION: Final = "user_id kind target active country language interests tick at_ms received_ms seq event_id"
 
 
 def _schema(columns: str, **types: pa.DataType) -> pa.Schema:
@@ -53,21 +54,19 @@ AGGREGATES: Final[dict[str, pa.Schema]] = {
     "user_buckets": _schema("user_id tick impressions views watch_bp likes hides points country_at language_at"),
     "user_creator_buckets": _schema(f"user_id creator tick {_REWARD}"),
     "user_facet_buckets": _schema(f"user_id value tick {_REWARD}"),
-    "user_ping_buckets": _schema("user_id ping tick impressions hides points"),
+    "user_ping_buckets": _schema("user_id ping tick impressions seen points"),
     "country_ping_buckets": _schema("country ping tick engagements"),
-    "relation_buckets": _schema("user_id creator tick relation"),
+    "user_relation_buckets": _schema(_RELATION, interests=pa.list_(pa.string())),
 }
 """Each is the result of the statement of that name in `batch/sql/` over a run's acts."""
 STATES: Final[dict[str, pa.Schema]] = {
     "lifetime": _schema(f"ping {_REWARD}"),
-    "relations": AGGREGATES["relation_buckets"],
-    "blocked": _schema("user_id creator tick"),
-    "hidden": _schema("user_id ping tick"),
+    "user_relations": AGGREGATES["user_relation_buckets"],
 }
 """One row a key as of the start of the day; the statement of that name carries the previous day forward."""
 CATALOGUE: Final[dict[str, pa.Schema]] = {
     "numbers": _schema("kind id number"),
-    "versions": _schema("ping creator known_tick received_ms event_id duration_ms country language by_user"),
+    "versions": _schema("ping creator known_tick received_ms seq event_id duration_ms country language by_user"),
     "facets": _schema(f"{_VERSION} facet position value"),
     "attributes": _schema(f"{_VERSION} name number", number=pa.float64()),
     "deletions": _schema("ping known_tick"),

@@ -29,6 +29,8 @@ class History:
     hidden: Mapping[str, Int64]
     followed: Mapping[str, Int64]
     blocked: Mapping[str, Int64]
+    """Muted creators too."""
+    muted_values: Mapping[str, Int64]
 
 
 def load(batch: Batch, users: Sequence[str], tick: int) -> History:
@@ -36,14 +38,17 @@ def load(batch: Batch, users: Sequence[str], tick: int) -> History:
     wanted = pc.field("user_id").isin(pa.array(users, pa.string()))
     day = batch.ticks.day(tick)
     pairs = batch.tables.aggregate("user_ping_buckets", day - 30, day, tick).filter(wanted)
-    totals = pairs.group_by(["user_id", "ping"]).aggregate([("points", "sum"), ("impressions", "sum")])
-    relations = day_state.current(batch, "relations", tick).filter(wanted)
+    totals = pairs.group_by(["user_id", "ping"]).aggregate([("points", "sum"), ("seen", "sum")])
+    decided = day_state.current(batch, "user_relations", tick).filter(wanted & (pc.field("active") == 1))
+    kinds = pc.field("kind")
     return History(
-        seen=_by_user(totals, "ping"),
+        # Buckets of an earlier version do not say what was seen.
+        seen=_by_user(totals.filter(pc.fill_null(pc.greater(totals["seen_sum"], 0), True)), "ping"),
         engaged=_by_user(totals.filter(pc.field("points_sum") >= ENGAGED_POINTS), "ping"),
-        hidden=_by_user(day_state.current(batch, "hidden", tick).filter(wanted), "ping"),
-        followed=_by_user(relations.filter(pc.field("relation") == "follow"), "creator"),
-        blocked=_by_user(day_state.current(batch, "blocked", tick).filter(wanted), "creator"),
+        hidden=_by_user(decided.filter(kinds == "hide"), "target"),
+        followed=_by_user(decided.filter(kinds == "follow"), "target"),
+        blocked=_by_user(decided.filter(kinds.isin(["block", "mute"])), "target"),
+        muted_values=_by_user(decided.filter(kinds == "mute_topic"), "target"),
     )
 
 
@@ -93,9 +98,11 @@ def _numbers(keys: UInt64) -> UInt32:
 
 
 def _excluded(user_id: str, history: History, pool: Pool) -> NDArray[np.bool_]:
-    """Rows that the user saw, hid, made or blocked the creator of."""
+    """Rows that the user saw, hid or made, and those of blocked and muted creators and muted topics."""
     out = np.isin(pool.pings.creator, history.blocked.get(user_id, _NONE))
     out |= pool.pings.creator == pool.creator_numbers.get(user_id, -1)
+    for value in history.muted_values.get(user_id, _NONE).tolist():
+        out[pool.by_value.get(value, NO_ROWS)] = True
     out[_rows(pool, history.seen.get(user_id, _NONE))] = True
     out[_rows(pool, history.hidden.get(user_id, _NONE))] = True
     return out

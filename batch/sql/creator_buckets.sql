@@ -11,5 +11,5 @@ SELECT
     CAST(SUM(follows) AS BIGINT) AS follows,
     CAST(SUM(points) AS BIGINT) AS points
 FROM acts
-WHERE creator IS NOT NULL AND event_type NOT IN ('unfollow', 'block')
+WHERE creator IS NOT NULL AND counted = 1
 GROUP BY creator, tick

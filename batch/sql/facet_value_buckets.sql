@@ -7,4 +7,5 @@ SELECT
     CAST(SUM(a.points) AS BIGINT) AS points
 FROM acts a
 JOIN ping_facets f ON f.ping = a.ping AND f.from_tick <= a.tick AND a.tick < f.to_tick
+WHERE a.counted = 1
 GROUP BY f.value, a.tick

@@ -1,7 +1,7 @@
 -- What is known of each ping from when until when: a later version replaces the earlier one whole.
 -- One that names another creator than the ping's first is ignored: a user's token may publish under any ping's id, so
 -- the first is the first that a key sent, where there is one (by_user is null), as in pings.sql.
--- versions(ping, creator, known_tick, received_ms, event_id, duration_ms, country, language, by_user): one row a
+-- versions(ping, creator, known_tick, received_ms, seq, event_id, duration_ms, country, language, by_user): one row a
 -- `ping_created`.
 WITH firsts AS (
     SELECT
@@ -12,7 +12,8 @@ WITH firsts AS (
             ping,
             creator,
             ROW_NUMBER() OVER (
-                PARTITION BY ping ORDER BY COALESCE(by_user, 0), known_tick, received_ms, event_id
+                PARTITION BY ping
+                ORDER BY COALESCE(by_user, 0), known_tick, received_ms, COALESCE(seq, 0), event_id
             ) AS place
         FROM versions
     ) AS ranked
@@ -26,7 +27,7 @@ latest AS (
             versions.*,
             ROW_NUMBER() OVER (
                 PARTITION BY versions.ping, versions.known_tick
-                ORDER BY versions.received_ms DESC, versions.event_id DESC
+                ORDER BY versions.received_ms DESC, COALESCE(versions.seq, 0) DESC, versions.event_id DESC
             ) AS place
         FROM versions
         INNER JOIN firsts ON versions.ping = firsts.ping AND versions.creator = firsts.creator

@@ -1,4 +1,4 @@
--- Measures of each user in each tick, and the last country and language they gave in it.
+-- Measures of each user in each tick, and the last country and language they gave in it (by the order key).
 -- A place is kept as tick * 2^32 + code, so that the running maximum is the latest one that is known.
 WITH placed AS (
     SELECT
@@ -7,10 +7,12 @@ WITH placed AS (
         country,
         language,
         ROW_NUMBER() OVER (
-            PARTITION BY user_id, tick ORDER BY CASE WHEN country IS NULL THEN 1 ELSE 0 END, received_ms DESC, event_id
+            PARTITION BY user_id, tick
+            ORDER BY CASE WHEN country IS NULL THEN 1 ELSE 0 END, at_ms DESC, received_ms DESC, seq DESC, event_id DESC
         ) AS by_country,
         ROW_NUMBER() OVER (
-            PARTITION BY user_id, tick ORDER BY CASE WHEN language IS NULL THEN 1 ELSE 0 END, received_ms DESC, event_id
+            PARTITION BY user_id, tick
+            ORDER BY CASE WHEN language IS NULL THEN 1 ELSE 0 END, at_ms DESC, received_ms DESC, seq DESC, event_id DESC
         ) AS by_language
     FROM acts
 )

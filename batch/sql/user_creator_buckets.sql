@@ -4,7 +4,7 @@ SELECT
     creator,
     tick,
     CAST(SUM(impressions) AS BIGINT) AS impressions,
-    CAST(SUM(points) AS BIGINT) AS points
+    CAST(SUM(points + steering) AS BIGINT) AS points
 FROM acts
-WHERE creator IS NOT NULL AND event_type NOT IN ('unfollow', 'block')
+WHERE creator IS NOT NULL AND (counted = 1 OR steering <> 0)
 GROUP BY user_id, creator, tick

@@ -23,6 +23,7 @@ from pingfeed.core.features import REALTIME, Float32, assemble
 
 _EVENTS: Final = [
     *("user_id", "event_type", "request_id", "ping_id", "position", "watch_time_ratio", "known_tick", "received_ms"),
+    *("timestamp_ms", "seq", "event_id"),
     *("snapshot_tick", "packet_tick", "served_pings", "served_sources", "served_scores", "served_realtime"),
 ]
 MAX_GROUP: Final = 500
@@ -103,9 +104,11 @@ def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, a
     `as_of_day` uses features as of the start of the request's day: what a feed without ticks would know.
     """
     first, last = batch.ticks.day(first_tick), batch.ticks.day(until_tick - 1)
-    known = (pc.field("known_tick") <= cutoff_tick) & pc.field("request_id").is_valid()
+    is_known = pc.field("known_tick") <= cutoff_tick
+    known = is_known & pc.field("request_id").is_valid()
+    labelled = is_known & (pc.field("request_id").is_valid() | pc.field("event_type").isin(["unlike", "unhide"]))
     # Label windows extend past the last day.
-    events = batch.tables.clean(first, last + 1 + label_ticks(batch) // batch.ticks.day_ticks, _EVENTS).filter(known)
+    events = batch.tables.clean(first, last + 1 + label_ticks(batch) // batch.ticks.day_ticks, _EVENTS).filter(labelled)
     # An act that arrives days after its request must not count as a separate request.
     mentions = batch.tables.clean(first - _LATE_DAYS, last, _MENTION).filter(known)
     catalog = catalogue.load(batch)
@@ -116,7 +119,7 @@ def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, a
         "cutoff_tick": cutoff_tick,
     }
     served = served_items(events)
-    plain = events.select(_EVENTS[:8])
+    plain = events.select(_EVENTS[:11])
     labels = batch.engine.run("labels", params, events=plain, mentions=mentions, served=served, numbers=catalog.numbers)
     labels = labels.filter(pa.array(first_of_group(labels)))
     return with_features(batch, catalog, _as_of_day(labels, batch.ticks.day_ticks) if as_of_day else labels)

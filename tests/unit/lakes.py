@@ -98,6 +98,16 @@ class LakeWorld:
     def features(self, first_tick: int, last_tick: int) -> PointInTime:
         return PointInTime(self.batch, self.catalogue(), first_tick, last_tick)
 
+    def decided(self, tick: int, user: str = "ada") -> dict[tuple[str, str], bool]:
+        """By kind and target what the user had decided as of the tick, and whether it holds."""
+        kinds = {"hide": "ping", "mute_topic": "value"}
+        names = {kind: catalogue.ids_of(self.catalogue(), kind) for kind in ("ping", "creator", "value")}
+        return {
+            (one["kind"], names[kinds.get(one["kind"], "creator")][one["target"]]): bool(one["active"])
+            for one in day_state.current(self.batch, "user_relations", tick).to_pylist()
+            if one["user_id"] == user and one["target"]
+        }
+
     def number(self, kind: str, name: str) -> int:
         return next(n for n, one in catalogue.ids_of(self.catalogue(), kind).items() if one == name)
 

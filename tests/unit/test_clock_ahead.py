@@ -62,7 +62,7 @@ def test_the_present_reads_what_a_run_ahead_of_the_clock_has_not_read(world: Lak
     assert snapshot.live_tick(batch) == NOW + 1
     later = at(world, NOW + 2 * DAY)
     assert tick.run(later, NOW + 2 * DAY).tick == NOW + 2 * DAY
-    assert day_state.current(later, "blocked", NOW + 2 * DAY)["user_id"].to_pylist() == ["ada"]
+    assert day_state.current(later, "user_relations", NOW + 2 * DAY)["user_id"].to_pylist() == ["ada"]
 
 
 def test_a_schedule_goes_on_when_its_clock_was_ahead(world: LakeWorld) -> None:

@@ -89,7 +89,7 @@ def _raw_acceptances(world: LakeWorld) -> set[tuple[str, str, int]]:
 
 def test_after_the_nightly_job_the_user_is_nowhere_but_in_rejected_events(world: LakeWorld) -> None:
     before = places_of(world, ZOE)
-    lake = ("events/", "errors/", "/raw-", "clean/", "_buckets/", "/relations/", "/blocked/", "/hidden/", "training/")
+    lake = ("events/", "errors/", "/raw-", "clean/", "_buckets/", "/user_relations/", "training/")
     for part in (*lake, "candidates.sqlite", "signals.sqlite"):
         assert any(part in place for place in before), f"she is not in {part} to begin with"
     acceptances = _raw_acceptances(world)
@@ -187,8 +187,8 @@ def test_a_user_who_comes_back_starts_anew(world: LakeWorld) -> None:
     clean = world.batch.tables.clean(FIRST_DAY, FIRST_DAY + 3)
     hers = clean.filter(pc.equal(clean["user_id"], ZOE))
     assert hers["event_type"].to_pylist() == ["follow"]
-    relations = world.batch.tables.state("relations", FIRST_DAY + 2)
-    assert [r["creator"] for r in relations.to_pylist() if r["user_id"] == ZOE] == [world.number("creator", "c0")]
+    relations = world.batch.tables.state("user_relations", FIRST_DAY + 2)
+    assert [r["target"] for r in relations.to_pylist() if r["user_id"] == ZOE] == [world.number("creator", "c0")]
 
 
 def test_what_a_user_published_stays_without_the_id(tmp_path: Path) -> None:
@@ -288,5 +288,5 @@ def test_a_malformed_row_is_about_the_user_it_names_or_else_about_any_quoted_id(
 def _keep_few_tables(world: LakeWorld) -> None:
     """Leave one table of each kind, so that there are fewer changes to die at."""
     for path in (world.home / "lake").glob("aggregates/*/*/*"):
-        if path.parent.name not in ("user_buckets", "relations", "ping_buckets"):
+        if path.parent.name not in ("user_buckets", "user_relations", "ping_buckets"):
             path.unlink()

@@ -71,6 +71,29 @@ def test_a_follow_keeps_its_creator(world: ImportWorld) -> None:
     assert (follow["creator_id"], follow["user_id"]) == ("ann", "u1")
 
 
+def test_what_takes_back_and_steers_is_imported_with_its_place_in_the_file(world: ImportWorld) -> None:
+    lines = [
+        *(f"u1,p1,,,{kind},{T0}" for kind in ("unlike", "unhide", "more")),
+        *(f"u1,,c1,,{kind},{T0}" for kind in ("unblock", "mute", "less")),
+        *(f"u1,,,a topic,{kind},{T0}" for kind in ("mute", "unmute", "more")),
+        *(f"u1,,c1,a topic,{kind},{T0}" for kind in ("mute", "less")),
+        f"u1,p1,,,unmute,{T0}",
+    ]
+    form = csv_log(f"{BASIC},creator_id=creator,topic=about")
+    outcome = world.csv(lines, form, "user,item,creator,about,action,at")
+    rows = sorted(acts(world), key=lambda row: row["seq"])
+    targets = [(row["event_type"], row.get("ping_id") or row.get("creator_id") or row["topic"]) for row in rows]
+    about_creator = [("unblock", "c1"), ("mute", "c1"), ("less", "c1")]
+    about_topic = [("mute", "a topic"), ("unmute", "a topic"), ("more", "a topic")]
+    assert targets == [("unlike", "p1"), ("unhide", "p1"), ("more", "p1"), *about_creator, *about_topic]
+    assert [row["seq"] for row in rows] == sorted({row["seq"] for row in rows})
+    assert {one.message for one in outcome.rejected.kept} == {
+        "creator_id or topic: mute needs exactly one of them",
+        "creator_id or topic: unmute needs exactly one of them",
+        "creator_id or topic or ping_id: less needs exactly one of them",
+    }
+
+
 BROKEN = {
     3: ("garbage", "the record has 1 field, the header 4"),
     5: (f"u1,p1,like,{T0},more", "the record has 5 fields, the header 4"),

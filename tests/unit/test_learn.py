@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from batch.engine import sql_digest
-from batch.features import day_state
 from batch.features.catalogue import ids_of
 from batch.jobs.load_events import EventLoader
 from batch.serving import collaborative
@@ -175,9 +174,7 @@ def test_a_block_outlasts_an_unfollow_and_a_follow(world: LakeWorld) -> None:
     world.learn(FIRST + 1)
     world.land([row("follow", (FIRST + 2) * TICK_MS - 1, **about)])
     world.learn(FIRST + 2)
-    for name, relation in (("blocked", None), ("relations", "follow")):
-        found = day_state.current(world.batch, name, FIRST + 2).to_pylist()
-        assert [entry.get("relation") for entry in found] == [relation]
+    assert world.decided(FIRST + 2) == {("block", "c"): True, ("follow", "c"): True}
 
 
 def test_history_drops_what_was_derived_without_it(world: LakeWorld) -> None:

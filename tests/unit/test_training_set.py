@@ -52,13 +52,18 @@ def _grades(world: LakeWorld, cutoff: int) -> dict[str, int]:
         (["impression", "like", "follow"], 8),
         (["impression", ("view", 2.0), "like", "hide"], 1),
         (["impression", "share", "hide", "report"], 0),
+        (["like", "unlike"], 2),
+        (["impression", "like", "unlike", "comment"], 6),
+        (["unlike", "like"], 5),
+        (["share", "hide", "report", "unhide"], 7),
     ],
 )
 def test_grade_is_the_best_act_unless_a_hide_or_report_outweighs_it(
     world: LakeWorld, acts: list[Any], grade: int
 ) -> None:
     given = [(act, None) if isinstance(act, str) else act for act in acts]
-    _learn(world, FIRST + 1, *(_act(kind, FIRST + 1, watch_time_ratio=ratio) for kind, ratio in given))
+    rows = [_act(kind, FIRST + 1, watch_time_ratio=ratio, seq=seq) for seq, (kind, ratio) in enumerate(given)]
+    _learn(world, FIRST + 1, *rows)
     assert _grades(world, FIRST + 1 + WINDOW) == {"p0": grade}
 
 
@@ -72,6 +77,15 @@ def test_an_act_after_the_label_window_is_not_a_label(world: LakeWorld) -> None:
     _learn(world, FIRST + 1, _act("impression", FIRST + 1))
     _learn(world, FIRST + 2 + WINDOW, _act("like", FIRST + 2 + WINDOW))
     assert _grades(world, FIRST + 80) == {"p0": 2}
+
+
+@pytest.mark.parametrize(("after", "grade"), [(WINDOW, 2), (WINDOW + 1, 5)])
+def test_a_like_taken_back_within_the_label_window_is_no_label(world: LakeWorld, after: int, grade: int) -> None:
+    """The app need not say by which request the ping was liked."""
+    _learn(world, FIRST + 1, _act("like", FIRST + 1), _act("impression", FIRST + 1, "p1"))
+    taken_back = row("unlike", (FIRST + 1 + after) * TICK_MS - 1, user_id="ada", ping_id="p0")
+    _learn(world, FIRST + 1 + after, taken_back)
+    assert _grades(world, FIRST + 80) == {"p0": grade, "p1": 2}
 
 
 def test_an_act_that_arrives_days_later_is_no_request_of_its_own(world: LakeWorld) -> None:
