@@ -9,6 +9,7 @@ import msgspec
 from batch.features import catalogue, day_state
 from batch.features.point_in_time import PointInTime
 from batch.jobs.load_events import EventLoader
+from batch.ops import signals_rebuild
 from batch.serving import packets, snapshot
 from batch.training.models import live_ranker
 from batch.wiring import Batch
@@ -45,6 +46,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
     waiting = wait_for_landing(batch, tick)
     manifest = EventLoader(batch).run(tick, batch.clock())
     day_state.ensure(batch, tick, manifest.run)
+    signals_rebuild.ensure(batch)
     known = catalogue.load(batch)
     with batch.progress.step("features and snapshot"):
         source = PointInTime(batch, known, tick, tick)

@@ -1,0 +1,58 @@
+"""`pingfeed signals rebuild`: bring users' relations and profiles from the lake back into the signals.
+
+Decisions are merged by their order keys, so rebuilding never overwrites a newer one and may run beside the services.
+A store that began anew (a lost disk, a flushed cache, a damaged file) is incomplete until this has run.
+"""
+
+import asyncio
+import logging
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from batch.ops.rebuild import relations_of_lake
+from batch.wiring import Batch
+from pingfeed.core.acts import acts_of
+from pingfeed.core.errors import Unavailable
+
+_AT_ONCE: Final = 5000
+_log = logging.getLogger(__name__)
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """How many decisions (follows, blocks, hides, mutes, profiles, and what took them back) were applied."""
+
+    decisions: int
+    users: int
+
+
+def rebuild(batch: Batch) -> Rebuilt:
+    """Apply every decision in the lake, then mark the store as complete. May be repeated. Raises Unavailable."""
+    return asyncio.run(_rebuild(batch, only_if_incomplete=False))
+
+
+def ensure(batch: Batch) -> None:
+    """Rebuild the store unless it is complete. A store that is down is left for the next tick."""
+    try:
+        asyncio.run(_rebuild(batch, only_if_incomplete=True))
+    except Unavailable as error:
+        _log.warning("the signals could not be checked: %s", error.message)
+
+
+async def _rebuild(batch: Batch, *, only_if_incomplete: bool) -> Rebuilt:
+    signals = batch.open_signals()
+    count, users = 0, set[str]()
+    try:
+        if only_if_incomplete and await signals.is_complete():
+            return Rebuilt(0, 0)
+        found = (act for row in relations_of_lake(batch) for act in acts_of(row) if act.kind != "seen")
+        with batch.progress.step("rebuilding the signals"):
+            while acts := list(islice(found, _AT_ONCE)):
+                await signals.apply(acts)
+                count += len(acts)
+                users.update(act.user_id for act in acts)
+            await signals.mark_complete()
+    finally:
+        await signals.close()
+    return Rebuilt(count, len(users))
