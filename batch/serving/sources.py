@@ -77,7 +77,7 @@ class UserProfile:
     values: UInt32
     value_affinity: Float32
     followed: Sequence[int]
-    liked: Rows
+    engaged: NDArray[np.int64]
     excluded: NDArray[np.bool_]
 
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batch.features import day_state
-from batch.serving.collaborative import ENGAGED_POINTS
+from batch.features.collaborative import ENGAGED_POINTS
 from batch.serving.sources import NO_ROWS, Pool, Rows, UserProfile
 from batch.wiring import Batch
 from pingfeed.core.features import UInt32, UInt64, UserBlock, place_name
@@ -64,7 +64,7 @@ def profile_of(user_id: str, at: int, users: UserBlock, history: History, pool: 
         values=part.facet_values,
         value_affinity=part.facet_affinity,
         followed=history.followed.get(user_id, _NONE).tolist(),
-        liked=_rows(pool, history.engaged.get(user_id, _NONE)),
+        engaged=history.engaged.get(user_id, _NONE),
         excluded=_excluded(user_id, history, pool),
     )
 

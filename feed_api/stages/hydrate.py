@@ -12,6 +12,7 @@ import numpy as np
 
 from feed_api.candidates import FOLLOWED, TRENDING, Candidates, Pool, candidates, merge, no_candidates
 from feed_api.state import FeedState
+from pingfeed.core.features import retrieval_values
 from pingfeed.core.snapshot import Snapshot
 
 LATEST_FOLLOWS: Final = 16
@@ -50,4 +51,4 @@ def _packet(state: FeedState) -> Candidates:
         return no_candidates()
     rows = state.snapshot.rows_of_numbers(packet.numbers)
     known = rows >= 0
-    return Candidates(rows[known], packet.sources[known], packet.scores[known])
+    return Candidates(rows[known], packet.sources[known], retrieval_values(packet.retrieval[known]))
