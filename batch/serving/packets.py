@@ -22,17 +22,20 @@ from pingfeed.core.features import (
     FeatureSet,
     PingBlock,
     UInt8,
+    UInt32,
     UserBlock,
     assemble,
     retrieval_quantiles,
     retrieval_values,
 )
-from pingfeed.core.packet import MAX_CANDIDATES, TTL_S, Packet, encode
+from pingfeed.core.packet import MAX_CANDIDATES, MAX_EXCLUDED_BYTES, TTL_S, Packet, encode, first_that_fit
 from pingfeed.core.ranker import Ranker
 from pingfeed.core.snapshot import SnapshotContent
 
 _USERS_AT_ONCE: Final = 200
 _COLLABORATIVE_ROWS: Final = 300
+_REFILLED: Final = ("followed", "engaged_creator", "trending", "evergreen", "fresh")
+"""The sources that the feed's refill has too."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Candidates:
     sources: UInt8
     retrieval: UInt8
     keep: NDArray[np.bool_]
+    forbidden: UInt32
+    seen: UInt32
 
 
 def users_to_refresh(batch: Batch, tick: int, since: int | None) -> list[str]:
@@ -120,7 +125,22 @@ def _candidates(pool: Pool, one: UserProfile, factors: Factors) -> Candidates:
     known = np.flatnonzero(~np.isnan(scores))
     found["collaborative"] = known[np.argsort(-scores[known], kind="stable")][:_COLLABORATIVE_ROWS]
     rows, bits, keep = sources.merge(found, one.excluded)
-    return Candidates(rows, bits, retrieval_quantiles(scores[rows], best), keep)
+    return Candidates(rows, bits, retrieval_quantiles(scores[rows], best), keep, *_excluded(pool, one, found))
+
+
+def _excluded(pool: Pool, one: UserProfile, found: Mapping[str, Rows]) -> tuple[UInt32, UInt32]:
+    """The forbidden and the seen pings that fit into a packet, those first that the feed's refill would offer first.
+
+    Refill takes from the front of several lists, and in the end the whole catalogue, newest first.
+    """
+    place = np.full(len(pool.numbers), len(pool.numbers))
+    for name in _REFILLED:
+        place[found[name]] = np.minimum(place[found[name]], np.arange(len(found[name])))
+    rows = np.flatnonzero(one.excluded)
+    rows = rows[np.lexsort((-pool.created_tick[rows], place[rows]))]
+    forbidden, taken = first_that_fit(pool.numbers[rows[one.forbidden[rows]]], MAX_EXCLUDED_BYTES)
+    seen, _ = first_that_fit(pool.numbers[rows[~one.forbidden[rows]]], MAX_EXCLUDED_BYTES - taken)
+    return forbidden, seen
 
 
 def _ranked(
@@ -147,7 +167,8 @@ def _best(one: Candidates, scores: NDArray[np.float64]) -> Candidates:
     chosen = np.lexsort((-scores, ~one.keep))[:MAX_CANDIDATES]
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     # The kept rows come first in `chosen` (they are far fewer than 100), the others by score.
-    return Candidates(one.rows[chosen], one.sources[chosen], one.retrieval[chosen], one.keep[chosen])
+    kept = {name: getattr(one, name)[chosen] for name in ("rows", "sources", "retrieval", "keep")}
+    return replace(one, **kept)
 
 
 def _taken(pings: PingBlock, rows: Rows) -> PingBlock:
@@ -156,4 +177,6 @@ def _taken(pings: PingBlock, rows: Rows) -> PingBlock:
 
 def _encoded(features: FeatureSet, pool: Pool, users: UserBlock, at: int, best: Candidates, tick: int) -> bytes:
     part = user_profile.user_part(users, at)
-    return encode(Packet(tick, pool.numbers[best.rows], best.retrieval, best.sources, part), features.digest)
+    numbers = pool.numbers[best.rows]
+    packet = Packet(tick, numbers, best.retrieval, best.sources, part, forbidden=best.forbidden, seen=best.seen)
+    return encode(packet, features.digest)

@@ -57,6 +57,7 @@ def _by_user(table: pa.Table, column: str) -> dict[str, Int64]:
 def profile_of(user_id: str, at: int, users: UserBlock, history: History, pool: Pool) -> UserProfile:
     """One user's profile; `at` is their row in the block."""
     part = user_part(users, at)
+    forbidden = _forbidden(user_id, history, pool)
     return UserProfile(
         country=place_name(part.country),
         creators=part.creators,
@@ -65,7 +66,8 @@ def profile_of(user_id: str, at: int, users: UserBlock, history: History, pool: 
         value_affinity=part.facet_affinity,
         followed=history.followed.get(user_id, _NONE).tolist(),
         engaged=history.engaged.get(user_id, _NONE),
-        excluded=_excluded(user_id, history, pool),
+        excluded=forbidden | _seen_or_own(user_id, history, pool),
+        forbidden=forbidden,
     )
 
 
@@ -92,12 +94,15 @@ def _numbers(keys: UInt64) -> UInt32:
     return (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
-def _excluded(user_id: str, history: History, pool: Pool) -> NDArray[np.bool_]:
-    """Rows that the user saw, hid, made or blocked the creator of."""
+def _forbidden(user_id: str, history: History, pool: Pool) -> NDArray[np.bool_]:
     out = np.isin(pool.pings.creator, history.blocked.get(user_id, _NONE))
-    out |= pool.pings.creator == pool.creator_numbers.get(user_id, -1)
-    out[_rows(pool, history.seen.get(user_id, _NONE))] = True
     out[_rows(pool, history.hidden.get(user_id, _NONE))] = True
+    return out
+
+
+def _seen_or_own(user_id: str, history: History, pool: Pool) -> NDArray[np.bool_]:
+    out: NDArray[np.bool_] = pool.pings.creator == pool.creator_numbers.get(user_id, -1)
+    out[_rows(pool, history.seen.get(user_id, _NONE))] = True
     return out
 
 

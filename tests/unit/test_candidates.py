@@ -37,7 +37,8 @@ def _pool() -> Pool:
 def _user() -> UserProfile:
     creators = np.array([0, 1, 2], np.uint32), np.array([0.1, -0.5, 0.9], np.float32)
     values = np.array([100, 101], np.uint32), np.array([-0.2, 0.3], np.float32)
-    return UserProfile("US", *creators, *values, followed=[0], engaged=np.array([3]), excluded=np.zeros(N, bool))
+    none = np.zeros(N, bool)
+    return UserProfile("US", *creators, *values, followed=[0], engaged=np.array([3]), excluded=none, forbidden=none)
 
 
 @pytest.mark.parametrize(
