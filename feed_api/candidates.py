@@ -24,7 +24,7 @@ class Candidates(NamedTuple):
 
     rows: Rows
     sources: Bits  # bits by `features.SOURCES`
-    retrieval: Float32  # the packet's score, NaN where a source has none
+    retrieval: Float32  # 0 to 1, NaN where a source has none
 
     def part(self, start: int, stop: int | None) -> "Candidates":
         """Rows `start` (inclusive) to `stop` (exclusive)."""

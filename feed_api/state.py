@@ -153,6 +153,9 @@ class FeedState:
     pool: Pool = field(init=False)
     proposed: set[int] = field(default_factory=set)
     """Every row that a source has proposed so far, kept or removed."""
+    forbidden: frozenset[int] = frozenset()
+    seen: frozenset[int] = frozenset()
+    """Rows that the batch side excluded, as far as the packet carries them."""
     # filter, refill
     removed: list[Removed] = field(default_factory=list)
     # sample_new

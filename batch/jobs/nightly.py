@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from batch.features import catalogue, day_state
+from batch.features import catalogue, collaborative, day_state
 from batch.features.point_in_time import PointInTime, servable
 from batch.jobs.load_events import EventLoader
 from batch.jobs.tick import wait_for_landing
@@ -15,7 +15,6 @@ from batch.lake.ledger import Ledger, Manifest
 from batch.lake.tables import parquet_of
 from batch.ops.expiry import expire
 from batch.ops.forget import remove_forgotten
-from batch.serving import collaborative
 from batch.ticks import day_name
 from batch.wiring import Batch
 from pingfeed.core.errors import PingfeedError

@@ -10,19 +10,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from batch.features import collaborative
+from batch.features.collaborative import Factors
 from batch.features.point_in_time import PointInTime
-from batch.serving import collaborative, sources, user_profile
-from batch.serving.collaborative import Factors
+from batch.serving import sources, user_profile
 from batch.serving.sources import Pool, Rows, UserProfile
 from batch.ticks import hour_of
 from batch.wiring import Batch
-from pingfeed.core.features import REALTIME, FeatureSet, Float32, PingBlock, UserBlock, assemble
-from pingfeed.core.packet import MAX_CANDIDATES, TTL_S, Packet, encode
+from pingfeed.core.features import (
+    REALTIME,
+    FeatureSet,
+    PingBlock,
+    UInt8,
+    UInt32,
+    UserBlock,
+    assemble,
+    retrieval_quantiles,
+    retrieval_values,
+)
+from pingfeed.core.packet import MAX_CANDIDATES, MAX_EXCLUDED_BYTES, TTL_S, Packet, encode, first_that_fit
 from pingfeed.core.ranker import Ranker
 from pingfeed.core.snapshot import SnapshotContent
 
 _USERS_AT_ONCE: Final = 200
 _COLLABORATIVE_ROWS: Final = 300
+_REFILLED: Final = ("followed", "engaged_creator", "trending", "evergreen", "fresh")
+"""The sources that the feed's refill has too."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +43,11 @@ class Candidates:
     """One user's candidates before ranking: rows of the pool."""
 
     rows: Rows
-    sources: NDArray[np.uint8]
-    scores: Float32
+    sources: UInt8
+    retrieval: UInt8
     keep: NDArray[np.bool_]
+    forbidden: UInt32
+    seen: UInt32
 
 
 def users_to_refresh(batch: Batch, tick: int, since: int | None) -> list[str]:
@@ -103,23 +118,29 @@ def _pool(content: SnapshotContent) -> Pool:
 
 
 def _candidates(pool: Pool, one: UserProfile, factors: Factors) -> Candidates:
-    """One user's candidates from all sources, merged, with the collaborative score of every ping that has one."""
-    scores = _collaborative_scores(pool, one, factors)
+    """One user's candidates from all sources, merged, with the retrieval quantile of every ping that has one."""
+    of_factors, best = factors.scores(one.engaged)
+    scores = factors.of_pings(of_factors, pool.numbers.astype(np.int64))
     found = {name: source(pool, one) for name, source in sources.ALL.items()}
     known = np.flatnonzero(~np.isnan(scores))
     found["collaborative"] = known[np.argsort(-scores[known], kind="stable")][:_COLLABORATIVE_ROWS]
     rows, bits, keep = sources.merge(found, one.excluded)
-    return Candidates(rows, bits, scores[rows], keep)
+    return Candidates(rows, bits, retrieval_quantiles(scores[rows], best), keep, *_excluded(pool, one, found))
 
 
-def _collaborative_scores(pool: Pool, one: UserProfile, factors: Factors) -> Float32:
-    """(n,) for the pool's rows, NaN where the ping or the user is unknown to the factors."""
-    out = np.full(len(pool.numbers), np.nan, np.float32)
-    liked = np.flatnonzero(np.isin(factors.pings, pool.numbers[one.liked]))
-    if len(liked):
-        here = np.isin(factors.pings, pool.numbers)
-        out[np.searchsorted(pool.numbers, factors.pings[here])] = factors.scores(liked)[here]
-    return out
+def _excluded(pool: Pool, one: UserProfile, found: Mapping[str, Rows]) -> tuple[UInt32, UInt32]:
+    """The forbidden and the seen pings that fit into a packet, those first that the feed's refill would offer first.
+
+    Refill takes from the front of several lists, and in the end the whole catalogue, newest first.
+    """
+    place = np.full(len(pool.numbers), len(pool.numbers))
+    for name in _REFILLED:
+        place[found[name]] = np.minimum(place[found[name]], np.arange(len(found[name])))
+    rows = np.flatnonzero(one.excluded)
+    rows = rows[np.lexsort((-pool.created_tick[rows], place[rows]))]
+    forbidden, taken = first_that_fit(pool.numbers[rows[one.forbidden[rows]]], MAX_EXCLUDED_BYTES)
+    seen, _ = first_that_fit(pool.numbers[rows[~one.forbidden[rows]]], MAX_EXCLUDED_BYTES - taken)
+    return forbidden, seen
 
 
 def _ranked(
@@ -135,7 +156,7 @@ def _ranked(
         replace(users, row=np.repeat(users.row, counts)),
         hour=np.full(n, hour_of(batch.ticks.start_ms(tick)), np.float32),
         sources=np.concatenate([one.sources for one in found]),
-        retrieval_score=np.concatenate([one.scores for one in found]),
+        retrieval_score=retrieval_values(np.concatenate([one.retrieval for one in found])),
         realtime=np.full((n, len(REALTIME)), np.nan, np.float32),
     )
     scores = ranker.predict(matrix)
@@ -146,7 +167,8 @@ def _best(one: Candidates, scores: NDArray[np.float64]) -> Candidates:
     chosen = np.lexsort((-scores, ~one.keep))[:MAX_CANDIDATES]
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     # The kept rows come first in `chosen` (they are far fewer than 100), the others by score.
-    return Candidates(one.rows[chosen], one.sources[chosen], one.scores[chosen], one.keep[chosen])
+    kept = {name: getattr(one, name)[chosen] for name in ("rows", "sources", "retrieval", "keep")}
+    return replace(one, **kept)
 
 
 def _taken(pings: PingBlock, rows: Rows) -> PingBlock:
@@ -155,4 +177,6 @@ def _taken(pings: PingBlock, rows: Rows) -> PingBlock:
 
 def _encoded(features: FeatureSet, pool: Pool, users: UserBlock, at: int, best: Candidates, tick: int) -> bytes:
     part = user_profile.user_part(users, at)
-    return encode(Packet(tick, pool.numbers[best.rows], best.scores, best.sources, part), features.digest)
+    numbers = pool.numbers[best.rows]
+    packet = Packet(tick, numbers, best.retrieval, best.sources, part, forbidden=best.forbidden, seen=best.seen)
+    return encode(packet, features.digest)

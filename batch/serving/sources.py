@@ -69,7 +69,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class UserProfile:
-    """One user as the sources see them; `excluded` marks rows to leave out (seen, hidden, blocked, own)."""
+    """One user as the sources see them; `excluded` marks rows to leave out (seen, own, forbidden).
+
+    `forbidden` marks what the user hid, or blocked the creator of.
+    """
 
     country: str | None
     creators: UInt32
@@ -77,8 +80,9 @@ class UserProfile:
     values: UInt32
     value_affinity: Float32
     followed: Sequence[int]
-    liked: Rows
+    engaged: NDArray[np.int64]
     excluded: NDArray[np.bool_]
+    forbidden: NDArray[np.bool_]
 
 
 def followed(pool: Pool, user: UserProfile) -> Rows:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batch.features import day_state
-from batch.serving.collaborative import ENGAGED_POINTS
+from batch.features.collaborative import ENGAGED_POINTS
 from batch.serving.sources import NO_ROWS, Pool, Rows, UserProfile
 from batch.wiring import Batch
 from pingfeed.core.features import UInt32, UInt64, UserBlock, place_name
@@ -62,6 +62,7 @@ def _by_user(table: pa.Table, column: str) -> dict[str, Int64]:
 def profile_of(user_id: str, at: int, users: UserBlock, history: History, pool: Pool) -> UserProfile:
     """One user's profile; `at` is their row in the block."""
     part = user_part(users, at)
+    forbidden = _forbidden(user_id, history, pool)
     return UserProfile(
         country=place_name(part.country),
         creators=part.creators,
@@ -69,8 +70,9 @@ def profile_of(user_id: str, at: int, users: UserBlock, history: History, pool: 
         values=part.facet_values,
         value_affinity=part.facet_affinity,
         followed=history.followed.get(user_id, _NONE).tolist(),
-        liked=_rows(pool, history.engaged.get(user_id, _NONE)),
-        excluded=_excluded(user_id, history, pool),
+        engaged=history.engaged.get(user_id, _NONE),
+        excluded=forbidden | _seen_or_own(user_id, history, pool),
+        forbidden=forbidden,
     )
 
 
@@ -97,14 +99,18 @@ def _numbers(keys: UInt64) -> UInt32:
     return (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
-def _excluded(user_id: str, history: History, pool: Pool) -> NDArray[np.bool_]:
-    """Rows that the user saw, hid or made, and those of blocked and muted creators and muted topics."""
+def _forbidden(user_id: str, history: History, pool: Pool) -> NDArray[np.bool_]:
+    """Rows that the user hid, and those of blocked and muted creators and muted topics."""
     out = np.isin(pool.pings.creator, history.blocked.get(user_id, _NONE))
-    out |= pool.pings.creator == pool.creator_numbers.get(user_id, -1)
     for value in history.muted_values.get(user_id, _NONE).tolist():
         out[pool.by_value.get(value, NO_ROWS)] = True
-    out[_rows(pool, history.seen.get(user_id, _NONE))] = True
     out[_rows(pool, history.hidden.get(user_id, _NONE))] = True
+    return out
+
+
+def _seen_or_own(user_id: str, history: History, pool: Pool) -> NDArray[np.bool_]:
+    out: NDArray[np.bool_] = pool.pings.creator == pool.creator_numbers.get(user_id, -1)
+    out[_rows(pool, history.seen.get(user_id, _NONE))] = True
     return out
 
 

@@ -1,8 +1,9 @@
 """The training set: the pings that were shown, with their features at that time, and the outcome.
 
 A request's rows use the ping features at the logged snapshot tick and the user features at the logged packet tick, or,
-if unlogged, those at the tick before the request became known; retrieval and real-time values come from the log or are
-unknown. A day whose label windows are closed is stored under `training/day=`, so that each nightly job costs one day.
+if unlogged, those at the tick before the request became known. Retrieval and real-time values come from the log or are
+unknown; retrieval that no log of these features holds (written and imported history) is recomputed from the factors of
+that day. A day whose label windows are closed is stored under `training/day=`, so that each nightly job costs one day.
 """
 
 from dataclasses import dataclass
@@ -14,17 +15,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batch.features import catalogue
+from batch.features.collaborative import quantiles_as_of
 from batch.features.point_in_time import PointInTime
 from batch.lake.tables import parquet_of
 from batch.ticks import day_name
 from batch.wiring import Batch
 from pingfeed.core.clock import HOUR_MS
-from pingfeed.core.features import REALTIME, Float32, assemble
+from pingfeed.core.features import REALTIME, Float32, assemble, retrieval_values
 
 _EVENTS: Final = [
     *("user_id", "event_type", "request_id", "ping_id", "position", "watch_time_ratio", "known_tick", "received_ms"),
     *("timestamp_ms", "seq", "event_id"),
     *("snapshot_tick", "packet_tick", "served_pings", "served_sources", "served_scores", "served_realtime"),
+    "feature_digest",
 ]
 MAX_GROUP: Final = 500
 """Rows of a request that are trained on; LightGBM rejects a set in which one has over 10,000."""
@@ -118,11 +121,22 @@ def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, a
         "until_tick": until_tick,
         "cutoff_tick": cutoff_tick,
     }
-    served = served_items(events)
+    served = served_items(events, batch.features.digest)
     plain = events.select(_EVENTS[:11])
     labels = batch.engine.run("labels", params, events=plain, mentions=mentions, served=served, numbers=catalog.numbers)
     labels = labels.filter(pa.array(first_of_group(labels)))
-    return with_features(batch, catalog, _as_of_day(labels, batch.ticks.day_ticks) if as_of_day else labels)
+    labels = _as_of_day(labels, batch.ticks.day_ticks) if as_of_day else labels
+    return with_features(batch, catalog, _with_retrieval(batch, labels))
+
+
+def _with_retrieval(batch: Batch, labels: pa.Table) -> pa.Table:
+    """The rows with the retrieval that was not logged, from the factors of each row's own day."""
+    values, packet_tick = _floats(labels["retrieval_score"]), labels["packet_tick"].fill_null(-1).to_numpy()
+    missing = labels["retrieval_score"].is_null().to_numpy() & (packet_tick >= 0)
+    users = labels["user_id"].filter(pa.array(missing))
+    found = quantiles_as_of(batch, users, labels["ping"].to_numpy()[missing], packet_tick[missing])
+    values[missing] = retrieval_values(found)
+    return labels.set_column(labels.column_names.index("retrieval_score"), "retrieval_score", pa.array(values))
 
 
 def _as_of_day(labels: pa.Table, day_ticks: int) -> pa.Table:
@@ -153,8 +167,11 @@ def with_features(batch: Batch, catalog: catalogue.Catalogue, labels: pa.Table) 
     return TrainingSet(labels.select(_META).filter(pa.array(pings.known)), matrix[pings.known])
 
 
-def served_items(events: pa.Table) -> pa.Table:
-    """One row for each item of each logged response, with its logged values."""
+def served_items(events: pa.Table, digest: str) -> pa.Table:
+    """One row for each item of each logged response, with its logged values.
+
+    A retrieval score that was not logged, or under another feature digest, is null; one logged as unknown is NaN.
+    """
     logged = events.filter(pc.field("event_type") == "feed_served").combine_chunks()
     lists = logged["served_pings"].combine_chunks()
     counts = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -169,9 +186,17 @@ def served_items(events: pa.Table) -> pa.Table:
         "ping_id": pc.list_flatten(lists),
         "position": np.arange(len(parent)) - np.repeat(starts, counts),
         "source": np.nan_to_num(_item_values(logged["served_sources"], counts)).astype(np.int64),
-        "retrieval_score": _item_values(logged["served_scores"], counts),
+        "retrieval_score": pa.array(
+            _item_values(logged["served_scores"], counts), mask=~np.repeat(_has_scores(logged, digest), counts)
+        ),
     }
     return pa.table(columns | {f"realtime_{i}": realtime[:, i] for i in range(len(REALTIME))})
+
+
+def _has_scores(logged: pa.Table, digest: str) -> NDArray[np.bool_]:
+    same = pc.equal(logged["feature_digest"], digest).fill_null(True)
+    has: NDArray[np.bool_] = pc.and_(same, logged["served_scores"].is_valid()).to_numpy()
+    return has
 
 
 def _item_values(lists: pa.ChunkedArray, lengths: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -30,10 +30,11 @@ def _choices(state: FeedState) -> list[int]:
     new_pings, languages, excluded = state.live.new_pings, state.live.new_pings_language, exclusions(state)
     readable = {0, state.user.language} if state.user.language else set(languages)
     ranked = set(state.pool.ping_ids)
+    pings = zip(new_pings.rows.tolist(), new_pings.ping_ids, new_pings.creator_ids, strict=True)
     return [
         at
-        for at, (ping_id, creator_id) in enumerate(zip(new_pings.ping_ids, new_pings.creator_ids, strict=True))
-        if languages[at] in readable and ping_id not in ranked and excluded.reason(ping_id, creator_id) is None
+        for at, (row, ping_id, creator_id) in enumerate(pings)
+        if languages[at] in readable and ping_id not in ranked and excluded.reason(row, ping_id, creator_id) is None
     ]
 
 

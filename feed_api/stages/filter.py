@@ -10,7 +10,7 @@ from pingfeed.core.signals import Session
 
 @dataclass(frozen=True)
 class Exclusions:
-    """What one user must not get: ping ids by reason, and blocked creators."""
+    """What one user must not get: ping ids by reason, blocked creators, and rows that the batch side excluded."""
 
     user_id: str
     deleted: Container[str]
@@ -19,24 +19,26 @@ class Exclusions:
     session: Session
     served: Container[str]
     now_ms: int
+    forbidden_rows: Container[int]
+    seen_rows: Container[int]
 
-    def reason(self, ping_id: str, creator_id: str) -> Reason | None:
+    def reason(self, row: int, ping_id: str, creator_id: str) -> Reason | None:
         """Why the ping is excluded, the strongest reason first; None if it is not."""
         if ping_id in self.deleted:
             return "deleted"
-        if ping_id in self.hidden:
+        if ping_id in self.hidden or row in self.forbidden_rows:
             return "hidden"
         if creator_id in self.blocked:
             return "blocked"
         if creator_id == self.user_id:
             return "own"
-        if self.session.has_seen(ping_id, self.now_ms):
+        if row in self.seen_rows or self.session.has_seen(ping_id, self.now_ms):
             return "seen"
         return "served" if ping_id in self.served else None
 
     def split(self, pool: Pool) -> tuple[Pool, list[Removed]]:
         """The candidates to keep, and those to remove."""
-        reasons = list(map(self.reason, pool.ping_ids, pool.creator_ids))
+        reasons = list(map(self.reason, pool.rows.tolist(), pool.ping_ids, pool.creator_ids))
         if not any(reasons):
             return pool, []
         kept = pool.take([at for at, reason in enumerate(reasons) if reason is None])
@@ -44,12 +46,13 @@ class Exclusions:
 
 
 def exclusions(state: FeedState) -> Exclusions:
-    """The exclusions from the user's signals; without signals, only the user's own pings are excluded."""
+    """The exclusions from signals and packet, for every source; a hidden ping's reason stands for a blocked creator's
+    where only the packet knows it. Own pings are excluded without either."""
     recent = state.recent
     deleted = state.signals.deleted if state.signals else frozenset[str]()
     request = state.request
-    served = _served(state)
-    return Exclusions(request.user_id, deleted, recent.hides, recent.blocks, recent.session, served, request.now_ms)
+    acts = recent.hides, recent.blocks, recent.session, _served(state), request.now_ms
+    return Exclusions(request.user_id, deleted, *acts, state.forbidden, state.seen)
 
 
 def _served(state: FeedState) -> frozenset[str]:

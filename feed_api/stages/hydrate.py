@@ -12,6 +12,7 @@ import numpy as np
 
 from feed_api.candidates import FOLLOWED, TRENDING, Candidates, Pool, candidates, merge, no_candidates
 from feed_api.state import FeedState
+from pingfeed.core.features import UInt32, retrieval_values
 from pingfeed.core.snapshot import Snapshot
 
 LATEST_FOLLOWS: Final = 16
@@ -20,7 +21,13 @@ HOT_ADDED: Final = 10
 
 
 def hydrate(state: FeedState) -> None:
-    """Fill `pool`: the packet's candidates in order, then the newest of followed creators, then trending pings."""
+    """Fill `pool`: the packet's candidates in order, then the newest of followed creators, then trending pings.
+
+    And `forbidden` and `seen`, from the packet too.
+    """
+    if state.packet:
+        state.forbidden = _rows(state, state.packet.forbidden)
+        state.seen = _rows(state, state.packet.seen)
     parts = [_packet(state), followed_newest(state, NEWEST_OF_EACH)]
     if state.hot:
         parts.append(candidates(state.hot.rows[:HOT_ADDED], TRENDING))
@@ -43,6 +50,10 @@ def newest(snapshot: Snapshot, creators: Sequence[int], limit: int, source: int)
     return candidates(np.concatenate([snapshot.newest_of(number, limit) for number in creators]), source)
 
 
+def _rows(state: FeedState, numbers: UInt32) -> frozenset[int]:
+    return frozenset(state.snapshot.rows_of_numbers(numbers).tolist()) if len(numbers) else frozenset()
+
+
 def _packet(state: FeedState) -> Candidates:
     """The packet's pings that are still in the snapshot: ping numbers outlive snapshots."""
     packet = state.packet
@@ -50,4 +61,4 @@ def _packet(state: FeedState) -> Candidates:
         return no_candidates()
     rows = state.snapshot.rows_of_numbers(packet.numbers)
     known = rows >= 0
-    return Candidates(rows[known], packet.sources[known], packet.scores[known])
+    return Candidates(rows[known], packet.sources[known], retrieval_values(packet.retrieval[known]))

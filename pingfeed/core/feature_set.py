@@ -79,7 +79,7 @@ CONTEXT: Final = (
 )
 RETRIEVAL: Final = (
     *(Feature(f"source_{name}", f"1 if the source '{name}' offered the candidate") for name in SOURCES),
-    Feature("retrieval_score", "collaborative score of the candidate, as the packet carried it"),
+    Feature("retrieval_score", "share of the user's 300 best-scored pings that score no higher, in 254ths, as stored"),
 )
 REALTIME: Final = (
     Feature("trending_now", "the ping's decayed engagement as a share of the hottest ping's in the user's country"),

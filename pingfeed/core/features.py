@@ -25,6 +25,7 @@ from pingfeed.core.feature_set import FeatureSet as FeatureSet
 from pingfeed.core.feature_set import source_bits as source_bits
 
 Float32 = NDArray[np.float32]
+UInt8 = NDArray[np.uint8]
 UInt32 = NDArray[np.uint32]
 UInt64 = NDArray[np.uint64]
 
@@ -62,13 +63,14 @@ def assemble(
     pings: PingBlock,
     users: UserBlock,
     hour: Float32,
-    sources: NDArray[np.uint8],
+    sources: UInt8,
     retrieval_score: Float32,
     realtime: Float32,
 ) -> Float32:
     """The vectors of n (user, ping) rows, float32 (n, F).
 
-    `hour`, `sources` and `retrieval_score` are (n,); `realtime` is (n, len(REALTIME)); NaN where unknown.
+    `hour`, `sources` and `retrieval_score` (`retrieval_values`) are (n,); `realtime` is (n, len(REALTIME)); NaN where
+    unknown.
     """
     n = len(pings.creator)
     out = np.empty((n, len(features.all)), np.float32)
@@ -134,10 +136,28 @@ def _match(left: UInt32, right: UInt32) -> Float32:
 _BITS = np.arange(len(SOURCES), dtype=np.uint8)
 
 
-def _retrieval(sources: NDArray[np.uint8], score: Float32) -> Float32:
+def _retrieval(sources: UInt8, score: Float32) -> Float32:
     bits = (sources[:, None] >> _BITS & 1).astype(np.float32)
     bits[sources == 0] = np.nan
     return np.concatenate([bits, score[:, None]], axis=1)
+
+
+NO_SCORE = 255
+_QUANTILES = np.append(np.arange(NO_SCORE, dtype=np.float32) / np.float32(NO_SCORE - 1), np.float32(np.nan))
+
+
+def retrieval_quantiles(scores: Float32, among: Float32) -> UInt8:
+    """(n,) the share of the scores `among` that is not above each score, in 254ths; NO_SCORE for NaN.
+
+    A quantile means the same whatever the method of retrieval; packets store it in this form.
+    """
+    share = np.searchsorted(np.sort(among), scores, side="right") / max(len(among), 1)
+    return np.where(np.isnan(scores), NO_SCORE, np.rint((NO_SCORE - 1) * share)).astype(np.uint8)
+
+
+def retrieval_values(stored: UInt8) -> Float32:
+    """The feature's values: stored quantiles as numbers from 0 to 1, NaN for NO_SCORE."""
+    return _QUANTILES[stored]
 
 
 _COUNTRY = re.compile("[A-Z]{2}")

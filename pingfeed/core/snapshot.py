@@ -1,12 +1,15 @@
 """The snapshot: every servable ping's features in one file that is read whole, swapped without a pause.
 
-Format 1, little-endian:
+Format 2, little-endian:
 
     offset  size  what
-    0       8     magic "PFSNAP\\x00\\x01", the last byte is the version
+    0       8     magic "PFSNAP\\x00\\x02", the last byte is the version
     8       8     length of the JSON header, uint64
     16            JSON header: {"tick", "digest", "facets", "columns": {name: [dtype, shape, offset]}, "lists": {...}}
                   then each column's bytes at its offset, a multiple of 64 from the file's start
+
+The header names the columns: a reader skips those that it does not know, and takes those of `_OPTIONAL` that are absent
+as unknown, so a new column needs no new format. Format 1 has the same layout with every column of today.
 
 Rows are pings in ascending ping number. A ping number is assigned once and never reused, so an old packet reads with a
 new snapshot. Strings are a uint32 offsets column and a uint8 bytes column. `lists` names ranges of the column
@@ -17,7 +20,7 @@ Ids are found by the first 8 bytes of their BLAKE2b, sorted in `*_hash` with the
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,12 +29,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pingfeed.core.errors import FormatError
-from pingfeed.core.features import FACET_WIDTH, Float32, PingBlock, UInt32
+from pingfeed.core.features import FACET_WIDTH, NO_VALUE, Float32, PingBlock, UInt32
 
-MAGIC: Final = b"PFSNAP\x00\x01"
+MAGIC: Final = b"PFSNAP\x00\x02"
+_READ: Final = (b"PFSNAP\x00\x01", MAGIC)
 _ALIGN: Final = 64
 Rows = NDArray[np.intp]
 Array = NDArray[Any]
+
+
+_OPTIONAL: Final[Mapping[str, int]] = {"country": 0, "language": 0, "created_tick": 0, "impressions": 0}
+"""Columns of uint32 with one value a ping, and the value that says that it is unknown."""
 
 
 class _Header(msgspec.Struct):
@@ -56,6 +64,7 @@ class SnapshotContent:
     pings: PingBlock  # n rows
     creator_ids: Mapping[int, str]  # creator number -> id, of at least the creators in `pings`
     lists: Mapping[str, Sequence[int]]  # name -> rows, best first
+    more: Mapping[str, Array] = field(default_factory=dict)  # further columns, for readers that know their names
 
 
 def write(content: SnapshotContent) -> bytes:
@@ -76,6 +85,7 @@ def write(content: SnapshotContent) -> bytes:
         **_newest_by_creator(content.pings.creator, content.created_tick, content.numbers, creators),
         **_strings("ping_id", content.ping_ids),
         **_strings("creator_id", [content.creator_ids[int(c)] for c in creators]),
+        **content.more,
     }
     return _lay_out(content, columns, lists)
 
@@ -143,8 +153,8 @@ class Snapshot:
     """
 
     def __init__(self, data: bytes, digest: str | None = None) -> None:
-        if data[:8] != MAGIC:
-            raise FormatError(f"not a snapshot of format {MAGIC[-1]}")
+        if data[:8] not in _READ:
+            raise FormatError(f"not a snapshot of a format up to {MAGIC[-1]}")
         length = int.from_bytes(data[8:16], "little")
         try:
             header = msgspec.json.decode(data[16 : 16 + length], type=_Header)
@@ -160,17 +170,20 @@ class Snapshot:
         self.digest = header.digest
         self.facets = tuple(header.facets)
         self.numbers: UInt32 = columns["number"]
+        n, facets = len(self.numbers), len(header.facets)
+        unknown: dict[str, Array] = {name: np.full(n, value, np.uint32) for name, value in _OPTIONAL.items()}
+        unknown["facet_values"] = np.full((n, facets * FACET_WIDTH), NO_VALUE, np.uint32)
+        columns = unknown | dict(columns)
         self.values: Float32 = columns["values"]
         self.creator: UInt32 = columns["creator"]
-        self.facet_values: UInt32 = columns["facet_values"].reshape(len(self.numbers), len(header.facets), FACET_WIDTH)
+        self.facet_values: UInt32 = columns["facet_values"].reshape(n, facets, FACET_WIDTH)
         self.country: UInt32 = columns["country"]
         self.language: UInt32 = columns["language"]
         self.created_tick: UInt32 = columns["created_tick"]
         self.impressions: UInt32 = columns["impressions"]
         self._columns = columns
         self._lists = header.lists
-        n = len(self.numbers)
-        if any(len(c) != n for c in (self.values, self.creator, self.country, self.language, self.impressions)):
+        if any(len(columns[name]) != n for name in ("values", "creator", *_OPTIONAL)):
             raise ValueError("its columns are not of one length")
         if any(len(columns[name]) and columns[name].max() >= n for name in ("list_rows", "creator_rows")):
             raise ValueError("a list names a row that is not there")

@@ -124,13 +124,18 @@ def user_part(
 
 
 def packet_bytes(
-    numbers: Iterable[int], source: str = "collaborative", user: UserPart | None = None, digest: str = ""
+    numbers: Iterable[int],
+    source: str = "collaborative",
+    user: UserPart | None = None,
+    digest: str = "",
+    **excluded: Iterable[int],
 ) -> bytes:
-    """A packet of the last tick with these ping numbers, best first."""
+    """A packet of the last tick with these ping numbers, best first, and sets of forbidden and seen ones."""
+    sets = {name: np.array(sorted(numbers), np.uint32) for name, numbers in excluded.items()}
     found = np.fromiter(numbers, np.uint32)
-    scores = np.linspace(0.9, 0.1, len(found), dtype=np.float32)
+    retrieval = np.linspace(230, 20, len(found), dtype=np.uint8)
     sources = np.full(len(found), source_bits([source]), np.uint8)
-    return encode(Packet(TICK - 1, found, scores, sources, user or user_part()), digest or FEATURES.digest)
+    return encode(Packet(TICK - 1, found, retrieval, sources, user or user_part(), **sets), digest or FEATURES.digest)
 
 
 FULL_PACKET: Final = packet_bytes(range(100))

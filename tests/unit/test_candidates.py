@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batch.serving import collaborative, sources
+from batch.features import collaborative
+from batch.serving import sources
 from batch.serving.sources import Pool, UserProfile, interleaved
-from pingfeed.core.features import FACET_WIDTH, NO_VALUE, PING, SOURCES, PingBlock
+from pingfeed.core.features import FACET_WIDTH, NO_VALUE, PING, SOURCES, PingBlock, retrieval_quantiles
 
 N = 12
 
@@ -36,7 +37,8 @@ def _pool() -> Pool:
 def _user() -> UserProfile:
     creators = np.array([0, 1, 2], np.uint32), np.array([0.1, -0.5, 0.9], np.float32)
     values = np.array([100, 101], np.uint32), np.array([-0.2, 0.3], np.float32)
-    return UserProfile("US", *creators, *values, followed=[0], liked=np.array([3]), excluded=np.zeros(N, bool))
+    none = np.zeros(N, bool)
+    return UserProfile("US", *creators, *values, followed=[0], engaged=np.array([3]), excluded=none, forbidden=none)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +91,11 @@ def test_collaborative_scores_follow_users_with_a_similar_history() -> None:
     pairs = [(user, ping) for user in range(20) for ping in range(10) if ping // 5 == user % 2]
     pairs.remove((0, 4))
     factors = collaborative.fit(*(np.array(side) for side in zip(*pairs, strict=True)))
-    scores = factors.scores(np.array([0, 1, 2, 3]))
-    assert scores[4] > scores[5:].max() + 0.3
-    assert scores.max() == 1
+    scores, best = factors.scores(np.array([0, 1, 2, 3]))
+    assert scores[4] > scores[5:].max() + 0.3 * scores.max()
+    of_camp = retrieval_quantiles(scores, best)
+    assert of_camp[4] == 254, "the best of those that the user has not engaged with"
+    assert (of_camp[5:] < 254).all()
 
 
 def test_collaborative_factors_survive_the_lake_and_are_the_same_every_time() -> None:
@@ -106,6 +110,6 @@ def test_collaborative_factors_survive_the_lake_and_are_the_same_every_time() ->
 
 def test_too_few_users_have_no_factors() -> None:
     factors = collaborative.fit(np.array([0]), np.array([5]))
-    assert np.isnan(factors.scores(np.array([0]))).all()
+    assert np.isnan(factors.scores(np.array([0]))[0]).all()
     empty = collaborative.from_table(collaborative.to_table(collaborative.fit(np.empty(0, int), np.empty(0, int))))
     assert len(empty.pings) == 0

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from batch.engine import sql_digest
+from batch.features import collaborative
 from batch.features.catalogue import ids_of
 from batch.jobs.load_events import EventLoader
-from batch.serving import collaborative
 from batch.ticks import day_name
 from pingfeed.core.features import SQL_DIGEST
 from tests.unit.dying_lake import deaths

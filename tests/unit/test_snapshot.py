@@ -1,3 +1,4 @@
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from pingfeed.core.errors import FormatError
 from pingfeed.core.features import FACET_WIDTH, NO_VALUE, PingBlock, language_code, place_code
 from pingfeed.core.snapshot import MAGIC, Snapshot, SnapshotContent, write
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "snapshot_v1.bin"
+GOLDEN = Path(__file__).parents[1] / "golden"
 DIGEST = "00112233445566ff"
 
 
@@ -42,12 +43,13 @@ def snapshot() -> Snapshot:
     return Snapshot(write(content()))
 
 
-def test_writer_reproduces_the_stored_snapshot_of_format_1() -> None:
-    assert write(content()) == GOLDEN.read_bytes()
+def test_writer_reproduces_the_stored_snapshot_of_format_2() -> None:
+    assert write(content()) == (GOLDEN / "snapshot_v2.bin").read_bytes()
 
 
-def test_reader_reads_the_stored_snapshot_of_format_1() -> None:
-    read, written = Snapshot.open(GOLDEN, DIGEST), content()
+@pytest.mark.parametrize("version", [1, 2])
+def test_reader_reads_the_stored_snapshot_of_its_own_and_the_previous_format(version: int) -> None:
+    read, written = Snapshot.open(GOLDEN / f"snapshot_v{version}.bin", DIGEST), content()
     assert (len(read), read.tick, read.digest, read.facets) == (4, written.tick, DIGEST, ("topics",))
     for name in ("numbers", "created_tick", "impressions"):
         np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
@@ -57,9 +59,25 @@ def test_reader_reads_the_stored_snapshot_of_format_1() -> None:
 
 
 def test_every_column_begins_at_a_multiple_of_64() -> None:
-    read = Snapshot.open(GOLDEN)
-    for column in (read.numbers, read.values, read.creator, read.country):
-        assert column.ctypes.data % 64 == 0
+    data = write(content())
+    columns = json.loads(data[16 : 16 + int.from_bytes(data[8:16], "little")])["columns"]
+    assert {offset % 64 for _, _, offset in columns.values()} == {0}
+
+
+def test_a_column_that_the_reader_does_not_know_is_skipped() -> None:
+    read = Snapshot(write(replace(content(), more={"of_tomorrow": np.arange(9, dtype=np.float16)})))
+    np.testing.assert_equal(asdict(read.block(np.arange(4))), asdict(content().pings))
+
+
+def test_an_absent_column_is_unknown() -> None:
+    data = write(content())
+    for name in (b'"country"', b'"language"', b'"impressions"', b'"created_tick"', b'"facet_values"'):
+        data = data.replace(name, name.upper())
+    read = Snapshot(data)
+    block = read.block(np.arange(4))
+    assert (block.country.tolist(), block.language.tolist(), read.impressions.tolist()) == ([0] * 4,) * 3
+    assert block.facets.shape == content().pings.facets.shape
+    assert (block.facets == NO_VALUE).all()
 
 
 def test_ids_are_found_both_ways(snapshot: Snapshot) -> None:
@@ -142,7 +160,7 @@ def test_a_damaged_header_is_rejected(header: bytes) -> None:
     [
         (write(replace(content(), lists={"fresh": [4]})), "a row that is not there"),
         (write(replace(content(), impressions=np.zeros(3, np.uint32))), "one length"),
-        (MAGIC[:7] + b"\x02" + write(content())[8:], "not a snapshot"),
+        (MAGIC[:7] + b"\x03" + write(content())[8:], "not a snapshot"),
         (write(replace(content(), digest="ff66554433221100")), "feature digest"),
     ],
     ids=["row that is not there", "columns of different lengths", "another version", "another digest"],

@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from batch.features.collaborative import quantiles_as_of
 from batch.jobs import tick
 from batch.jobs.nightly import etl
 from batch.jobs.schedule import Schedule
@@ -23,7 +25,7 @@ from batch.wiring import Batch
 from pingfeed.cli import main
 from pingfeed.core.clock import to_iso
 from pingfeed.core.errors import Busy, FormatError, InvalidInput, NotFound, Unavailable
-from pingfeed.core.features import NO_VALUE
+from pingfeed.core.features import NO_SCORE, NO_VALUE
 from pingfeed.core.packet import MAX_CANDIDATES, decode
 from pingfeed.core.ranker import Pointer, pointer_key, snapshot_key
 from pingfeed.core.snapshot import Snapshot
@@ -103,6 +105,19 @@ def test_a_packet_has_no_ping_that_the_user_has_seen(home: Path) -> None:
         seen = {pair["ping"] for pair in pairs if pair["user_id"] == user_id(number)}
         assert seen
         assert not seen & set(packet.numbers.tolist())
+
+
+def test_a_packets_retrieval_is_what_written_history_gets_for_that_tick(home: Path) -> None:
+    batch = _batch(home, END)
+    known = 0
+    for user in map(user_id, range(10)):
+        packet = decode(_packet(batch, user), batch.features.digest)
+        n = len(packet.numbers)
+        users, ticks = pa.chunked_array([pa.array([user] * n)]), np.full(n, END)
+        of_history = quantiles_as_of(batch, users, packet.numbers.astype(np.int64), ticks)
+        np.testing.assert_array_equal(of_history, packet.retrieval)
+        known += (of_history != NO_SCORE).sum()
+    assert known > 500
 
 
 def test_candidates_are_in_the_order_of_the_live_model(home: Path) -> None:

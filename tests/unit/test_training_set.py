@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from batch.features.collaborative import quantiles_as_of
 from batch.training import training_set
 from batch.training.skew import measure
 from pingfeed.core.events import Row
@@ -125,6 +127,41 @@ def test_logged_ticks_and_values_are_taken_from_the_log(world: LakeWorld) -> Non
     assert found["retrieval_score"] == 0.25
     assert found["trending_now"] == 0.5
     assert np.isnan(found["just_followed"])
+
+
+def _liked(tick: int, users: str, pings: range) -> list[Row]:
+    """Each of the users (one letter each) likes each of the pings."""
+    return [row("like", tick * TICK_MS - 1, user_id=user, ping_id=f"p{ping}") for user in users for ping in pings]
+
+
+def test_retrieval_of_unlogged_requests_is_of_their_own_day_and_tick(tmp_path: Path) -> None:
+    """Later factors, and what the user did after the tick, know the outcome."""
+    world = LakeWorld(tmp_path)
+    made = [row("ping_created", FIRST * TICK_MS - 1, ping_id=f"p{i}", creator_id="c") for i in range(8)]
+    camps = [*_liked(FIRST, "abcdef", range(4)), *_liked(FIRST, "ghijkl", range(4, 8)), *_liked(FIRST, "u", range(1))]
+    _learn(world, FIRST, *made, *camps)
+    numbers = np.array([world.number("ping", f"p{i}") for i in range(8)])
+    users = pa.chunked_array([pa.array(["u"] * 8)])
+
+    def retrieval(tick: int) -> Any:
+        return quantiles_as_of(world.batch, users, numbers, np.full(8, tick)).tolist()
+
+    asked = FIRST + DAY + 5
+    before = retrieval(asked)
+    assert min(before[1:4]) > max(before[4:]), "those who share the user's like of p0 like p1 to p3"
+    _learn(world, asked + 1, *_liked(asked + 1, "uabcdef", range(6, 8)))
+    _learn(world, FIRST + 2 * DAY, _act("impression", FIRST + 2 * DAY))
+    assert retrieval(asked) == before
+    assert retrieval(FIRST + 2 * DAY) != before
+
+
+def test_a_score_logged_under_other_features_is_no_quantile(world: LakeWorld) -> None:
+    digests = [world.batch.features.digest, "0" * 16]
+    logged = [_served(["p1"], request_id=d, served_scores=[0.25], feature_digest=d) for d in digests]
+    _learn(world, FIRST + 9, *logged)
+    items = training_set.served_items(world.batch.tables.clean(FIRST_DAY, FIRST_DAY), digests[0])
+    found = dict(zip(items["request_id"].to_pylist(), items["retrieval_score"].to_pylist(), strict=True))
+    assert found == {digests[0]: 0.25, digests[1]: None}
 
 
 def test_a_closed_day_is_kept_and_an_open_one_is_made_anew(world: LakeWorld) -> None:

@@ -4,9 +4,12 @@ Shen et al., "How Powerful is Graph Convolution for Recommendation?", CIKM 2021 
 the 0/1 matrix of engaged (user, ping) pairs, scaled by the degrees of both sides, and V its strongest right singular
 vectors, a user's scores are `r D^-1/2 V V^T D^1/2`. Fitted once a day on the 30 days before it, so that it never sees
 what it is to predict, and kept in the lake.
+
+The feature is a quantile: a ping's place among the 300 best of those that the user has not engaged with.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -19,13 +22,14 @@ from scipy.sparse.linalg import svds
 from batch.lake.tables import parquet_of
 from batch.ticks import day_name
 from batch.wiring import Batch
-from pingfeed.core.features import Float32
+from pingfeed.core.features import NO_SCORE, Float32, UInt8, retrieval_quantiles
 
 FACTORS: Final = 64
 ENGAGED_POINTS: Final = 5_000
 """Basis points of reward from which a user counts as engaged with a ping: half a watch, or a like."""
 SCHEMA: Final = pa.schema([("ping", pa.int64()), ("degree", pa.int64()), ("factors", pa.list_(pa.float32()))])
 _DAYS: Final = 30
+_BEST: Final = 300
 Int64 = NDArray[np.int64]
 
 
@@ -37,13 +41,33 @@ class Factors:
     degree: Int64
     vectors: Float32
 
-    def scores(self, liked: Int64) -> Float32:
-        """Scores (p,) for a user who engaged with these pings (positions in `pings`), 1 for their best."""
-        scale = np.sqrt(np.maximum(self.degree, 1).astype(np.float32))
-        profile = (self.vectors[liked] / scale[liked, None]).sum(axis=0)
-        raw = (self.vectors @ profile) * scale
-        top = raw.max(initial=0)
-        return (raw / top if top > 0 else np.full(len(raw), np.nan)).astype(np.float32)
+    def scores(self, engaged: Int64) -> tuple[Float32, Float32]:
+        """Scores (p,) for a user who engaged with these ping numbers, NaN where nothing is known of them.
+
+        And the best of them among the other pings: what a quantile compares with.
+        """
+        at = self._places(engaged)
+        liked = at[at >= 0]
+        profile = (self.vectors[liked] / self._scale[liked, None]).sum(axis=0)
+        scores: Float32 = (self.vectors @ profile) * self._scale
+        if not scores.max(initial=0) > 0:
+            scores = np.full(len(scores), np.nan, np.float32)
+        new = np.delete(scores, liked)
+        return scores, np.partition(new, -_BEST)[-_BEST:] if len(new) > _BEST else new
+
+    def of_pings(self, scores: Float32, pings: Int64) -> Float32:
+        """(n,) those of these ping numbers, NaN where a ping is unknown to the factors."""
+        at = self._places(pings)
+        return np.append(scores, np.float32(np.nan))[at]
+
+    def _places(self, pings: Int64) -> Int64:
+        """The place of each ping number in `pings`, -1 where it is unknown."""
+        at = np.searchsorted(self.pings, pings)
+        return np.where(np.append(self.pings, -1)[at] == pings, at, -1)
+
+    @cached_property
+    def _scale(self) -> Float32:
+        return np.sqrt(np.maximum(self.degree, 1).astype(np.float32))
 
 
 def factors_of(batch: Batch, day: int) -> Factors:
@@ -55,6 +79,47 @@ def factors_of(batch: Batch, day: int) -> Factors:
             data = parquet_of(to_table(_fit_day(batch, day)))
         lake.write(path, data)
     return from_table(lake.dataset([path], SCHEMA).to_table())
+
+
+def quantiles_as_of(batch: Batch, user: pa.ChunkedArray, ping: Int64, tick: Int64) -> UInt8:
+    """The stored quantiles of n rows (user, ping, tick), from the factors of each tick's own day."""
+    out = np.full(len(ping), NO_SCORE, np.uint8)
+    if not len(ping):
+        return out
+    first, last = batch.ticks.day(int(tick.min())), batch.ticks.day(int(tick.max()))
+    names = user.combine_chunks().dictionary_encode()
+    history = _Engagements(batch, names.dictionary, first - _DAYS, last)
+    probes, row = np.unique(np.stack([tick, np.asarray(names.indices, np.int64)]), axis=1, return_inverse=True)
+    rows = np.split(np.argsort(row, kind="stable"), np.cumsum(np.bincount(row))[:-1])
+    factors, day = None, -1
+    for at, who, mine in zip(*probes.tolist(), rows, strict=True):
+        if factors is None or batch.ticks.day(at) != day:
+            day = batch.ticks.day(at)
+            factors = factors_of(batch, day)
+        engaged = history.engaged(who, batch.ticks.first_of(day - _DAYS), at)
+        scores, best = factors.scores(engaged)
+        out[mine] = retrieval_quantiles(factors.of_pings(scores, ping[mine]), best)
+    return out
+
+
+class _Engagements:
+    """The reward points of some users, by ping and tick."""
+
+    def __init__(self, batch: Batch, users: pa.Array, first_day: int, last_day: int) -> None:
+        table = batch.tables.aggregate("user_ping_buckets", first_day, last_day)
+        table = table.filter((pc.field("points") != 0) & pc.field("user_id").isin(users))
+        who = pc.index_in(table["user_id"], users).to_numpy()
+        order = np.argsort(who, kind="stable")
+        self._starts = np.searchsorted(who[order], np.arange(len(users) + 1))
+        self._ping, self._tick, self._points = (table[name].to_numpy()[order] for name in ("ping", "tick", "points"))
+
+    def engaged(self, who: int, first_tick: int, last_tick: int) -> Int64:
+        """The pings that the user engaged with in these ticks, both included."""
+        own = slice(*self._starts[who : who + 2])
+        inside = (self._tick[own] >= first_tick) & (self._tick[own] <= last_tick)
+        pings, place = np.unique(self._ping[own][inside], return_inverse=True)
+        engaged: Int64 = pings[np.bincount(place, self._points[own][inside], len(pings)) >= ENGAGED_POINTS]
+        return engaged
 
 
 def _fit_day(batch: Batch, day: int) -> Factors:
