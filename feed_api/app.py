@@ -6,6 +6,7 @@ from typing import Final
 
 from fastapi import FastAPI
 
+from feed_api.admission import Admission
 from feed_api.artifact_loader import ArtifactLoader
 from feed_api.demo_page import routes as demo_page
 from feed_api.metrics import FeedMetrics
@@ -92,7 +93,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         clock=services.clock,
         make_id=services.make_id,
     )
-    routes = handlers(pipeline, services.clock, services.make_id)
+    admission = Admission(settings.feed_budget_ms / 1000, shed=metrics.shed.inc)
+    routes = handlers(pipeline, admission, services.clock, services.make_id)
     app.include_router(create_router(routes))
     middleware.install_direct(app, routes)
     if settings.demo_page:

@@ -25,6 +25,7 @@ class FeedMetrics:
         self.loaded = metrics.counter("feed_artifacts_loaded", "Models and snapshots put live", ("what",))
         self.trending_failures = metrics.counter("feed_trending_failures", "Failed reads of trending lists")
         self.act_failures = metrics.counter("feed_served_act_failures", "`served` acts not applied in time")
+        self.shed = metrics.counter("feed_shed", "Feeds rejected with a 503 because they would come too late")
         self.lost = metrics.counter("feed_served_lost", "feed_served events that the spool did not accept")
 
     def watch(self, delivery: Delivery) -> None:

@@ -53,7 +53,7 @@ class Pipeline:
     trending: TrendingCache
     log_served: ServedLog
     metrics: FeedMetrics
-    monotonic: Callable[[], float] = time.perf_counter
+    monotonic: Callable[[], float] = time.monotonic
     make_rng: Callable[[str], Random] = rng_of
     _features: FeatureSet = field(init=False)
     _unknown_user: UserPart = field(init=False)
@@ -73,10 +73,12 @@ class Pipeline:
         for stage in STAGES:
             stage(state)
             stopwatch.lap(stage.__name__)
-        response = respond(state, self.settings.tick_ms)
-        stopwatch.lap("respond")
         await self.log_served(state)
         stopwatch.lap("log_served")
+        if not state.deadline.left_s():
+            state.degraded.add("deadline")
+        response = respond(state, self.settings.tick_ms)
+        stopwatch.lap("respond")
         self._count(state)
         return response
 
@@ -91,7 +93,7 @@ class Pipeline:
             request=request,
             features=self._features,
             live=self.loader.live,
-            deadline=Deadline(self.settings.feed_budget_ms / 1000, self.monotonic),
+            deadline=Deadline(request.arrived_s, self.settings.feed_budget_ms / 1000, self.monotonic),
             rng=self.make_rng(request.request_id),
             explore_share=self.settings.explore_share,
             user=self._unknown_user,
@@ -100,6 +102,8 @@ class Pipeline:
             state.degraded.add("snapshot")
         if not state.live.has_model:
             state.degraded.add("model")
+        if request.cheap:
+            state.degraded.add("overload")
         return state
 
     def _count(self, state: FeedState) -> None:

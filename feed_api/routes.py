@@ -1,12 +1,14 @@
 """GET /get-feed: its OpenAPI, and parsing and authorising the query."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from feed_api.admission import Admission
 from feed_api.cursor import LENGTH as CURSOR_LENGTH
 from feed_api.cursor import read_cursor
 from feed_api.pipeline import Pipeline
@@ -20,6 +22,7 @@ from pingfeed.web import openapi
 from pingfeed.web.auth import Caller, authenticate
 from pingfeed.web.errors import check_parameters, json_response
 from pingfeed.web.middleware import Handler
+from pingfeed.web.protocol import ARRIVED_NS
 
 TYPES: Final = (Feed,)
 """The types that the route's OpenAPI refers to."""
@@ -69,13 +72,20 @@ def _parameter(name: str, meaning: str, schema: dict[str, Any], required: bool =
     return {"name": name, "in": "query", "required": required, "description": meaning, "schema": schema}
 
 
-def handlers(pipeline: Pipeline, clock: Clock, make_id: IdMaker) -> dict[tuple[str, str], Handler]:
+def handlers(
+    pipeline: Pipeline, admission: Admission, clock: Clock, make_id: IdMaker
+) -> dict[tuple[str, str], Handler]:
     """The handlers, by method and path."""
 
     async def get_feed(request: Request) -> Response:
-        caller = await authenticate(request)
-        feed_request = identify(request.query_params, caller, clock(), make_id)
-        return json_response(await pipeline.feed(feed_request))
+        now_s = pipeline.monotonic()
+        arrived_ns = request.scope.get("state", {}).get(ARRIVED_NS)
+        arrived_s = now_s if arrived_ns is None else arrived_ns / 1e9
+        with admission.enter(now_s - arrived_s) as cheap:
+            caller = await authenticate(request)
+            feed_request = identify(request.query_params, caller, clock(), make_id)
+            feed_request = replace(feed_request, arrived_s=arrived_s, cheap=cheap)
+            return json_response(await pipeline.feed(feed_request))
 
     return {("GET", "/get-feed"): get_feed}
 

@@ -18,14 +18,20 @@ from pingfeed.core.ranker import FallbackRanker, Float64, Ranker
 from pingfeed.core.signals import Signals, UserState
 from pingfeed.core.snapshot import Snapshot, SnapshotContent, write
 
-Part = Literal["signals", "candidates", "snapshot", "model", "deadline"]
-PARTS: Final[tuple[Part, ...]] = ("signals", "candidates", "snapshot", "model", "deadline")
+Part = Literal["signals", "candidates", "snapshot", "model", "deadline", "overload"]
+PARTS: Final[tuple[Part, ...]] = ("signals", "candidates", "snapshot", "model", "deadline", "overload")
 """What a response may lack, in the order of `degraded`."""
 
 Reason = Literal["deleted", "hidden", "blocked", "own", "seen", "served"]
 
 FEW_IMPRESSIONS: Final = 50
 """A ping with fewer impressions is eligible for exploration: its rates are mostly noise."""
+_READ_SHARE: Final = 0.6
+"""Share of the remaining time for reading; the rest is for ranking and for applying the `served` act."""
+_LEAST_SHARE: Final = 0.4
+_ACT_SHARE: Final = 0.3
+_SEND_SHARE: Final = 0.1
+"""Shares of the budget: the least time for reading, the most for the `served` act, and time to send the response."""
 _FRESH_EXAMINED: Final = 500
 _MAX_NEW_PINGS: Final = 32
 
@@ -48,6 +54,10 @@ class FeedRequest:
     now_ms: int
     chain: Chain | None = None
     explain: bool = False
+    arrived_s: float | None = None
+    """When its first byte arrived, in seconds of the pipeline's `monotonic`; None: now."""
+    cheap: bool = False
+    """Whether it is to be served for little work (`admission.py`)."""
 
     @property
     def began_ms(self) -> int:
@@ -61,15 +71,24 @@ class FeedRequest:
 
 
 class Deadline:
-    """A request's time budget. `monotonic` returns seconds that never go back."""
+    """A request's time budget, from its first byte. `monotonic` returns seconds that never go back."""
 
-    def __init__(self, budget_s: float, monotonic: Callable[[], float]) -> None:
+    def __init__(self, arrived_s: float | None, budget_s: float, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._end = monotonic() + budget_s
+        self._end = (monotonic() if arrived_s is None else arrived_s) + budget_s * (1 - _SEND_SHARE)
+        self._least_s, self._act_s = budget_s * _LEAST_SHARE, budget_s * _ACT_SHARE
 
     def left_s(self) -> float:
-        """Seconds left, 0 when the budget is used up."""
+        """Seconds left before the response has to be sent, 0 when the budget is used up."""
         return max(0.0, self._end - self._monotonic())
+
+    def read_s(self) -> float:
+        """How long to wait for reads. Even late, a feed waits a little, so as not to show what the user has hidden."""
+        return max(self.left_s() * _READ_SHARE, self._least_s)
+
+    def act_s(self) -> float:
+        """How long to wait for the `served` act."""
+        return min(self.left_s(), self._act_s)
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ class Services:
     """Interval between reads of the model and snapshot pointers."""
     trending_s: float = 3.0
     """Interval between reads of the trending lists."""
-    monotonic: Callable[[], float] = time.perf_counter
-    """Seconds that never go back; measures a request's budget."""
+    monotonic: Callable[[], float] = time.monotonic
+    """Seconds that never go back, of the clock that stamps a request's arrival; measures its budget."""
 
 
 def build(settings: Settings) -> Services:

@@ -19,7 +19,12 @@ _WORD: Final = 64
 
 
 def featurize(state: FeedState) -> None:
-    """Fill `realtime` (n, len(REALTIME)) and `matrix` (n, F), one row per candidate; neither past the deadline."""
+    """Fill `realtime` (n, len(REALTIME)) and `matrix` (n, F), one row per candidate.
+
+    Neither for a cheap feed nor past the deadline.
+    """
+    if state.request.cheap:
+        return
     if not state.deadline.left_s():
         state.degraded.add("deadline")
         return

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import Any, Final
+from typing import Any
 
 from feed_api.state import FeedState, Part
 from pingfeed.core.errors import PingfeedError
@@ -13,9 +13,6 @@ from pingfeed.telemetry import nameless
 
 log = logging.getLogger(__name__)
 
-SHARE: Final = 0.6
-"""Share of a request's budget for reading; the rest is for ranking and for applying the `served` act."""
-
 
 async def fetch(state: FeedState, candidates: CandidateStore, signals: UserSignals) -> None:
     """Fill `packet`, `user` and `signals`."""
@@ -24,7 +21,7 @@ async def fetch(state: FeedState, candidates: CandidateStore, signals: UserSigna
         "candidates": _start(candidates.get(user_id, now_ms)),
         "signals": _start(signals.read(user_id, now_ms)),
     }
-    await asyncio.wait(reads.values(), timeout=state.deadline.left_s() * SHARE)
+    await asyncio.wait(reads.values(), timeout=state.deadline.read_s())
     data = _result(state, "candidates", reads["candidates"])
     state.signals = _result(state, "signals", reads["signals"])
     if data is not None:

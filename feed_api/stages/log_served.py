@@ -74,10 +74,11 @@ class ServedLog:
         if not state.order:
             return
         row = served_row(feed_served(state, self._make_id, self._log_matrix_share))
-        act = self._start(self._apply(row))
-        await asyncio.wait([act], timeout=state.deadline.left_s())
-        if not act.done():
-            self._metrics.act_failures.inc()
+        if not state.request.cheap:  # The act of a cheap feed is applied from the spool, with others.
+            act = self._start(self._apply(row))
+            await asyncio.wait([act], timeout=state.deadline.act_s())
+            if not act.done():
+                self._metrics.act_failures.inc()
         self._spool(row)
 
     async def drain(self, timeout_s: float = DRAIN_S) -> None:

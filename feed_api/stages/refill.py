@@ -24,8 +24,8 @@ _CHUNK: Final = 256
 
 
 def refill(state: FeedState) -> None:
-    """Fill `pool` up to ENOUGH, if the catalogue has as many."""
-    wanted = ENOUGH + state.skip
+    """Fill `pool` up to ENOUGH (a cheap feed: the page and one more), if the catalogue has as many."""
+    wanted = state.skip + (state.request.limit + 1 if state.request.cheap else ENOUGH)
     if len(state.pool) >= wanted:
         return
     excluded = exclusions(state)

@@ -26,6 +26,11 @@ class Backoff:
         return whole * (1 - self.jitter() / 2)
 
 
+def retry_after_s() -> int:
+    """When to tell an overload's clients to come back: in 1 to 3 seconds, by chance, so that not all come at once."""
+    return random.randint(1, 3)  # noqa: S311 - not used for security
+
+
 async def until_done(
     step: Callable[[], Awaitable[_T]], *, stop: asyncio.Event, backoff: Backoff, failed: Callable[[PingfeedError], None]
 ) -> _T:

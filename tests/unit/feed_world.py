@@ -30,6 +30,7 @@ from pingfeed.ports import Artifacts
 from pingfeed.settings import load
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.spool import Spool
+from pingfeed.web.protocol import ARRIVED_NS
 from tests.unit.fakes import MemoryArtifacts, MemoryCandidates, MemorySignals, MemorySink, MemoryTrending
 
 NOW_MS: Final = 1_795_348_800_000
@@ -153,6 +154,8 @@ class Time:
 
     now_ms: int = NOW_MS
     seconds: float = 0.0
+    waited_s: float | None = None
+    """How long ago a request's first byte arrived, as the server says; None: it does not say."""
 
 
 @dataclass
@@ -311,7 +314,13 @@ async def feed_world(
     chosen = {"EXPLORE_SHARE": "0", "LOG_MATRIX_SHARE": "0", "FEED_BUDGET_MS": "2000"} | dict(environ or {}) | more
     settings = load({f"PINGFEED_{name}": value for name, value in chosen.items()}, cwd=folder)
     app = create_app(services, settings)
-    transport = httpx.ASGITransport(app, client=(peer, 50_000))
+
+    async def stamped(scope: Any, receive: Any, send: Any) -> None:
+        if time.waited_s is not None:
+            scope["state"] = {ARRIVED_NS: int((time.seconds - time.waited_s) * 1e9)}
+        await app(scope, receive, send)
+
+    transport = httpx.ASGITransport(stamped, client=(peer, 50_000))
     async with httpx.AsyncClient(transport=transport, base_url="http://feed") as client:
         world = World(app, client, time, spool, stores.candidates, stores.signals, stores.trending, store)
         if pings is not None:

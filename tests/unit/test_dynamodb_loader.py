@@ -34,7 +34,7 @@ def feed_state(user_id: str) -> FeedState:
         request=FeedRequest("r", user_id, 10, NOW_MS),
         features=FEATURES,
         live=nothing_live(FEATURES),
-        deadline=Deadline(60, lambda: 0.0),
+        deadline=Deadline(None, 60, lambda: 0.0),
         rng=random.Random(0),
         explore_share=0.0,
         user=unknown_user(FEATURES),

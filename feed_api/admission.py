@@ -1,0 +1,55 @@
+"""Admission: what a feed may cost when more requests come than the process can serve.
+
+One process works on all its feeds in turns, so each takes as long as the work on all that are under way. That, and the
+time since the request's first byte, is how much later the response will be than that of an idle process:
+
+    delay = waited + feeds under way * CPU time of a feed
+
+Beyond a share of the budget a feed is cheap (the packet's order, no model, `degraded: ["overload"]`), beyond a second
+one it is a 503 at once, before any work. A burst that is worked off sooner is not overload.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from pingfeed.core.errors import Unavailable
+from pingfeed.core.retry import retry_after_s
+
+CHEAP: Final = 0.5
+SHED: Final = 0.8
+"""Shares of the budget."""
+_FIRST_GUESS_S: Final = 0.003
+_WEIGHT: Final = 0.05
+
+
+class Admission:
+    """One process's feeds under way. `cpu` returns the seconds of CPU that the process has used."""
+
+    def __init__(
+        self, budget_s: float, *, cpu: Callable[[], float] = time.process_time, shed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._budget_s, self._cpu, self._shed = budget_s, cpu, shed
+        self.under_way = 0
+        self._cost_s = min(_FIRST_GUESS_S, budget_s / 10)
+        self._used_s = cpu()
+
+    @contextmanager
+    def enter(self, waited_s: float) -> Iterator[bool]:
+        """Count a feed as under way; True asks for a cheap one. Raises Unavailable if it would come too late."""
+        delay = (waited_s + self.under_way * self._cost_s) / self._budget_s
+        if delay > SHED:
+            self._shed()
+            raise Unavailable("more feeds are requested than can be served", retry_after_s=retry_after_s())
+        self.under_way += 1
+        try:
+            yield delay > CHEAP
+        finally:
+            self.under_way -= 1
+            self._learn()
+
+    def _learn(self) -> None:
+        """Update the CPU time of a feed: what the process has used since the last one ended, other work included."""
+        used_s, self._used_s = self._cpu() - self._used_s, self._cpu()
+        self._cost_s += _WEIGHT * (min(used_s, self._budget_s) - self._cost_s)
