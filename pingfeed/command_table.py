@@ -300,6 +300,14 @@ GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
             "are not searched: they expire within PINGFEED_REJECTED_DAYS. Totals of pings and creators stay, and so do "
             "pings that a user published: delete those with `ping_deleted` events.",
         ),
+        _command(
+            "export = batch.ops.commands:export",
+            "Print everything about a user as JSON lines: events, relations, profile",
+            "pingfeed export user-17 > user-17.jsonl",
+            _option("user", metavar="USER", help="the user's id"),
+            more="Events that no run has read yet are included, rejected ones are not. The exit code is 1 if the user "
+            "is unknown or a file could not be read.",
+        ),
     ),
     "Run one step by hand": (
         _command(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pingfeed.core.clock import system_clock, to_iso
 from pingfeed.core.ids import uuid7
+from pingfeed.core.words import counted
 from pingfeed.terminal import print_json, print_table
 from simulator.world import FILE, Spec, World, load
 
@@ -40,12 +41,12 @@ def history(*, home: str | None, until: int | None, tick_minutes: int, lake: str
     world = World.build(Spec(until_ms=until_ms, tick_ms=tick_ms, **parameters))
     place = lake or _home(home) / "lake"
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{world.spec.days} days", total=1.0)
+        task = progress.add_task(counted(world.spec.days, "day"), total=1.0)
         rows = write_history(world, place, lambda share: progress.update(task, completed=share))
     if is_remote(place):
         # `simulate live` and the demo page read these files from the home, which a remote lake does not share.
         save_world(world, open_lake(_home(home) / "lake")[1])
-    sys.stdout.write(f"{rows} rows below {place}, up to {to_iso(until_ms)}\n")
+    sys.stdout.write(f"{counted(rows, 'row')} below {place}, up to {to_iso(until_ms)}\n")
 
 
 def live(*, home: str | None, ingest: str, feed: str, allow_remote: bool, json: bool, **options: Any) -> None:
@@ -125,7 +126,7 @@ def _print_report(report: dict[str, Any]) -> None:
             row[2:] = f"{difference['mean']:+.4f}", f"{low:+.4f} to {high:+.4f}"
         rows.append(row)
     heads = ("list", "mean true affinity", "served is better by", "95 % interval")
-    print_table(heads, rows, title=f"{report['users']} users")
+    print_table(heads, rows, title=counted(report["users"], "user"))
 
 
 def demo(*, home: Path | None, no_live: bool, prepare: bool, **options: Any) -> int:
