@@ -130,7 +130,7 @@ _JSON: Final = _flag("--json", "print the result as JSON, and no progress")
 _AT: Final = _option("--at", type=_past, metavar="TIME", help="act as at this time of the past (ISO 8601, UTC)")
 _STEP: Final = (_AT, _JSON, _seconds("--wait", 0, "how long to wait for another run to end"))
 _HOME: Final = _option(
-    "--home", metavar="DIR", help="folder with world.json (default: PINGFEED_HOME, var/pingfeed, var/demo)"
+    "--home", metavar="DIR", help="folder with world.json (default: PINGFEED_HOME, the last demo's, var/pingfeed)"
 )
 _LAKE: Final = _option("--lake", metavar="PLACE", help="a folder or s3://bucket/prefix (default: HOME/lake)")
 _INGEST: Final = _option("--ingest", default="http://127.0.0.1:8000", metavar="URL", help="where ingest listens")
