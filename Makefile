@@ -83,8 +83,8 @@ settings-docs: $(VENV)/.dev ## regenerate the tables of docs/settings.md from th
 digest: $(VENV)/.dev ## update the fingerprint of features and SQL after a change in batch/sql/
 	@$(BIN)/python -m batch.engine pingfeed/core/feature_set.py
 
-clean: ## remove the environments and the demo's state (var/demo)
-	rm -rf $(VENV) $(MINISTACK) var/demo build *.egg-info
+clean: ## remove the environments and the demo's state (var/demo, var/current-home)
+	rm -rf $(VENV) $(MINISTACK) var/demo var/current-home build *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("pingfeed needs Python 3.11, 3.12 or 3.13; name one with PYTHON=python3.12")'

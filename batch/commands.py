@@ -18,6 +18,7 @@ from batch.training.train import train as run_train
 from batch.wiring import NEEDS, Batch, build
 from pingfeed import checks, settings
 from pingfeed.core.clock import system_clock, to_iso
+from pingfeed.core.words import counted
 from pingfeed.telemetry import configure_logs
 from pingfeed.terminal import print_json, print_table
 
@@ -62,11 +63,12 @@ def tick(*, at: int | None, json: bool, wait: float, everyone: bool) -> None:
         read=done.read, kept=done.events, rejected=done.rejected, left_out=done.left_out, quarantined=done.quarantined
     )
     sentence = (
-        f"tick {done.tick}: {read}; {done.pings:,} pings in the snapshot, {done.packets:,} packets "
+        f"tick {done.tick}: {read}; {counted(done.pings, 'ping')} in the snapshot, {counted(done.packets, 'packet')} "
         f"(bytes p50/p95: {done.packet_bytes_p50:,}/{done.packet_bytes_p95:,})"
     )
     if done.waiting:
-        sentence += f"; {done.waiting:,} acknowledged events have not landed yet; a later tick loads them"
+        waiting = counted(done.waiting, "acknowledged event has", "acknowledged events have")
+        sentence += f"; {waiting} not landed yet: a later tick loads what lands"
     _say(sentence, done, json=json)
 
 
@@ -99,7 +101,8 @@ def skew(*, at: int | None, json: bool, days: int) -> int:
     today = batch.ticks.day(batch.ticks.of(batch.clock()))
     found = skewing.measure(batch, today - days, today)
     worst = ", ".join(f"{name} ({count})" for name, count in found.features.items())
-    sentence = f"{found.rows:,} logged rows, {found.differing:,} differ" + (f": {worst}" if worst else "")
+    differing = counted(found.differing, "differs", "differ") + (f": {worst}" if worst else "")
+    sentence = f"{counted(found.rows, 'logged row')}, {differing}"
     _say(sentence, {"rows": found.rows, "differing": found.differing}, json=json)
     return 1 if found.differing else 0
 

@@ -28,6 +28,10 @@ class Explain(msgspec.Struct, frozen=True):
     """The ranker's score, before boosts; null if the ranker did not run."""
     boosts: dict[str, float]
     """Added to the score, by real-time feature."""
+    diversity: dict[str, float]
+    """Added after that for creators and topics that are higher on this page (`page`), or that lately served feeds had
+    (`recent_feeds`): it varies from request to request. Empty for an item that was pinned or explored, and without
+    scores."""
     sources: list[str]
     """The sources that proposed the ping."""
     propensity: float

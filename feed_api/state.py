@@ -185,6 +185,8 @@ class FeedState:
     scores: Float64 | None = None
     boosts: dict[str, Float64] = field(default_factory=dict)
     totals: Float64 | None = None
+    diversity: dict[int, dict[str, float]] = field(default_factory=dict)
+    """What was added to the totals of the chosen candidates, by pool position; only for `explain`."""
     # diversify, pin_followed, insert_new: pool positions in display order, and each one's probability at its slot
     order: list[int] = field(default_factory=list)
     propensities: list[float] = field(default_factory=list)

@@ -20,6 +20,8 @@ _FOOT: Final = (
     "\n`pingfeed COMMAND --help` explains a command and its options. Settings are environment variables (PINGFEED_*):\n"
     "docs/settings.md lists them, `pingfeed doctor` shows those that apply.\n"
 )
+_OWN_HOME: Final = ("demo", "evaluate ranklens")
+"""Commands that use no installation's home."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(command: Command, arguments: Sequence[str]) -> int:
     """Parse a command's arguments and call its function with them."""
     given = vars(parser_of(command).parse_args(arguments))
+    if command.name not in _OWN_HOME and not given.get("home"):
+        from pingfeed.home import follow  # imports more than help needs
+
+        if said := follow(os.environ):
+            sys.stderr.write(f"pingfeed: {said}\n")
     return int(command.function()(**given) or 0)
 
 

@@ -130,7 +130,7 @@ _JSON: Final = _flag("--json", "print the result as JSON, and no progress")
 _AT: Final = _option("--at", type=_past, metavar="TIME", help="act as at this time of the past (ISO 8601, UTC)")
 _STEP: Final = (_AT, _JSON, _seconds("--wait", 0, "how long to wait for another run to end"))
 _HOME: Final = _option(
-    "--home", metavar="DIR", help="folder with world.json (default: PINGFEED_HOME, var/pingfeed, var/demo)"
+    "--home", metavar="DIR", help="folder with world.json (default: PINGFEED_HOME, the last demo's, var/pingfeed)"
 )
 _LAKE: Final = _option("--lake", metavar="PLACE", help="a folder or s3://bucket/prefix (default: HOME/lake)")
 _INGEST: Final = _option("--ingest", default="http://127.0.0.1:8000", metavar="URL", help="where ingest listens")
@@ -299,6 +299,14 @@ GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
             more="`pingfeed etl` removes their events, aggregates and training rows from the lake now. Rejected events "
             "are not searched: they expire within PINGFEED_REJECTED_DAYS. Totals of pings and creators stay, and so do "
             "pings that a user published: delete those with `ping_deleted` events.",
+        ),
+        _command(
+            "export = batch.ops.commands:export",
+            "Print everything about a user as JSON lines: events, relations, profile",
+            "pingfeed export user-17 > user-17.jsonl",
+            _option("user", metavar="USER", help="the user's id"),
+            more="Events that no run has read yet are included, rejected ones are not. The exit code is 1 if the user "
+            "is unknown or a file could not be read.",
         ),
     ),
     "Run one step by hand": (

@@ -18,6 +18,7 @@ from msgspec import Meta
 from pingfeed.core.errors import SettingsError
 from pingfeed.core.feature_set import MAX_ATTRIBUTES, FeatureSet
 from pingfeed.core.urls import flaw, is_loopback, masked, scheme_of
+from pingfeed.home import DEFAULT
 
 PREFIX: Final = "PINGFEED_"
 INGEST_PORT: Final = 8000
@@ -59,8 +60,9 @@ class Settings:
     """
 
     # Where data lives
-    home: Path = Path("var/pingfeed")
-    """Folder of everything below, relative to the working directory."""
+    home: Path = DEFAULT
+    """Folder of everything below, relative to the working directory. Without it, commands follow `var/current-home`,
+    which `pingfeed demo` writes."""
     lake_url: str = "file://HOME/lake"
     """Events and everything that the batch side derives from them; or `s3://bucket/prefix`."""
     events_url: str = "disk://HOME/lake"

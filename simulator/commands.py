@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pingfeed.core.clock import system_clock, to_iso
 from pingfeed.core.ids import uuid7
+from pingfeed.core.words import counted
+from pingfeed.home import DEFAULT, VARIABLE, follow, point_to
 from pingfeed.terminal import print_json, print_table
-from simulator.world import FILE, Spec, World, load
+from simulator.world import Spec, World, load
 
 if TYPE_CHECKING:
     from simulator.remote import Services
 
-_HOMES: Final = (Path("var/pingfeed"), Path("var/demo"))
+_DEMO_HOME: Final = Path("var/demo")
 _HTTP_TIMEOUT_S: Final = 10
 
 
 def _home(given: str | None) -> Path:
-    """The folder of a world: as given, as the services have it, or that of `pingfeed demo`."""
-    if chosen := given or os.environ.get("PINGFEED_HOME"):
-        return Path(chosen).expanduser()
-    return next((home for home in _HOMES if (home / FILE).exists()), _HOMES[0])
+    """The folder of a world: as given, or as every command has it."""
+    return Path(given or os.environ.get(VARIABLE) or DEFAULT).expanduser()
 
 
 def history(*, home: str | None, until: int | None, tick_minutes: int, lake: str | None, **parameters: int) -> None:
@@ -40,12 +40,14 @@ def history(*, home: str | None, until: int | None, tick_minutes: int, lake: str
     world = World.build(Spec(until_ms=until_ms, tick_ms=tick_ms, **parameters))
     place = lake or _home(home) / "lake"
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{world.spec.days} days", total=1.0)
+        task = progress.add_task(counted(world.spec.days, "day"), total=1.0)
         rows = write_history(world, place, lambda share: progress.update(task, completed=share))
     if is_remote(place):
         # `simulate live` and the demo page read these files from the home, which a remote lake does not share.
         save_world(world, open_lake(_home(home) / "lake")[1])
-    sys.stdout.write(f"{rows} rows below {place}, up to {to_iso(until_ms)}\n")
+    if home and not lake and not os.environ.get(VARIABLE):
+        point_to(_home(home))
+    sys.stdout.write(f"{counted(rows, 'row')} below {place}, up to {to_iso(until_ms)}\n")
 
 
 def live(*, home: str | None, ingest: str, feed: str, allow_remote: bool, json: bool, **options: Any) -> None:
@@ -125,7 +127,7 @@ def _print_report(report: dict[str, Any]) -> None:
             row[2:] = f"{difference['mean']:+.4f}", f"{low:+.4f} to {high:+.4f}"
         rows.append(row)
     heads = ("list", "mean true affinity", "served is better by", "95 % interval")
-    print_table(heads, rows, title=f"{report['users']} users")
+    print_table(heads, rows, title=counted(report["users"], "user"))
 
 
 def demo(*, home: Path | None, no_live: bool, prepare: bool, **options: Any) -> int:
@@ -134,5 +136,11 @@ def demo(*, home: Path | None, no_live: bool, prepare: bool, **options: Any) -> 
 
     from simulator.demo import Demo, run
 
-    home = (home or (_home(None) if prepare else Path("var/demo"))).expanduser().absolute()
-    return run(Demo(home, live=not no_live, prepare=prepare, **options), Console(), os.environ, system_clock)
+    console = Console()
+    if prepare and home is None:
+        follow(os.environ)
+    home = (home or (_home(None) if prepare else _DEMO_HOME)).expanduser().absolute()
+    if not prepare and not point_to(home):
+        sentence = f"{DEFAULT} has data of its own, so other commands stay there; for the demo's: {VARIABLE}={home}"
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    return run(Demo(home, live=not no_live, prepare=prepare, **options), console, os.environ, system_clock)

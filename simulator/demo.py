@@ -6,19 +6,26 @@ an interrupted run resumes there, and later runs serve at once while one tick ca
 
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
 import httpx
 import msgspec
 import numpy as np
+import pyarrow.compute as pc
 from rich.console import Console
 
 from pingfeed.core.clock import Clock, to_iso
 from pingfeed.core.errors import Busy, InvalidInput, NotFound, Unavailable
+from pingfeed.core.words import counted
 from pingfeed.files import write_whole
+from simulator.measure import open_events
 from simulator.processes import COMMAND, Children, stopped_at_exit
 from simulator.world import FILE, TICK_MS, Spec, World, creator_id, load, ping_id, user_id
 
@@ -27,6 +34,9 @@ STATE: Final = "demo.json"
 _READY_S: Final = 90
 _LIVE_RATE: Final = 4
 _WAIT_S: Final = 600
+_FEED_S: Final = 5
+_FEEDS: Final = 4
+_FAVOURITES: Final = 50
 _PARAMETERS: Final = ("seed", "users", "pings", "days")
 _LABELS: Final = {
     "history": "writing the simulated history",
@@ -246,21 +256,24 @@ def _ready(client: httpx.Client, url: str) -> bool:
 def welcome(world: World, demo: Demo, now_ms: int) -> list[str]:
     """What to open, and commands to try with ids of this world.
 
-    The follow and the hide are about the pings that the user would like best, which a good feed soon shows.
+    The follow and the hide are about pings that the user's feed holds now, and the creator is not followed yet.
     """
     number = int(world.users.feeds_per_day.argmax())
     user = user_id(number)
-    liked, hidden = _favourites(world, number, now_ms)
-    follow = {"event_type": "follow", "user_id": user, "creator_id": creator_id(int(world.pings.creator[liked]))}
-    hide = {"event_type": "hide", "user_id": user, "ping_id": ping_id(hidden)}
+    (hidden, its_creator), *others = shown(demo.feed, user) or _favourites(world, number, now_ms)
+    known = {its_creator, *_followed(demo.home, user)}
+    fresh = next((creator for _, creator in others if creator not in known), its_creator)
+    follow = {"event_type": "follow", "user_id": user, "creator_id": fresh}
+    hide = {"event_type": "hide", "user_id": user, "ping_id": hidden}
     get_feed = f"curl -s '{demo.feed}/get-feed?user_id={user}'"
+    users = counted(len(world.users), "user")
     return [
         "",
-        f"Open   {demo.feed}/          a feed that reacts: pick one of {len(world.users)} users; follow, hide, like",
+        f"Open   {demo.feed}/          a feed that reacts: pick one of {users}; follow, hide, like",
         f"       {demo.feed}/docs      API of the feed: try GET /get-feed",
         f"       {demo.ingest}/docs      API of ingest: send events",
         "",
-        f"Try    the feed of {user}, the most active of {len(world.users)} users; a follow; a hide and the feed again",
+        f"Try    the feed of {user}, the most active of {users}; a follow; a hide and the feed again",
         get_feed,
         _post(demo.ingest, follow),
         f"{_post(demo.ingest, hide)} && {get_feed}",
@@ -268,12 +281,34 @@ def welcome(world: World, demo: Demo, now_ms: int) -> list[str]:
     ]
 
 
-def _favourites(world: World, user: int, now_ms: int) -> tuple[int, int]:
-    """The numbers of a user's best ping and of the best by another creator."""
-    affinity = world.true_affinity(user, np.arange(len(world.pings)), now_ms)
-    best = int(affinity.argmax())
-    others = world.pings.creator != world.pings.creator[best]
-    return best, int(np.where(others, affinity, -1).argmax())
+def shown(feed: str, user: str) -> list[tuple[str, str]]:
+    """The pings of a user's feed with their creators, the steadiest first; [] if there is no feed.
+
+    Diversity rotates what it has shown: what several feeds hold, the next one very likely holds too.
+    """
+    try:
+        with httpx.Client(trust_env=False, timeout=_FEED_S) as client:
+            ask = partial(client.get, f"{feed}/get-feed", params={"user_id": user})
+            feeds = [[(item["ping_id"], item["creator_id"]) for item in ask().json()["items"]] for _ in range(_FEEDS)]
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        return []  # no feed, or that of something else
+    times = Counter(chain.from_iterable(feeds))
+    return sorted(feeds[-1], key=lambda item: -times[item])
+
+
+def _followed(home: Path, user: str) -> list[str]:
+    """The creators that the user has ever followed, as far as events have landed."""
+    about = (pc.field("user_id") == user) & (pc.field("event_type") == "follow")
+    with suppress(NotFound):
+        creators: list[str] = open_events(home / "lake").to_table(["creator_id"], about)["creator_id"].to_pylist()
+        return creators
+    return []
+
+
+def _favourites(world: World, user: int, now_ms: int) -> list[tuple[str, str]]:
+    """The pings that a user would like best, with their creators."""
+    best = np.argsort(-world.true_affinity(user, np.arange(len(world.pings)), now_ms), kind="stable")
+    return [(ping_id(int(at)), creator_id(int(world.pings.creator[at]))) for at in best[:_FAVOURITES]]
 
 
 def _post(ingest: str, event: dict[str, str]) -> str:

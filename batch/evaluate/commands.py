@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from batch.evaluate.ranklens import ATTRIBUTES, FACETS, STRETCH_DAYS, Evaluation
+from pingfeed.core.words import counted
 from pingfeed.terminal import print_json, print_table
 
 
@@ -28,7 +29,7 @@ def _show(report: Mapping[str, Any]) -> None:
         (name, f"{one['ndcg_at_10']:.4f}", "{:6.4f} to {:6.4f}".format(*one["ci"]))
         for name, one in report["rankers"].items()
     ]
-    print_table(("ranker", "NDCG@10", "95 % interval"), rankers, title=f"{report['lists']:,} lists")
+    print_table(("ranker", "NDCG@10", "95 % interval"), rankers, title=counted(report["lists"], "list"))
     pairs = [
         (name.replace("-", " - "), f"{one['mean']:+.4f}", "{:+.4f} to {:+.4f}".format(*one["ci"]))
         for name, one in report["paired"].items()

@@ -12,6 +12,7 @@ from batch.importers.formats import Rejections
 from batch.training.train import MIN_ENGAGED_REQUESTS
 from pingfeed.core.clock import DAY_MS, to_iso
 from pingfeed.core.events import Row
+from pingfeed.core.words import counted
 from pingfeed.terminal import print_table
 
 _SHOWN: Final = 20
@@ -109,7 +110,7 @@ def show(outcome: Outcome, notes: Sequence[str]) -> None:
     if outcome.again:
         _say(
             f"{outcome.source} was imported before, with the same options: nothing to add. "
-            f"Its events are in {len(outcome.files):,} files.",
+            f"Its events are in {counted(len(outcome.files), 'file')}.",
         )
         return
     if outcome.dry_run:
@@ -128,7 +129,8 @@ def show(outcome: Outcome, notes: Sequence[str]) -> None:
 
 def _summary(outcome: Outcome) -> list[str]:
     types = ", ".join(f"{count:,} {name}" for name, count in sorted(outcome.types.items()))
-    lines = [f"{outcome.source}: {outcome.records:,} lines, {outcome.events:,} events ({types or 'none'})"]
+    read = f"{counted(outcome.records, 'line')}, {counted(outcome.events, 'event')}"
+    lines = [f"{outcome.source}: {read} ({types or 'none'})"]
     if outcome.first_ms is not None:
         lines.append(f"  arriving from {_iso(outcome.first_ms)} to {_iso(outcome.last_ms)}")
     if outcome.last_ms is not None and outcome.end_ms - outcome.last_ms > 30 * DAY_MS:
@@ -136,11 +138,11 @@ def _summary(outcome: Outcome) -> list[str]:
     lines += [f"  timestamps: {count:,} in the form {kind}" for kind, count in outcome.times.items()]
     facts = {
         "duplicate records, each kept once": outcome.duplicates,
-        "of them introduce pings that the log mentions but no event introduces": outcome.introduced,
+        "of the events, to introduce pings that the log mentions but does not introduce": outcome.introduced,
         "lines left out, as asked or for lack of a counterpart": outcome.left_out,
-        "labels cut: they were too long, or beyond the 64th of their list": outcome.cut,
+        "labels cut, as too long or beyond the 64th of their list": outcome.cut,
     }
-    lines += [f"  {count:,} {fact}" for fact, count in facts.items() if count]
+    lines += [f"  {fact}: {count:,}" for fact, count in facts.items() if count]
     lines += [f"  {count:,} x {note} (first in record {first:,})" for note, count, first in outcome.notes]
     if outcome.otherwise:
         lines.append("  this log was imported before with other options: what both imports have is kept once")
@@ -160,11 +162,10 @@ def _show_sample(rows: list[Row]) -> None:
 
 def _show_rejected(outcome: Outcome) -> None:
     rejected = outcome.rejected
-    plural = "" if rejected.count == 1 else "s"
     print_table(
         ("record", "line", "field", "why", "text"),
         [(one.record, one.line, one.field or "", one.message, one.body[:80]) for one in rejected.kept[:_SHOWN]],
-        title=f"{rejected.count:,} record{plural} rejected",
+        title=f"{counted(rejected.count, 'record')} rejected",
     )
     if rejected.count > _SHOWN:
         _say(f"  and {rejected.count - _SHOWN:,} more")

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+from pingfeed.home import DEFAULT, VARIABLE, follow
+
 FILE: Final = "heartbeat"
 MISSED: Final = 3
 
@@ -30,5 +32,6 @@ def silent(home: Path, tick_minutes: int, now_s: float) -> str | None:
 
 if __name__ == "__main__":
     # Read directly: importing the settings takes a second, and the scheduler has validated them.
-    home = Path(os.environ.get("PINGFEED_HOME", "var/pingfeed"))
+    follow(os.environ)
+    home = Path(os.environ.get(VARIABLE) or DEFAULT)
     sys.exit(silent(home, int(os.environ.get("PINGFEED_TICK_MINUTES", "15")), time.time()))

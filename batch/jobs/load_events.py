@@ -23,6 +23,7 @@ from batch.lake.tombstones import DeletionRequests, Forgotten
 from batch.ticks import day_of_path
 from batch.wiring import Batch
 from pingfeed.core.clock import to_iso
+from pingfeed.core.words import counted
 
 _LOG = logging.getLogger(__name__)
 _DEDUPE_DAYS = 7
@@ -64,7 +65,7 @@ class EventLoader:
             _forget(found, forgotten)
             self._record(found, manifest)
             rows = self._stamped(found.rows, None if is_history else tick + is_amendment(run))
-            with self._progress.step(f"{label}: {rows.num_rows:,} events"):
+            with self._progress.step(f"{label}: {counted(rows.num_rows, 'event')}"):
                 manifest.read += rows.num_rows
                 if rows.num_rows:
                     quarantine.each("load", rows, lambda piece: self._load(run, piece, manifest))

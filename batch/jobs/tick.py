@@ -13,6 +13,7 @@ from batch.ops import signals_rebuild
 from batch.serving import packets, snapshot
 from batch.training.models import live_ranker
 from batch.wiring import Batch
+from pingfeed.core.words import counted
 from pingfeed.spool.stats import wait_landed
 
 
@@ -56,7 +57,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
     users = (
         [] if is_past else packets.users_to_refresh(batch, tick, None if everyone else _refreshed_before(batch, tick))
     )
-    with batch.progress.step(f"packets of {len(users):,} users"):
+    with batch.progress.step(f"packets of {counted(len(users), 'user')}"):
         sizes = packets.refresh(batch, content, source, users, live_ranker(batch))
     if not is_past:
         _mark_done(batch, tick, len(sizes))

@@ -25,6 +25,7 @@ import msgspec
 
 from batch.lake.tables import Tables
 from batch.ticks import Ticks, day_name, day_number, day_of_path
+from pingfeed.core.words import counted
 
 _MANIFEST: Final = re.compile(r"^ticks/(\d+)/manifest(?:-(\d+))?\.json$")
 _COMPACTED: Final = re.compile(r"/compact-[0-9a-f]{16}\.parquet$")
@@ -58,12 +59,13 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 def in_words(*, read: int, kept: int, rejected: int, left_out: int, quarantined: int = 0) -> str:
     """The counts of a run for a person."""
-    said = f"{read:,} events read, {kept:,} of them new, {read - kept - quarantined:,} duplicates"
+    repeated = counted(read - kept - quarantined, "duplicate")
+    said = f"{counted(read, 'event')} read, {kept:,} of them new, {repeated}"
     if quarantined:
         said += f", {quarantined:,} quarantined"
     if rejected:
-        said += f", {rejected:,} documents rejected"
-    return said + (f", {left_out:,} files unreadable" if left_out else "")
+        said += f", {counted(rejected, 'document')} rejected"
+    return said + (f", {counted(left_out, 'file')} unreadable" if left_out else "")
 
 
 @dataclass(frozen=True)

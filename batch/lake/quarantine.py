@@ -16,6 +16,7 @@ import pyarrow as pa
 from batch.lake.raw_files import documents_of
 from pingfeed.core.clock import day_of
 from pingfeed.core.errors import PingfeedError
+from pingfeed.core.words import counted
 from pingfeed.ports import Lake
 
 QUARANTINE = "quarantine"
@@ -69,9 +70,8 @@ class Quarantine:
             except Exception as error:  # noqa: BLE001  # whatever a row does to a step, the others go on
                 if piece.num_rows == 1 or not left:
                     left = max(0, left - 1)
-                    self.put(
-                        step, f"{piece.num_rows} of {rows.num_rows} rows", f"{type(error).__name__}: {error}", piece
-                    )
+                    share = f"{piece.num_rows:,} of {counted(rows.num_rows, 'row')}"
+                    self.put(step, share, f"{type(error).__name__}: {error}", piece)
                 else:
                     half = piece.num_rows // 2
                     waiting += [piece.slice(half), piece.slice(0, half)]

@@ -1,4 +1,4 @@
-"""`pingfeed reconcile`, `pingfeed rejected list` and `pingfeed forget`."""
+"""`pingfeed reconcile`, `pingfeed rejected list`, `pingfeed forget` and `pingfeed export`."""
 
 import os
 import sys
@@ -10,7 +10,8 @@ import msgspec
 
 from batch.ops import reconcile as reconciling
 from batch.ops import rejected as rejecting
-from batch.ops.forget import Forgetting, forget_users
+from batch.ops.export import export_user
+from batch.ops.forget import Forgetting, events_waiting, forget_users
 from batch.wiring import build
 from pingfeed import settings
 from pingfeed.adapters import registry
@@ -74,6 +75,19 @@ def forget(users: Sequence[str], *, json: bool = False) -> int:
     return 0
 
 
+def export(user: str) -> int:
+    """Print everything about a user as JSON lines."""
+    (user_id,) = _ids([user])
+    batch = build(settings.load(os.environ), quiet=True)
+    lines, unreadable = export_user(batch, user_id)
+    sys.stdout.writelines(f"{line.decode()}\n" for line in lines)
+    if unreadable:
+        sys.stderr.write(f"files that could not be read: {len(unreadable):,}, such as {unreadable[0]}\n")
+    if waiting := events_waiting(batch):
+        sys.stderr.write(f"events of all users waiting in spools, which are not exported: {waiting:,}\n")
+    return int(bool(unreadable))
+
+
 def _days(day: str | None, count: int) -> list[str]:
     if not 1 <= count <= _MAX_DAYS:
         raise InvalidInput(f"--days must be 1 to {_MAX_DAYS}", field="days")
@@ -92,13 +106,15 @@ def _ids(given: Iterable[str]) -> list[str]:
         try:
             msgspec.convert(user_id, Id)
         except msgspec.ValidationError as error:
-            sentence = f"{user_id!r} is not a user id (1 to 128 bytes of [A-Za-z0-9._:@-]); no user was forgotten"
+            sentence = f"{user_id!r} is not a user id (1 to 128 bytes of [A-Za-z0-9._:@-]); nothing was done"
             raise InvalidInput(sentence, field="user_id") from error
     return users
 
 
 def _outcome(done: Forgetting) -> Iterable[str]:
     yield f"deletion requests: {done.users:,}; removed packets: {done.packets:,}, signals: {done.signals:,}"
+    for user_id in done.unknown:
+        yield f"{user_id} is unknown: no packet, no signals and no event in the lake"
     yield "the next nightly job (or `pingfeed etl` now) removes these users from the lake"
     if done.waiting:
         yield (

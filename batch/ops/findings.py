@@ -9,6 +9,7 @@ from batch.lake.quarantine import quarantined
 from batch.lake.raw_files import each_events
 from batch.wiring import Batch, build
 from pingfeed.core.clock import Clock, to_iso
+from pingfeed.core.words import counted
 from pingfeed.settings import Settings
 
 _MAX_FILES = 200
@@ -57,7 +58,7 @@ def _unread(batch: Batch, ledger: Ledger) -> Finding:
         if first_ms is not None and not found.files[0].rpartition("/")[2].startswith("history-"):
             oldest_ms = first_ms if oldest_ms is None else min(oldest_ms, first_ms)
     late = oldest_ms is not None and batch.ticks.of(oldest_ms) < batch.present - _LATE_TICKS
-    detail = f"unread events: {count:,} in {len(paths):,} files"
+    detail = f"unread events: {count:,} in {counted(len(paths), 'file')}"
     if len(paths) > _MAX_FILES:
         detail = f"unread files: {len(paths):,}; events in the first {_MAX_FILES}: {count:,}"
     if oldest_ms is not None:

@@ -25,12 +25,14 @@ from batch.lake.ledger import Ledger, is_compacted
 from batch.lake.raw_files import PARQUET, READERS, documents_of, read_events
 from batch.lake.tables import AGGREGATES, STATES, clock_of, parquet_of
 from batch.lake.tombstones import DeletionRequest, DeletionRequests, Forgotten, hash_of, is_content
+from batch.ops.export import find_events
 from batch.ops.reconcile import KEYS, keys_of, put_removed
 from batch.ops.rejected import is_raw, line_of
 from batch.training.training_set import CLOCK as TRAINING_CLOCK
 from batch.wiring import Batch
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.signals import UserState
+from pingfeed.core.words import counted
 from pingfeed.ports import Lake
 from pingfeed.spool.stats import waiting_by_day
 
@@ -53,6 +55,8 @@ class Forgetting(msgspec.Struct, frozen=True):
     """Users that had signals."""
     waiting: int
     """Events of all users in this machine's spools: a service that starts applies them to the signals again."""
+    unknown: list[str] = []
+    """Users of whom nothing was found."""
 
 
 @dataclass
@@ -78,18 +82,27 @@ def forget_users(batch: Batch, users: Sequence[str]) -> Forgetting:
     for user_id in users:
         requests.add(DeletionRequest(hash=hash_of(user_id), at_ms=at_ms, tick=batch.ticks.of(at_ms) + 1))
     packets, signals = asyncio.run(_remove_served(batch, users, at_ms))
-    waiting = sum(sum(days.values()) for days in waiting_by_day(batch.settings.spool_dir).values())
-    return Forgetting(len(users), at_ms, packets, signals, waiting)
+    unseen = [user_id for user_id in users if user_id not in packets | signals]
+    known = find_events(batch, unseen)[0]["user_id"].to_pylist() if unseen else []
+    unknown = sorted(set(unseen).difference(known))
+    return Forgetting(len(users), at_ms, len(packets), len(signals), events_waiting(batch), unknown)
 
 
-async def _remove_served(batch: Batch, users: Iterable[str], now_ms: int) -> tuple[int, int]:
-    """Remove packets and signals; how many users had some."""
+def events_waiting(batch: Batch) -> int:
+    """How many events of all users wait in this machine's spools."""
+    return sum(sum(days.values()) for days in waiting_by_day(batch.settings.spool_dir).values())
+
+
+async def _remove_served(batch: Batch, users: Iterable[str], now_ms: int) -> tuple[set[str], set[str]]:
+    """Remove packets and signals; the users that had some."""
     candidates, signals = batch.open_candidates(), batch.open_signals()
-    packets = states = 0
+    packets, states = set(), set()
     try:
         for user_id in users:
-            packets += await candidates.get(user_id, now_ms) is not None
-            states += (await signals.read(user_id, now_ms)).state != UserState()
+            if await candidates.get(user_id, now_ms) is not None:
+                packets.add(user_id)
+            if (await signals.read(user_id, now_ms)).state != UserState():
+                states.add(user_id)
             await candidates.delete(user_id)
             await signals.forget(user_id)
     finally:
@@ -107,7 +120,7 @@ def remove_forgotten(batch: Batch) -> Removed:
     if not pending and not late:
         return done
     forgotten = Forgotten([*pending, *late])
-    with batch.progress.step(f"forgetting {done.users:,} users"):
+    with batch.progress.step(f"forgetting {counted(done.users, 'user')}"):
         known = Ledger(batch.tables, batch.ticks).known_runs()
         _clear_raw(batch.tables.lake, known, forgotten, done, everything=bool(pending))
         if pending:

@@ -30,6 +30,7 @@ from batch.ops.rejected import is_raw, lines_in
 from batch.ticks import day_name, day_number, day_of_path
 from pingfeed.core.clock import DAY_MS, to_iso
 from pingfeed.core.errors import NotFound
+from pingfeed.core.words import counted
 from pingfeed.ports import Lake
 from pingfeed.spool.checkpoint import FILE, KEPT_DAYS
 from pingfeed.spool.stats import SpoolStats, stats_of
@@ -238,12 +239,12 @@ def _sentence(found: Reconciled, now_ms: int, *, firehose: bool) -> str:
     surplus = f" {beyond:,} more landed than spools report: just delivered, or by a spool without stats." * (beyond > 0)
     if not c.missing:
         return f"nothing is missing.{surplus}"
-    gone = (
-        f"{found.lost:,} accepted events are missing: their spool's file was removed or damaged." if found.lost else ""
-    )
+    lost = counted(found.lost, "accepted event is", "accepted events are")
+    gone = f"{lost} missing: their spool's file was removed or damaged." if found.lost else ""
     if c.missing == found.lost:
         return f"{gone}{surplus}"
-    said = f"{gone} {c.missing - found.lost:,} delivered events are missing from {c.short[0]}".lstrip()
+    others = counted(c.missing - found.lost, "delivered event is", "delivered events are")
+    said = f"{gone} {others} missing from {c.short[0]}".lstrip()
     if not firehose:
         return f"{said}: restore its files."
     until_ms = max(s.days[c.day].delivered_ms for s in found.spools if c.day in s.days) + FIREHOSE_BUFFER_MS

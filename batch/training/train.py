@@ -21,6 +21,7 @@ from batch.wiring import Batch
 from pingfeed.core.errors import FormatError
 from pingfeed.core.features import REALTIME, Float32
 from pingfeed.core.ranker import Manifest, TreeRanker
+from pingfeed.core.words import counted
 
 MIN_ENGAGED_REQUESTS: Final = 500
 DAYS: Final = 30
@@ -96,7 +97,7 @@ def _train(batch: Batch, tick: int, days: int) -> Outcome:
         sentence = "Not enough training data: no request with two different outcomes in the training or held-out time"
         return Outcome(None, f"{sentence}; the current ranker keeps serving")
     requests = len(training.starts) - 1
-    with batch.progress.step(f"training on {requests:,} requests, {len(training.grades):,} rows"):
+    with batch.progress.step(f"training on {counted(requests, 'request')}, {counted(len(training.grades), 'row')}"):
         booster = fit(training, batch.features.names)
     manifest, text = _describe(batch, tick, booster, requests, held_out)
     models.store(batch, manifest, text)

@@ -22,6 +22,7 @@ from batch.ticks import day_name
 from batch.wiring import Batch
 from pingfeed.core.clock import HOUR_MS
 from pingfeed.core.features import REALTIME, Float32, assemble, retrieval_values
+from pingfeed.core.words import counted
 
 _EVENTS: Final = [
     *("user_id", "event_type", "request_id", "ping_id", "position", "watch_time_ratio", "known_tick", "received_ms"),
@@ -67,7 +68,7 @@ def collect(batch: Batch, cutoff_tick: int, days: int) -> TrainingSet:
     learned = [day for day in batch.tables.clean_days() if last - days < day <= last]
     missing = [day for day in learned if not _exists(batch, _path(batch, day))]
     if missing:
-        with batch.progress.step(f"training rows of {len(missing)} days"):
+        with batch.progress.step(f"training rows of {counted(len(missing), 'day')}"):
             _make(batch, missing[0], missing[-1], cutoff_tick)
     parts = [_load(batch, day, cutoff_tick) for day in learned]
     names = list(batch.features.names)

@@ -25,7 +25,10 @@ RECENT_OF_EACH: Final = 10
 
 
 def diversify(state: FeedState) -> None:
-    """Fill `order` with the pool positions of the page's pings, and set `more` if candidates are left."""
+    """Fill `order` with the pool positions of the page's pings, and set `more` if candidates are left.
+
+    Fill `diversity`, where it is asked for, with what that took from each.
+    """
     limit = state.request.limit
     ranked = _ranked(state)
     state.more = len(ranked) > limit
@@ -36,7 +39,15 @@ def diversify(state: FeedState) -> None:
     penalties, recent = _penalties(state.snapshot, state.pool.rows[window], _recently_served(state))
     unit = state.live.ranker.score_std
     values = state.totals[window] - unit * recent
-    state.order = [window[at] for at in _greedy(values, unit * penalties, limit)]
+    picked = _greedy(values, unit * penalties, limit)
+    state.order = [window[at] for at in picked]
+    if state.request.explain:
+        page = (penalties[picked[:slot], at].sum() for slot, at in enumerate(picked))
+        terms = zip(picked, page, recent[picked], strict=True)
+        state.diversity = {
+            window[at]: {"page": 0.0 - float(unit * on_page), "recent_feeds": 0.0 - float(unit * lately)}
+            for at, on_page, lately in terms
+        }
 
 
 def _ranked(state: FeedState) -> list[int]:

@@ -77,6 +77,7 @@ def _explain(state: FeedState, slot: int) -> Explain:
     return Explain(
         score=None if state.scores is None else float(state.scores[at]),
         boosts={name: float(values[at]) for name, values in state.boosts.items()},
+        diversity=state.diversity.get(at, {}),
         sources=[source for bit, source in enumerate(SOURCES) if bits >> bit & 1],
         propensity=state.propensities[slot],
         features={} if state.matrix is None else _by_name(state.features.names, state.matrix[at]),

@@ -22,6 +22,7 @@ from pingfeed.aws import AwsClient, translated
 from pingfeed.core.errors import FormatError, Unavailable
 from pingfeed.core.glue_rows import converted
 from pingfeed.core.retry import Backoff
+from pingfeed.core.words import counted
 from pingfeed.ports import Batch, SinkCounters
 from pingfeed.settings import stream_of
 
@@ -112,7 +113,8 @@ class FirehoseEventSink:
             if left:
                 failures += 1
                 if self._clock() - self._taken_at >= self._patience_s:
-                    raise Unavailable(f"{self._what} does not take {len(left)} records: {reason}") from reason
+                    refused = counted(len(left), "record")
+                    raise Unavailable(f"{self._what} does not take {refused}: {reason}") from reason
                 self._counters.retried += len(left)
                 await self._pause(self._backoff.pause_s(failures))
             records = left

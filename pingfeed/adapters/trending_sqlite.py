@@ -30,6 +30,7 @@ from pingfeed.adapters._sqlite import Database
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import PingfeedError, Unavailable
 from pingfeed.core.trending import MAX_LANDMARK_AGE_MS, Engagement, decay_between, forward_weight
+from pingfeed.core.words import counted
 from pingfeed.settings import url_path
 
 FLUSH_S: Final = 0.4
@@ -135,7 +136,8 @@ class SqliteTrending:
                 # Shielded: a caller that gives up must not let the next flush into this one's transaction.
                 await asyncio.shield(self._database.write(partial(self._count, batch)))
             except Unavailable as error:
-                raise Unavailable(f"{len(batch)} engagements were not counted: {error.message}") from error
+                lost = counted(len(batch), "engagement was", "engagements were")
+                raise Unavailable(f"{lost} not counted: {error.message}") from error
 
     def _count(self, batch: Sequence[Engagement], connection: sqlite3.Connection) -> None:
         landmark_ms, newest_ms = _tell_time(connection, max(e.at_ms for e in batch))

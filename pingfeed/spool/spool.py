@@ -43,6 +43,7 @@ from typing import Final
 
 from pingfeed.core.clock import DAY_MS, Clock, day_of, system_clock
 from pingfeed.core.errors import PingfeedError, Unavailable
+from pingfeed.core.words import counted
 from pingfeed.spool.checkpoint import FILE as TALLY
 from pingfeed.spool.checkpoint import LOCK
 from pingfeed.spool.disk import Disk
@@ -235,7 +236,7 @@ class Spool:
         if self._closed:
             raise Unavailable(f"the spool {self.directory} is closed")
         if sum(one.bytes for one in self._segments) + size > self.max_bytes:
-            message = f"the spool is full: {self.depth()[0]} events wait for delivery"
+            message = f"the spool is full: {counted(self.depth()[0], 'event')} waiting for delivery"
             raise Unavailable(message, retry_after_s=_FULL_RETRY_S)
 
     def _probe(self, room: int) -> None:

@@ -97,7 +97,7 @@ def test_a_csv_becomes_a_feed(newcomer: Newcomer) -> None:
     printed = newcomer.type_in(commands)
     assert "dry run: nothing was written" in printed
     assert printed.count("1 record rejected") == 2
-    assert re.search(r"│ 7 +│ 8 +│ timestamp", printed)
+    assert re.search(r"(?m)^7 +8 +timestamp ", printed)
     answer = newcomer.ask(curl)
     shown = {item["ping_id"]: item["creator_id"] for item in answer["items"]}
     assert {"lamp-3": "lumen", "vase-2": "kiln"}.items() <= shown.items()

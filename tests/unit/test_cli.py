@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import rich.console
+import rich.text
 
 from pingfeed import checks, cli, command_table
 from pingfeed.command_table import GROUPS, Command
@@ -152,16 +152,40 @@ def test_doctor_shows_a_wrong_setting_and_fails(
     assert "FAILS" in text
 
 
-@pytest.mark.parametrize("terminal", [False, True])
-def test_a_table_never_cuts_an_id(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+SENTENCE = "a sentence that is much longer than such a narrow terminal is wide, with an id in it: " + ID
+ROWS = [(ID, "one", SENTENCE), ("1", "", "short\tand\nbroken"), (rich.text.Text("red", "red"), ID, "")]
+
+
+def printed(terminal: bool, columns: int, monkeypatch: pytest.MonkeyPatch) -> str:
     out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr(rich.console.Console, "is_terminal", terminal)
-    monkeypatch.setenv("COLUMNS", "60")
-    sentence = "a sentence that is much longer than such a narrow terminal is wide"
-    print_table(("model", "gate"), [(ID, sentence)])
-    assert ID in out.getvalue()
-    assert (sentence in out.getvalue()) is not terminal
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    print_table(("model", "state", "gate"), ROWS, title="Models")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("columns", [1, 20, 60, 80, 200, 1000])
+def test_a_terminals_table_never_cuts_an_id(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = printed(True, columns, monkeypatch)
+    assert text.count(ID) == 3
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert "\x1b[31mred" in text
+    assert (SENTENCE in text) is (columns == 1000), "sentences fold"
+
+
+@pytest.mark.parametrize("columns", [1, 80, 1000])
+def test_a_table_that_is_piped_is_plain_lines_of_aligned_columns(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = len(ID) + 2
+    assert printed(False, columns, monkeypatch).splitlines() == [
+        "Models",
+        f"{'model':{wide}}{'state':{wide}}gate",
+        f"{ID}  {'one':{wide}}{SENTENCE}",
+        f"{'1':{wide}}{'':{wide}}short and broken",
+        f"{'red':{wide}}{ID}",
+    ]
 
 
 def test_the_ports_are_those_of_the_contract() -> None:

@@ -80,7 +80,7 @@ def test_doctor_reports_unread_events_and_runs_ahead_of_the_clock(world: LakeWor
     assert examined()["events"].ok
     world.land([like(NOW + 1)])
     assert examined()["events"] == checks.Check("events", True, examined()["events"].detail)
-    assert "unread events: 1 in 1 files" in examined()["events"].detail
+    assert "unread events: 1 in 1 file," in examined()["events"].detail
     world.land([like(NOW - 5, 1), like(NOW - 5, 2)])
     assert not examined()["events"].ok
     assert "unread events: 3 in 2 files" in examined()["events"].detail

@@ -215,7 +215,7 @@ async def test_without_a_server_write_and_check_are_unavailable(monkeypatch: pyt
         monkeypatch.setenv(name, value)
     sink = FirehoseEventSink("firehose://events", patience_s=0)
     try:
-        with pytest.raises(Unavailable, match="the stream events does not take 1 records"):
+        with pytest.raises(Unavailable, match="the stream events does not take 1 record"):
             await sink.write(batch_of([like(1)]))
         with pytest.raises(Unavailable, match="the stream events does not respond"):
             await sink.check()

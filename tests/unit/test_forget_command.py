@@ -14,6 +14,7 @@ from pingfeed.core.clock import system_clock
 from pingfeed.core.signals import Act
 from pingfeed.settings import load
 from pingfeed.spool.spool import Spool
+from tests.unit.lakes import FIRST, LakeWorld, like
 
 Output = pytest.CaptureFixture[str]
 
@@ -50,17 +51,26 @@ def test_several_users_in_one_call_wait_for_one_nightly_job(
 def test_the_command_says_what_it_removed_and_claims_nothing_of_an_unknown_user(home: Path, capsys: Output) -> None:
     asyncio.run(_serve(home, "ada"))
     assert main(["forget", "nosuch-user"]) == 0
-    assert "deletion requests: 1; removed packets: 0, signals: 0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "deletion requests: 1; removed packets: 0, signals: 0" in said
+    assert "nosuch-user is unknown: no packet, no signals and no event in the lake" in said
     assert main(["forget", "ada", "nosuch-user"]) == 0
     said = capsys.readouterr().out
     assert "deletion requests: 2; removed packets: 1, signals: 1" in said
     assert "pingfeed etl" in said
+    assert "ada is unknown" not in said
+
+
+def test_a_user_with_nothing_but_events_is_not_unknown(home: Path, capsys: Output) -> None:
+    LakeWorld(home).land([like(FIRST, user="ada")])
+    assert main(["forget", "ada", "bob", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unknown"] == ["bob"]
 
 
 @pytest.mark.parametrize("wrong", ["", "white space", "ümlaut", "x" * 129, "a/b"])
 def test_one_bad_id_and_no_user_is_forgotten(home: Path, wrong: str, capsys: Output) -> None:
     assert main(["forget", "ada", wrong]) == 1
-    assert "no user was forgotten" in capsys.readouterr().err
+    assert "nothing was done" in capsys.readouterr().err
     assert not (home / "lake").exists()
 
 

@@ -116,7 +116,8 @@ def case(name: str, files: Files | list[list[Row]], delivered: int, says: str = 
     reports = {key: more.pop(key) for key in ("days", "at_ms", "published", "waiting") if key in more}
     given = {"days": {TODAY: delivered}, "at_ms": NOON + 1000, "published": [], "waiting": {}} | reports
     counts = expected(more.pop("sum", delivered), **more)
-    missing = f"{counts.missing} delivered events are missing from {PARTITION}: restore its files."
+    gone = "1 delivered event is" if counts.missing == 1 else f"{counts.missing} delivered events are"
+    missing = f"{gone} missing from {PARTITION}: restore its files."
     return pytest.param(named, given, counts, says or (missing if counts.missing else "nothing is missing."), id=name)
 
 
@@ -133,7 +134,7 @@ FILED_ELSEWHERE: Files = {
     "events/year=2024/month=10/day=07/stream": encode_rows([C]),
     "events/year=2024/month=10/day=03/stream": encode_rows([like(4, FIRST_DAY * DAY_MS)]),
 }
-UNREADABLE = f"1 delivered events are missing from {PARTITION}: restore its files.\nUnreadable files: 1. Their events"
+UNREADABLE = f"1 delivered event is missing from {PARTITION}: restore its files.\nUnreadable files: 1. Their events"
 NO_STATS = "no spool has stats for this day (kept for 400 days); events in the lake: 1."
 SURPLUS = "nothing is missing. 1 more landed than spools report"
 WAITING = {TODAY: 4, TOMORROW: 9}

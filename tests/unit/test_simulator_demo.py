@@ -2,24 +2,29 @@
 
 import dataclasses
 import io
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from rich.console import Console
 
 from pingfeed.core.clock import to_iso
 from pingfeed.core.errors import Busy, InvalidInput
-from simulator.demo import Demo, run
+from simulator.demo import Demo, run, welcome
 from simulator.processes import ChildFailed, Children
-from simulator.world import TICK_MS, Spec, encode
+from simulator.world import TICK_MS, Spec, World, encode
+from tests.unit.lakes import LakeWorld, row
 
 NOW_MS = 1_800_000_000_000
 UNTIL_MS = NOW_MS // TICK_MS * TICK_MS
@@ -160,7 +165,7 @@ def running(demo: Demo) -> Iterator["subprocess.Popen[bytes]"]:
     start(demo)
     (demo.home / "asked.txt").unlink()
     program = (
-        "import os, sys, pathlib; from rich.console import Console; from simulator.demo import Demo, run;"
+        "import os, sys, pathlib; from rich.console import Console; from simulator.demo import Demo, run, welcome;"
         f"demo = Demo(pathlib.Path({str(demo.home)!r}), 20, 40, 1, 7, {demo.ingest_port}, {demo.feed_port});"
         f"sys.exit(run(demo, Console(), os.environ, lambda: {NOW_MS}, (sys.executable, '-c', sys.argv[1])))"
     )
@@ -194,3 +199,45 @@ def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pyt
     until(lambda: children.log("deaf").read_text() == "deaf\n")
     assert children.stop() == ["deaf"]
     assert children.stop() == []
+
+
+def commands(demo: Demo, respond: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The events that the printed commands send, where the n-th feed is `respond(n)`."""
+    world, asked = World.build(Spec(users=20, pings=40, days=1, until_ms=UNTIL_MS)), []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.params["user_id"])
+        return respond(len(asked))  # type: ignore[no-any-return]
+
+    monkeypatch.setattr("httpx.Client", partial(httpx.Client, transport=httpx.MockTransport(answer)))
+    lines = [line for line in welcome(world, demo, NOW_MS) if line.startswith("curl")]
+    events: list[dict[str, str]] = [json.loads(found[1]) for line in lines if (found := re.search(r"-d '(.*?)'", line))]
+    assert {event["user_id"] for event in events} == set(asked)
+    return events
+
+
+def test_the_commands_hide_what_the_feed_holds_and_follow_whom_the_user_does_not(
+    demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rotating(number: int) -> httpx.Response:
+        pings = [number, 8, 9, 10]
+        items = [{"ping_id": f"p{n}", "creator_id": {9: "c8", 10: "c10"}.get(n, f"c{n}")} for n in pings]
+        return httpx.Response(200, json={"items": items})
+
+    world = LakeWorld(demo.home)
+    user = commands(demo, rotating, monkeypatch)[0]["user_id"]
+    world.land(
+        [row("follow", NOW_MS, user_id=user, creator_id="c4"), row("follow", NOW_MS, user_id="x", creator_id="c10")]
+    )
+    follow, hide = commands(demo, rotating, monkeypatch)
+    assert hide["ping_id"] == "p8", "the first of those that every feed holds"
+    assert follow["creator_id"] == "c10", "c8 made the ping, c4 is followed"
+
+
+@pytest.mark.parametrize("body", ["", "[]", '{"items":[]}', '{"error":{}}'])
+def test_without_a_feed_the_commands_have_the_users_favourites(
+    demo: Demo, body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow, hide = commands(demo, lambda _: httpx.Response(200, text=body), monkeypatch)
+    assert hide["ping_id"].startswith("ping-")
+    assert follow["creator_id"].startswith("creator-")

@@ -1,0 +1,92 @@
+"""Everything that an installation keeps about a user: the events in the lake, the relations and the profile.
+
+Events come from the raw zone, which includes what no run has read yet, and from the clean one, which keeps what the raw
+zone no longer has. Each is found once, by the rule of a run: an event id counts once in 7 days. What a run would remove
+because the user was deleted is not found.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batch.lake.raw_files import documents_of, each_events
+from batch.lake.tombstones import DeletionRequests, Forgotten
+from batch.wiring import Batch
+from pingfeed.core.arrow import EVENT_SCHEMA
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import NotFound
+from pingfeed.core.signals import UserState
+
+_DEDUPE_MS: Final = 7 * DAY_MS
+_KEY: Final = ("event_id", "received_ms")
+_TRIES: Final = 3
+_RELATIONS: Final = {"follows": "follow", "blocks": "block", "hides": "hide"}
+
+
+def find_events(batch: Batch, users: Iterable[str]) -> tuple[pa.Table, list[str]]:
+    """The stored events of some users, copies included, and the files that could not be read. Raises Unavailable."""
+    wanted, lake = pa.array(users, pa.string()), batch.tables.lake
+    for attempt in range(1, _TRIES + 1):
+        batch.tables.refresh()
+        tables: list[pa.Table] = [EVENT_SCHEMA.empty_table()]
+        unreadable: list[str] = []
+        try:
+            for found in each_events(
+                lake, (path for root in ("events", "errors", "clean") for path in lake.list(root))
+            ):
+                tables.append(found.rows.filter(pc.is_in(found.rows["user_id"], value_set=wanted)))
+                unreadable += found.left_out
+            return pa.concat_tables(tables), unreadable
+        except NotFound:  # The nightly job compacted a file that was listed a moment ago.
+            if attempt == _TRIES:
+                raise
+    raise AssertionError("unreachable")
+
+
+def export_user(batch: Batch, user_id: str) -> tuple[list[bytes], list[str]]:
+    """A user's data as JSON documents, and the files that could not be read. Raises NotFound for an unknown user."""
+    events, unreadable = find_events(batch, [user_id])
+    requests = DeletionRequests(batch.tables.lake)
+    kept = Forgotten([*requests.pending(), *requests.done_since()]).without(events, "received_ms")
+    lines = list(_events(kept.filter(pc.equal(kept["user_id"], user_id)).sort_by("received_ms")))
+    state = asyncio.run(_state(batch, user_id))
+    if not lines and state == UserState():
+        raise NotFound(f"user {user_id} is unknown: no event, no relation and no profile is stored")
+    return [*lines, *_relations(user_id, state), _profile(user_id, state)], unreadable
+
+
+def _events(rows: pa.Table) -> Iterator[bytes]:
+    taken: dict[str, int] = {}
+    for event_id, at_ms, document in zip(*(rows[c].to_pylist() for c in _KEY), documents_of(rows), strict=True):
+        if event_id not in taken or at_ms - taken[event_id] > _DEDUPE_MS:
+            taken[event_id] = at_ms
+            yield b'{"kind":"event",' + document[1:]
+
+
+async def _state(batch: Batch, user_id: str) -> UserState:
+    signals = batch.open_signals()
+    try:
+        return (await signals.read(user_id, batch.clock())).state
+    finally:
+        await signals.close()
+
+
+def _relations(user_id: str, state: UserState) -> Iterator[bytes]:
+    """The creators and pings that the user decided about; an unfollow is a follow that no longer holds."""
+    for part, relation in _RELATIONS.items():
+        for target, at_ms in getattr(state, part).items():
+            yield _line("relation", user_id, relation=relation, target=target, at_ms=abs(at_ms), active=at_ms > 0)
+
+
+def _profile(user_id: str, state: UserState) -> bytes:
+    """What else the services know of the user: what they saw, did and were served lately."""
+    parts = (name for name in state.__struct_fields__ if name not in _RELATIONS)
+    return _line("profile", user_id, **{name: getattr(state, name) for name in parts})
+
+
+def _line(kind: str, user_id: str, **values: Any) -> bytes:
+    return msgspec.json.encode({"kind": kind, "user_id": user_id, **values})
