@@ -152,6 +152,12 @@ def ids_of(catalogue: Catalogue, kind: str) -> dict[int, str]:
     return dict(zip(have["number"].to_pylist(), have["id"].to_pylist(), strict=True))
 
 
+def ids_for(catalogue: Catalogue, kind: str, numbers: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The id of each number, null for none."""
+    have = catalogue.numbers.filter(pc.field("kind") == kind)
+    return pc.take(have["id"], pc.index_in(numbers, value_set=have["number"].combine_chunks()))
+
+
 def numbers_for(catalogue: Catalogue, kind: str, ids: Sequence[str]) -> pa.ChunkedArray:
     """The number of each id, null for none."""
     return _look_up(catalogue.numbers, kind, pa.chunked_array([pa.array(ids, pa.string())]))

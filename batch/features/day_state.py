@@ -56,6 +56,14 @@ def current(batch: Batch, name: str, tick: int) -> pa.Table:
     return _carried(batch, name, day, batch.tables.aggregate(_SOURCE[name], day, day, tick))
 
 
+def latest(batch: Batch, name: str) -> pa.Table:
+    """A state as of everything that runs have read."""
+    tables = batch.tables
+    learned = tables.clean_days()
+    day = max([*learned[:1], *tables.state_days(name)], default=0)
+    return _carried(batch, name, day, tables.aggregate(_SOURCE[name], day, max([day, *learned])))
+
+
 def _carried(batch: Batch, name: str, day: int, buckets: pa.Table) -> pa.Table:
     inputs = {"state": batch.tables.state(name, day), _SOURCE[name]: buckets}
     return batch.engine.run(name, batch.ticks.params(), **inputs)

@@ -1,6 +1,7 @@
 """The batch side obeys what users decide: the greatest order key wins, and what is taken back comes back."""
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,8 +12,10 @@ import pytest
 from batch.features.catalogue import ids_of
 from batch.jobs import tick
 from batch.jobs.nightly import etl
+from batch.ops.forget import forget_users
+from batch.ops.rebuild import relations_of_lake
 from batch.ticks import day_name
-from pingfeed.core.events import Row, to_rows
+from pingfeed.core.events import Row, order_key, to_rows
 from pingfeed.core.packet import decode
 from tests.unit.import_world import NOW_MS, ImportWorld, csv_log
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, row
@@ -168,6 +171,36 @@ def test_an_import_of_history_ends_in_the_exclusions(tmp_path: Path) -> None:
     etl(world.batch, now)
     tick.run(world.batch, now, everyone=True)
     assert candidates(world, "ann") == PINGS.keys() - {"p1", "p2", "p3", "p0", "p4", "p8"}
+
+
+def folded(rows: Iterable[Row]) -> dict[tuple[str, str, str], Any]:
+    """The last act on every target and the last value of every field, with their keys."""
+    out: dict[tuple[str, str, str], Any] = {}
+    for one in sorted(rows, key=order_key):
+        does = one["event_type"].replace("report", "hide")
+        target = one.get("creator_id") or one.get("topic") or one.get("ping_id")
+        user = one.get("user_id", "")
+        told = [(name, "", one[name]) for name in ("country", "interests") if name in one]
+        acts = told or ([(does.removeprefix("un"), target, does)] if target else [])
+        out |= {(user, kind, about): (what, order_key(one)) for kind, about, what in acts}
+    return out
+
+
+def test_the_lake_knows_what_a_lost_store_of_signals_held(world: LakeWorld) -> None:
+    """With whole keys, from a day's state, buckets and unread files, without users who were deleted."""
+    profile = {"event_type": "user_updated", "user_id": "ada", "country": "DE", "interests": ["t1", "t2"]}
+    before = [act(said[0], said[2], user) for user, said in DECISIONS.items()]
+    after = [act(said[1], said[2], user) for user, said in DECISIONS.items() if user != "blocks"]
+    early = request(FIRST + 1, profile, *before, act("block", "c1", "zoe"))
+    late = request(FIRST + DAY + 1, *after, {"event_type": "user_updated", "user_id": "ada", "country": "FR"})
+    unread = request(FIRST + DAY + 2, act("unmute", "t2"), act("ping_deleted", "p7"), act("like", "p1"))
+    for at, rows in ((FIRST + 1, early), (FIRST + DAY + 1, late[1:])):
+        world.land(rows)
+        world.learn(at)
+    forget_users(world.batch, ["zoe"])
+    world.land([late[0], *unread])
+    expected = [one for one in [*early, *late, *unread[:2]] if one["user_id"] != "zoe"]
+    assert folded(relations_of_lake(world.batch)) == folded(expected)
 
 
 def test_relations_of_an_earlier_version_are_made_anew(world: LakeWorld) -> None:
