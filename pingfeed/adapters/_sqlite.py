@@ -265,9 +265,9 @@ class Database:
         return result
 
     async def check(self) -> None:
-        """Raise Unavailable if the file cannot be read or its write lock be acquired, Rebuilding after damage."""
+        """Raise Unavailable if the file cannot be read or written, Rebuilding after damage."""
         self.one("SELECT 1 FROM sqlite_schema")
-        await self.write(lambda _: None)
+        await self.write(lambda connection: connection.execute(f"PRAGMA user_version={self._version}"))
         (damaged_s,) = self.one("PRAGMA application_id")
         if damaged_s and time.time() - damaged_s < self._missing_s:
             raise Rebuilding("its file was damaged and began anew; what it held is not all rebuilt yet")

@@ -95,6 +95,7 @@ class RedisUserSignals:
 
     async def check(self) -> None:
         """Also fetches the deletions that the first read would wait for."""
+        await self._redis.check()
         self._deleted.take((await self._redis.run(self._deleted.ask()))[0])
 
     async def close(self) -> None:

@@ -94,9 +94,17 @@ class MemorySignals(Fake):
     states: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     deleted: dict[str, int] = field(default_factory=dict)
     applied: list[Act] = field(default_factory=list)
+    read_only: str = ""
+    """Why nothing can be written, as on a replica."""
+
+    async def check(self) -> None:
+        await super().check()
+        if self.read_only:
+            raise Unavailable(self.read_only)
 
     async def apply(self, acts: Sequence[Act]) -> None:
         await self._called()
+        await self.check()
         for act in acts:
             self._apply(act)
 
