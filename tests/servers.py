@@ -4,6 +4,7 @@ Each listens on loopback on a port of its own and is ended by its id. What is mi
 or fails it where REQUIRE_ALL=1 says that nothing may be missing.
 """
 
+import asyncio
 import os
 import shutil
 import signal
@@ -11,12 +12,15 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
 import pytest
+
+from pingfeed.core.breaker import REST_S
+from pingfeed.core.errors import Unavailable
 
 ROOT: Final = Path(__file__).parents[1]
 START_S: Final = 90
@@ -105,6 +109,16 @@ class Server:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(_STOP_S)
+
+
+async def answered(call: Callable[[], Awaitable[object]]) -> None:
+    """The call succeeds once the breaker lets it through."""
+    async with asyncio.timeout(2 * REST_S):
+        while True:
+            with suppress(Unavailable):
+                await call()
+                return
+            await asyncio.sleep(0.05)
 
 
 def redis_program() -> str | None:

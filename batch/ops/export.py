@@ -24,7 +24,6 @@ from pingfeed.core.signals import UserState
 _DEDUPE_MS: Final = 7 * DAY_MS
 _KEY: Final = ("event_id", "received_ms")
 _TRIES: Final = 3
-_RELATIONS: Final = {"follows": "follow", "blocks": "block", "hides": "hide"}
 
 
 def find_events(batch: Batch, users: Iterable[str]) -> tuple[pa.Table, list[str]]:
@@ -76,16 +75,18 @@ async def _state(batch: Batch, user_id: str) -> UserState:
 
 
 def _relations(user_id: str, state: UserState) -> Iterator[bytes]:
-    """The creators and pings that the user decided about; an unfollow is a follow that no longer holds."""
-    for part, relation in _RELATIONS.items():
-        for target, at_ms in getattr(state, part).items():
-            yield _line("relation", user_id, relation=relation, target=target, at_ms=abs(at_ms), active=at_ms > 0)
+    """What the user decided and did not take back."""
+    parts = {"follow": state.following(), "block": state.blocks, "hide": state.hides, "mute": state.mutes}
+    for relation, targets in parts.items():
+        for target in sorted(targets):
+            yield _line("relation", user_id, relation=relation, target=target)
 
 
 def _profile(user_id: str, state: UserState) -> bytes:
-    """What else the services know of the user: what they saw, did and were served lately."""
-    parts = (name for name in state.__struct_fields__ if name not in _RELATIONS)
-    return _line("profile", user_id, **{name: getattr(state, name) for name in parts})
+    """What the user said of themselves, and did and was served lately. Seen pings are among the events."""
+    said = {name: value for name, (_, value) in state.profile.values.items()}
+    session = {"engaged": state.session.engaged, "served": state.session.served}
+    return _line("profile", user_id, **said, **session)
 
 
 def _line(kind: str, user_id: str, **values: Any) -> bytes:

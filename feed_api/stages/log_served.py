@@ -40,10 +40,12 @@ class ServedActs:
     def __init__(self, signals: UserSignals) -> None:
         self._signals = signals
         self._applied: dict[str, None] = {}
+        self.failing = False
+        """Whether the latest write failed: then what the user does is not in the signals either."""
 
     async def apply_now(self, row: Row) -> None:
         """Apply one row's act now; `apply` will skip it."""
-        await self._signals.apply(acts_of(row))
+        await self._write([row])
         self._applied[row["request_id"]] = None
         if len(self._applied) > MAX_WAITING:  # The spool rejected its row, or applied it first.
             del self._applied[next(iter(self._applied))]
@@ -52,9 +54,17 @@ class ServedActs:
         """Apply the spooled rows (`delivery.Apply`) that were not applied yet; repeating one is harmless but slower."""
         late = [row for row in rows if row["request_id"] not in self._applied]
         if late:
-            await self._signals.apply([act for row in late for act in acts_of(row)])
+            await self._write(late)
         for row in rows:
             self._applied.pop(row["request_id"], None)
+
+    async def _write(self, rows: Sequence[Row]) -> None:
+        try:
+            await self._signals.apply([act for row in rows for act in acts_of(row)])
+        except PingfeedError as error:
+            self.failing = error.retryable
+            raise
+        self.failing = False
 
 
 class ServedLog:
@@ -79,6 +89,8 @@ class ServedLog:
             await asyncio.wait([act], timeout=state.deadline.act_s())
             if not act.done():
                 self._metrics.act_failures.inc()
+        if self._acts.failing:
+            state.degraded.add("signals")
         self._spool(row)
 
     async def drain(self, timeout_s: float = DRAIN_S) -> None:

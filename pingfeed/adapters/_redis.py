@@ -7,7 +7,7 @@ Every command names keys of one hash slot only, so a node in cluster mode or a s
 
 A call has one time-out over everything: waiting for a connection, making one, sending, and the answers. A connection
 that turns out to be dead (the server was restarted) is replaced and its commands are sent once more, so every command
-must be safe to send twice.
+must be safe to send twice. While the server does not answer, calls fail at once (`pingfeed/core/breaker.py`).
 """
 
 import asyncio
@@ -37,11 +37,13 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from pingfeed.core.errors import SettingsError, Unavailable
+from pingfeed.core.breaker import Breaker
+from pingfeed.core.errors import PingfeedError, SettingsError, Unavailable
 from pingfeed.core.urls import flaw, masked
 
 TIMEOUT_S: Final = 1.0
 _CONNECTIONS: Final = 16
+_CHECK_MS: Final = 60_000
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REASONS: Final[tuple[tuple[type[RedisError], str], ...]] = (
     (AuthenticationError, "does not accept the user or password in its URL"),
@@ -120,6 +122,7 @@ class RedisClient:
         self._timeout_s = timeout_s
         self._texts = {script.digest: script.text for script in scripts}
         self._redis: Redis | None = None
+        self._breaker = Breaker("redis", self.address.shown)
 
     def key(self, name: str) -> str:
         """A key's full name."""
@@ -129,6 +132,10 @@ class RedisClient:
         """The answers in order, after one round trip. Raises Unavailable if one failed; the others were carried out."""
         if not commands:
             return []
+        with self._breaker.watching(_is_silent):
+            return await self._run(commands)
+
+    async def _run(self, commands: Sequence[Command]) -> list[Any]:
         async with self._translated():
             answers = await self._send(commands)
             unknown = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
@@ -142,8 +149,8 @@ class RedisClient:
         return answers
 
     async def check(self) -> None:
-        """Raise Unavailable with a sentence if the server does not answer."""
-        await self.run(("PING",))
+        """Raise Unavailable with a sentence if the server does not answer or takes no writes."""
+        await self.run(("SET", self.key("check"), 1, "PX", _CHECK_MS))
 
     async def close(self) -> None:
         """Let the connections go."""
@@ -184,6 +191,10 @@ class RedisClient:
         """After a failover the name leads to another node, and a connection that is open does not."""
         if self._redis is not None:
             await self._redis.connection_pool.disconnect(inuse_connections=False)
+
+
+def _is_silent(error: PingfeedError) -> bool:
+    return isinstance(error.__cause__, TimeoutError | RedisConnectionError)
 
 
 def _opened(address: Address) -> Redis:

@@ -277,7 +277,7 @@ class Database:
     async def check(self) -> None:
         """Raise Unavailable if the file cannot be read or written, Rebuilding while it lacks something."""
         self.one("SELECT 1 FROM sqlite_schema")
-        await self.write(lambda _: None)
+        await self.write(lambda connection: connection.execute(f"PRAGMA user_version={self._version}"))
         if not self.is_whole():
             raise Rebuilding("its file began anew; what it should hold is not all rebuilt yet")
 

@@ -31,6 +31,7 @@ from pingfeed.adapters._dynamodb.connection import SharedConnection, is_throttle
 from pingfeed.adapters._dynamodb.deleted import DeletedList
 from pingfeed.adapters._dynamodb.items import Item, compress, decompress, ttl
 from pingfeed.aws import KEY, TTL, TableUrl
+from pingfeed.core.clock import system_clock
 from pingfeed.core.errors import FormatError, PingfeedError, Rebuilding, Unavailable
 from pingfeed.core.retry import Backoff, until_true
 from pingfeed.core.signals import INCOMPLETE, STATE_TTL_MS, Act, Signals
@@ -93,7 +94,9 @@ class DynamodbUserSignals:
         await self._dynamodb().call("put_item", self._table, TableName=self._table, Item=item)
 
     async def check(self) -> None:
-        """Also fetches the deletions that the first read would wait for."""
+        """Writes, and fetches the deletions that the first read would wait for."""
+        item = {KEY: {"S": "check"}, TTL: ttl(system_clock())}
+        await self._dynamodb().call("put_item", self._table, TableName=self._table, Item=item)
         try:
             await self._deleted.refresh()
         except FormatError as error:  # At start-up equivalent to being down: feeds are served without it.

@@ -241,6 +241,7 @@ class RedisUserSignals:
 
     async def check(self) -> None:
         """Also fetches the deletions that the first read would wait for, and warns of a server that is nearly full."""
+        await self._redis.check()
         news, mark = await self._redis.run(self._deleted.ask(), ("GET", self._mark))
         self._deleted.take(news)
         with suppress(Unavailable):  # A server may not let this user ask.

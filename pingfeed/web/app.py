@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from pingfeed.core.breaker import opened
 from pingfeed.core.clock import Clock, system_clock
 from pingfeed.core.ids import IdMaker, uuid7
 from pingfeed.files import quarantined
@@ -55,6 +56,7 @@ def create_shell(
     authenticator = Authenticator(settings, metrics=metrics, clock=clock, monotonic=monotonic)
     app.state.authenticator = authenticator
     metrics.counted("stores_quarantined", "Damaged stores that began anew", quarantined.total)
+    metrics.counted("breakers_opened", "Pauses of calls to a store that did not answer", opened.total)
     errors.install(app)
     health.install(app, health.with_keys(ready, lambda: authenticator.keys_problem), metrics)
     openapi.install_page(app)

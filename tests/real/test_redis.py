@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
@@ -14,6 +14,7 @@ from pingfeed.adapters import trending_redis
 from pingfeed.adapters._redis import TIMEOUT_S
 from pingfeed.adapters.trending_redis import RedisTrending as Trends
 from pingfeed.adapters.user_signals_redis import RedisUserSignals as Signals
+from pingfeed.core.breaker import REST_S
 from pingfeed.core.errors import Rebuilding, Unavailable
 from pingfeed.core.signals import (
     DELETED_TTL_MS,
@@ -29,7 +30,7 @@ from pingfeed.core.signals import (
 from pingfeed.core.signals import Signals as Read
 from pingfeed.core.trending import Engagement
 from tests.conformance.samples import NOON_MS
-from tests.servers import Server, redis_server, running
+from tests.servers import Server, answered, redis_server, running
 
 pytestmark = pytest.mark.real
 SECRET = "s3cr3t"
@@ -100,6 +101,10 @@ def calls_of(signals: Signals, trending: Trends) -> list[Callable[[], Any]]:
     ]
 
 
+async def outcome_of(call: Awaitable[None]) -> BaseException | None:
+    return (await asyncio.gather(call, return_exceptions=True))[0]
+
+
 @own_server
 async def test_a_killed_server_is_unavailable(server: Server, signals: Signals, trending: Trends) -> None:
     calls = calls_of(signals, trending)
@@ -132,7 +137,37 @@ async def test_a_hanging_server_is_unavailable(server: Server, signals: Signals,
     # `apply` makes up to three calls, but the first that fails is its last.
     assert TIMEOUT_S <= took < TIMEOUT_S + 3
     for call in calls:
-        await call()
+        await answered(call)
+
+
+@own_server
+async def test_a_paused_server_costs_one_time_out_a_period(server: Server, signals: Signals) -> None:
+    await signals.apply([seen(1)])
+    server.pause()
+    try:
+        for _ in range(2):
+            began = time.monotonic()
+            outcomes = [await outcome_of(signals.apply([seen(number)])) for number in range(100)]
+            assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+            assert TIMEOUT_S <= time.monotonic() - began < 2 * TIMEOUT_S
+            await asyncio.sleep(REST_S)
+    finally:
+        server.resume()
+    await answered(lambda: signals.apply([seen(2)]))
+
+
+@own_server
+async def test_a_read_only_replica_is_read_and_fails_the_check(raw: Any, signals: Signals, trending: Trends) -> None:
+    if (await raw.info("cluster"))["cluster_enabled"]:
+        return  # A node of a cluster becomes a replica in another way.
+    await signals.apply([seen(1)])
+    await raw.replicaof("127.0.0.1", 1)
+    for call in (signals.check, trending.check, lambda: signals.apply([seen(2)])):
+        with pytest.raises(Unavailable, match="takes no writes"):
+            await call()
+    assert (await signals.read("ann", NOON_MS)).state.seen.keys() == {"p1"}
+    await raw.replicaof("NO", "ONE")
+    await signals.check()
 
 
 async def test_scripts_that_the_server_forgot_are_sent_again(raw: Any, signals: Signals, trending: Trends) -> None:

@@ -87,9 +87,17 @@ class MemorySignals(Fake):
     deleted: dict[str, int] = field(default_factory=dict)
     applied: list[Act] = field(default_factory=list)
     complete: bool = True
+    read_only: str = ""
+    """Why nothing can be written, as on a replica."""
+
+    async def check(self) -> None:
+        await super().check()
+        if self.read_only:
+            raise Unavailable(self.read_only)
 
     async def apply(self, acts: Sequence[Act]) -> None:
         await self._called()
+        await self.check()
         for act in acts:
             self._apply(act)
 

@@ -72,11 +72,12 @@ async def ingest_world(
     disk: Disk | None = None,
     clock: Clock = lambda: NOW_MS,
     sink: Any = None,
+    signals: Any = None,
     environ: Mapping[str, str] | None = None,
     **more: str,
 ) -> AsyncIterator[World]:
     """An ingest app whose lifespan runs; nothing is delivered before it closes unless `flush_seconds` says so."""
-    sink, signals, trending = sink or MemorySink(), MemorySignals(), MemoryTrending()
+    sink, signals, trending = sink or MemorySink(), signals or MemorySignals(), MemoryTrending()
     spool = Spool(folder / "spool", max_bytes=max_spool_bytes, disk=disk, clock=clock)
     writer = SignalWriter(signals, trending)
     services = Services(

@@ -245,4 +245,4 @@ async def test_a_list_of_a_future_format_is_left_as_it_is(fake: FakeDynamodb, si
     ):
         with pytest.raises(error, match="format"):
             await call
-    assert fake.tables["signals"] == {HEAD: item}
+    assert fake.tables["signals"][HEAD] == item

@@ -46,6 +46,21 @@ async def test_a_store_that_is_down_or_late_degrades_the_feed_and_is_counted(
         assert await world.metric(f'pingfeed_feed_degraded_total{{part="{part}"}}') == 1
 
 
+async def test_signals_that_take_no_writes_degrade_feeds_and_readyz_until_they_do(world: World) -> None:
+    await world.act("hide", "p000")
+    world.signals.read_only = "is a replica"
+    for limit in (10, 11):
+        feed = await world.feed(limit=limit)
+        assert feed["degraded"] == ["signals", "model"]
+        assert "p000" not in ping_ids(feed)
+    world.time.waited_s = 1.2
+    assert (await world.feed())["degraded"] == ["signals", "model", "overload"]
+    assert "signals" in (await world.client.get("/readyz")).json()["degraded"]
+    world.signals.read_only, world.time.waited_s = "", None
+    assert (await world.feed())["degraded"] == ["model"]
+    assert "signals" not in (await world.client.get("/readyz")).json()["degraded"]
+
+
 async def test_a_late_read_is_cancelled(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(200), LISTS, FEED_BUDGET_MS="50") as world:
         world.candidates.hangs = True

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pingfeed.adapters._dynamodb.items import Item
 from pingfeed.aws import KEY, AwsClient, translated
+from pingfeed.core.breaker import Breaker
 from pingfeed.core.errors import PingfeedError, Unavailable
 from pingfeed.core.retry import Backoff, until_true
 
@@ -42,6 +43,7 @@ class Connection:
     def __init__(self) -> None:
         self._client = AwsClient("dynamodb", read_s=READ_S)
         self._loader = Loader(self._batch_get, Backoff(first_s=0.02, longest_s=0.2))
+        self._breaker = Breaker("dynamodb", "DynamoDB")
         self.users = 0
 
     def get(self, table: str, key: str, *, consistent: bool = False) -> Answer:
@@ -50,7 +52,7 @@ class Connection:
 
     async def call(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
         """Call an operation such as "put_item", translating errors; `what` names the table in their messages."""
-        with translated(f"the DynamoDB table {what}"):
+        with self._breaker.watching(lambda error: code_of(error) is None), translated(f"the DynamoDB table {what}"):
             client = await self._client.get()
             answer: dict[str, Any] = await getattr(client, operation)(**parameters)
             return answer
