@@ -7,7 +7,8 @@ import msgspec
 from pingfeed.core.signals import RELATIONS, STATE_TTL_MS, Act, Profile, Relation, Session, UserState, decide
 
 LIMITS: Final[dict[Relation, int]] = {"follow": 1000, "block": 500, "hide": 1000, "mute": 250}
-"""Beyond them the oldest go first, so that an item stays within what a store takes."""
+"""Beyond them the oldest go first, an eighth at once, so that an item stays within what a store takes."""
+_FULL: Final[dict[Relation, int]] = {relation: limit - limit // 8 for relation, limit in LIMITS.items()}
 
 
 class WholeState(msgspec.Struct, array_like=True):
@@ -46,7 +47,7 @@ class WholeState(msgspec.Struct, array_like=True):
         """What a reader gets."""
         session = self.session if self.written_ms > now_ms - STATE_TTL_MS else Session()
         blocks, hides, mutes = (self._active(relation) for relation in ("block", "hide", "mute"))
-        return UserState(self.relations.get("follow", {}), blocks, hides, mutes, session, self.profile)
+        return UserState(self.relations.get("follow", {}), blocks, hides, mutes, session, self.profile, _FULL)
 
     def _active(self, relation: Relation) -> set[str]:
         return {target for target, at_ms in self.relations.get(relation, {}).items() if at_ms > 0}
