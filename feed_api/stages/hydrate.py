@@ -23,12 +23,10 @@ HOT_ADDED: Final = 10
 def hydrate(state: FeedState) -> None:
     """Fill `pool`: the packet's candidates in order, then the newest of followed creators, then trending pings.
 
-    And `forbidden` and `seen`, from the packet too. What signals hold completely is not taken from the packet: it may be
-    older than an act that took a block or a hide back.
+    And `forbidden` and `seen`, from the packet too.
     """
     if state.packet:
-        if state.signals is None or not state.signals.complete or state.recent.is_full:
-            state.forbidden = _rows(state, state.packet.forbidden)
+        state.forbidden = _rows(state, state.packet.forbidden)
         state.seen = _rows(state, state.packet.seen)
     parts = [_packet(state), followed_newest(state, NEWEST_OF_EACH)]
     if state.hot:

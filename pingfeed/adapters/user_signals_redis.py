@@ -338,12 +338,13 @@ class _Copy:
         head, damaged = {b"id": self.name, b"change": self.change}, set(self.damaged)
         follows, profile = self.state.follows.copy(), self.state.profile.values.copy()
         blocks, hides, mutes = set(self.state.blocks), set(self.state.hides), set(self.state.mutes)
-        sets = {b"block": blocks, b"hide": hides, b"mute": mutes}
+        sets, freed = {b"block": blocks, b"hide": hides, b"mute": mutes}, set(self.state.freed)
         for name, value in zip(flat[::2], flat[1::2], strict=True):
             kind, _, target = name.partition(b":")
             try:
                 if kind in sets:
                     _CHANGE[value[:2]](sets[kind], target.decode())
+                    (freed.add if value.startswith(b"0") else freed.discard)(name.decode())
                 elif kind == b"follow":
                     active, at_ms, _ = value.split(b" ", 2)
                     follows[target.decode()] = {b"1": 1, b"0": -1}[active] * int(at_ms)
@@ -355,7 +356,7 @@ class _Copy:
                 damaged.discard(name)
             except (KeyError, ValueError, msgspec.DecodeError):
                 damaged.add(name)
-        state = UserState(follows, blocks, hides, mutes, profile=Profile(profile))
+        state = UserState(follows, blocks, hides, mutes, profile=Profile(profile), freed=freed)
         size = self.size + _FIELD_BYTES * len(flat) // 2
         return _Copy(head[b"id"], head[b"change"], state, frozenset(damaged), size)
 

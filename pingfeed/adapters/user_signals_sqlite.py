@@ -89,6 +89,7 @@ _FOLLOWS: Final = (
 )
 _TARGETS: Final = "SELECT group_concat(target, ' ') FROM relation WHERE user = ? AND kind = ? AND active = 1"
 _MUTES: Final = "SELECT json_group_array(target) FROM relation WHERE user = ? AND kind = 'mute' AND active = 1"
+_FREED: Final = "SELECT kind || ':' || target FROM relation WHERE user = ? AND active = 0 AND kind != 'follow'"
 _NEWS: Final = (
     f"SELECT kind, target, {_SIGNED_MS} FROM relation INDEXED BY relation_change WHERE user = ? AND change > ?"  # noqa: S608
 )
@@ -129,6 +130,7 @@ class _Relations:
     changed: int = 0
     follows: dict[str, int] = field(default_factory=dict)
     sets: dict[str, set[str]] = field(default_factory=lambda: {"block": set(), "hide": set(), "mute": set()})
+    freed: set[str] = field(default_factory=set)
 
     def take(self, kind: str, target: str, signed_ms: int) -> None:
         """Note one changed relation."""
@@ -136,8 +138,10 @@ class _Relations:
             self.follows[target] = signed_ms
         elif signed_ms > 0:
             self.sets[kind].add(target)
+            self.freed.discard(f"{kind}:{target}")
         else:
             self.sets[kind].discard(target)
+            self.freed.add(f"{kind}:{target}")
 
 
 class SqliteUserSignals:
@@ -179,7 +183,7 @@ class SqliteUserSignals:
         if row.changed:
             held = self._relations_of(user_id, row)
             state.follows, state.blocks = held.follows, held.sets["block"]
-            state.hides, state.mutes = held.sets["hide"], held.sets["mute"]
+            state.hides, state.mutes, state.freed = held.sets["hide"], held.sets["mute"], held.freed
         return Signals(state, deleted, await self.is_complete() and row.intact)
 
     async def forget(self, user_id: str) -> None:
@@ -247,7 +251,8 @@ class SqliteUserSignals:
         blocks, hides = (self._database.one(_TARGETS, id_, kind)[0] for kind in ("block", "hide"))
         mutes = msgspec.json.decode(self._database.one(_MUTES, id_)[0], type=set[str])
         sets = {"block": set((blocks or "").split()), "hide": set((hides or "").split()), "mute": mutes}
-        return _Relations(id_, 0, follows, sets)
+        freed = {name for (name,) in self._database.all(_FREED, id_)}
+        return _Relations(id_, 0, follows, sets, freed)
 
     async def _append(self, acts: Sequence[Act]) -> None:
         by_user: dict[str, list[Act]] = {}

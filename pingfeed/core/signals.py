@@ -8,7 +8,7 @@ leaves the same state.
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -211,17 +211,8 @@ class UserState:
     """`creator:<id>` and `topic:<name>`."""
     session: Session = field(default_factory=Session)
     profile: Profile = field(default_factory=Profile)
-    limits: Mapping[Relation, int] = field(default_factory=lambda: LIMITS, compare=False, repr=False)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether something that the user forbade may be missing here for lack of room; packets have it."""
-        parts: tuple[tuple[Relation, Collection[str]], ...] = (
-            ("block", self.blocks),
-            ("hide", self.hides),
-            ("mute", self.mutes),
-        )
-        return any(len(part) >= self.limits[relation] for relation, part in parts)
+    freed: Collection[str] = field(default_factory=set)
+    """`block:<target>`, `hide:...` and `mute:...` that the user took back: packets may not know it yet."""
 
     def following(self) -> Set[str]:
         """Creators that the user follows as far as the store knows."""

@@ -7,8 +7,7 @@ import msgspec
 from pingfeed.core.signals import RELATIONS, STATE_TTL_MS, Act, Profile, Relation, Session, UserState, decide
 
 LIMITS: Final[dict[Relation, int]] = {"follow": 1000, "block": 500, "hide": 1000, "mute": 250}
-"""Beyond them the oldest go first, an eighth at once, so that an item stays within what a store takes."""
-_FULL: Final[dict[Relation, int]] = {relation: limit - limit // 8 for relation, limit in LIMITS.items()}
+"""Beyond them the oldest go first, so that an item stays within what a store takes."""
 
 
 class WholeState(msgspec.Struct, array_like=True):
@@ -46,11 +45,17 @@ class WholeState(msgspec.Struct, array_like=True):
     def at(self, now_ms: int) -> UserState:
         """What a reader gets."""
         session = self.session if self.written_ms > now_ms - STATE_TTL_MS else Session()
-        blocks, hides, mutes = (self._active(relation) for relation in ("block", "hide", "mute"))
-        return UserState(self.relations.get("follow", {}), blocks, hides, mutes, session, self.profile, _FULL)
+        blocks, unblocked = self._parts("block")
+        hides, unhidden = self._parts("hide")
+        mutes, unmuted = self._parts("mute")
+        freed = unblocked | unhidden | unmuted
+        return UserState(self.relations.get("follow", {}), blocks, hides, mutes, session, self.profile, freed)
 
-    def _active(self, relation: Relation) -> set[str]:
-        return {target for target, at_ms in self.relations.get(relation, {}).items() if at_ms > 0}
+    def _parts(self, relation: Relation) -> tuple[set[str], set[str]]:
+        """The targets of a relation that hold, and those that were taken back, with the relation's name."""
+        part = self.relations.get(relation, {})
+        holding = {target for target, at_ms in part.items() if at_ms > 0}
+        return holding, {f"{relation}:{target}" for target in part.keys() - holding}
 
     def encode(self) -> bytes:
         """MessagePack bytes, for a store."""

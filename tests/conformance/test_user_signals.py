@@ -172,12 +172,15 @@ async def test_the_greatest_order_key_decides_whatever_arrives_last(
     for acts in ([done, undone], [undone, done]):
         for one, act in zip((store, other), acts, strict=True):
             await one.apply([act])
-        assert not held(await _state(store, "ann"), kind)
-        assert not held(await _state(other, "ann"), kind)
+        for one in (store, other):
+            state = await _state(one, "ann")
+            assert not held(state, kind)
+            assert kind == "follow" or f"{kind}:t" in state.freed
         await store.forget("ann")
     ahead = Act("ann", kind, "t", NOON_MS + 60, timestamp_ms=NOON_MS + 9000)  # Counts as received, not later.
     await store.apply([undone, ahead])
     assert held(await _state(other, "ann"), kind)
+    assert (await _state(other, "ann")).freed == set()
     await other.apply([Act("ann", UNDO[kind], "t", NOON_MS + 61)])
     assert not held(await _state(store, "ann"), kind)
 

@@ -161,11 +161,12 @@ async def test_a_read_only_replica_is_read_and_fails_the_check(raw: Any, signals
     if (await raw.info("cluster"))["cluster_enabled"]:
         return  # A node of a cluster becomes a replica in another way.
     await signals.apply([seen(1)])
+    await signals.mark_complete()
     await raw.replicaof("127.0.0.1", 1)
     for call in (signals.check, trending.check, lambda: signals.apply([seen(2)])):
         with pytest.raises(Unavailable, match="takes no writes"):
             await call()
-    assert (await signals.read("ann", NOON_MS)).state.seen.keys() == {"p1"}
+    assert (await signals.read("ann", NOON_MS)).state.session.seen.keys() == {seen_key("p1")}
     await raw.replicaof("NO", "ONE")
     await signals.check()
 
