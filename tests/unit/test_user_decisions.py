@@ -108,7 +108,8 @@ def test_the_later_time_wins_whatever_arrives_last(world: LakeWorld, days_later:
     world.land(request(first, *newer, ago_ms=60_000))
     if days_later:
         world.learn(first)
-    world.land(request(second, *older, ago_ms=3_600_000 + days_later * DAY * TICK_MS))
+    late = request(second, *older, ago_ms=3_600_000 + days_later * DAY * TICK_MS)
+    world.land(one | {"received_ms": one["received_ms"] + 1} for one in late)
     world.learn(second)
     for user in DECISIONS:
         assert list(world.decided(second, user).values()) == [not takes_back_last], user
