@@ -301,6 +301,14 @@ GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
             "pings that a user published: delete those with `ping_deleted` events.",
         ),
         _command(
+            "signals rebuild = batch.ops.commands:rebuild_signals",
+            "Bring users' follows, blocks, hides, mutes and profiles from the lake back into the signals",
+            "pingfeed signals rebuild",
+            _JSON,
+            more="They are merged by when each act happened and never overwrite a newer one, so this is safe at any time. "
+            "The next tick does it by itself for a store that began anew; an import does it at its end.",
+        ),
+        _command(
             "export = batch.ops.commands:export",
             "Print everything about a user as JSON lines: events, relations, profile",
             "pingfeed export user-17 > user-17.jsonl",

@@ -13,6 +13,7 @@ from batch.importers.formats import Format, Source
 from batch.importers.importer import Importer, Placing
 from batch.importers.metarank import REACTIONS, TYPES, MetarankFormat, Names
 from batch.importers.report import as_json, show
+from batch.ops import signals_rebuild
 from batch.wiring import build
 from pingfeed import settings
 from pingfeed.core.clock import DAY_MS, system_clock
@@ -128,6 +129,8 @@ def _run(form: Format, placing: Placing, common: Common, *notes: str, allow_rati
             allow_rejected=common["allow_rejected"],
             allow_ratings=allow_ratings,
         )
+        if outcome.events and not common["dry_run"]:
+            signals_rebuild.rebuild(batch)
     if quiet:
         print_json(as_json(outcome))
     else:

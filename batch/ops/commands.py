@@ -1,4 +1,4 @@
-"""`pingfeed reconcile`, `pingfeed rejected list`, `pingfeed forget` and `pingfeed export`."""
+"""`pingfeed reconcile`, `pingfeed signals rebuild`, `pingfeed rejected list`, `pingfeed forget` and `pingfeed export`."""
 
 import os
 import sys
@@ -10,6 +10,7 @@ import msgspec
 
 from batch.ops import reconcile as reconciling
 from batch.ops import rejected as rejecting
+from batch.ops import signals_rebuild
 from batch.ops.export import export_user
 from batch.ops.forget import Forgetting, events_waiting, forget_users
 from batch.wiring import build
@@ -19,6 +20,7 @@ from pingfeed.core.clock import day_of, system_clock, to_iso
 from pingfeed.core.errors import InvalidInput
 from pingfeed.core.events import Id
 from pingfeed.core.urls import scheme_of
+from pingfeed.core.words import counted
 from pingfeed.terminal import print_json, print_table
 
 _MAX_DAYS: Final = 400
@@ -86,6 +88,16 @@ def export(user: str) -> int:
     if waiting := events_waiting(batch):
         sys.stderr.write(f"events of all users waiting in spools, which are not exported: {waiting:,}\n")
     return int(bool(unreadable))
+
+
+def rebuild_signals(*, json: bool = False) -> int:
+    """Bring users' relations and profiles from the lake back into the signals."""
+    done = signals_rebuild.rebuild(build(settings.load(os.environ), quiet=json))
+    if json:
+        print_json(done)
+    else:
+        sys.stdout.write(f"{counted(done.decisions, 'decision')} of {counted(done.users, 'user')} applied\n")
+    return 0
 
 
 def _days(day: str | None, count: int) -> list[str]:

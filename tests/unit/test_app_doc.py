@@ -192,6 +192,9 @@ def publish(services: Services, ingest_url: str) -> None:
     assert services.launch("tick", "--all").process.wait(60) == 0
 
 
+BY_CREATOR = {"follow", "unfollow", "block", "unblock", "mute", "unmute"}
+
+
 @cache
 def blocks(language: str) -> tuple[str, ...]:
     return tuple(re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE))
@@ -347,7 +350,7 @@ def test_the_other_clients_use_only_existing_names(language: str) -> None:
     assert {"event_id", "event_type", "user_id", "ping_id", "creator_id", "request_id", "sent_at"} <= named
     assert named <= known_names()
     assert set(re.findall(r'"(timestamp|position)"', client)) == {"timestamp", "position"}
-    assert {kind for kind in CLIENT_TYPES if f'"{kind}"' in client} == {"follow", "unfollow", "block"}
+    assert {kind for kind in CLIENT_TYPES if f'"{kind}"' in client} == BY_CREATOR
     assert all(f"/{path}" in client or f'"{path}"' in client for path in ("track-events", "get-feed"))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pingfeed.core.clock import DAY_MS, to_iso
 from pingfeed.core.errors import TooLarge
-from pingfeed.core.events import MAX_EVENTS
+from pingfeed.core.events import MAX_EVENTS, order_key
 from tests.unit.ingest_world import NOW_MS, World, ingest_world
 
 LIKE = {"event_type": "like", "user_id": "u1", "ping_id": "p1"}
@@ -34,6 +34,26 @@ async def test_one_event_is_a_202(world: World) -> None:
     assert [row["event_type"] for row in world.spooled()] == ["like"]
 
 
+ABOUT = {
+    "unlike": "ping_id",
+    "unhide": "ping_id",
+    "unblock": "creator_id",
+    "mute": "topic",
+    "unmute": "creator_id",
+    "more": "ping_id",
+    "less": "topic",
+}
+
+
+async def test_what_takes_back_and_steers_is_accepted(world: World) -> None:
+    events: list[dict[str, Any]] = [{"event_type": kind, "user_id": "u1", of: "x1"} for kind, of in ABOUT.items()]
+    ahead = {"timestamp": to_iso(NOW_MS + 60_000), "interests": ["bread"]}
+    answer = await world.send(*events, {"event_type": "user_updated", "user_id": "u1"} | ahead)
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 8)
+    keys = [order_key(row) for row in world.spooled()]
+    assert [key[:3] for key in keys] == [(NOW_MS, NOW_MS, seq) for seq in range(8)]
+
+
 async def test_500_events_go_into_one_request_and_one_more_is_a_413(world: World) -> None:
     assert (await world.send(*[LIKE] * MAX_EVENTS)).json()["accepted"] == 500
     answer = await world.send(*[LIKE] * (MAX_EVENTS + 1))
@@ -50,6 +70,10 @@ BAD_EVENTS = [
     pytest.param(VIEW | {"watch_time_ratio": -1}, "out_of_range", "watch_time_ratio", id="ratio -1"),
     pytest.param(LIKE | {"timestamp": to_iso(NOW_MS + 7 * DAY_MS)}, "timestamp_ahead", "timestamp", id="next week"),
     pytest.param({"event_type": "feed_served", "user_id": "u"}, "not_accepted", "event_type", id="feed_served"),
+    pytest.param({"event_type": "mute", "user_id": "u"}, "missing_field", "creator_id", id="mute of nothing"),
+    pytest.param(
+        {"event_type": "less", "user_id": "u", "creator_id": "c", "topic": "t"}, "invalid_value", "creator_id", id="two"
+    ),
     pytest.param("like", "invalid_type", None, id="no object"),
     pytest.param(None, "invalid_type", None, id="null"),
 ]

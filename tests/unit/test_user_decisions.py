@@ -2,21 +2,28 @@
 
 import asyncio
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from batch.engine import Engine
 from batch.features.catalogue import ids_of
 from batch.jobs import tick
 from batch.jobs.nightly import etl
 from batch.ops.forget import forget_users
 from batch.ops.rebuild import relations_of_lake
-from batch.ticks import day_name
+from batch.ticks import Ticks, day_name
+from pingfeed.core.arrow import table_of_rows
 from pingfeed.core.events import Row, order_key, to_rows
 from pingfeed.core.packet import decode
+from tests.prove import rounds
 from tests.unit.import_world import NOW_MS, ImportWorld, csv_log
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, row
 
@@ -108,7 +115,8 @@ def test_the_later_time_wins_whatever_arrives_last(world: LakeWorld, days_later:
     world.land(request(first, *newer, ago_ms=60_000))
     if days_later:
         world.learn(first)
-    world.land(request(second, *older, ago_ms=3_600_000 + days_later * DAY * TICK_MS))
+    late = request(second, *older, ago_ms=3_600_000 + days_later * DAY * TICK_MS)
+    world.land(one | {"received_ms": one["received_ms"] + 1} for one in late)
     world.learn(second)
     for user in DECISIONS:
         assert list(world.decided(second, user).values()) == [not takes_back_last], user
@@ -128,6 +136,46 @@ def test_of_one_request_the_last_act_wins(world: LakeWorld) -> None:
         assert list(world.decided(FIRST + 1, user).values()) == [False], user
     p0 = np.array([world.number("ping", "p0")]), np.array([FIRST + 1])
     assert world.features(FIRST + 1, FIRST + 1).pings(*p0).block.facets[0, 0, 0] == world.number("value", "topics=new")
+
+
+ACTS: Final = st.fixed_dictionaries(
+    {
+        "event_type": st.sampled_from([kind for said in DECISIONS.values() for kind in said[:2]]),
+        "timestamp_ms": st.integers(1, 4),
+        "received_ms": st.integers(1, 4),
+        "seq": st.sampled_from([None, 0, 1]),
+        "event_id": st.sampled_from("abc"),
+        "known_tick": st.integers(0, 5),
+    }
+)
+
+
+@cache
+def _engine() -> Engine:
+    return Engine(1)
+
+
+@given(st.lists(ACTS, max_size=12, unique_by=order_key), st.integers(0, 5))
+@settings(max_examples=rounds(15, 200))
+def test_the_greatest_key_counts_however_acts_and_days_fall(acts: list[Row], day: int) -> None:
+    """State at the start of a day plus the buckets since: what a model of three lines says."""
+    targets = {"ping_id": "p1", "creator_id": "c1"}
+    about = {kind: "ping_id" if said[2][0] == "p" else "creator_id" for said in DECISIONS.values() for kind in said[:2]}
+    rows = [act | {"user_id": "ada", about[act["event_type"]]: targets[about[act["event_type"]]]} for act in acts]
+    numbers = {"kind": ["ping", "creator"], "id": ["p1", "c1"], "number": [1, 2]}
+    pings = pa.table({name: pa.array([], pa.int64()) for name in ("ping", "creator", "created_tick")})
+    engine, params = _engine(), Ticks(TICK_MS).params()
+    events = table_of_rows(rows).append_column("known_tick", pa.array([act["known_tick"] for act in acts], pa.int64()))
+    found = engine.run("acts", params, events=events, numbers=pa.table(numbers), pings=pings)
+    buckets = engine.run("user_relation_buckets", params, acts=found)
+    state = buckets.slice(0, 0)
+    for part in (buckets.filter(pc.field("tick") < day), buckets.filter(pc.field("tick") >= day)):
+        state = engine.run("user_relations", params, state=state, user_relation_buckets=part)
+    expected: dict[str, bool] = {}
+    for one in sorted(rows, key=order_key):
+        does = one["event_type"].replace("report", "hide")
+        expected[does.removeprefix("un")] = not does.startswith("un")
+    assert {one["kind"]: bool(one["active"]) for one in state.to_pylist()} == expected
 
 
 def test_an_act_that_is_known_later_changes_no_earlier_state(world: LakeWorld) -> None:
