@@ -1,4 +1,4 @@
-"""`pingfeed reconcile`, `pingfeed signals rebuild`, `pingfeed rejected list`, `pingfeed forget` and `pingfeed export`."""
+"""The commands `reconcile`, `rejected list`, `signals rebuild`, `forget` and `export`."""
 
 import os
 import sys
