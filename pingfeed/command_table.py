@@ -305,8 +305,8 @@ GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
             "Bring users' follows, blocks, hides, mutes and profiles from the lake back into the signals",
             "pingfeed signals rebuild",
             _JSON,
-            more="They are merged by when each act happened and never overwrite a newer one: safe at any time. The next "
-            "tick does it by itself for a store that began anew, and an import at its end.",
+            more="They are merged by when each act happened and never overwrite a newer one: safe at any time. The "
+            "next tick does it by itself for a store that began anew, and an import at its end.",
         ),
         _command(
             "export = batch.ops.commands:export",
