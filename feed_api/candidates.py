@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,13 @@ from pingfeed.core.snapshot import Rows, Snapshot
 Bits = NDArray[np.uint8]
 
 FOLLOWED: Final = source_bits(["followed"])
+TOPIC: Final = source_bits(["topic"])
 ENGAGED_CREATOR: Final = source_bits(["engaged_creator"])
 TRENDING: Final = source_bits(["trending"])
 EVERGREEN: Final = source_bits(["evergreen"])
 FRESH: Final = source_bits(["fresh"])
+PERSONAL: Final = FOLLOWED | ENGAGED_CREATOR
+"""Sources that the user chose, so that the language does not matter."""
 
 
 class Candidates(NamedTuple):
@@ -32,8 +35,11 @@ class Candidates(NamedTuple):
 
     def without(self, known: Container[int]) -> "Candidates":
         """The rows that are not in `known`."""
-        kept = np.array([at for at, row in enumerate(self.rows.tolist()) if row not in known], np.intp)
-        return Candidates(self.rows[kept], self.sources[kept], self.retrieval[kept])
+        return self.take(np.array([at for at, row in enumerate(self.rows.tolist()) if row not in known], np.intp))
+
+    def take(self, at: NDArray[Any]) -> "Candidates":
+        """The rows at these positions, or where the mask is true."""
+        return Candidates(self.rows[at], self.sources[at], self.retrieval[at])
 
 
 def candidates(rows: Rows, source: int) -> Candidates:

@@ -18,6 +18,7 @@ from feed_api.stages.hydrate import hydrate
 from feed_api.stages.log_served import ServedLog
 from feed_api.stages.pin_followed import pin_followed
 from feed_api.stages.refill import refill
+from feed_api.stages.reserve import reserve
 from feed_api.stages.respond import respond
 from feed_api.stages.score import boost, score
 from feed_api.state import Deadline, FeedRequest, FeedState
@@ -29,12 +30,13 @@ from pingfeed.settings import Settings
 
 STAGES: Final[tuple[Callable[[FeedState], None], ...]] = (
     hydrate,  # packet candidates as snapshot rows, plus new follows and trending pings
-    filter_candidates,  # remove seen, served, hidden, blocked, deleted and own pings, with reasons
+    filter_candidates,  # remove seen, served, hidden, blocked, muted, deleted and own pings, with reasons
     refill,  # from the snapshot's lists, through the same filter
+    reserve,  # for a short page: other languages, then pings seen before
     sample_new,  # perhaps a new ping to explore
     featurize,  # the feature matrix
     score,  # the ranker
-    boost,  # trending, just followed
+    boost,  # trending, just followed, more and less, interests
     diversify,  # by creator and topic, on this page and across recent requests
     pin_followed,  # creators followed in this session
     insert_new,  # the sampled ping at its slot

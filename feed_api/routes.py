@@ -15,6 +15,7 @@ from feed_api.pipeline import Pipeline
 from feed_api.schema import Feed
 from feed_api.state import FeedRequest
 from pingfeed.core.clock import Clock
+from pingfeed.core.context import normalised
 from pingfeed.core.errors import Forbidden, InvalidInput
 from pingfeed.core.events import Id
 from pingfeed.core.ids import IdMaker
@@ -28,6 +29,11 @@ TYPES: Final = (Feed,)
 """The types that the route's OpenAPI refers to."""
 DEFAULT_LIMIT: Final = 10
 MAX_LIMIT: Final = 50
+HINTS: Final = {
+    "country": ("ISO 3166-1 alpha-2, such as DE", {"type": "string", "maxLength": 200}),
+    "language": ("BCP 47, such as de-AT; other usual forms are normalised", {"type": "string", "maxLength": 200}),
+}
+"""Used for a user of whom neither `user_updated` nor the batch side says better."""
 _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 _ABOUT: Final = (
@@ -64,6 +70,10 @@ def _parameters() -> list[dict[str, Any]]:
             "explain",
             "Explain each item and list the removed candidates. For operators, and for the user of a token.",
             {"type": "boolean", "default": False},
+        ),
+        *(
+            _parameter(name, f"The {name} of a user for whom none is known yet: {form}.", schema)
+            for name, (form, schema) in HINTS.items()
         ),
     ]
 
@@ -106,7 +116,7 @@ def create_router(routes: Mapping[tuple[str, str], Handler]) -> APIRouter:
 
 def identify(query: Mapping[str, str], caller: Caller, now_ms: int, make_id: IdMaker) -> FeedRequest:
     """The request; InvalidInput names the wrong parameter, Forbidden what the caller may not request."""
-    check_parameters(query, "user_id", "limit", "cursor", "explain")
+    check_parameters(query, "user_id", "limit", "cursor", "explain", *HINTS)
     user_id = _user_id(query.get("user_id"))
     if caller.subject not in (None, user_id):
         raise Forbidden("you may request only your own feed", field="user_id")
@@ -121,6 +131,8 @@ def identify(query: Mapping[str, str], caller: Caller, now_ms: int, make_id: IdM
         now_ms=now_ms,
         chain=read_cursor(cursor, user_id) if cursor is not None else None,
         explain=explain,
+        country=_hint("country", query),
+        language=_hint("language", query),
     )
 
 
@@ -150,3 +162,12 @@ def _flag(given: str) -> bool:
     if given.lower() not in _FLAGS:
         raise InvalidInput("explain must be true or false", field="explain", code="invalid_type")
     return _FLAGS[given.lower()]
+
+
+def _hint(name: str, query: Mapping[str, str]) -> str | None:
+    given = query.get(name)
+    if given is None:
+        return None
+    if (value := normalised(name, given)) is None:
+        raise InvalidInput(f"{name} must be {HINTS[name][0]}", field=name, code="invalid_value")
+    return value

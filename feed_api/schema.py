@@ -18,6 +18,7 @@ Reason = Literal[
     "new",
     "exploration",
     "personalize",
+    "again",
 ]
 
 
@@ -27,13 +28,13 @@ class Explain(msgspec.Struct, frozen=True):
     score: float | None
     """The ranker's score, before boosts; null if the ranker did not run."""
     boosts: dict[str, float]
-    """Added to the score, by real-time feature."""
+    """Added to the score: by real-time feature, `steered` by more and less, `interests` chosen at sign-up."""
     diversity: dict[str, float]
     """Added after that for creators and topics that are higher on this page (`page`), or that lately served feeds had
-    (`recent_feeds`): it varies from request to request. Empty for an item that was pinned or explored, and without
-    scores."""
+    (`recent_feeds`): it varies from request to request. Empty for an item that was pinned, explored or kept in reserve,
+    and without scores."""
     sources: list[str]
-    """The sources that proposed the ping."""
+    """The sources that proposed the ping; none if it is shown `again`."""
     propensity: float
     """The probability of this ping at this slot; 1 if deterministic."""
     features: dict[str, float | None]
@@ -47,6 +48,7 @@ class Item(msgspec.Struct, frozen=True):
     creator_id: str
     position: int
     reason: Reason
+    """Why it is here; `again`: the user has seen everything else, so pings seen before come again, oldest first."""
     explain: Explain | UnsetType = UNSET
 
 

@@ -22,7 +22,7 @@ Part = Literal["signals", "candidates", "snapshot", "model", "deadline", "overlo
 PARTS: Final[tuple[Part, ...]] = ("signals", "candidates", "snapshot", "model", "deadline", "overload")
 """What a response may lack, in the order of `degraded`."""
 
-Reason = Literal["deleted", "hidden", "blocked", "own", "seen", "served"]
+Reason = Literal["deleted", "hidden", "blocked", "muted", "own", "seen", "served", "language"]
 
 FEW_IMPRESSIONS: Final = 50
 """A ping with fewer impressions is eligible for exploration: its rates are mostly noise."""
@@ -58,6 +58,9 @@ class FeedRequest:
     """When its first byte arrived, in seconds of the pipeline's `monotonic`; None: now."""
     cheap: bool = False
     """Whether it is to be served for little work (`admission.py`)."""
+    country: str | None = None
+    language: str | None = None
+    """What the app knows of a user of whom nothing else is known."""
 
     @property
     def began_ms(self) -> int:
@@ -101,8 +104,6 @@ class Live:
     has_snapshot: bool
     new_pings: Pool
     """Fresh pings with few impressions, newest first: what exploration samples from."""
-    new_pings_language: list[int]
-    """Their `features.language_code`."""
 
     def with_model(self, ranker: Ranker) -> "Live":
         """This state with another model."""
@@ -122,7 +123,7 @@ def _live(ranker: Ranker, snapshot: Snapshot, *, has_model: bool, has_snapshot: 
     fresh = snapshot.listed("fresh", _FRESH_EXAMINED)
     rows = fresh[snapshot.impressions[fresh] < FEW_IMPRESSIONS][:_MAX_NEW_PINGS]
     new_pings = Pool.of(snapshot, candidates(rows, FRESH))
-    return Live(ranker, snapshot, has_model, has_snapshot, new_pings, snapshot.language[rows].tolist())
+    return Live(ranker, snapshot, has_model, has_snapshot, new_pings)
 
 
 def _empty(features: FeatureSet) -> Snapshot:
@@ -161,7 +162,10 @@ class FeedState:
     rng: random.Random
     explore_share: float
     user: UserPart
-    """The packet's user part, or that of an unknown user where it has none for this feature digest."""
+    """The packet's user part, or that of an unknown user where it has none for this feature digest.
+
+    Country and language are those of the user's profile, else the packet's, else the request's.
+    """
     degraded: set[Part] = field(default_factory=set)
 
     # fetch
@@ -169,7 +173,11 @@ class FeedState:
     signals: Signals | None = None
     hot: Hot | None = None
     # hydrate
+    latest_follows: list[tuple[int, str]] = field(default_factory=list)
+    """(time, creator id) of the latest follows, the latest first."""
     pool: Pool = field(init=False)
+    packet_only: bool = False
+    """Whether nothing but the packet's candidates may be served, since what the user forbade is not all known."""
     proposed: set[int] = field(default_factory=set)
     """Every row that a source has proposed so far, kept or removed."""
     forbidden: frozenset[int] = frozenset()
@@ -177,6 +185,11 @@ class FeedState:
     """Rows that the batch side excluded, as far as the packet carries them."""
     # filter, refill
     removed: list[Removed] = field(default_factory=list)
+    foreign: Pool = field(init=False)
+    """The packet's candidates in languages that the user does not read."""
+    # reserve: the last candidates of the pool, of which those from `first_again` on were seen before
+    reserved: int = 0
+    first_again: int | None = None
     # sample_new
     exploration: Exploration = Exploration(None, 0)
     # featurize, score, boost: one row per candidate
@@ -194,12 +207,12 @@ class FeedState:
     more: bool = False
 
     def __post_init__(self) -> None:
-        self.pool = Pool.of(self.live.snapshot, no_candidates())
+        self.pool = self.foreign = Pool.of(self.live.snapshot, no_candidates())
 
     @property
     def rankable(self) -> int:
-        """Number of candidates that compete by score: all but a sampled new ping, which is the last of the pool."""
-        return len(self.pool) - (self.exploration.at is not None)
+        """Number of candidates that compete by score: all but the last, the reserve and then a sampled new ping."""
+        return len(self.pool) - self.reserved - (self.exploration.at is not None)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -210,6 +223,12 @@ class FeedState:
     def recent(self) -> UserState:
         """The user's recent acts, empty where signals failed."""
         return self.signals.state if self.signals else _NO_ACTS
+
+    @property
+    def interests(self) -> list[int]:
+        """The topics that the user chose at sign-up and some ping has."""
+        names, numbers = self.recent.profile.interests, self.snapshot.topic_numbers
+        return [numbers[name] for name in names if name in numbers]
 
     @property
     def skip(self) -> int:

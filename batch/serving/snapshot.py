@@ -1,6 +1,7 @@
 """Builds and publishes the snapshot of a tick."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from batch.wiring import Batch, move_pointer, read_json, read_pointer
 from pingfeed.core.features import NO_VALUE, PING
 from pingfeed.core.integrity import SnapshotManifest, seal
 from pingfeed.core.ranker import snapshot_key
-from pingfeed.core.snapshot import SnapshotContent, write
+from pingfeed.core.snapshot import TOPICS, SnapshotContent, write
 from pingfeed.ports import Artifacts
 
 _LIST = 500
@@ -26,7 +27,7 @@ def build(batch: Batch, catalogue: Catalogue, point_in_time: PointInTime, tick: 
     numbers = servable(catalogue, point_in_time, batch.ticks, tick)
     rows = point_in_time.pings(numbers, np.full(len(numbers), tick, np.int64))
     ping_ids, creator_ids = ids_of(catalogue, "ping"), ids_of(catalogue, "creator")
-    return SnapshotContent(
+    content = SnapshotContent(
         tick=tick,
         digest=batch.features.digest,
         facets=batch.features.facets,
@@ -38,6 +39,7 @@ def build(batch: Batch, catalogue: Catalogue, point_in_time: PointInTime, tick: 
         creator_ids={int(number): creator_ids[int(number)] for number in np.unique(rows.block.creator)},
         lists=_lists(batch, numbers, rows, tick),
     )
+    return replace(content, topics=facet_names(catalogue, content).get(TOPICS, {}))
 
 
 def column(rows: PingRows, name: str) -> NDArray[np.float32]:
@@ -74,7 +76,7 @@ def _hottest(entry: tuple[str, int, int]) -> tuple[int, int]:
 
 
 def facet_names(catalogue: Catalogue, content: SnapshotContent) -> dict[str, dict[int, str]]:
-    """The names of the facet values in the snapshot, by facet and number. For display; ranking does not use them."""
+    """The names of the facet values in the snapshot, by facet and number."""
     names = ids_of(catalogue, "value")
     found: dict[str, dict[int, str]] = {}
     for at, facet in enumerate(content.facets):

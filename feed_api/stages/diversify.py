@@ -1,14 +1,15 @@
 """Fill the page slot by slot with the best candidate left, penalising creators and topics that are already on it.
 
-Greedy over the best WINDOW candidates. All pairwise penalties are computed up front, so each slot costs one argmax and
-one subtraction. Penalties are in units of the ranker's within-request score deviation.
+Greedy over the best WINDOW candidates; the reserve follows, in its own order, where they do not fill the page. All
+pairwise penalties are computed up front, so each slot costs one argmax and one subtraction. Penalties are in units of
+the ranker's within-request score deviation.
 """
 
 from typing import Final
 
 import numpy as np
 
-from feed_api.stages.featurize import TOPICS, overlap
+from feed_api.stages.featurize import overlap
 from feed_api.state import FeedState
 from pingfeed.core.ranker import Float64
 from pingfeed.core.snapshot import Rows, Snapshot
@@ -30,17 +31,20 @@ def diversify(state: FeedState) -> None:
     Fill `diversity`, where it is asked for, with what that took from each.
     """
     limit = state.request.limit
-    ranked = _ranked(state)
-    state.more = len(ranked) > limit
+    ranked, reserve = _ranked(state), range(state.rankable, state.rankable + state.reserved)
+    reserve = reserve[max(0, state.skip - state.rankable) :]
+    state.more = len(ranked) + len(reserve) > limit
+    state.order = [*_diversified(state, ranked, limit), *reserve][:limit]
+
+
+def _diversified(state: FeedState, ranked: list[int], limit: int) -> list[int]:
     if state.totals is None or not ranked:
-        state.order = ranked[:limit]
-        return
+        return ranked[:limit]
     window = ranked[: max(WINDOW, 2 * limit)]
     penalties, recent = _penalties(state.snapshot, state.pool.rows[window], _recently_served(state))
     unit = state.live.ranker.score_std
     values = state.totals[window] - unit * recent
     picked = _greedy(values, unit * penalties, limit)
-    state.order = [window[at] for at in picked]
     if state.request.explain:
         page = (penalties[picked[:slot], at].sum() for slot, at in enumerate(picked))
         terms = zip(picked, page, recent[picked], strict=True)
@@ -48,6 +52,7 @@ def diversify(state: FeedState) -> None:
             window[at]: {"page": 0.0 - float(unit * on_page), "recent_feeds": 0.0 - float(unit * lately)}
             for at, on_page, lately in terms
         }
+    return [window[at] for at in picked]
 
 
 def _ranked(state: FeedState) -> list[int]:
@@ -73,10 +78,7 @@ def _penalties(snapshot: Snapshot, rows: Rows, recent: Rows) -> tuple[Float64, F
     """Penalties (w, w) between any two of `rows`, and (w,) for similarity to recently served pings."""
     w, others = len(rows), np.concatenate([rows, recent])
     creator = snapshot.creator[rows][:, None] == snapshot.creator[others]
-    topic = np.zeros(creator.shape, np.bool_)
-    if TOPICS in snapshot.facets:
-        topics = snapshot.facet_values[:, snapshot.facets.index(TOPICS)]
-        topic = overlap(topics[rows], topics[others])
+    topic = overlap(snapshot.topics[rows], snapshot.topics[others])
     between = SAME_CREATOR * creator[:, :w] + SAME_TOPIC * topic[:, :w]
     if not len(recent):
         return between, np.zeros(w)

@@ -8,7 +8,7 @@ lower half and 1 above. The displaced ping comes on the next page.
 
 import random
 
-from feed_api.stages.filter import exclusions
+from feed_api.stages.filter import exclusions, readable
 from feed_api.state import Exploration, FeedState
 
 
@@ -27,14 +27,14 @@ def sample_new(state: FeedState) -> None:
 
 def _choices(state: FeedState) -> list[int]:
     """The new pings that the user may get, can read, and does not have among the ranked candidates."""
-    new_pings, languages, excluded = state.live.new_pings, state.live.new_pings_language, exclusions(state)
-    readable = {0, state.user.language} if state.user.language else set(languages)
-    ranked = set(state.pool.ping_ids)
-    pings = zip(new_pings.rows.tolist(), new_pings.ping_ids, new_pings.creator_ids, strict=True)
+    new_pings, ranked = state.live.new_pings, set(state.pool.ping_ids)
+    if state.packet_only or not len(new_pings):
+        return []
+    reasons, can_read = exclusions(state).reasons(new_pings), readable(state, new_pings.rows).tolist()
     return [
         at
-        for at, (row, ping_id, creator_id) in enumerate(pings)
-        if languages[at] in readable and ping_id not in ranked and excluded.reason(row, ping_id, creator_id) is None
+        for at, ping_id in enumerate(new_pings.ping_ids)
+        if can_read[at] and reasons[at] is None and ping_id not in ranked
     ]
 
 

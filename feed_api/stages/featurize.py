@@ -10,11 +10,10 @@ from feed_api.state import REALTIME_AT, FeedState
 from pingfeed.core.clock import HOUR_MS
 from pingfeed.core.features import NO_VALUE, REALTIME, Float32, UInt32, UInt64, assemble
 from pingfeed.core.packet import user_block
-from pingfeed.core.snapshot import Rows
+from pingfeed.core.snapshot import TOPICS, Rows
 
 log = logging.getLogger(__name__)
 
-TOPICS: Final = "topics"
 _WORD: Final = 64
 
 
@@ -60,8 +59,8 @@ def _realtime(state: FeedState) -> Float32:
     if state.hot is not None:
         block[:, REALTIME_AT["trending_now"]] = state.hot.shares(state.pool.rows)
     if state.signals is not None:
-        following = state.recent.following()
-        block[:, REALTIME_AT["just_followed"]] = [creator in following for creator in state.pool.creator_ids]
+        follows = state.recent.follows
+        block[:, REALTIME_AT["just_followed"]] = [follows.get(creator, 0) > 0 for creator in state.pool.creator_ids]
         session = state.snapshot.rows_of_pings(state.recent.session.interactions(state.request.now_ms))
         session = session[session >= 0]
         block[:, REALTIME_AT["session_creator"]] = _by_same_creator(state, session)
@@ -81,7 +80,7 @@ def _sharing_topic(state: FeedState, session: Rows) -> Float32:
     snapshot = state.snapshot
     if TOPICS not in snapshot.facets:
         return np.full(len(state.pool), np.nan, np.float32)
-    topics = snapshot.facet_values[:, snapshot.facets.index(TOPICS)]
+    topics = snapshot.topics
     counts: Float32 = overlap(topics[state.pool.rows], topics[session]).sum(axis=1, dtype=np.float32)
     return counts
 

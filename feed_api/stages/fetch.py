@@ -3,10 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any
 
 from feed_api.state import FeedState, Part
 from pingfeed.core.errors import PingfeedError
+from pingfeed.core.features import language_code, place_code
 from pingfeed.core.packet import decode
 from pingfeed.ports import CandidateStore, UserSignals
 from pingfeed.telemetry import nameless
@@ -15,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 async def fetch(state: FeedState, candidates: CandidateStore, signals: UserSignals) -> None:
-    """Fill `packet`, `user` and `signals`."""
+    """Fill `packet`, `signals` and `user`."""
     user_id, now_ms = state.request.user_id, state.request.now_ms
     reads: dict[Part, asyncio.Future[Any]] = {
         "candidates": _start(candidates.get(user_id, now_ms)),
@@ -24,8 +26,11 @@ async def fetch(state: FeedState, candidates: CandidateStore, signals: UserSigna
     await asyncio.wait(reads.values(), timeout=state.deadline.read_s())
     data = _result(state, "candidates", reads["candidates"])
     state.signals = _result(state, "signals", reads["signals"])
+    if state.signals and not state.signals.complete:
+        state.degraded.add("signals")
     if data is not None:
         _unpack(state, data)
+    _locate(state)
 
 
 def _start(read: Awaitable[Any]) -> asyncio.Future[Any]:
@@ -66,3 +71,12 @@ def _unpack(state: FeedState, data: bytes) -> None:
         state.degraded.add("candidates")
     else:
         state.user = state.packet.user
+
+
+def _locate(state: FeedState) -> None:
+    """Country and language of the user: what `user_updated` said, else the packet, else the request's hints."""
+    profile, request, user = state.recent.profile, state.request, state.user
+    country = place_code(profile.get("country")) or user.country or place_code(request.country)
+    language = language_code(profile.get("language")) or user.language or language_code(request.language)
+    if (country, language) != (user.country, user.language):
+        state.user = replace(user, country=country, language=language)

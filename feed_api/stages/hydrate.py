@@ -1,7 +1,8 @@
 """Turn the packet's ping numbers into snapshot rows, plus pings newer than the packet.
 
 The newest pings of recently followed creators, and those trending in the user's country, are candidates of every feed:
-a follow, or the likes of many users, takes effect without a batch run.
+a follow, or the likes of many users, takes effect without a batch run. So does an unfollow: candidates of the packet
+lose that source.
 """
 
 import heapq
@@ -26,21 +27,29 @@ def hydrate(state: FeedState) -> None:
     And `forbidden` and `seen`, from the packet too.
     """
     if state.packet:
-        state.forbidden = _rows(state, state.packet.forbidden)
+        state.forbidden = _still_forbidden(state, _rows(state, state.packet.forbidden))
         state.seen = _rows(state, state.packet.seen)
-    parts = [_packet(state), followed_newest(state, NEWEST_OF_EACH)]
-    if state.hot:
-        parts.append(candidates(state.hot.rows[:HOT_ADDED], TRENDING))
+    state.latest_follows = _latest_follows(state)
+    parts = [_packet(state)]
+    state.packet_only = "signals" in state.degraded and len(parts[0].rows) > 0
+    if not state.packet_only:
+        parts.append(followed_newest(state, NEWEST_OF_EACH))
+        if state.hot:
+            parts.append(candidates(state.hot.rows[:HOT_ADDED], TRENDING))
     state.pool = Pool.of(state.snapshot, merge(parts))
     state.proposed.update(state.pool.rows.tolist())
 
 
 def followed_newest(state: FeedState, limit: int) -> Candidates:
     """The newest pings of each recently followed creator, the latest follow first."""
-    follows = ((at_ms, creator_id) for creator_id, at_ms in state.recent.follows.items() if at_ms > 0)
-    latest = [creator_id for _, creator_id in heapq.nlargest(LATEST_FOLLOWS, follows)]
-    numbers = [number for number in map(state.snapshot.creator_number, latest) if number is not None]
+    creators = (state.snapshot.creator_number(creator_id) for _, creator_id in state.latest_follows)
+    numbers = [number for number in creators if number is not None]
     return newest(state.snapshot, numbers, limit, FOLLOWED)
+
+
+def _latest_follows(state: FeedState) -> list[tuple[int, str]]:
+    follows = ((at_ms, creator_id) for creator_id, at_ms in state.recent.follows.items() if at_ms > 0)
+    return heapq.nlargest(LATEST_FOLLOWS, follows)
 
 
 def newest(snapshot: Snapshot, creators: Sequence[int], limit: int, source: int) -> Candidates:
@@ -61,4 +70,30 @@ def _packet(state: FeedState) -> Candidates:
         return no_candidates()
     rows = state.snapshot.rows_of_numbers(packet.numbers)
     known = rows >= 0
-    return Candidates(rows[known], packet.sources[known], retrieval_values(packet.retrieval[known]))
+    found = Candidates(rows[known], packet.sources[known], retrieval_values(packet.retrieval[known]))
+    return _without_unfollowed(state, found) if state.recent.follows else found
+
+
+def _without_unfollowed(state: FeedState, found: Candidates) -> Candidates:
+    """Pings of creators whom the user has unfollowed lose the source `followed`, and leave if they have no other."""
+    followed = np.flatnonzero(found.sources & FOLLOWED)
+    if not len(followed):
+        return found
+    creators, follows = state.snapshot.creator_ids(found.rows[followed]), state.recent.follows
+    left = followed[[follows.get(creator, 0) < 0 for creator in creators]]
+    sources = found.sources.copy()
+    sources[left] &= np.uint8(0xFF ^ FOLLOWED)
+    return found._replace(sources=sources).take((sources != 0) | (found.sources == 0))
+
+
+def _still_forbidden(state: FeedState, rows: frozenset[int]) -> frozenset[int]:
+    """Rows that the packet forbids, but for those of which the user took something back since."""
+    snapshot, freed = state.snapshot, state.recent.freed
+
+    def is_freed(row: int) -> bool:
+        creator = snapshot.creator_id(row)
+        topics = (f"mute:topic:{snapshot.topic_names.get(number)}" for number in snapshot.topics[row].tolist())
+        targets = {f"hide:{snapshot.ping_id(row)}", f"block:{creator}", f"mute:creator:{creator}", *topics}
+        return not targets.isdisjoint(freed)
+
+    return frozenset(row for row in rows if not is_freed(row)) if freed else rows

@@ -4,7 +4,6 @@ If the newest ping of a creator that the user followed in this session is not on
 top, even if the model ranks it lower: the user has just asked for it. The displaced ping comes on the next page.
 """
 
-from heapq import nlargest
 from typing import Final
 
 import numpy as np
@@ -31,8 +30,8 @@ def pin_followed(state: FeedState) -> None:
 def _just_followed(state: FeedState) -> list[int]:
     """Creator numbers of this session's latest follows, the latest first."""
     since = state.request.now_ms - SESSION_MS
-    latest = nlargest(CREATORS, ((at_ms, name) for name, at_ms in state.recent.follows.items() if at_ms > since))
-    return [number for _, name in latest if (number := state.snapshot.creator_number(name)) is not None]
+    latest = [state.snapshot.creator_number(name) for at_ms, name in state.latest_follows[:CREATORS] if at_ms > since]
+    return [number for number in latest if number is not None]
 
 
 def _newest_in_pool(state: FeedState, creator: int) -> int | None:

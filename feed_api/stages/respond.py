@@ -44,7 +44,7 @@ def respond(state: FeedState, tick_ms: int) -> Feed:
         items=_items(state),
         next_cursor=_next_cursor(state),
         degraded=[part for part in PARTS if part in state.degraded],
-        removed=[RemovedItem(r.ping_id, r.reason) for r in state.removed] if request.explain else UNSET,
+        removed=_removed(state) if request.explain else UNSET,
     )
 
 
@@ -56,11 +56,23 @@ def _items(state: FeedState) -> list[Item]:
             pool.ping_ids[at],
             pool.creator_ids[at],
             first + slot,
-            "exploration" if slot == state.explored_slot else _REASONS[sources[slot]],
+            _item_reason(state, slot, sources[slot]),
             _explain(state, slot) if state.request.explain else UNSET,
         )
         for slot, at in enumerate(state.order)
     ]
+
+
+def _item_reason(state: FeedState, slot: int, bits: int) -> Reason:
+    if slot == state.explored_slot:
+        return "exploration"
+    return "again" if state.first_again is not None and state.order[slot] >= state.first_again else _REASONS[bits]
+
+
+def _removed(state: FeedState) -> list[RemovedItem]:
+    """The candidates that were filtered out and did not come back to fill the page."""
+    shown = {state.pool.ping_ids[at] for at in state.order}
+    return [RemovedItem(r.ping_id, r.reason) for r in state.removed if r.ping_id not in shown]
 
 
 def _next_cursor(state: FeedState) -> str | None:

@@ -3,8 +3,9 @@
 Pool order is the packet's, then just followed, trending, and the refill: trending in the country, evergreen, fresh. A
 feed without scores is therefore still ordered by the batch side.
 
-Trending and just-followed pings are boosted, in units of the ranker's within-request score deviation. A real-time
-feature that the model learned from logs is part of its score already and gets no second boost.
+Trending and just-followed pings are boosted, and what the user wants more or less of (`steer.py`), in units of the
+ranker's within-request score deviation. A real-time feature that the model learned from logs is part of its score
+already and gets no second boost.
 """
 
 import logging
@@ -12,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from feed_api.stages.steer import steer
 from feed_api.state import REALTIME_AT, FeedState
 from pingfeed.core.errors import FormatError, PingfeedError
 from pingfeed.core.features import Float32
@@ -51,11 +53,11 @@ def boost(state: FeedState) -> None:
     if state.scores is None or state.realtime is None:
         return
     ranker = state.live.ranker
-    state.totals = state.scores
+    state.boosts = {name: shift * ranker.score_std for name, shift in steer(state).items()}
     weights = {"trending_now": TRENDING * (state.hot.heat if state.hot else 0), "just_followed": FOLLOWED}
     for name, weight in weights.items():
         if name not in ranker.learned_realtime:
             # fmax turns an unknown value into 0.
             values = np.fmax(state.realtime[:, REALTIME_AT[name]], 0).astype(np.float64)
             state.boosts[name] = values * (weight * ranker.score_std)
-            state.totals = state.totals + state.boosts[name]
+    state.totals = sum(state.boosts.values(), state.scores)

@@ -15,7 +15,8 @@ Rows are pings in ascending ping number. A ping number is assigned once and neve
 new snapshot. Strings are a uint32 offsets column and a uint8 bytes column. `lists` names ranges of the column
 `list_rows` that hold row numbers, best first: `fresh`, `evergreen`, `trending` and `trending:<country>`. Each creator's
 rows lie newest first in `creator_rows`, from `creator_at[i]` to `creator_at[i + 1]` for the i-th of `creator_numbers`.
-Ids are found by the first 8 bytes of their BLAKE2b, sorted in `*_hash` with the row in `*_hash_row`.
+Ids are found by the first 8 bytes of their BLAKE2b, sorted in `*_hash` with the row in `*_hash_row`. The names of
+topics, which users mute and choose, are in `topic_bytes` in the order of `topic_numbers`; absent ones are unknown.
 """
 
 import hashlib
@@ -33,6 +34,8 @@ from pingfeed.core.features import FACET_WIDTH, NO_VALUE, Float32, PingBlock, UI
 
 MAGIC: Final = b"PFSNAP\x00\x02"
 _READ: Final = (b"PFSNAP\x00\x01", MAGIC)
+TOPICS: Final = "topics"
+"""The facet whose values are topics."""
 _ALIGN: Final = 64
 Rows = NDArray[np.intp]
 Array = NDArray[Any]
@@ -64,6 +67,7 @@ class SnapshotContent:
     pings: PingBlock  # n rows
     creator_ids: Mapping[int, str]  # creator number -> id, of at least the creators in `pings`
     lists: Mapping[str, Sequence[int]]  # name -> rows, best first
+    topics: Mapping[int, str] = field(default_factory=dict)  # number -> name, of the topics in `pings`
     more: Mapping[str, Array] = field(default_factory=dict)  # further columns, for readers that know their names
 
 
@@ -87,6 +91,10 @@ def write(content: SnapshotContent) -> bytes:
         **_strings("creator_id", [content.creator_ids[int(c)] for c in creators]),
         **content.more,
     }
+    if content.topics:
+        topics = sorted(content.topics)
+        names = _strings("topic", [content.topics[number] for number in topics])
+        columns |= names | {"topic_numbers": np.array(topics, np.uint32)}
     return _lay_out(content, columns, lists)
 
 
@@ -125,7 +133,7 @@ def _newest_by_creator(creator: UInt32, created: UInt32, number: UInt32, creator
 
 
 def _strings(name: str, values: Sequence[str]) -> dict[str, Array]:
-    encoded = [value.encode("ascii") for value in values]
+    encoded = [value.encode("utf-8", "replace") for value in values]
     at = np.zeros(len(encoded) + 1, np.uint32)
     np.cumsum([len(e) for e in encoded], out=at[1:])
     hashes = np.array([_hash(value) for value in values], np.uint64)
@@ -181,7 +189,15 @@ class Snapshot:
         self.language: UInt32 = columns["language"]
         self.created_tick: UInt32 = columns["created_tick"]
         self.impressions: UInt32 = columns["impressions"]
+        self.topics: UInt32 = (
+            self.facet_values[:, self.facets.index(TOPICS)]
+            if TOPICS in self.facets
+            else np.full((len(self.numbers), 1), NO_VALUE, np.uint32)
+        )
         self._columns = columns
+        numbers = columns.get("topic_numbers", np.empty(0, np.uint32)).tolist()
+        self.topic_names = {number: self._string("topic", at) for at, number in enumerate(numbers)}
+        self.topic_numbers = {name: number for number, name in self.topic_names.items()}
         self._lists = header.lists
         if any(len(columns[name]) != n for name in ("values", "creator", *_OPTIONAL)):
             raise ValueError("its columns are not of one length")
@@ -262,7 +278,7 @@ class Snapshot:
 
     def _string(self, name: str, at: int) -> str:
         start, end = self._columns[f"{name}_at"][at : at + 2].tolist()
-        return str(self._columns[f"{name}_bytes"].data[start:end], "ascii")
+        return str(self._columns[f"{name}_bytes"].data[start:end], "utf-8")
 
     def _strings_at(self, name: str, at: Rows) -> list[str]:
         places, data = self._columns[f"{name}_at"], self._columns[f"{name}_bytes"].data

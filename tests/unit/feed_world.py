@@ -23,7 +23,7 @@ from pingfeed.core.features import FACET_WIDTH, NO_VALUE, FeatureSet, PingBlock,
 from pingfeed.core.ids import uuid7
 from pingfeed.core.packet import Packet, UserPart, encode
 from pingfeed.core.ranker import Pointer, pointer_key, snapshot_key
-from pingfeed.core.signals import Act, ActKind
+from pingfeed.core.signals import Act, ActKind, Profile
 from pingfeed.core.snapshot import SnapshotContent, write
 from pingfeed.core.trending import Engagement
 from pingfeed.ports import Artifacts
@@ -98,6 +98,7 @@ def snapshot_bytes(
         pings=block,
         creator_ids={p.creator: creator_id(p.creator) for p in pings},
         lists=lists or {},
+        topics={topic: f"topic {topic}" for p in pings for topic in p.topics},
     )
     return write(content)
 
@@ -126,7 +127,7 @@ def user_part(
 
 def packet_bytes(
     numbers: Iterable[int],
-    source: str = "collaborative",
+    *source: str,
     user: UserPart | None = None,
     digest: str = "",
     **excluded: Iterable[int],
@@ -135,7 +136,7 @@ def packet_bytes(
     sets = {name: np.array(sorted(numbers), np.uint32) for name, numbers in excluded.items()}
     found = np.fromiter(numbers, np.uint32)
     retrieval = np.linspace(230, 20, len(found), dtype=np.uint8)
-    sources = np.full(len(found), source_bits([source]), np.uint8)
+    sources = np.full(len(found), source_bits(source or ("collaborative",)), np.uint8)
     return encode(Packet(TICK - 1, found, retrieval, sources, user or user_part(), **sets), digest or FEATURES.digest)
 
 
@@ -193,6 +194,12 @@ class World:
         """The user does this to each of the targets, now."""
         self.time.now_ms += 1
         await self.signals.apply([Act(user_id, kind, target, self.time.now_ms) for target in targets])
+
+    async def update(self, user_id: str = "u", **values: str | list[str]) -> None:
+        """A `user_updated` event, now."""
+        self.time.now_ms += 1
+        profile = Profile({name: (self.time.now_ms, value) for name, value in values.items()})
+        await self.signals.apply([Act(user_id, "profile", "", self.time.now_ms, profile=profile)])
 
     async def likes(self, ping_id: str, users: int, country: str = "DE") -> None:
         """So many users like the ping."""

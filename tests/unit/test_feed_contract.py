@@ -136,7 +136,14 @@ async def test_the_openapi_document_describes_the_contract(tmp_path: Path) -> No
     async with feed_world(tmp_path) as world:
         document: dict[str, Any] = (await world.client.get("/openapi.json")).json()
         route = document["paths"]["/get-feed"]["get"]
-        required = {"user_id": True, "limit": False, "cursor": False, "explain": False}
+        required = {
+            "user_id": True,
+            "limit": False,
+            "cursor": False,
+            "explain": False,
+            "country": False,
+            "language": False,
+        }
         assert {p["name"]: p["required"] for p in route["parameters"]} == required
         assert set(route["responses"]) == {"200", "401", "403", "422", "429", "503"}
         schema = route["responses"]["200"]["content"]["application/json"]["schema"]

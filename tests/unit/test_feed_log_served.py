@@ -144,7 +144,7 @@ async def test_the_live_model_is_logged(world: World) -> None:
 
 
 async def served_acts(world: World) -> list[Served]:
-    return (await world.signals.read("u", world.time.now_ms)).state.served
+    return (await world.signals.read("u", world.time.now_ms)).state.session.served
 
 
 async def test_the_served_act_is_applied_once_before_the_response(tmp_path: Path) -> None:
@@ -201,4 +201,4 @@ async def test_events_left_in_the_spool_are_applied_before_serving(tmp_path: Pat
             await world.served_row(request_id)
     async with feed_world(tmp_path, PINGS, LISTS) as again:
         state = (await again.signals.read("u", world.time.now_ms)).state
-        assert [served.request_id for served in state.served] == ids
+        assert [served.request_id for served in state.session.served] == ids

@@ -234,7 +234,7 @@ async def test_the_reason_is_the_most_personal_source(tmp_path: Path) -> None:
     renamed = {"followed": "followed_creator", "collaborative": "similar", "fresh": "new"}
     async with feed_world(tmp_path, catalogue(120, creators=120)) as world:
         for source in SOURCES:
-            world.give("u", packet_bytes(range(100), source=source))
+            world.give("u", packet_bytes(range(100), source))
             assert {item["reason"] for item in (await world.feed())["items"]} == {renamed.get(source, source)}
 
 
