@@ -155,6 +155,11 @@ def language_code(language: str | None) -> int:
     return int.from_bytes(primary.lower().encode("ascii"), "big") if _PRIMARY.fullmatch(primary) else 0
 
 
+def language_name(code: int) -> str | None:
+    """Inverse of `language_code`."""
+    return code.to_bytes(4, "big").lstrip(b"\0").decode("ascii") or None
+
+
 def place_name(code: int) -> str | None:
     """Inverse of `place_code`."""
     return code.to_bytes(2, "big").decode("ascii") if code else None
