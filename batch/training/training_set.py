@@ -2,10 +2,11 @@
 
 A request's rows use the ping features at the logged snapshot tick and the user features at the logged packet tick, or,
 if unlogged, those at the tick before the request became known; retrieval and real-time values come from the log or are
-unknown. A day whose label windows are closed is stored under `training/day=`, so that each nightly job costs one day.
+unknown, and so do the user's country and language, or are those of that tick. A day whose label windows are closed is
+stored under `training/day=`, so that each nightly job costs one day.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,16 +15,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from batch.features import catalogue
-from batch.features.point_in_time import PointInTime
+from batch.features.point_in_time import PointInTime, codes_of
 from batch.lake.tables import parquet_of
 from batch.ticks import day_name
 from batch.wiring import Batch
 from pingfeed.core.clock import HOUR_MS
-from pingfeed.core.features import REALTIME, Float32, assemble
+from pingfeed.core.features import REALTIME, Float32, UserBlock, assemble, language_code, place_code
 
 _EVENTS: Final = [
     *("user_id", "event_type", "request_id", "ping_id", "position", "watch_time_ratio", "known_tick", "received_ms"),
     *("snapshot_tick", "packet_tick", "served_pings", "served_sources", "served_scores", "served_realtime"),
+    *("country", "language"),
 ]
 MAX_GROUP: Final = 500
 """Rows of a request that are trained on; LightGBM rejects a set in which one has over 10,000."""
@@ -118,8 +120,18 @@ def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, a
     served = served_items(events)
     plain = events.select(_EVENTS[:8])
     labels = batch.engine.run("labels", params, events=plain, mentions=mentions, served=served, numbers=catalog.numbers)
-    labels = labels.filter(pa.array(first_of_group(labels)))
+    labels = _with_places(labels.filter(pa.array(first_of_group(labels))), events)
     return with_features(batch, catalog, _as_of_day(labels, batch.ticks.day_ticks) if as_of_day else labels)
+
+
+def _with_places(labels: pa.Table, events: pa.Table) -> pa.Table:
+    """The rows with the country and language that the feed logged for their request, null where it logged none."""
+    logged = events.filter(pc.field("event_type") == "feed_served")
+    keys = [pc.binary_join_element_wise(one["user_id"], one["request_id"], "/") for one in (labels, logged)]
+    at = pc.index_in(keys[0], value_set=keys[1].combine_chunks())
+    for name in ("country", "language"):
+        labels = labels.append_column(name, pc.take(logged[name].combine_chunks(), at))
+    return labels
 
 
 def _as_of_day(labels: pa.Table, day_ticks: int) -> pa.Table:
@@ -141,13 +153,21 @@ def with_features(batch: Batch, catalog: catalogue.Catalogue, labels: pa.Table) 
     matrix = assemble(
         batch.features,
         pings.block,
-        source.users(labels["user_id"].combine_chunks(), packet_tick),
+        _at_request(source.users(labels["user_id"].combine_chunks(), packet_tick), labels),
         hour=(labels["request_ms"].to_numpy() // HOUR_MS % 24).astype(np.float32),
         sources=labels["source"].fill_null(0).to_numpy().astype(np.uint8),
         retrieval_score=_floats(labels["retrieval_score"]),
         realtime=np.stack([_floats(labels[f"realtime_{i}"]) for i in range(len(REALTIME))], axis=1),
     )
     return TrainingSet(labels.select(_META).filter(pa.array(pings.known)), matrix[pings.known])
+
+
+def _at_request(users: UserBlock, labels: pa.Table) -> UserBlock:
+    """The users with the country and language of each request, which their profile or a hint may have said."""
+    rows = np.arange(labels.num_rows)
+    country, language = codes_of(labels, "country", rows, place_code), codes_of(labels, "language", rows, language_code)
+    own = users.country[users.row], users.language[users.row]
+    return replace(users, places=(np.where(country, country, own[0]), np.where(language, language, own[1])))
 
 
 def served_items(events: pa.Table) -> pa.Table:

@@ -55,6 +55,7 @@ class UserBlock:
     facet_keys: UInt64
     facet_values: Float32
     row: NDArray[np.intp]  # (n,) in 0..m-1
+    places: tuple[UInt32, UInt32] | None = None  # (n,) country and language of each row, where a request had others
 
 
 def assemble(
@@ -121,8 +122,7 @@ def _affinities(pings: PingBlock, users: UserBlock) -> Float32:
 
 
 def _context(pings: PingBlock, users: UserBlock, hour: Float32) -> Float32:
-    country = users.country[users.row]
-    language = users.language[users.row]
+    country, language = users.places or (users.country[users.row], users.language[users.row])
     return np.stack([hour, _match(country, pings.country), _match(language, pings.language)], axis=1)
 
 
