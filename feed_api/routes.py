@@ -40,7 +40,8 @@ _ABOUT: Final = (
     "A hide, a block, a follow or a seen impression affects the very next feed. Parts that are late or unavailable are "
     "named in `degraded` and the feed is served without them; unknown users get a feed too. Pass `next_cursor` to get "
     "the next page; without a cursor the response is a new first page. Send `request_id` and `position` back with the "
-    "events about a ping."
+    "events about a ping. Once a user has seen everything, pings come `again`, those first that were seen longest ago. "
+    "Pings in a language that the user does not read come after all others, unless the user follows the creator."
 )
 _EXAMPLE: Final = {
     "request_id": "0193f5a0-7b1c-7c1e-9d56-0f3f6a1b2c3d",

@@ -99,8 +99,8 @@ class PointInTime:
             values[back],
             creator.astype(np.uint32)[back],
             facets[back],
-            _codes(own, "country", at, place_code)[back],
-            _codes(own, "language", at, language_code)[back],
+            codes_of(own, "country", at, place_code)[back],
+            codes_of(own, "language", at, language_code)[back],
         )
         created = np.where(known, _taken(own, "created_tick", at), -1).astype(np.int64)
         return PingRows(block, created[back], known[back])
@@ -268,7 +268,7 @@ def _matrix(table: pa.Table, names: list[str], at: NDArray[np.intp]) -> Float32:
     return out
 
 
-def _codes(table: pa.Table, name: str, at: NDArray[np.intp], code: Any) -> UInt32:
+def codes_of(table: pa.Table, name: str, at: NDArray[np.intp], code: Any) -> UInt32:
     """A text column as codes, 0 where unknown."""
     encoded = table[name].combine_chunks().dictionary_encode()
     codes = np.array([*(code(text) for text in encoded.dictionary.to_pylist()), 0], np.uint32)

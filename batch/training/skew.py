@@ -15,14 +15,14 @@ from pingfeed.core.features import REALTIME, RETRIEVAL, Float32
 
 _COLUMNS: Final = [
     *("user_id", "event_type", "request_id", "known_tick", "received_ms", "snapshot_tick", "packet_tick"),
-    "feature_digest",
+    *("feature_digest", "country", "language"),
     *("served_pings", "served_sources", "served_scores", "served_realtime", "matrix_pings", "matrix"),
 ]
 _LONG: Final = ("position", "grade", "first_tick", "request_ms", "snapshot_tick", "packet_tick", "source")
 _DOUBLE: Final = ("retrieval_score", *(f"realtime_{i}" for i in range(len(REALTIME))))
 _ROWS: Final = pa.schema(
     [
-        *((name, pa.string()) for name in ("user_id", "request_id", "ping_id")),
+        *((name, pa.string()) for name in ("user_id", "request_id", "ping_id", "country", "language")),
         *((name, pa.int64()) for name in _LONG),
         *((name, pa.float64()) for name in _DOUBLE),
     ]
@@ -103,5 +103,6 @@ def _from_log(event: dict[str, Any], at: int) -> dict[str, Any]:
 
 
 def _common(event: dict[str, Any]) -> dict[str, Any]:
-    copied = {name: event[name] for name in ("user_id", "request_id", "snapshot_tick", "packet_tick")}
+    names = ("user_id", "request_id", "snapshot_tick", "packet_tick", "country", "language")
+    copied = {name: event[name] for name in names}
     return copied | {"position": 0, "grade": 0, "first_tick": event["known_tick"], "request_ms": event["received_ms"]}

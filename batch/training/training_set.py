@@ -1,12 +1,13 @@
 """The training set: the pings that were shown, with their features at that time, and the outcome.
 
 A request's rows use the ping features at the logged snapshot tick and the user features at the logged packet tick, or,
-if unlogged, those at the tick before the request became known. Retrieval and real-time values come from the log or are
-unknown; retrieval that no log of these features holds (written and imported history) is recomputed from the factors of
-that day. A day whose label windows are closed is stored under `training/day=`, so that each nightly job costs one day.
+if unlogged, those at the tick before the request became known. Retrieval and real-time values, and the user's country
+and language, come from the log or are unknown; retrieval that no log of these features holds (written and imported
+history) is recomputed from the factors of that day, country and language from that tick. A day whose label windows are
+closed is stored under `training/day=`, so that each nightly job costs one day.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,19 +17,19 @@ from numpy.typing import NDArray
 
 from batch.features import catalogue
 from batch.features.collaborative import quantiles_as_of
-from batch.features.point_in_time import PointInTime
+from batch.features.point_in_time import PointInTime, codes_of
 from batch.lake.tables import parquet_of
 from batch.ticks import day_name
 from batch.wiring import Batch
 from pingfeed.core.clock import HOUR_MS
-from pingfeed.core.features import REALTIME, Float32, assemble, retrieval_values
+from pingfeed.core.features import REALTIME, Float32, UserBlock, assemble, language_code, place_code, retrieval_values
 from pingfeed.core.words import counted
 
 _EVENTS: Final = [
     *("user_id", "event_type", "request_id", "ping_id", "position", "watch_time_ratio", "known_tick", "received_ms"),
     *("timestamp_ms", "seq", "event_id"),
     *("snapshot_tick", "packet_tick", "served_pings", "served_sources", "served_scores", "served_realtime"),
-    "feature_digest",
+    *("feature_digest", "country", "language"),
 ]
 MAX_GROUP: Final = 500
 """Rows of a request that are trained on; LightGBM rejects a set in which one has over 10,000."""
@@ -125,7 +126,7 @@ def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, a
     served = served_items(events, batch.features.digest)
     plain = events.select(_EVENTS[:11])
     labels = batch.engine.run("labels", params, events=plain, mentions=mentions, served=served, numbers=catalog.numbers)
-    labels = labels.filter(pa.array(first_of_group(labels)))
+    labels = _with_places(labels.filter(pa.array(first_of_group(labels))), events)
     labels = _as_of_day(labels, batch.ticks.day_ticks) if as_of_day else labels
     return with_features(batch, catalog, _with_retrieval(batch, labels))
 
@@ -138,6 +139,16 @@ def _with_retrieval(batch: Batch, labels: pa.Table) -> pa.Table:
     found = quantiles_as_of(batch, users, labels["ping"].to_numpy()[missing], packet_tick[missing])
     values[missing] = retrieval_values(found)
     return labels.set_column(labels.column_names.index("retrieval_score"), "retrieval_score", pa.array(values))
+
+
+def _with_places(labels: pa.Table, events: pa.Table) -> pa.Table:
+    """The rows with the country and language that the feed logged for their request, null where it logged none."""
+    logged = events.filter(pc.field("event_type") == "feed_served")
+    keys = [pc.binary_join_element_wise(one["user_id"], one["request_id"], "/") for one in (labels, logged)]
+    at = pc.index_in(keys[0], value_set=keys[1].combine_chunks())
+    for name in ("country", "language"):
+        labels = labels.append_column(name, pc.take(logged[name].combine_chunks(), at))
+    return labels
 
 
 def _as_of_day(labels: pa.Table, day_ticks: int) -> pa.Table:
@@ -159,13 +170,21 @@ def with_features(batch: Batch, catalog: catalogue.Catalogue, labels: pa.Table) 
     matrix = assemble(
         batch.features,
         pings.block,
-        source.users(labels["user_id"].combine_chunks(), packet_tick),
+        _at_request(source.users(labels["user_id"].combine_chunks(), packet_tick), labels),
         hour=(labels["request_ms"].to_numpy() // HOUR_MS % 24).astype(np.float32),
         sources=labels["source"].fill_null(0).to_numpy().astype(np.uint8),
         retrieval_score=_floats(labels["retrieval_score"]),
         realtime=np.stack([_floats(labels[f"realtime_{i}"]) for i in range(len(REALTIME))], axis=1),
     )
     return TrainingSet(labels.select(_META).filter(pa.array(pings.known)), matrix[pings.known])
+
+
+def _at_request(users: UserBlock, labels: pa.Table) -> UserBlock:
+    """The users with the country and language of each request, which their profile or a hint may have said."""
+    rows = np.arange(labels.num_rows)
+    country, language = codes_of(labels, "country", rows, place_code), codes_of(labels, "language", rows, language_code)
+    own = users.country[users.row], users.language[users.row]
+    return replace(users, places=(np.where(country, country, own[0]), np.where(language, language, own[1])))
 
 
 def served_items(events: pa.Table, digest: str) -> pa.Table:

@@ -10,7 +10,7 @@ import numpy as np
 from feed_api.artifact_loader import ArtifactLoader
 from feed_api.demo_page.people import PeopleFile
 from pingfeed.core.errors import NotFound, PingfeedError
-from pingfeed.core.features import NO_VALUE, FeatureSet, place_name
+from pingfeed.core.features import NO_VALUE, FeatureSet, language_name, place_name
 from pingfeed.core.ranker import snapshot_key
 from pingfeed.core.snapshot import Snapshot
 from pingfeed.ports import Artifacts
@@ -68,7 +68,7 @@ class Cards:
             title=self._people.read().title(ping_id, topics),
             topics=topics,
             country=place_name(int(snapshot.country[row])),
-            language=_language_name(int(snapshot.language[row])),
+            language=language_name(int(snapshot.language[row])),
             created_ms=int(snapshot.created_tick[row]) * self._tick_ms,
             duration_s=None if np.isnan(duration) else duration,
             impressions=int(snapshot.impressions[row]),
@@ -98,8 +98,3 @@ def _topics(snapshot: Snapshot, row: int, names: dict[str, str]) -> list[str]:
         return []
     numbers = snapshot.facet_values[row, snapshot.facets.index(_TOPICS)].tolist()
     return [names[str(number)] for number in numbers if number != NO_VALUE and str(number) in names]
-
-
-def _language_name(code: int) -> str | None:
-    """Inverse of `features.language_code`."""
-    return code.to_bytes(4, "big").lstrip(b"\0").decode("ascii") or None

@@ -22,7 +22,7 @@ from pingfeed.core.acts import acts_of
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import PingfeedError
 from pingfeed.core.events import FeedServed, Row, served_row
-from pingfeed.core.features import REALTIME, Float32, place_name
+from pingfeed.core.features import REALTIME, Float32, language_name, place_name
 from pingfeed.core.ids import IdMaker
 from pingfeed.ports import UserSignals
 from pingfeed.spool.delivery import Delivery
@@ -156,6 +156,7 @@ def feed_served(state: FeedState, make_id: IdMaker, log_matrix_share: float) -> 
         received_ms=request.now_ms,
         timestamp_ms=request.now_ms,
         country=place_name(state.user.country),
+        language=language_name(state.user.language),
         model_id=live.ranker.model_id if state.scores is not None else None,
         feature_digest=state.features.digest,
         snapshot_tick=live.snapshot.tick if live.has_snapshot else None,

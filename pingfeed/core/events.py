@@ -222,6 +222,7 @@ class FeedServed(msgspec.Struct, tag_field="event_type", tag="feed_served", kw_o
     received_ms: int
     timestamp_ms: int
     country: str | None = None
+    language: str | None = None
     model_id: str | None = None
     feature_digest: str | None = None
     snapshot_tick: int | None = None

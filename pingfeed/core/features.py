@@ -56,6 +56,7 @@ class UserBlock:
     facet_keys: UInt64
     facet_values: Float32
     row: NDArray[np.intp]  # (n,) in 0..m-1
+    places: tuple[UInt32, UInt32] | None = None  # (n,) country and language of each row, where a request had others
 
 
 def assemble(
@@ -123,8 +124,7 @@ def _affinities(pings: PingBlock, users: UserBlock) -> Float32:
 
 
 def _context(pings: PingBlock, users: UserBlock, hour: Float32) -> Float32:
-    country = users.country[users.row]
-    language = users.language[users.row]
+    country, language = users.places or (users.country[users.row], users.language[users.row])
     return np.stack([hour, _match(country, pings.country), _match(language, pings.language)], axis=1)
 
 
@@ -173,6 +173,11 @@ def language_code(language: str | None) -> int:
     """The primary subtag (`pt` of `pt-BR`) as a number that fits 32 bits, 0 for none or what is no language."""
     primary = language.split("-")[0] if language else ""
     return int.from_bytes(primary.lower().encode("ascii"), "big") if _PRIMARY.fullmatch(primary) else 0
+
+
+def language_name(code: int) -> str | None:
+    """Inverse of `language_code`."""
+    return code.to_bytes(4, "big").lstrip(b"\0").decode("ascii") or None
 
 
 def place_name(code: int) -> str | None:

@@ -164,6 +164,18 @@ def test_a_score_logged_under_other_features_is_no_quantile(world: LakeWorld) ->
     assert found == {digests[0]: 0.25, digests[1]: None}
 
 
+def test_country_and_language_are_those_of_the_request(world: LakeWorld) -> None:
+    """A profile or a hint may say more than the packet did."""
+    made = row("ping_created", FIRST * TICK_MS + 1, ping_id="br", creator_id="c", country="BR", language="pt")
+    served = [_served(["br"], country="BR", language="de"), _served(["br"], request_id="r2")]
+    acts = [_act("impression", FIRST + 9, "br", request=f"r{i}") for i in (1, 2)]
+    _learn(world, FIRST + 1, made)
+    _learn(world, FIRST + 9, *(one | {"snapshot_tick": FIRST + 1} for one in served), *acts)
+    rows = training_set.build(world.batch, FIRST + 5, FIRST + DAY, FIRST + DAY)
+    at = [world.batch.features.names.index(name) for name in ("country_match", "language_match")]
+    np.testing.assert_equal(rows.matrix[:, at], [[1, 0], [np.nan, np.nan]])
+
+
 def test_a_closed_day_is_kept_and_an_open_one_is_made_anew(world: LakeWorld) -> None:
     _learn(world, FIRST + 1, _act("impression", FIRST + 1), _act("like", FIRST + 1, "p1"))
     first = training_set.collect(world.batch, FIRST + 40, 30)
