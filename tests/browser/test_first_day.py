@@ -94,16 +94,16 @@ async def test_on_a_phone_a_tap_says_what_it_did_where_the_thumb_is(
 
 
 _FIGURES = """() => {
-  const marks = [...document.querySelectorAll("th, .tile, .bar, h1, h2, .panel, .button, .stats div")];
+  const marks = [...document.querySelectorAll("th, .tile, .bar, h1, h2, .panel, .button, .stats div, summary > span")];
   const places = () => marks.map((mark, at) => {
     const { x, y, width } = mark.getBoundingClientRect();
     return [at, mark.tagName, mark.className, Math.round(x), Math.round(y), Math.round(width)].join(" ");
   });
   const figures = { ".tile .big:not(.text)": "8", "td:not(:first-child)": "8 ms", ".stages .n": "8 ms", "#hot .n": "8",
-    ".stats dd": "8", ".took": "8 ms" };
+    ".stats dd": "8", ".took": "8 ms", "#tally": "8 in, 8 moved, 8 out" };
   const show = (digits) => {
     for (const [which, text] of Object.entries(figures))
-      for (const figure of document.querySelectorAll(which)) figure.textContent = text.replace("8", digits);
+      for (const figure of document.querySelectorAll(which)) figure.textContent = text.replaceAll("8", digits);
     return places();
   };
   const before = show("1");
