@@ -140,7 +140,8 @@ def demo(*, home: Path | None, no_live: bool, prepare: bool, **options: Any) -> 
     if prepare and home is None:
         follow(os.environ)
     home = (home or (_home(None) if prepare else _DEMO_HOME)).expanduser().absolute()
-    if not prepare and not point_to(home):
-        sentence = f"{DEFAULT} has data of its own, so other commands stay there; for the demo's: {VARIABLE}={home}"
+    others = os.environ.get(VARIABLE) or (home if prepare or point_to(home) else DEFAULT)
+    if Path(others).absolute() != home:
+        sentence = f"Other commands stay with {others}; {VARIABLE}={home} chooses the demo's home"
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     return run(Demo(home, live=not no_live, prepare=prepare, **options), console, os.environ, system_clock)

@@ -24,8 +24,9 @@ from batch.importers.formats import Format, Source, rejected_path
 from batch.importers.report import Outcome
 from batch.importers.staging import PREFIX, Staging, Timeline, known_pings, missing_items, write_history
 from batch.lake.ledger import Ledger
+from batch.training.train import DAYS
 from batch.wiring import Batch
-from pingfeed.core.clock import DAY_MS
+from pingfeed.core.clock import DAY_MS, HOUR_MS
 from pingfeed.core.errors import InvalidInput, NotFound
 from pingfeed.core.events import Row
 from pingfeed.ports import Lake
@@ -167,7 +168,9 @@ class Importer:
         outcome.times = dict(staging.query("SELECT time_kind, count(*) FROM events WHERE time_kind <> '' GROUP BY 1"))
         outcome.notes = [(str(note), int(count), int(first)) for note, count, first in staging.query(_NOTES)]
         ((outcome.looks_like_ratings,),) = staging.query(_RATINGS)
-        ((outcome.engaged_requests,),) = staging.query(_ENGAGED)
+        now_ms, hours = self._batch.clock(), self._batch.settings.label_window_hours
+        oldest_ms = (now_ms // DAY_MS + 1 - DAYS) * DAY_MS
+        ((outcome.engaged_requests,),) = staging.query(_ENGAGED, hours * HOUR_MS, oldest_ms, now_ms)
         ledger = Ledger(self._batch.tables, self._batch.ticks)
         known = known_pings(self._batch.tables, ledger, self._own(outcome))
         missing = missing_items(staging, log.tick_ms, known)
@@ -207,8 +210,20 @@ _NOTES: Final = """
     SELECT note, count(*), min(seq)
     FROM (SELECT unnest(string_split(notes, ',')) AS note, seq FROM events WHERE notes <> '') GROUP BY 1 ORDER BY 1"""
 _ENGAGED: Final = """
-    SELECT count(*) FROM (SELECT request_id FROM events WHERE request_id IS NOT NULL GROUP BY request_id
-        HAVING bool_or(event_type = 'impression') AND bool_or(event_type <> 'impression'))"""
+    WITH shown AS (
+        SELECT *, min(received_ms) OVER (PARTITION BY user_id, request_id) AS first_ms FROM placed
+        WHERE request_id IS NOT NULL AND event_type IN
+            ('impression', 'view', 'like', 'comment', 'share', 'follow', 'hide', 'report')
+    ), graded AS (
+        SELECT user_id, request_id, bool_and(event_type NOT IN ('hide', 'report')) AND bool_or(event_type IN
+            ('like', 'comment', 'share', 'follow') OR coalesce(watch_time_ratio, 0) >= 0.25) AS liked
+        FROM shown
+        WHERE ping_id IS NOT NULL AND received_ms <= first_ms + $1 AND first_ms BETWEEN $2 AND $3 - $1
+        GROUP BY user_id, request_id, ping_id
+    )
+    SELECT count(*)
+    FROM (SELECT 1 FROM graded GROUP BY user_id, request_id HAVING bool_or(liked) AND NOT bool_and(liked))"""
+"""The requests that training learns from, by the rules of `labels.sql`: with an interaction, and a ping without one."""
 
 
 def _stopped(outcome: Outcome, allow_rejected: bool, allow_ratings: bool) -> str:

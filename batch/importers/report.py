@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from batch.importers.formats import Rejections
-from batch.training.train import MIN_ENGAGED_REQUESTS
+from batch.training.train import DAYS, MIN_ENGAGED_REQUESTS
 from pingfeed.core.clock import DAY_MS, to_iso
 from pingfeed.core.events import Row
 from pingfeed.core.words import counted
@@ -22,9 +22,10 @@ _LISTED: Final = 1_000
 _WIDEST: Final = 240
 _NEXT: Final = "Next: pingfeed etl, then pingfeed train, then pingfeed tick --all"
 _WITHOUT_MODEL: Final = """Next: pingfeed etl, then pingfeed tick --all
-pingfeed train needs {needed:,} feed requests with an interaction: impressions that share a request_id, and what users
-did about them under the same one. This import has {found:,}. Until your own feeds have collected them, the fallback
-ranker orders each user's candidates, which this history already provides."""
+pingfeed train needs {needed:,} feed requests of the last {days} days with an interaction: impressions that share a
+request_id, and what users did about some of them under the same one, within PINGFEED_LABEL_WINDOW_HOURS.
+This import has {found:,}. Until your own feeds have collected them, the fallback ranker, a fixed formula, orders each
+user's candidates."""
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Outcome:
     looks_like_ratings: bool = False
     """Whether watch_time_ratio holds ratings."""
     engaged_requests: int = 0
-    """Feed requests with an impression and an interaction: what a model is trained on."""
+    """Feed requests that training can learn from: recent ones with an interaction."""
     files: list[str] = field(default_factory=list)
     rejected: Rejections = field(default_factory=Rejections)
     rejected_file: str | None = None
@@ -122,7 +123,7 @@ def show(outcome: Outcome, notes: Sequence[str]) -> None:
     if outcome.stopped:
         _say(f"Nothing {'would be' if outcome.dry_run else 'was'} written: {outcome.stopped}.")
     elif outcome.events and not outcome.dry_run and outcome.engaged_requests < MIN_ENGAGED_REQUESTS:
-        _say(_WITHOUT_MODEL.format(needed=MIN_ENGAGED_REQUESTS, found=outcome.engaged_requests))
+        _say(_WITHOUT_MODEL.format(needed=MIN_ENGAGED_REQUESTS, days=DAYS, found=outcome.engaged_requests))
     elif outcome.events and not outcome.dry_run:
         _say(_NEXT)
 

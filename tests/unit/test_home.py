@@ -94,6 +94,21 @@ def test_help_and_the_demo_follow_no_pointer(place: Path, capsys: Output, monkey
     assert POINTER.read_text() == f"{place / 'var' / 'demo'}\n"
 
 
+@pytest.mark.parametrize("environ", [True, False])
+def test_the_demo_says_when_other_commands_stay_with_another_home(
+    place: Path, environ: bool, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    homes_of_demos(monkeypatch)
+    own = place / "mine" if environ else Path("var/pingfeed")
+    if environ:
+        monkeypatch.setenv("PINGFEED_HOME", str(own))
+    else:
+        (own / "lake").mkdir(parents=True)
+    assert cli.main(["demo"]) == 0
+    assert f"Other commands stay with {own}; " in capsys.readouterr().out
+    assert not POINTER.exists()
+
+
 def test_the_demos_preparation_is_of_the_home_that_every_command_uses(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,6 +181,47 @@ def test_the_command_shows_a_dry_run_then_imports_then_says_that_it_was_there(
     assert "nothing to add" in capsys.readouterr().out
 
 
+_HEAD = "user,item,action,at,request"
+_WITH_REQUEST = f"{BASIC},request_id=request"
+_FRESH, _OLD = NOW_MS - 12 * 3_600_000, NOW_MS - 40 * 86_400_000
+
+
+def _lists(count: int, at_ms: int, *acts: str) -> list[str]:
+    """Lists of two pings, of which users do `acts` about the first."""
+    lines = []
+    for n in range(count):
+        shown = [f"u{n % 7},p{n % 3},{act},{at_ms + n},r{n}" for act in ("impression", *acts)]
+        lines += [*shown, f"u{n % 7},p3,impression,{at_ms + n},r{n}"]
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        pytest.param([*_lists(500, _FRESH, "like")], 500, id="enough"),
+        pytest.param([*_lists(500, _FRESH, "share", "report")], 0, id="what is reported is no interaction"),
+        pytest.param([*_lists(500, _OLD, "like")], 0, id="too old to train on"),
+        pytest.param([*_lists(500, NOW_MS - 3_600_000, "like")], 0, id="label windows still open"),
+        pytest.param(
+            [line for line in _lists(500, _FRESH, "like") if ",p3," not in line], 0, id="nothing else was shown"
+        ),
+        pytest.param([line.rpartition(",")[0] + "," for line in _lists(500, _FRESH, "like")], 0, id="no request ids"),
+    ],
+)
+def test_the_last_lines_promise_training_only_where_training_finds_enough(
+    home: Path, tmp_path: Path, lines: list[str], found: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write(tmp_path / "log.csv", [_HEAD, *lines])
+    assert cli.main(["import", "csv", str(log), "--map", _WITH_REQUEST, *AT]) == 0
+    said = capsys.readouterr().out
+    assert ("then pingfeed train" in said) is (found == 500)
+    assert (f"This import has {found}." in said) is (found < 500)
+    assert cli.main(["etl", *AT]) == 0
+    capsys.readouterr()
+    assert cli.main(["train", *AT]) == 0
+    assert ("Not enough training data" in capsys.readouterr().out) is (found < 500)
+
+
 def test_the_command_prints_json(home: Path, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log.write_text(log.read_text() + "nonsense\n")
     assert cli.main(["import", "csv", str(log), "--map", BASIC, "--end-now", "--json", *AT]) == 0
