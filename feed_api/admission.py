@@ -17,8 +17,8 @@ from typing import Final
 from pingfeed.core.errors import Unavailable
 from pingfeed.core.retry import retry_after_s
 
-CHEAP: Final = 0.5
-SHED: Final = 0.8
+CHEAP: Final = 0.4
+SHED: Final = 0.7
 """Shares of the budget."""
 _FIRST_GUESS_S: Final = 0.003
 _WEIGHT: Final = 0.05

@@ -19,7 +19,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield world
 
 
-@pytest.mark.parametrize("waited_s", [None, 0.0, 0.8, 1.5])
+@pytest.mark.parametrize("waited_s", [None, 0.0, 0.7, 1.3])
 @pytest.mark.parametrize("slow", ["candidates", "signals", "nothing"])
 @pytest.mark.parametrize("takes_s", [0.0, 1.0, 1.9, 5.0])
 async def test_no_answer_over_the_budget_hides_it(
@@ -38,7 +38,7 @@ async def test_no_answer_over_the_budget_hides_it(
     took_s = world.time.seconds - came
     if took_s > BUDGET_S:
         assert "deadline" in degraded
-    if took_s < BUDGET_S * 0.5:
+    if took_s < BUDGET_S * 0.4:
         assert degraded == ["model"]
 
 
@@ -46,7 +46,7 @@ async def test_a_feed_that_waited_long_is_in_packet_order_without_hidden_pings(w
     order = shuffled(100)
     world.give("u", packet_bytes(order))
     await world.act("hide", f"p{order[0]:03d}")
-    world.time.waited_s = BUDGET_S * 0.6
+    world.time.waited_s = BUDGET_S * 0.5
     first, second = await world.pages(2, explain=True)
     assert first["degraded"] == ["model", "overload"]
     assert ping_ids(first) == [f"p{i:03d}" for i in order[1:11]]
@@ -57,7 +57,7 @@ async def test_a_feed_that_waited_long_is_in_packet_order_without_hidden_pings(w
 
 
 async def test_a_cheap_feed_refills_no_more_than_the_page(world: World) -> None:
-    world.time.waited_s = BUDGET_S * 0.6
+    world.time.waited_s = BUDGET_S * 0.5
     feed = await world.feed("unknown")
     assert (len(feed["items"]), bool(feed["next_cursor"])) == (10, True)
     assert await world.metric("pingfeed_feed_candidates_total") == 11
@@ -94,8 +94,7 @@ def test_feeds_under_way_count_by_the_cpu_time_that_a_feed_takes() -> None:
             cpu.used_s += 0.0049
     with ExitStack() as under_way:
         kinds = [under_way.enter_context(admission.enter(0.0)) for _ in range(8)]
-        assert kinds == [False] * 6 + [True] * 2
-        assert under_way.enter_context(admission.enter(0.0))
+        assert kinds == [False] * 5 + [True] * 3
         with pytest.raises(Unavailable):
             admission.enter(0.0).__enter__()
         assert shed == [1]
