@@ -31,7 +31,7 @@ from simulator.world import user_id
 
 SERVICE_CORE, LOAD_CORE = 0, 1
 CONNECTIONS: Final = 900
-CLOSED: Final = 8
+CLOSED: Final = 4
 """Connections of the closed loop: enough to keep the service busy."""
 MAX_REQUESTS: Final = 200_000
 DRAIN_S: Final = 10.0

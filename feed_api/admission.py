@@ -6,7 +6,8 @@ time since the request's first byte, is how much later the response will be than
     delay = waited + feeds under way * CPU time of a feed
 
 Beyond a share of the budget a feed is cheap (the packet's order, no model, `degraded: ["overload"]`), beyond a second
-one it is a 503 at once, before any work. A burst that is worked off sooner is not overload.
+one it is a 503 at once, before any work; then feeds are cheap sooner for a while, so that as few as possible are
+rejected. A burst that is worked off sooner is not overload.
 """
 
 import time
@@ -18,8 +19,10 @@ from pingfeed.core.errors import Unavailable
 from pingfeed.core.retry import retry_after_s
 
 CHEAP: Final = 0.4
+CAUTIOUS: Final = 0.1
 SHED: Final = 0.7
-"""Shares of the budget."""
+"""Shares of the budget: for a cheap feed, for one within `CAUTIOUS_S` after a 503, and for a 503."""
+CAUTIOUS_S: Final = 1.0
 _FIRST_GUESS_S: Final = 0.003
 _WEIGHT: Final = 0.05
 
@@ -28,25 +31,36 @@ class Admission:
     """One process's feeds under way. `cpu` returns the seconds of CPU that the process has used."""
 
     def __init__(
-        self, budget_s: float, *, cpu: Callable[[], float] = time.process_time, shed: Callable[[], None] = lambda: None
+        self,
+        budget_s: float,
+        *,
+        monotonic: Callable[[], float],
+        cpu: Callable[[], float] = time.process_time,
+        shed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._budget_s, self._cpu, self._shed = budget_s, cpu, shed
-        self.under_way = 0
+        self._budget_s, self._monotonic, self._cpu, self._shed = budget_s, monotonic, cpu, shed
+        self._under_way = 0
+        self._cautious_until = float("-inf")
         self._cost_s = min(_FIRST_GUESS_S, budget_s / 10)
         self._used_s = cpu()
 
     @contextmanager
-    def enter(self, waited_s: float) -> Iterator[bool]:
+    def enter(self, arrived_s: float | None) -> Iterator[bool]:
         """Count a feed as under way; True asks for a cheap one. Raises Unavailable if it would come too late."""
-        delay = (waited_s + self.under_way * self._cost_s) / self._budget_s
+        now = self._monotonic()
+        waited_s = 0.0 if arrived_s is None else now - arrived_s
+        work_s = self._under_way * self._cost_s
+        delay = (waited_s + work_s) / self._budget_s
         if delay > SHED:
+            if work_s > waited_s:  # Otherwise the process stood still for a moment, which is not overload.
+                self._cautious_until = now + CAUTIOUS_S
             self._shed()
             raise Unavailable("more feeds are requested than can be served", retry_after_s=retry_after_s())
-        self.under_way += 1
+        self._under_way += 1
         try:
-            yield delay > CHEAP
+            yield delay > (CAUTIOUS if now < self._cautious_until else CHEAP)
         finally:
-            self.under_way -= 1
+            self._under_way -= 1
             self._learn()
 
     def _learn(self) -> None:
