@@ -42,7 +42,7 @@ class Admission:
         self._under_way = 0
         self._cautious_until = float("-inf")
         self._cost_s = min(_FIRST_GUESS_S, budget_s / 10)
-        self._used_s = cpu()
+        self._used_s = 0.0
 
     @contextmanager
     def enter(self, arrived_s: float | None) -> Iterator[bool]:
@@ -56,6 +56,8 @@ class Admission:
                 self._cautious_until = now + CAUTIOUS_S
             self._shed()
             raise Unavailable("more feeds are requested than can be served", retry_after_s=retry_after_s())
+        if not self._under_way:
+            self._used_s = self._cpu()
         self._under_way += 1
         try:
             yield delay > (CAUTIOUS if now < self._cautious_until else CHEAP)
@@ -64,6 +66,7 @@ class Admission:
             self._learn()
 
     def _learn(self) -> None:
-        """Update the CPU time of a feed: what the process has used since the last one ended, other work included."""
-        used_s, self._used_s = self._cpu() - self._used_s, self._cpu()
-        self._cost_s += _WEIGHT * (min(used_s, self._budget_s) - self._cost_s)
+        """Update the CPU time of a feed: what the process has used since the last one ended or this one began alone."""
+        now_s = self._cpu()
+        self._cost_s += _WEIGHT * (min(now_s - self._used_s, self._budget_s) - self._cost_s)
+        self._used_s = now_s

@@ -91,6 +91,7 @@ class Machine:
         """Feeds one after the other; whether they were cheap."""
         kinds = set()
         for _ in range(feeds):
+            self.cpu_s += 1.0  # other work while no feed is under way, which is not a feed's
             with self.admission.enter(None) as cheap:
                 kinds.add(cheap)
                 self.cpu_s += cpu_s
