@@ -7,7 +7,8 @@ time since the request's first byte, is how much later the response will be than
 
 Beyond a share of the budget a feed is cheap (the packet's order, no model, `degraded: ["overload"]`), beyond a second
 one it is a 503 at once, before any work; then feeds are cheap sooner for a while, so that as few as possible are
-rejected. A burst that is worked off sooner is not overload.
+rejected. A burst that is worked off sooner is not overload, nor is a process that stood still for a moment: while there
+is little work, only feeds that waited much longer are rejected.
 """
 
 import time
@@ -21,7 +22,8 @@ from pingfeed.core.retry import retry_after_s
 CHEAP: Final = 0.4
 CAUTIOUS: Final = 0.1
 SHED: Final = 0.7
-"""Shares of the budget: for a cheap feed, for one within `CAUTIOUS_S` after a 503, and for a 503."""
+LATE: Final = 1.5
+"""Shares of the budget: for a cheap feed, for one within `CAUTIOUS_S` after a 503, for a 503, and with little work."""
 CAUTIOUS_S: Final = 1.0
 _FIRST_GUESS_S: Final = 0.003
 _WEIGHT: Final = 0.05
@@ -49,10 +51,11 @@ class Admission:
         """Count a feed as under way; True asks for a cheap one. Raises Unavailable if it would come too late."""
         now = self._monotonic()
         waited_s = 0.0 if arrived_s is None else now - arrived_s
-        work_s = self._under_way * self._cost_s
-        delay = (waited_s + work_s) / self._budget_s
-        if delay > SHED:
-            if work_s > waited_s:  # Otherwise the process stood still for a moment, which is not overload.
+        work = self._under_way * self._cost_s / self._budget_s
+        delay = waited_s / self._budget_s + work
+        is_busy = work > CHEAP
+        if delay > (SHED if is_busy else LATE):
+            if is_busy:
                 self._cautious_until = now + CAUTIOUS_S
             self._shed()
             raise Unavailable("more feeds are requested than can be served", retry_after_s=retry_after_s())
