@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINISTACK := .venv-ministack
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-heavy bench-containers screenshots lock openapi settings-docs digest clean
+.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-overload bench-heavy bench-containers screenshots lock openapi settings-docs digest clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench: $(VENV)/.dev ## latency of the services relative to a floor measured in t
 
 bench-ingest: $(VENV)/.dev ## durable ingest throughput on one core relative to its floors
 	@$(BIN)/python -m benchmarks.ingest $(BENCH_ARGS)
+
+bench-overload: $(VENV)/.dev ## the feed at two and four times its highest rate: latency, 503s, and how soon it recovers
+	@$(BIN)/python -m benchmarks.overload $(BENCH_ARGS)
 
 bench-heavy: $(VENV)/.dev ## what one user with 100,000 acts and 10,000 blocks costs that user and all others
 	@$(BIN)/python -m benchmarks.heavy_user $(BENCH_ARGS)

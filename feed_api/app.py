@@ -93,7 +93,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         clock=services.clock,
         make_id=services.make_id,
     )
-    admission = Admission(settings.feed_budget_ms / 1000, shed=metrics.shed.inc)
+    admission = Admission(settings.feed_budget_ms / 1000, monotonic=services.monotonic, shed=metrics.shed.inc)
     routes = handlers(pipeline, admission, services.clock, services.make_id)
     app.include_router(create_router(routes))
     middleware.install_direct(app, routes)

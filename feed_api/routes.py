@@ -89,10 +89,9 @@ def handlers(
     """The handlers, by method and path."""
 
     async def get_feed(request: Request) -> Response:
-        now_s = pipeline.monotonic()
         arrived_ns = request.scope.get("state", {}).get(ARRIVED_NS)
-        arrived_s = now_s if arrived_ns is None else arrived_ns / 1e9
-        with admission.enter(now_s - arrived_s) as cheap:
+        arrived_s = None if arrived_ns is None else arrived_ns / 1e9
+        with admission.enter(arrived_s) as cheap:
             caller = await authenticate(request)
             feed_request = identify(request.query_params, caller, clock(), make_id)
             feed_request = replace(feed_request, arrived_s=arrived_s, cheap=cheap)

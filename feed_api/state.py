@@ -27,11 +27,9 @@ Reason = Literal["deleted", "hidden", "blocked", "muted", "own", "seen", "served
 FEW_IMPRESSIONS: Final = 50
 """A ping with fewer impressions is eligible for exploration: its rates are mostly noise."""
 _READ_SHARE: Final = 0.6
-"""Share of the remaining time for reading; the rest is for ranking and for applying the `served` act."""
-_LEAST_SHARE: Final = 0.4
 _ACT_SHARE: Final = 0.3
 _SEND_SHARE: Final = 0.1
-"""Shares of the budget: the least time for reading, the most for the `served` act, and time to send the response."""
+"""Shares of the budget: for reading, for applying the `served` act (at most), and for sending the response."""
 _FRESH_EXAMINED: Final = 500
 _MAX_NEW_PINGS: Final = 32
 
@@ -79,15 +77,13 @@ class Deadline:
     def __init__(self, arrived_s: float | None, budget_s: float, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._end = (monotonic() if arrived_s is None else arrived_s) + budget_s * (1 - _SEND_SHARE)
-        self._least_s, self._act_s = budget_s * _LEAST_SHARE, budget_s * _ACT_SHARE
+        self._act_s = budget_s * _ACT_SHARE
+        self.read_s = budget_s * _READ_SHARE
+        """How long to wait for reads, also when late: leaving out what the user hid matters more than being in time."""
 
     def left_s(self) -> float:
         """Seconds left before the response has to be sent, 0 when the budget is used up."""
         return max(0.0, self._end - self._monotonic())
-
-    def read_s(self) -> float:
-        """How long to wait for reads. Even late, a feed waits a little, so as not to show what the user has hidden."""
-        return max(self.left_s() * _READ_SHARE, self._least_s)
 
     def act_s(self) -> float:
         """How long to wait for the `served` act."""

@@ -23,7 +23,7 @@ async def fetch(state: FeedState, candidates: CandidateStore, signals: UserSigna
         "candidates": _start(candidates.get(user_id, now_ms)),
         "signals": _start(signals.read(user_id, now_ms)),
     }
-    await asyncio.wait(reads.values(), timeout=state.deadline.read_s())
+    await asyncio.wait(reads.values(), timeout=state.deadline.read_s)
     data = _result(state, "candidates", reads["candidates"])
     state.signals = _result(state, "signals", reads["signals"])
     if state.signals and not state.signals.complete:
