@@ -206,7 +206,9 @@ def _parts(settings: Settings) -> Iterator[Check]:
     used = [name for name in PARTS if _is_used(settings, name)]
     for name, failure in asyncio.run(_ask(settings, used, START_S)).items():
         detail = failure.message if failure else f"{masked(getattr(settings, name))} answers"
-        yield Check(name.removesuffix("_url"), failure is None, detail, needed=name != "cache_url")
+        # What is being rebuilt heals by itself; a new installation is in that state until its first tick.
+        ok = failure is None or isinstance(failure, Rebuilding)
+        yield Check(name.removesuffix("_url"), ok, detail, needed=name != "cache_url")
 
 
 def _spools(settings: Settings, now_ms: int) -> Iterator[Check]:

@@ -75,11 +75,13 @@ async def _state(batch: Batch, user_id: str) -> UserState:
 
 
 def _relations(user_id: str, state: UserState) -> Iterator[bytes]:
-    """What the user decided and did not take back."""
+    """What the user decided, and took back (no longer `active`)."""
+    left = (f"follow:{creator}" for creator in state.follows.keys() - state.following())
     parts = {"follow": state.following(), "block": state.blocks, "hide": state.hides, "mute": state.mutes}
-    for relation, targets in parts.items():
-        for target in sorted(targets):
-            yield _line("relation", user_id, relation=relation, target=target)
+    held = [(f"{relation}:{target}", True) for relation, targets in parts.items() for target in targets]
+    for name, active in sorted([*held, *((name, False) for name in (*left, *state.freed))]):
+        relation, _, target = name.partition(":")
+        yield _line("relation", user_id, relation=relation, target=target, active=active)
 
 
 def _profile(user_id: str, state: UserState) -> bytes:

@@ -279,7 +279,7 @@ class Database:
         self.one("SELECT 1 FROM sqlite_schema")
         await self.write(lambda connection: connection.execute(f"PRAGMA user_version={self._version}"))
         if not self.is_whole():
-            raise Rebuilding("its file began anew; what it should hold is not all rebuilt yet")
+            raise Rebuilding("its file began anew; the next tick rebuilds what it should hold")
 
     async def erase(self, text: bytes) -> None:
         """Make sure that `text`, which was deleted, is nowhere in the file or its journal.

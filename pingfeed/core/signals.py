@@ -33,7 +33,7 @@ SERVED_MS: Final = HOUR_MS
 STATE_TTL_MS: Final = 35 * DAY_MS
 DELETED_TTL_MS: Final = 7 * DAY_MS
 MAX_DELETED: Final = 10_000
-INCOMPLETE: Final = "the signals began anew; what users decided before is not all rebuilt yet"
+INCOMPLETE: Final = "the signals began anew; the next tick rebuilds what users decided before"
 
 RelationAct = Literal["follow", "unfollow", "block", "unblock", "hide", "unhide", "mute", "unmute"]
 SessionAct = Literal["seen", "engaged", "like", "unlike", "more", "less", "served"]

@@ -28,6 +28,7 @@ PINGS = {f"p{number}" for number in range(PARTS * PART)}
 async def reader(fake: FakeDynamodb, other: Store, signals: Store) -> Store:
     """Before its first read of a list of three parts, which another process has written."""
     await other.apply([Act("", "deleted", ping_id, NOON_MS) for ping_id in sorted(PINGS)])
+    await other.mark_complete()
     fake.calls.clear()
     return signals
 
@@ -166,6 +167,7 @@ async def test_a_deletion_shows_while_an_older_list_is_read(fake: FakeDynamodb, 
 
 async def test_deletions_that_are_known_are_not_read_again(fake: FakeDynamodb, signals: Store, other: Store) -> None:
     await signals.apply([deletion(n) for n in range(2500)])
+    await signals.mark_complete()
     assert len(await deleted(other)) == 2500
     fake.calls.clear()
     for _ in range(3):

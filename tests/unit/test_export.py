@@ -49,7 +49,15 @@ def test_export_has_every_event_once_also_those_that_no_run_has_read(world: Lake
 
 
 def test_export_has_relations_and_the_profile(world: LakeWorld, capsys: Output) -> None:
-    kinds = [("follow", "c1"), ("follow", "c2"), ("unfollow", "c2"), ("block", "c3"), ("hide", "p4"), ("seen", "p5")]
+    kinds = [
+        ("follow", "c1"),
+        ("follow", "c2"),
+        ("unfollow", "c2"),
+        ("block", "c3"),
+        ("hide", "p4"),
+        ("unhide", "p4"),
+        ("engaged", "p6"),
+    ]
     now_ms = system_clock()
     acts = [Act("ada", kind, target, now_ms + n) for n, (kind, target) in enumerate(kinds)]  # type: ignore[arg-type]
     asyncio.run(_told(world, *acts, Act("bob", "block", "c9", now_ms)))
@@ -59,10 +67,10 @@ def test_export_has_relations_and_the_profile(world: LakeWorld, capsys: Output) 
         ("block", "c3", True),
         ("follow", "c1", True),
         ("follow", "c2", False),
-        ("hide", "p4", True),
+        ("hide", "p4", False),
     ]
     assert found[-1]["kind"] == "profile"
-    assert found[-1]["seen"] == {"p5": now_ms + 5}
+    assert found[-1]["engaged"] == [[now_ms + 6, "p6", 0]]
 
 
 def test_export_of_an_unknown_or_forgotten_user_is_one_sentence(world: LakeWorld, capsys: Output) -> None:

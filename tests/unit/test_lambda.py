@@ -34,7 +34,7 @@ def test_accepted_events_are_in_the_stream_and_in_the_signals(world: LambdaWorld
     answer = world(events(LIKE, FOLLOW))
     assert (answer["statusCode"], body_of(answer)) == (202, {"accepted": 2, "duplicates": 0, "rejected": []})
     assert [row["event_type"] for row in world.landed()] == ["like", "follow"]
-    assert [act.kind for act in world.signals.applied] == ["seen", "engaged", "follow"]
+    assert [act.kind for act in world.signals.applied] == ["seen", "like", "follow"]
     assert len(world.trending.counted) == 1
 
 
@@ -149,7 +149,7 @@ def test_signals_are_retried_after_a_dead_connection(world: LambdaWorld) -> None
 
     world.signals.before = once
     assert world(events(LIKE))["statusCode"] == 202
-    assert [act.kind for act in world.signals.applied] == ["seen", "engaged"]
+    assert [act.kind for act in world.signals.applied] == ["seen", "like"]
 
 
 def test_a_key_is_required_if_the_settings_say_so() -> None:
