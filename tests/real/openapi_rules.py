@@ -2,9 +2,8 @@
 
 Some rules cannot be written as a schema. A cursor is one that this feed gave to this user. A timestamp is not a day
 ahead. An integer is written without a fraction (to a schema 3.0 is one too). A user's token is for that user. What
-steers the feed has one target. So data
-that is meant to be good is mended here before it is sent; what is meant to be bad goes as it is. And where one bad
-event is refused alone among good ones, a 202 has to name it.
+steers the feed has one target. So data that is meant to be good is mended here before it is sent; what is meant to be
+bad goes as it is. And where one bad event is refused alone among good ones, a 202 has to name it.
 """
 
 import os
@@ -35,16 +34,16 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
 
 def _mend(event: dict[str, Any]) -> None:
     event.pop("timestamp", None)
-    targets = [name for name in ONE_TARGET.get(event.get("event_type", ""), ()) if event.get(name) is not None]
-    if event.get("event_type") in ONE_TARGET and not targets:
-        event["creator_id"] = "c"
-    for name in targets[1:]:
-        del event[name]
     for name in ("position", "duration_ms"):
         if isinstance(event.get(name), float):
             event[name] = int(event[name])
     if SUBJECT:
         event |= {name: SUBJECT for name in ("user_id", "creator_id") if name in event}
+    targets = [name for name in ONE_TARGET.get(event.get("event_type", ""), ()) if event.get(name) is not None]
+    if event.get("event_type") in ONE_TARGET and not targets:
+        event["creator_id"] = "c"
+    for name in targets[1:]:
+        del event[name]
 
 
 @schemathesis.check
