@@ -25,6 +25,8 @@ TOP: Final = 200
 _IDLE_MS: Final = 10 * 60_000
 """A country without requests for this long is no longer refreshed."""
 _STALE_MS: Final = 5 * 60_000
+MAX_COUNTRIES: Final = 250
+"""At once; a caller may ask for any country, and each costs a read every few seconds."""
 
 
 MIN_WEIGHT: Final = 6.0
@@ -87,6 +89,8 @@ class TrendingCache:
         """The trending list of a country (None: overall); None where it is unknown or stale."""
         listing = self._listings.get(country)
         if listing is None:
+            if len(self._listings) > MAX_COUNTRIES:
+                return None
             self._listings[country] = _Listing(now_ms)
             self.wanted.set()
             return None
