@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from batch.jobs import rebuild
 from batch.jobs import tick as ticking
 from batch.jobs.nightly import etl as run_etl
 from batch.jobs.schedule import Schedule
@@ -34,6 +35,7 @@ def _leased(at: int | None, wait_s: float, *, json: bool) -> Iterator[tuple[Batc
     """The batch side and its current tick, under the lease."""
     batch = _open(at, json=json)
     with batch.lease(wait_s):
+        rebuild.enable(batch)
         yield batch, batch.ticks.of(batch.clock())
 
 

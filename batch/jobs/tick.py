@@ -8,6 +8,7 @@ import msgspec
 
 from batch.features import catalogue, day_state
 from batch.features.point_in_time import PointInTime
+from batch.jobs import rebuild
 from batch.jobs.load_events import EventLoader
 from batch.serving import packets, snapshot
 from batch.training.models import live_ranker
@@ -42,6 +43,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
 
     A past tick (`--at`) builds its snapshot but leaves the live pointer and the packets, which are newer, unchanged.
     """
+    rebuild.enable(batch)
     waiting = wait_for_landing(batch, tick)
     manifest = EventLoader(batch).run(tick, batch.clock())
     day_state.ensure(batch, tick, manifest.run)

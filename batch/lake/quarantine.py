@@ -2,8 +2,8 @@
 
     {"step": "load", "what": "1 of 50 rows", "reason": "...", "rows": 1, "at_ms": 1795348800000, "bodies": ["{..}"]}
 
-A run goes on without it. `bodies` has quarantined rows as JSON documents. The same thing found again on the same day is
-the same file.
+A run goes on without it. `bodies` has quarantined rows as JSON documents; a damaged file is copied to
+`<digest>.damaged`. The same thing found again on the same day is the same file.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import pyarrow as pa
 from batch.lake.raw_files import documents_of
 from pingfeed.core.clock import day_of
 from pingfeed.core.errors import PingfeedError
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.ports import Lake
 
 QUARANTINE = "quarantine"
@@ -46,12 +47,22 @@ class Quarantine:
         """Store one thing. A store that is down is no reason to go on: Unavailable."""
         bodies = [] if rows is None else [body.decode("utf-8", "replace") for body in documents_of(rows)]
         self.rows += len(bodies)
-        found = Quarantined(
-            step=step, what=what, reason=reason[:2000], at_ms=self._now_ms, rows=len(bodies), bodies=bodies
-        )
-        name = hashlib.blake2b(f"{step}\n{what}\n{bodies}".encode(), digest_size=12).hexdigest()
-        self._lake.write(f"{QUARANTINE}/day={day_of(self._now_ms)}/{name}.json", msgspec.json.encode(found))
-        _LOG.error("quarantined", extra={"step": step, "what": what, "reason": reason[:200], "rows": len(bodies)})
+        count = len(bodies)
+        self._note(Quarantined(step=step, what=what, reason=reason, at_ms=self._now_ms, rows=count, bodies=bodies))
+
+    def copy(self, path: str, reason: str) -> None:
+        """Store a copy of a damaged file. Raises Unavailable."""
+        name = self._note(Quarantined(step="read", what=path, reason=reason, at_ms=self._now_ms))
+        self._lake.write(f"{name}.damaged", self._lake.read(path))
+
+    def _note(self, found: Quarantined) -> str:
+        """Write a note and return its path without `.json`."""
+        digest = hashlib.blake2b(f"{found.step}\n{found.what}\n{found.bodies}".encode(), digest_size=12).hexdigest()
+        name = f"{QUARANTINE}/day={day_of(self._now_ms)}/{digest}"
+        short = msgspec.structs.replace(found, reason=found.reason[:2000])
+        self._lake.write(f"{name}.json", msgspec.json.encode(short))
+        _LOG.error("quarantined: %s, %s: %s", found.step, found.what, found.reason[:200])
+        return name
 
     def each(self, step: str, rows: pa.Table, take: Callable[[pa.Table], None]) -> None:
         """`take` the rows; if that fails, the halves, and so on: rows that fail alone are quarantined.
@@ -80,4 +91,8 @@ class Quarantine:
 def quarantined(lake: Lake) -> Iterator[Quarantined]:
     """Everything that is quarantined, newest day first."""
     for path in reversed(lake.list(QUARANTINE)):
-        yield msgspec.json.decode(lake.read(path), type=Quarantined)
+        if path.endswith(".json"):
+            try:
+                yield msgspec.json.decode(lake.read(path), type=Quarantined)
+            except UNREADABLE as error:
+                yield Quarantined(step="read", what=path, reason=str(error), at_ms=0)

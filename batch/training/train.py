@@ -78,7 +78,8 @@ def last_trained(batch: Batch) -> int | None:
     """The tick of the latest training, None if there was none."""
     if _TRAINED not in batch.tables.lake.list("ticks"):
         return None
-    return int(msgspec.json.decode(batch.tables.lake.read(_TRAINED))["tick"])
+    found = batch.tables.json(_TRAINED, dict[str, int])
+    return found.get("tick") if found else None
 
 
 def _train(batch: Batch, tick: int, days: int) -> Outcome:

@@ -221,10 +221,14 @@ def _make(batch: Batch, first: int, last: int, cutoff_tick: int) -> None:
 
 
 def _load(batch: Batch, day: int, cutoff_tick: int) -> pa.Table | None:
+    schema = _schema(list(batch.features.names))
     paths = [path for closed in (True, False) if _exists(batch, path := _path(batch, day, closed=closed))]
     if not paths:
         return None
-    table: pa.Table = batch.tables.lake.dataset(paths[:1], _schema(list(batch.features.names))).to_table()
+    table = batch.tables.file(paths[0], schema)
+    if table is None:  # It was damaged.
+        _make(batch, day, day, cutoff_tick)
+        table = batch.tables.lake.dataset(paths[:1], schema).to_table()
     # A stored day may be newer than the cut-off if the past is replayed (`--at`).
     closed = cutoff_tick - label_ticks(batch)
     return batch.tables.pending().without(table, CLOCK).filter(pc.field("first_tick") <= closed)
