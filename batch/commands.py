@@ -67,6 +67,8 @@ def tick(*, at: int | None, json: bool, wait: float, everyone: bool) -> None:
         f"tick {done.tick}: {read}; {done.pings:,} pings in the snapshot, {done.packets:,} packets "
         f"(bytes p50/p95: {done.packet_bytes_p50:,}/{done.packet_bytes_p95:,})"
     )
+    if done.quarantined_users:
+        sentence += f"; users whose packet could not be made: {done.quarantined_users:,} (quarantined)"
     if done.waiting:
         sentence += f"; {done.waiting:,} acknowledged events have not landed yet; a later tick loads them"
     _say(sentence, done, json=json)

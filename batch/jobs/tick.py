@@ -10,6 +10,7 @@ from batch.features import catalogue, day_state
 from batch.features.point_in_time import PointInTime
 from batch.jobs import rebuild
 from batch.jobs.load_events import EventLoader
+from batch.lake.quarantine import Quarantine
 from batch.serving import packets, snapshot
 from batch.training.models import live_ranker
 from batch.wiring import Batch
@@ -36,6 +37,8 @@ class TickDone:
     """Unreadable files."""
     quarantined: int = 0
     """Rows that a step could not take."""
+    quarantined_users: int = 0
+    """Users whose packet could not be made."""
 
 
 def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
@@ -57,7 +60,8 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         [] if is_past else packets.users_to_refresh(batch, tick, None if everyone else _refreshed_before(batch, tick))
     )
     with batch.progress.step(f"packets of {len(users):,} users"):
-        sizes = packets.refresh(batch, content, source, users, live_ranker(batch))
+        quarantine = Quarantine(batch.tables.lake, batch.clock())
+        sizes = packets.refresh(batch, content, source, users, live_ranker(batch), quarantine)
     if not is_past:
         _mark_done(batch, tick, len(sizes))
     return TickDone(
@@ -72,6 +76,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         rejected=manifest.rejected,
         left_out=manifest.left_out,
         quarantined=manifest.quarantined,
+        quarantined_users=quarantine.rows,
     )
 
 

@@ -45,7 +45,7 @@ def _quarantined(batch: Batch) -> tuple[bool, str]:
     if not found:
         return True, "empty"
     rows = sum(one.rows for one in found)
-    said = f"rows that a step could not take: {rows:,}" if rows else f"entries: {len(found):,}"
+    said = f"rows, groups and users that a step could not take: {rows:,}" if rows else f"entries: {len(found):,}"
     shown = [f"{one.step}, {one.what}: {one.reason[:_SHOWN]}" for one in found[:_NAMED]]
     return False, "; ".join([said, *shown, *(["..."] if len(found) > _NAMED else [])])
 

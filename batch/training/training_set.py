@@ -5,8 +5,10 @@ if unlogged, those at the tick before the request became known; retrieval and re
 unknown. A day whose label windows are closed is stored under `training/day=`, so that each nightly job costs one day.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import pairwise
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +17,15 @@ from numpy.typing import NDArray
 
 from batch.features import catalogue
 from batch.features.point_in_time import PointInTime
+from batch.lake.quarantine import Quarantine
 from batch.lake.tables import parquet_of
 from batch.ticks import day_name
 from batch.wiring import Batch
 from pingfeed.core.clock import HOUR_MS
+from pingfeed.core.errors import Unavailable
 from pingfeed.core.features import REALTIME, Float32, assemble
 
+_T = TypeVar("_T")
 _EVENTS: Final = [
     *("user_id", "event_type", "request_id", "ping_id", "position", "watch_time_ratio", "known_tick", "received_ms"),
     *("snapshot_tick", "packet_tick", "served_pings", "served_sources", "served_scores", "served_realtime"),
@@ -119,7 +124,39 @@ def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, a
     plain = events.select(_EVENTS[:8])
     labels = batch.engine.run("labels", params, events=plain, mentions=mentions, served=served, numbers=catalog.numbers)
     labels = labels.filter(pa.array(first_of_group(labels)))
-    return with_features(batch, catalog, _as_of_day(labels, batch.ticks.day_ticks) if as_of_day else labels)
+    if as_of_day:
+        labels = _as_of_day(labels, batch.ticks.day_ticks)
+
+    def featured(groups: list[Group]) -> TrainingSet:
+        first, last = groups[0][0], groups[-1][1]
+        return with_features(batch, catalog, labels.slice(first, last - first))
+
+    return joined(each_group(batch, labels, featured), batch.features.names)
+
+
+Group = tuple[int, int]
+"""The rows of a request: the first, and the one after the last."""
+
+
+def each_group(batch: Batch, table: pa.Table, take: Callable[[list[Group]], _T]) -> list[_T]:
+    """What `take` makes of the requests in a table, without those that it cannot take: they are quarantined."""
+
+    def named(group: Group) -> str:
+        first = table.slice(group[0], 1).to_pylist()[0]
+        return f"request {first['request_id']} of user {first['user_id']}"
+
+    groups = [(int(first), int(last)) for first, last in pairwise(_starts(table))]
+    quarantine = Quarantine(batch.tables.lake, batch.clock())
+    return quarantine.each("training", groups, take, name=named, raises=Unavailable) if groups else []
+
+
+def joined(parts: Sequence[TrainingSet], names: Sequence[str]) -> TrainingSet:
+    """Several sets as one."""
+    if len(parts) == 1:
+        return parts[0]
+    empty = _schema(list(names)).empty_table().select(_META)
+    matrices = [np.empty((0, len(names)), np.float32), *(part.matrix for part in parts)]
+    return TrainingSet(pa.concat_tables([empty, *(part.table for part in parts)]), np.concatenate(matrices))
 
 
 def _as_of_day(labels: pa.Table, day_ticks: int) -> pa.Table:
