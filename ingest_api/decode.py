@@ -39,11 +39,11 @@ from pingfeed.core.events import (
     to_rows,
 )
 from pingfeed.core.ids import IdMaker
+from pingfeed.core.integrity import UNREADABLE
 
 Check = Callable[[Any], None]
 """Raises InvalidInput for an event (a row, or decoded JSON) that the caller may not send."""
 
-_FAILURES: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ID_FIELDS: Final = ("user_id", "ping_id", "creator_id", "request_id")
 _IDS: Final = re.compile(r"(?:[A-Za-z0-9._:@-]{1,128}\n)*")
 _UUIDS: Final = re.compile(r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\n)*")
@@ -150,7 +150,7 @@ def _fast(
         if not 0 < len(events) <= MAX_EVENTS:
             return None
         times = [happened_ms(event.timestamp, event.sent_at, received_ms) for event in events]
-    except (*_FAILURES, InvalidInput):
+    except (*UNREADABLE, InvalidInput):
         return None
     for event in events:
         event.timestamp = None
@@ -213,7 +213,7 @@ def _json(body: bytes) -> bytes:
     repaired = _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], body)
     try:
         _RAW.decode(repaired)
-    except _FAILURES as error:
+    except UNREADABLE as error:
         raise MalformedBody(_sentence(error)) from error
     return repaired
 
@@ -221,7 +221,7 @@ def _json(body: bytes) -> bytes:
 def _event(body: bytes) -> Any:
     try:
         return _ANY.decode(body)
-    except _FAILURES:
+    except UNREADABLE:
         return msgspec.Raw(body)
 
 
@@ -229,7 +229,7 @@ def _unreadable(event: msgspec.Raw) -> InvalidInput:
     """Why an event cannot be decoded."""
     try:
         _ANY.decode(event)
-    except _FAILURES as error:
+    except UNREADABLE as error:
         code = "out_of_range" if isinstance(error, msgspec.ValidationError) else "malformed"
         return InvalidInput(_sentence(error), code=code)
     raise AssertionError("it was kept as bytes because it cannot be decoded")

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from pingfeed.core.clock import Clock, to_iso
 from pingfeed.core.errors import Busy, InvalidInput, NotFound, Unavailable
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.files import write_whole
 from simulator.processes import COMMAND, Children, stopped_at_exit
 from simulator.world import FILE, TICK_MS, Spec, World, creator_id, load, ping_id, user_id
@@ -184,7 +185,7 @@ class _Run:
     def _finished(self) -> list[str]:
         try:
             return msgspec.json.decode(self._state.read_bytes(), type=list[str])
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, *UNREADABLE):
             return []  # every step may be repeated
 
     def _step(self, name: str, arguments: list[str], label: str) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Awaitable
 from typing import Any, Final
 
 from feed_api.state import FeedState, Part
-from pingfeed.core.errors import PingfeedError
 from pingfeed.core.packet import decode
 from pingfeed.ports import CandidateStore, UserSignals
 from pingfeed.telemetry import nameless
@@ -51,8 +50,8 @@ def _result(state: FeedState, part: Part, read: asyncio.Future[Any]) -> Any:
         return None
     try:
         return read.result()
-    except PingfeedError as error:
-        log.debug("serving without %s: %s", part, error.message)
+    except Exception as error:  # noqa: BLE001  # whatever is stored, the feed is served
+        log.debug("serving without %s: %s", part, error)
         state.degraded.add(part)
         return None
 
@@ -61,8 +60,8 @@ def _unpack(state: FeedState, data: bytes) -> None:
     """A packet of another feature digest keeps its candidates; an unreadable packet counts as missing."""
     try:
         state.packet = decode(data, state.features.digest)
-    except PingfeedError as error:
-        log.warning("ignoring an unreadable packet: %s", error.message, extra={"user": nameless(state.request.user_id)})
+    except Exception as error:  # noqa: BLE001  # whatever is stored, the feed is served
+        log.warning("ignoring an unreadable packet: %s", error, extra={"user": nameless(state.request.user_id)})
         state.degraded.add("candidates")
         return
     if state.packet.user is None:

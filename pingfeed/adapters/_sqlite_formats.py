@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.core.signals import Act, ActKind
 
 _log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def old_acts(connection: sqlite3.Connection) -> Iterator[tuple[str, list[Act]]]:
         for chunk in _chunks(row):
             try:
                 by_user.setdefault(_user_of.decode(chunk)[0], []).append(chunk)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 _log.error("a user's acts are damaged", extra={"reason": str(error)})
     for user_id, chunks in by_user.items():
         yield user_id, [act for chunk in chunks for act in _acts(user_id, chunk)]
@@ -70,7 +71,7 @@ def _chunks(row: bytes) -> list[bytes]:
 def _acts(user_id: str, chunk: bytes) -> Iterator[Act]:
     try:
         _, entries = _entries_of.decode(chunk)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         _log.error("a user's acts are damaged", extra={"reason": str(error)})
         return
     for entry in entries:

@@ -21,11 +21,10 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from pingfeed.adapters._redis import Command, RedisClient, Script, chunks
 from pingfeed.core.deleted_pings import DeletedPings
 from pingfeed.core.errors import Unavailable
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED, STATE_TTL_MS, Act, Signals, UserState
 from pingfeed.telemetry import nameless
 
@@ -139,7 +138,7 @@ def _opened(user_id: str, value: bytes | None) -> tuple[int, UserState]:
     try:
         _, written_ms = _HEAD.unpack_from(value)
         return written_ms, UserState.decode(value[_HEAD.size :])
-    except (struct.error, msgspec.DecodeError) as error:
+    except (struct.error, *UNREADABLE) as error:
         _log.error("a user's stored signals are damaged", extra={"user": nameless(user_id), "reason": str(error)})
         return 0, UserState()
 

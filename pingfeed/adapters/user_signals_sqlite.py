@@ -28,12 +28,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-import msgspec
-
 from pingfeed.adapters._cache import Cache
 from pingfeed.adapters._sqlite import Coalescer, Database, Sweep
 from pingfeed.adapters._sqlite_formats import old_acts, old_states
 from pingfeed.core.deleted_pings import DeletedPings
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.core.signals import (
     DELETED_TTL_MS,
     MAX_BLOCKS,
@@ -298,7 +297,7 @@ def _decoded(user_id: str, data: bytes) -> UserState:
     """A stored state. A damaged one is discarded, and the user starts over."""
     try:
         return UserState.decode(data)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         _log.error("a user's stored signals are damaged", extra={"user": nameless(user_id), "reason": str(error)})
         return UserState()
 

@@ -26,6 +26,7 @@ import msgspec
 from prometheus_client import Counter
 
 from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
+from pingfeed.core.integrity import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def parse(body: bytes, algorithms: Sequence[str]) -> Keys:
     """The usable keys of a set; FormatError, with the predicate of a sentence, if there are none."""
     try:
         found = msgspec.json.decode(body, type=_Set).keys[:MAX_KEYS]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise FormatError("is not a JSON Web Key Set") from error
     pairs = ((key, name) for key in found for name in algorithms if _fits(key, name))
     usable = {(key["kid"], name): made for key, name in pairs if (made := _key(key, name)) is not None}
