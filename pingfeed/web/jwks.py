@@ -148,10 +148,11 @@ class PublishedKeys:
     async def _read_again(self) -> None:
         try:
             self._update(await asyncio.to_thread(self._read))
-        except PingfeedError as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next refresh tries again
             self._reads.labels("failed").inc()
-            self.problem = f"the key set {error.message}"
-            log.warning("could not refresh the token signing keys", extra={"reason": error.message})
+            reason = error.message if isinstance(error, PingfeedError) else repr(error)
+            self.problem = f"the key set {reason}"
+            log.warning("could not refresh the token signing keys", extra={"reason": reason})
             if isinstance(error, FormatError):
                 self._count_down()
         finally:
