@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from batch.jobs import rebuild
 from batch.jobs import tick as ticking
 from batch.jobs.nightly import etl as run_etl
 from batch.jobs.schedule import Schedule
@@ -35,6 +36,7 @@ def _leased(at: int | None, wait_s: float, *, json: bool) -> Iterator[tuple[Batc
     """The batch side and its current tick, under the lease."""
     batch = _open(at, json=json)
     with batch.lease(wait_s):
+        rebuild.enable(batch)
         yield batch, batch.ticks.of(batch.clock())
 
 
@@ -66,6 +68,8 @@ def tick(*, at: int | None, json: bool, wait: float, everyone: bool) -> None:
         f"tick {done.tick}: {read}; {counted(done.pings, 'ping')} in the snapshot, {counted(done.packets, 'packet')} "
         f"(bytes p50/p95: {done.packet_bytes_p50:,}/{done.packet_bytes_p95:,})"
     )
+    if done.quarantined_users:
+        sentence += f"; users whose packet could not be made: {done.quarantined_users:,} (quarantined)"
     if done.waiting:
         waiting = counted(done.waiting, "acknowledged event has", "acknowledged events have")
         sentence += f"; {waiting} not landed yet: a later tick loads what lands"

@@ -134,7 +134,7 @@ def build(
     """The batch side for these settings."""
     return Batch(
         settings=settings,
-        tables=Tables(registry.open_lake(settings), tombstones.pending),
+        tables=Tables(registry.open_lake(settings), tombstones.pending, wall_clock),
         engine=Engine(),
         ticks=Ticks(settings.tick_ms),
         features=settings.features,

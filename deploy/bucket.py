@@ -28,7 +28,7 @@ def ensure(url: str) -> list[str]:
     Raises InvalidInput for a URL without a bucket, SettingsError without credentials, and Unavailable if S3 does not
     respond or denies access.
     """
-    place = Location.of(url, options=frozenset({"cache"}))
+    place = Location.of(url)
     with translated(f"the bucket {place.bucket}"):
         s3 = client("s3")
         return [

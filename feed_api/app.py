@@ -57,6 +57,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         Repeated("trending cache", trending.refresh, services.trending_s, trending.wanted),
     )
 
+    metrics.watch_tasks(lambda: sum(task.failures for task in tasks))
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         try:

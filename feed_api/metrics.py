@@ -1,7 +1,7 @@
 """The feed's own metrics, beside those of every service."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 from pingfeed.ports import PacketCache
@@ -39,6 +39,10 @@ class FeedMetrics:
         waiting.set_function(lambda: delivery.counters.spooled_events)
         self._metrics.gauge("spool_bytes", "Their bytes").set_function(lambda: delivery.counters.spooled_bytes)
         self._metrics.watch_sink(lambda: delivery.sink_counters)
+
+    def watch_tasks(self, failures: Callable[[], int]) -> None:
+        """Export how often background tasks have failed."""
+        self._metrics.counted("background_failures", "Errors that a background task survived", failures)
 
     def watch_cache(self, cache: PacketCache) -> None:
         """Export the counter of a packet cache."""

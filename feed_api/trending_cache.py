@@ -14,7 +14,6 @@ import numpy as np
 
 from feed_api.metrics import FeedMetrics
 from pingfeed.core.clock import Clock
-from pingfeed.core.errors import PingfeedError
 from pingfeed.core.features import Float32
 from pingfeed.core.snapshot import Rows, Snapshot
 from pingfeed.ports import Trending
@@ -112,9 +111,9 @@ class TrendingCache:
                 continue
             try:
                 listing.top = await self._trending.top(country, TOP, now_ms)
-            except PingfeedError as error:
+            except Exception as error:  # noqa: BLE001  # whatever the store does, the next refresh tries again
                 self._metrics.trending_failures.inc()
-                log.warning("could not read trending of %s: %s", country or "all countries", error.message)
+                log.warning("could not read trending of %s: %s", country or "all countries", error)
                 return
             listing.read_ms, listing.snapshot = now_ms, None
             # Let requests run between two countries.

@@ -31,6 +31,7 @@ from pingfeed.core.events import (
     Dropped,
     EventId,
     Id,
+    Reference,
     RejectedEvent,
     Row,
     check_size,
@@ -40,11 +41,11 @@ from pingfeed.core.events import (
     to_rows,
 )
 from pingfeed.core.ids import IdMaker
+from pingfeed.core.integrity import UNREADABLE
 
 Check = Callable[[Any], None]
 """Raises InvalidInput for an event (a row, or decoded JSON) that the caller may not send."""
 
-_FAILURES: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _MAYBE_LARGE: Final = ("ping_created", "user_updated")
 _ID_FIELDS: Final = ("user_id", "ping_id", "creator_id", "request_id")
 _IDS: Final = re.compile(r"(?:[A-Za-z0-9._:@-]{1,128}\n)*")
@@ -57,7 +58,7 @@ def _fast_struct(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:
     Patterns are left out: matching field by field takes four times as long as all other decoding (see `_is_valid`).
     """
     hints = get_type_hints(struct, include_extras=True)
-    plain: dict[Any, Any] = dict.fromkeys((Id, EventId), str)
+    plain: dict[Any, Any] = dict.fromkeys((Id, EventId, Reference), str)
     plain |= {kind | None: str | None for kind in plain}
     hints |= dict.fromkeys(CONTEXT_FIELDS, str | None)
     fields: list[Any] = []
@@ -152,7 +153,7 @@ def _fast(
         if not 0 < len(events) <= MAX_EVENTS:
             return None
         times = [happened_ms(event.timestamp, event.sent_at, received_ms) for event in events]
-    except (*_FAILURES, InvalidInput):
+    except (*UNREADABLE, InvalidInput):
         return None
     for event in events:
         event.timestamp = None
@@ -218,7 +219,7 @@ def _json(body: bytes) -> bytes:
     repaired = _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], body)
     try:
         _RAW.decode(repaired)
-    except _FAILURES as error:
+    except UNREADABLE as error:
         raise MalformedBody(_sentence(error)) from error
     return repaired
 
@@ -226,7 +227,7 @@ def _json(body: bytes) -> bytes:
 def _event(body: bytes) -> Any:
     try:
         return _ANY.decode(body)
-    except _FAILURES:
+    except UNREADABLE:
         return msgspec.Raw(body)
 
 
@@ -234,7 +235,7 @@ def _unreadable(event: msgspec.Raw) -> InvalidInput:
     """Why an event cannot be decoded."""
     try:
         _ANY.decode(event)
-    except _FAILURES as error:
+    except UNREADABLE as error:
         code = "out_of_range" if isinstance(error, msgspec.ValidationError) else "malformed"
         return InvalidInput(_sentence(error), code=code)
     raise AssertionError("it was kept as bytes because it cannot be decoded")

@@ -21,6 +21,7 @@ import msgspec
 from pingfeed.core.clock import day_of
 from pingfeed.core.errors import PingfeedError
 from pingfeed.core.events import RejectedEvent
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.files import write_whole, writing
 from pingfeed.ports import Artifacts, Batch, SinkCounters
 from pingfeed.spool.deliverer import Deliverer
@@ -124,7 +125,7 @@ class _LakeSink:
         """The bytes that this spool has stored under a day, if that is the last one it stored anything for."""
         try:
             return msgspec.json.decode(self._note.read_bytes(), type=dict[str, int]).get(day, 0)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *UNREADABLE):
             return 0
 
     async def check(self) -> None:

@@ -117,7 +117,9 @@ class Counters:
         self.duplicates = metrics.counter("events_duplicate", "Duplicate events, acknowledged but not stored again")
         self.rejected = metrics.counter("events_rejected", "Rejected events, by reason", ("code",))
         self.context_dropped = metrics.counter(
-            "context_dropped", "Countries, languages, devices and app versions that were not kept", ("field",)
+            "context_dropped",
+            "Optional fields of accepted events that were not kept",
+            ("field",),
         )
         self.rejected_dropped = metrics.counter("events_rejected_dropped", "Rejected events that were not kept")
 

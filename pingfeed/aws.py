@@ -151,20 +151,17 @@ class Location:
 
     bucket: str
     prefix: str
-    options: Mapping[str, str]
-    """The query options."""
 
     @classmethod
-    def of(cls, url: str, *, options: frozenset[str] = frozenset()) -> "Location":
-        """Parse a URL; InvalidInput without a bucket or with an unknown option."""
+    def of(cls, url: str) -> "Location":
+        """Parse a URL; InvalidInput without a bucket or with an option."""
         split = urlsplit(url)
         if split.scheme != "s3" or not split.netloc or set(split.netloc) & set("@:"):
             raise InvalidInput("must be like s3://bucket/prefix; credentials and endpoint come from AWS_* variables")
-        given = dict(parse_qsl(split.query, keep_blank_values=True))
-        if given.keys() - options:
-            raise InvalidInput(f"has the option {min(given.keys() - options)!r}, which is unknown")
+        if given := dict(parse_qsl(split.query, keep_blank_values=True)):
+            raise InvalidInput(f"has the option {min(given)!r}, which is unknown")
         path = unquote(split.path).strip("/")
-        return cls(split.netloc, "/".join(parts_of(path)) if path else "", given)
+        return cls(split.netloc, "/".join(parts_of(path)) if path else "")
 
     def key(self, relative: str) -> str:
         """The object's key; InvalidInput as `urls.parts_of`."""

@@ -20,6 +20,7 @@ import msgspec
 from pingfeed.adapters import registry
 from pingfeed.core.clock import DAY_MS, HOUR_MS, Clock, system_clock
 from pingfeed.core.errors import NotFound, PingfeedError, Rebuilding, SettingsError, Unavailable
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.core.urls import masked
 from pingfeed.settings import FEED_PORT, INGEST_PORT, PREFIX, Settings, load
 from pingfeed.spool.stats import wait_landed
@@ -235,7 +236,7 @@ def _live(settings: Settings, now_ms: int) -> Iterator[Check]:
             yield Check(what, True, text.format(**manifest, age=_age(now_ms - manifest["created_ms"])))
         except NotFound:
             yield Check(what, True, absent)
-        except (PingfeedError, msgspec.DecodeError, LookupError) as error:
+        except (PingfeedError, *UNREADABLE, LookupError, TypeError, ValueError) as error:
             yield Check(what, False, str(error))
 
 

@@ -7,7 +7,6 @@ passes the same suite in `tests/conformance/`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pingfeed.core.signals import Act, Signals
@@ -99,11 +98,8 @@ class Artifacts(Protocol):
     async def put(self, key: str, data: bytes) -> None:
         """Create or replace an artifact, atomically and durably. Pointers too: publishing is a put."""
 
-    async def fetch(self, key: str) -> Path:
-        """A local file with the artifact's bytes, to be mapped; NotFound if there is none."""
-
     async def delete(self, key: str) -> None:
-        """Remove an artifact; absent is fine. What a reader has mapped stays readable to it."""
+        """Remove an artifact; absent is fine."""
 
     async def check(self) -> None:
         """Raise Unavailable with a sentence if the store does not respond."""

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from pingfeed.core.clock import Clock, to_iso
 from pingfeed.core.errors import Busy, InvalidInput, NotFound, Unavailable
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.core.words import counted
 from pingfeed.files import write_whole
 from simulator.measure import open_events
@@ -194,7 +195,7 @@ class _Run:
     def _finished(self) -> list[str]:
         try:
             return msgspec.json.decode(self._state.read_bytes(), type=list[str])
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, *UNREADABLE):
             return []  # every step may be repeated
 
     def _step(self, name: str, arguments: list[str], label: str) -> None:

@@ -69,7 +69,7 @@ def write_history(world: World, place: str | Path, progress: Progress = lambda _
         year, month, date = day.split("-")
         file = f"events/year={year}/month={month}/day={date}/{_PREFIX}{day}.parquet"
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         lake.write(file, sink.getvalue().to_pybytes())
         rows += table.num_rows
     return rows

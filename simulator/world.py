@@ -15,6 +15,7 @@ import numpy as np
 
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import FormatError, InvalidInput, NotFound
+from pingfeed.core.integrity import UNREADABLE
 from simulator.catalogue import FORMATS, LIVE_EVERY_MS, TAGS, Pings, draw_history, draw_live
 from simulator.people import LANGUAGES, PLACES, Creators, Floats, Ints, Users, draw_creators, draw_users
 
@@ -177,7 +178,7 @@ def decode(data: bytes, name: str) -> Spec:
     """The parameters in a file called `name`; FormatError if it holds none."""
     try:
         return msgspec.json.decode(data, type=Spec)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise FormatError(f"{name} does not describe a world: {error}") from error
 
 

@@ -42,7 +42,7 @@ class Catalogue:
 def load(batch: Batch) -> Catalogue:
     """Read the catalogue with the range of ticks in which each version of a ping is valid."""
     engine, params = batch.engine, batch.ticks.params()
-    raw = {name: batch.tables.catalogue(name) for name in CATALOGUE}
+    raw = {name: batch.tables.catalogue(name) for name in CATALOGUE if name != "numbers_copy"}
     versions = engine.run("ping_versions", params, versions=raw["versions"])
     return Catalogue(
         numbers=raw["numbers"],
@@ -57,21 +57,27 @@ def load(batch: Batch) -> Catalogue:
 def add(tables: Tables, run: int, events: pa.Table) -> None:
     """Add the clean events of a run to the catalogue: number new ids, keep each `ping_created` as a version."""
     created = events.filter(pc.field("event_type") == "ping_created")
+    numbers = _number_new(tables, run, events, _facets_of(created))
+    for name, rows in derived(numbers, events).items():
+        tables.add(name, run, rows)
+
+
+def derived(numbers: pa.Table, events: pa.Table) -> dict[str, pa.Table]:
+    """The rows of the catalogue's other tables for these clean events."""
+    created = events.filter(pc.field("event_type") == "ping_created")
     facets = _facets_of(created)
-    numbers = _number_new(tables, run, events, facets)
     facets = facets.append_column("value", _look_up(numbers, "value", facets["value_id"]))
     versions = {
         "ping": _look_up(numbers, "ping", created["ping_id"]),
         "creator": _look_up(numbers, "creator", created["creator_id"]),
         **{name: created[name] for name in _VERSION},
     }
-    tables.add("versions", run, pa.table(versions))
-    for name, rows in (("facets", facets), ("attributes", _attributes_of(created))):
-        rows = rows.append_column("ping", _look_up(numbers, "ping", rows["ping_id"]))
-        tables.add(name, run, rows)
     deleted = events.filter(pc.field("event_type") == "ping_deleted")
     deletions = {"ping": _look_up(numbers, "ping", deleted["ping_id"]), "known_tick": deleted["known_tick"]}
-    tables.add("deletions", run, pa.table(deletions))
+    found = {"facets": facets, "attributes": _attributes_of(created)}
+    for name, rows in found.items():
+        found[name] = rows.append_column("ping", _look_up(numbers, "ping", rows["ping_id"]))
+    return found | {"versions": pa.table(versions), "deletions": pa.table(deletions)}
 
 
 def _number_new(tables: Tables, run: int, events: pa.Table, facets: pa.Table) -> pa.Table:
@@ -90,8 +96,11 @@ def _number_new(tables: Tables, run: int, events: pa.Table, facets: pa.Table) ->
         columns = [pa.array([kind] * count, pa.string()), new, pa.array(range(first, first + count), pa.int64())]
         added.append(pa.table(columns, schema=CATALOGUE["numbers"]))
     fresh = pa.concat_tables(added)
+    whole = pa.concat_tables([numbers, fresh])
+    # A lake of an earlier version has no copy yet.
+    tables.add("numbers_copy", run, fresh if tables.catalogue("numbers_copy").num_rows else whole)
     tables.add("numbers", run, fresh)
-    return pa.concat_tables([numbers, fresh])
+    return whole
 
 
 def _look_up(numbers: pa.Table, kind: str, ids: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -74,11 +74,13 @@ def factors_of(batch: Batch, day: int) -> Factors:
     """The factors that serve on this day; fitted on first use."""
     lake, folder = batch.tables.lake, f"features/day={day_name(day)}"
     path = f"{folder}/collaborative.parquet"
-    if path not in lake.list(folder):
+    found = batch.tables.file(path, SCHEMA)
+    if found is None:
         with batch.progress.step("collaborative factors of the day"):
             data = parquet_of(to_table(_fit_day(batch, day)))
         lake.write(path, data)
-    return from_table(lake.dataset([path], SCHEMA).to_table())
+        found = lake.dataset([path], SCHEMA).to_table()
+    return from_table(found)
 
 
 def quantiles_as_of(batch: Batch, user: pa.ChunkedArray, ping: Int64, tick: Int64) -> UInt8:

@@ -30,8 +30,12 @@ def ensure(batch: Batch, tick: int, run: int) -> None:
         learned = [day for day in tables.clean_days() if day <= today]
         first = have[-1] + 1 if have else min(learned, default=today) + 1
         for day in range(first, today + 1):
-            buckets = tables.aggregate(_SOURCE[name], day - 1, day - 1)
-            tables.put_state(name, day, run, _carried(batch, name, day - 1, buckets))
+            tables.put_state(name, day, run, at_start(batch, name, day))
+
+
+def at_start(batch: Batch, name: str, day: int) -> pa.Table:
+    """A state at the start of a day, from that of the day before and its buckets."""
+    return _carried(batch, name, day - 1, batch.tables.aggregate(_SOURCE[name], day - 1, day - 1))
 
 
 def upgrade(batch: Batch, run: int) -> None:

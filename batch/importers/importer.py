@@ -27,8 +27,9 @@ from batch.lake.ledger import Ledger
 from batch.training.train import DAYS
 from batch.wiring import Batch
 from pingfeed.core.clock import DAY_MS, HOUR_MS
-from pingfeed.core.errors import InvalidInput, NotFound
+from pingfeed.core.errors import FormatError, InvalidInput, NotFound
 from pingfeed.core.events import Row
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.ports import Lake
 
 SAMPLE: Final = 3
@@ -255,6 +256,8 @@ def _recall(lake: Lake, digest: str) -> Log | None:
         return msgspec.json.decode(lake.read(_path(digest)), type=Log)
     except NotFound:
         return None
+    except UNREADABLE as error:
+        raise FormatError(f"{_path(digest)} in the lake is damaged; delete it to import from the start") from error
 
 
 def _remember(lake: Lake, digest: str, log: Log) -> None:

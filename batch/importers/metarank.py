@@ -26,6 +26,7 @@ from pingfeed.core.arrow import table_of_rows
 from pingfeed.core.clock import to_iso, to_ms
 from pingfeed.core.errors import InvalidInput
 from pingfeed.core.events import MAX_AHEAD_MS, MAX_LIST, Row
+from pingfeed.core.integrity import UNREADABLE
 
 REACTIONS: Final = ("impression", "like", "comment", "share", "hide", "report")
 """What an interaction can become. Not a view: Metarank does not say how much was watched."""
@@ -281,7 +282,7 @@ def _decoded(line: bytes) -> Any:
         return _DECODER.decode(line)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"is not an event of Metarank's format: {error}", code="invalid_type") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InvalidInput(f"is not JSON: {error}", code="malformed") from error
 
 

@@ -5,7 +5,7 @@ manifest that commits the run is written last, so running again repairs a crash 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import attrgetter
 
@@ -18,7 +18,7 @@ from batch.features import catalogue
 from batch.lake.ledger import Ledger, Manifest, Unread, is_amendment, tick_of_run
 from batch.lake.quarantine import Quarantine
 from batch.lake.raw_files import Read, read_events, rejected_path
-from batch.lake.tables import AGGREGATES, CLEAN
+from batch.lake.tables import AGGREGATES, CATALOGUE, CLEAN
 from batch.lake.tombstones import DeletionRequests, Forgotten
 from batch.ticks import day_of_path
 from batch.wiring import Batch
@@ -64,7 +64,9 @@ class EventLoader:
         for label, found, is_history in self._groups(self._ledger.unread(tick, everything=everything)):
             _forget(found, forgotten)
             self._record(found, manifest)
-            rows = self._stamped(found.rows, None if is_history else tick + is_amendment(run))
+            rows = self.stamped(found.rows, None if is_history else tick + is_amendment(run))
+            for name in CATALOGUE:
+                self._tables.catalogue(name)  # What is damaged cannot be rebuilt within a transaction.
             with self._progress.step(f"{label}: {counted(rows.num_rows, 'event')}"):
                 manifest.read += rows.num_rows
                 if rows.num_rows:
@@ -103,12 +105,11 @@ class EventLoader:
         for source, rejected in groupby(found.rejected, key=attrgetter("source")):
             kept = list(rejected)
             self._tables.lake.write(rejected_path(source, kept), msgspec.json.Encoder().encode_lines(kept))
-            _LOG.error("rejected documents in a raw file", extra={"path": source, "documents": len(kept)})
+            _LOG.error("rejected documents in a raw file: %s", source, extra={"documents": len(kept)})
         for path, reason in found.left_out.items():
-            _LOG.error("unreadable raw file left out", extra={"path": path, "error": reason})
-            self._progress.say(f"left out, unreadable: {path}")
+            _LOG.error("unreadable raw file left out: %s: %s", path, reason)
 
-    def _stamped(self, rows: pa.Table, known_tick: int | None) -> pa.Table:
+    def stamped(self, rows: pa.Table, known_tick: int | None) -> pa.Table:
         """Rows with their known tick; for history (None), the tick after each row's arrival."""
         if known_tick is None:
             known = pc.add(pc.floor(pc.divide(rows["received_ms"], self._ticks.tick_ms)), 1).cast(pa.int64())
@@ -118,7 +119,7 @@ class EventLoader:
 
     def _load(self, run: int, rows: pa.Table, manifest: Manifest) -> None:
         """Add rows to every table, or to none if one of them cannot be taken."""
-        kept = self._without_duplicates(rows)
+        kept = self.without_duplicates(rows)
         if not kept.num_rows:
             return
         days: list[int] = []
@@ -131,7 +132,7 @@ class EventLoader:
         manifest.kept += kept.num_rows
         manifest.oldest_day = min(days if manifest.oldest_day is None else [*days, manifest.oldest_day])
 
-    def _without_duplicates(self, rows: pa.Table) -> pa.Table:
+    def without_duplicates(self, rows: pa.Table) -> pa.Table:
         """The rows whose (user, event id) is not in the 7 days before; the first known row wins."""
         first = self._ticks.day(pc.min(rows["known_tick"]).as_py()) - _DEDUPE_DAYS
         recent = self._tables.clean(first, self._ticks.day(pc.max(rows["known_tick"]).as_py()), _KEYS)
@@ -144,12 +145,16 @@ class EventLoader:
 
     def _aggregate(self, run: int, events: pa.Table) -> None:
         """Sum the events into buckets by (entity, known tick)."""
-        known = catalogue.load(self._batch)
-        acts = catalogue.acts(self._batch, known, events)
-        for name in AGGREGATES:
-            buckets = self._engine.run(name, self._ticks.params(), acts=acts, ping_facets=known.facets)
+        for name, buckets in self.buckets(events, AGGREGATES):
             for day, rows in self._by_day(buckets, "tick"):
                 self._tables.add(name, run, rows, day)
+
+    def buckets(self, events: pa.Table, names: Iterable[str]) -> Iterator[tuple[str, pa.Table]]:
+        """The buckets of these events in each of the aggregates."""
+        known = catalogue.load(self._batch)
+        acts = catalogue.acts(self._batch, known, events)
+        for name in names:
+            yield name, self._engine.run(name, self._ticks.params(), acts=acts, ping_facets=known.facets)
 
     def _by_day(self, table: pa.Table, column: str) -> Iterator[tuple[int, pa.Table]]:
         """The rows of each day, by a column of ticks."""

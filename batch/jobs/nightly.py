@@ -2,33 +2,40 @@
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from batch.features import catalogue, collaborative, day_state
 from batch.features.point_in_time import PointInTime, servable
+from batch.jobs import rebuild
 from batch.jobs.load_events import EventLoader
 from batch.jobs.tick import wait_for_landing
 from batch.lake.compaction import RawCompaction
 from batch.lake.ledger import Ledger, Manifest
+from batch.lake.raw_files import each_events
 from batch.lake.tables import parquet_of
 from batch.ops.expiry import expire
 from batch.ops.forget import remove_forgotten
-from batch.ticks import day_name
+from batch.ticks import day_name, day_of_path
 from batch.wiring import Batch
 from pingfeed.core.errors import PingfeedError
 
+CHECKED_DAYS: Final = 35
 _LOG = logging.getLogger(__name__)
 
 
 def etl(batch: Batch, tick: int) -> Manifest:
     """Run the nightly job as of `tick`. Running it again changes nothing."""
+    rebuild.enable(batch)
     wait_for_landing(batch, tick)
     loader = EventLoader(batch)
     manifest = loader.run(tick, batch.clock(), everything=True)
     # Until it succeeds, the tables leave deleted users out, and raw files stay unchanged.
     forgotten = _attempt(batch, "deleted users could not be removed", lambda: _forget(batch))
+    with batch.progress.step("checking files"):
+        _check_files(batch, batch.ticks.day(tick) - CHECKED_DAYS)
     with batch.progress.step("states at the start of each day"):
         day_state.ensure(batch, tick, manifest.run)
     day = batch.ticks.day(tick)
@@ -44,6 +51,15 @@ def etl(batch: Batch, tick: int) -> Manifest:
             _attempt(batch, "raw files were not compacted", lambda: _compact_raw(batch, day))
             _attempt(batch, "old files were not removed", lambda: _expire(batch, day))
     return manifest
+
+
+def _check_files(batch: Batch, first_day: int) -> None:
+    """Read what is derived, and raw Parquet files, so that damage is found while it can be rebuilt."""
+    batch.tables.check_since(first_day)
+    raw = [path for path in batch.tables.lake.list("events") if path.endswith(".parquet")]
+    for found in each_events(batch.tables.lake, [path for path in raw if day_of_path(path) >= day_name(first_day)]):
+        for path, reason in found.left_out.items():
+            _LOG.error("unreadable raw file: %s: %s", path, reason)
 
 
 def _attempt(batch: Batch, what: str, step: Callable[[], None]) -> bool:

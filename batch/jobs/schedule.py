@@ -73,9 +73,9 @@ class Schedule:
             etl(self.batch, tick)
             beat(self.batch.settings.home)
             _LOG.info("trained", extra={"outcome": train(self.batch, tick).sentence})
-        except PingfeedError as error:
+        except Exception as error:  # noqa: BLE001  # whatever the job does, ticks continue
             self.night_not_before = tick + max(1, self.batch.ticks.day_ticks // 24)
-            _LOG.error("the nightly job failed; retrying in an hour", extra={"error": error.message})
+            _LOG.error("the nightly job failed; retrying in an hour", exc_info=_unless_ours(error), extra=_said(error))
 
     def run_forever(self, stop: threading.Event) -> None:
         """Run until `stop` is set, checking twice a second for a new tick."""
@@ -86,18 +86,27 @@ class Schedule:
             try:
                 self.run_once()
                 failures = 0
-            except PingfeedError as error:
+            except Exception as error:  # noqa: BLE001  # whatever a tick does, the next one runs
                 failures += 1
                 pause_s = self._failed(error, failures)
             stop.wait(pause_s)
 
-    def _failed(self, error: PingfeedError, failures: int) -> float:
+    def _failed(self, error: Exception, failures: int) -> float:
         """The pause after the n-th failure in a row. An error that a retry cannot fix is left to the next tick."""
         if isinstance(error, Busy):  # Such as a manual training.
             return _LOOK_S
-        if not error.retryable:
+        if not (isinstance(error, PingfeedError) and error.retryable):
             self.last_tick = self.due() or self.last_tick
-            _LOG.error("a tick failed; the next one takes over", extra={"error": error.message})
+            _LOG.error("a tick failed; the next one takes over", exc_info=_unless_ours(error), extra=_said(error))
             return _LOOK_S
         _LOG.error("a tick failed; retrying", extra={"error": error.message, "failures": failures})
         return _BACKOFF.pause_s(failures)
+
+
+def _said(error: Exception) -> dict[str, str]:
+    return {"error": error.message if isinstance(error, PingfeedError) else repr(error)}
+
+
+def _unless_ours(error: Exception) -> Exception | None:
+    """What is logged with a traceback."""
+    return None if isinstance(error, PingfeedError) else error

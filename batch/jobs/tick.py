@@ -8,7 +8,9 @@ import msgspec
 
 from batch.features import catalogue, day_state
 from batch.features.point_in_time import PointInTime
+from batch.jobs import rebuild
 from batch.jobs.load_events import EventLoader
+from batch.lake.quarantine import Quarantine
 from batch.ops import signals_rebuild
 from batch.serving import packets, snapshot
 from batch.training.models import live_ranker
@@ -37,6 +39,8 @@ class TickDone:
     """Unreadable files."""
     quarantined: int = 0
     """Rows that a step could not take."""
+    quarantined_users: int = 0
+    """Users whose packet could not be made."""
 
 
 def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
@@ -44,6 +48,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
 
     A past tick (`--at`) builds its snapshot but leaves the live pointer and the packets, which are newer, unchanged.
     """
+    rebuild.enable(batch)
     waiting = wait_for_landing(batch, tick)
     manifest = EventLoader(batch).run(tick, batch.clock())
     day_state.ensure(batch, tick, manifest.run)
@@ -58,7 +63,8 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         [] if is_past else packets.users_to_refresh(batch, tick, None if everyone else _refreshed_before(batch, tick))
     )
     with batch.progress.step(f"packets of {counted(len(users), 'user')}"):
-        sizes = packets.refresh(batch, content, source, users, live_ranker(batch))
+        quarantine = Quarantine(batch.tables.lake, batch.clock())
+        sizes = packets.refresh(batch, content, source, users, live_ranker(batch), quarantine)
     if not is_past:
         _mark_done(batch, tick, len(sizes))
     return TickDone(
@@ -73,6 +79,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         rejected=manifest.rejected,
         left_out=manifest.left_out,
         quarantined=manifest.quarantined,
+        quarantined_users=quarantine.rows,
     )
 
 

@@ -25,10 +25,11 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch.lake.ledger import Ledger, is_compacted
-from batch.lake.raw_files import read_events
+from batch.lake.ledger import Ledger, is_compacted, is_history
+from batch.lake.raw_files import UNREADABLE, read_events
 from batch.lake.tables import CLEAN, Tables, parquet_of
 from batch.ticks import day_name, day_of_path
+from pingfeed.ports import Lake
 
 MAX_ROWS: Final = 400_000
 """Rows at which a file is closed: memory holds that many and one source."""
@@ -69,7 +70,7 @@ class RawCompaction:
 
     def _tidied(self, day: str, paths: list[str]) -> tuple[list[str], list[Compaction]]:
         """A partition's loose files and its compactions, after removing what a crash left."""
-        loose = [path for path in paths if not is_compacted(path) and not _is_history(path)]
+        loose = [path for path in paths if not is_compacted(path) and not is_history(path)]
         named = {_digest(path) for path in self._lake.list(f"compactions/day={day}")}
         there = {path for path in paths if is_compacted(path)}
         unnamed = {path for path in there if _digest(path) not in named}
@@ -77,7 +78,7 @@ class RawCompaction:
         there -= unnamed
         if not there or not (loose or len(there) > 1):
             return loose, []
-        finished = [self._load(day, name) for name in sorted(named)]
+        finished = [one for name in sorted(named) if (one := self._tables.json(_path(day, name), Compaction))]
         spent = {source for one in finished for source in one.sources}
         self._remove(path for path in (*loose, *there) if path in spent)
         return [path for path in loose if path not in spent], [
@@ -86,10 +87,10 @@ class RawCompaction:
 
     def _is_spare(self, path: str, paths: list[str]) -> bool:
         """Whether all sources of a file without a manifest still exist. If not, it is the only copy."""
-        sources = msgspec.json.decode(pq.read_metadata(pa.BufferReader(self._lake.read(path))).metadata[_SOURCES])
-        spare = set(sources) <= set(paths)
+        restored = _described(self._lake, path)
+        spare = restored is not None and set(restored.sources) <= set(paths)
         if not spare:
-            _LOG.error("a compacted file has no manifest and its sources are gone; kept", extra={"path": path})
+            _LOG.error("a compacted file has no manifest and its sources are gone; kept: %s", path)
         return spare
 
     def _compact(self, day: str, loose: list[str], compacted: list[Compaction], known: dict[str, int]) -> None:
@@ -120,9 +121,14 @@ class RawCompaction:
     def _read(self, path: str, known: dict[str, int]) -> pa.Table | None:
         """A file's rows with their known tick; None for a file that has become unreadable: it stays."""
         if is_compacted(path):
-            return self._lake.dataset([path], CLEAN).to_table()
+            try:
+                return self._tables.scan([path], CLEAN, CLEAN.names)
+            except UNREADABLE as error:
+                _LOG.error("unreadable raw file left out: %s: %s", path, error)
+                return None
         found = read_events(self._lake, [path])
         if found.left_out:
+            _LOG.error("unreadable raw file left out: %s: %s", path, found.left_out[path])
             return None
         rows = found.rows
         return rows.append_column("known_tick", pa.array([known[path]] * rows.num_rows, pa.int64()))
@@ -141,12 +147,24 @@ class RawCompaction:
         for path in paths:
             self._lake.delete(path)
 
-    def _load(self, day: str, name: str) -> Compaction:
-        return msgspec.json.decode(self._lake.read(_path(day, name)), type=Compaction)
+
+def restore(lake: Lake, path: str) -> bool:
+    """Write a manifest again from what its compacted file says of itself; False if it says nothing."""
+    found = next((one for one in lake.list("events") if is_compacted(one) and _digest(one) == _digest(path)), None)
+    described = _described(lake, found) if found else None
+    if described is not None:
+        lake.write(path, msgspec.json.encode(described))
+    return described is not None
 
 
-def _is_history(path: str) -> bool:
-    return path.rpartition("/")[2].startswith("history-")
+def _described(lake: Lake, path: str) -> Compaction | None:
+    """What a compacted file says of itself, None if it is damaged."""
+    try:
+        found = pq.read_metadata(pa.BufferReader(lake.read(path)))
+        sources = msgspec.json.decode(found.metadata[_SOURCES], type=list[str])
+        return Compaction(file=path, sources=sources, rows=found.num_rows)
+    except (*UNREADABLE, TypeError, msgspec.DecodeError):
+        return None
 
 
 def _digest(path: str) -> str:

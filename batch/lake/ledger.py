@@ -16,10 +16,11 @@ one file. It is written before they are deleted: after a crash some exist twice,
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -30,6 +31,7 @@ from pingfeed.core.words import counted
 _MANIFEST: Final = re.compile(r"^ticks/(\d+)/manifest(?:-(\d+))?\.json$")
 _COMPACTED: Final = re.compile(r"/compact-[0-9a-f]{16}\.parquet$")
 _FOLDED: Final = re.compile(r"^ticks/day=(\d{4}-\d{2}-\d{2})/manifests-(\d+)\.json$")
+_T = TypeVar("_T")
 FOLD_DAYS: Final = 35
 _RECENT_DAYS: Final = 2
 _RUNS_A_TICK: Final = 100
@@ -97,7 +99,7 @@ class Ledger:
     def last_manifest(self, tick: int) -> Manifest | None:
         """The manifest of the tick's latest run, None if there is none."""
         runs = [run for run in self.finished() if tick_of_run(run) == tick]
-        return self._load(runs[-1]) if runs else None
+        return next(self._load_all(runs[-1:]), None)
 
     def remove_unfinished(self) -> None:
         """List the lake again and remove what a crashed run left; a run begins with this."""
@@ -119,7 +121,7 @@ class Ledger:
             for path in self._lake.list("events")
             if path not in read and not is_compacted(path) and day_of_path(path) >= day_name(first_day)
         ]
-        history = [path for path in landed if path.rsplit("/", 1)[1].startswith("history-")]
+        history = [path for path in landed if is_history(path)]
         errors = [path for path in self._lake.list("errors") if path not in read] if everything else []
         return Unread(live=[path for path in landed if path not in set(history)], history=history, errors=errors)
 
@@ -134,9 +136,8 @@ class Ledger:
         """Every raw file that the runs since a day have read, with the run."""
         paths = [_folded_path(*key) for key in self._folded().items() if key[0] >= first_day]
         runs = [run for run in self._single() if self._ticks.day(tick_of_run(run)) >= first_day]
-        with ThreadPoolExecutor(_READ_AT_ONCE, "ledger") as pool:
-            together = [one for several in pool.map(self._load_folded, paths) for one in several]
-            return {path: one.run for one in [*together, *pool.map(self._load, runs)] for path in one.files}
+        found = [*(one for several in self._read(paths, list[Manifest]) for one in several), *self._load_all(runs)]
+        return {path: one.run for one in found for path in one.files}
 
     def fold(self, today: int) -> None:
         """Fold the manifests of each day older than `FOLD_DAYS` into one file."""
@@ -146,9 +147,8 @@ class Ledger:
                 self._fold(day, list(runs), folded.get(day))
 
     def _fold(self, day: int, runs: list[int], before: int | None) -> None:
-        there = [] if before is None else self._load_folded(_folded_path(day, before))
-        with ThreadPoolExecutor(_READ_AT_ONCE, "ledger") as pool:
-            found = {one.run: one for one in [*there, *pool.map(self._load, runs)]}
+        there = [] if before is None else next(self._read([_folded_path(day, before)], list[Manifest]))
+        found = {one.run: one for one in [*there, *self._load_all(runs)]}
         path = _folded_path(day, max(found))
         self._lake.write(path, msgspec.json.Encoder().encode([found[run] for run in sorted(found)]))
         for run in runs:
@@ -158,8 +158,7 @@ class Ledger:
 
     def _single(self) -> list[int]:
         """Runs whose manifests are separate files, ascending."""
-        found = (_MANIFEST.match(path) for path in self._lake.list("ticks"))
-        return sorted(int(match[1]) * _RUNS_A_TICK + int(match[2] or 0) for match in found if match)
+        return sorted(runs_in(path)[1] for path in self._lake.list("ticks") if _MANIFEST.match(path))
 
     def _folded(self) -> dict[int, int]:
         """Folded days with their last runs."""
@@ -170,11 +169,30 @@ class Ledger:
         """Commit the run."""
         self._lake.write(_path(manifest.run), msgspec.json.format(msgspec.json.encode(manifest)))
 
-    def _load_folded(self, path: str) -> list[Manifest]:
-        return msgspec.json.decode(self._lake.read(path), type=list[Manifest])
+    def put(self, path: str, manifests: list[Manifest]) -> None:
+        """Replace a damaged file by these manifests."""
+        single = _MANIFEST.match(path)
+        self._lake.write(path, msgspec.json.encode(manifests[0] if single else manifests))
 
-    def _load(self, run: int) -> Manifest:
-        return msgspec.json.decode(self._lake.read(_path(run)), type=Manifest)
+    def _load_all(self, runs: Iterable[int]) -> Iterator[Manifest]:
+        return self._read(map(_path, runs), Manifest)
+
+    def _read(self, paths: Iterable[str], kind: type[_T]) -> Iterator[_T]:
+        """The contents of these files but for one that is being rebuilt."""
+        usable = [path for path in paths if not self._tables.is_being_rebuilt(path)]
+        with ThreadPoolExecutor(_READ_AT_ONCE, "ledger") as pool:
+            for path, data in zip(usable, pool.map(self._lake.read, usable), strict=True):
+                found = self._tables.decoded(path, data, kind)
+                if found is not None:
+                    yield found
+
+
+def runs_in(path: str) -> tuple[str, int]:
+    """The day of a file of manifests ("" if it has one run) and its (last) run, by its name."""
+    if single := _MANIFEST.match(path):
+        return "", int(single[1]) * _RUNS_A_TICK + int(single[2] or 0)
+    folded = _FOLDED.match(path)
+    return (folded[1], int(folded[2])) if folded else ("", -1)
 
 
 def tick_of_run(run: int) -> int:
@@ -190,6 +208,11 @@ def is_amendment(run: int) -> bool:
 def is_compacted(path: str) -> bool:
     """Whether a raw file is a compaction of files that were read (`compaction.py`): it is never read as new."""
     return bool(_COMPACTED.search(path))
+
+
+def is_history(path: str) -> bool:
+    """Whether a raw file is imported history, which was never accepted."""
+    return path.rpartition("/")[2].startswith("history-")
 
 
 def _folded_path(day: int, last: int) -> str:

@@ -41,6 +41,11 @@ class ListedLake:
         for path, data in held.items():
             self._lake.write(path, data)
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether what is written is held."""
+        return self._held is not None
+
     def refresh(self, root: str | None = None) -> None:
         """Clear the cache, or only that of one top-level folder."""
         if root is None:

@@ -2,13 +2,15 @@
 
     {"step": "load", "what": "1 of 50 rows", "reason": "...", "rows": 1, "at_ms": 1795348800000, "bodies": ["{..}"]}
 
-A run goes on without it. `bodies` has quarantined rows as JSON documents. The same thing found again on the same day is
-the same file.
+A run goes on without it: a row, a group of training rows, a user's packet, a file. `bodies` has quarantined rows as
+JSON documents; a damaged file is copied to `<digest>.damaged`. The same thing found again on the same day is the same
+file.
 """
 
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -16,12 +18,14 @@ import pyarrow as pa
 from batch.lake.raw_files import documents_of
 from pingfeed.core.clock import day_of
 from pingfeed.core.errors import PingfeedError
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.core.words import counted
 from pingfeed.ports import Lake
 
 QUARANTINE = "quarantine"
 _MAX_PIECES = 64
 """Bad rows that are looked for one by one; where more fail, whole pieces are quarantined."""
+_T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
 
 
@@ -37,47 +41,72 @@ class Quarantined(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Quarantine:
-    """Stores what steps could not take, and counts it for the run's manifest."""
+    """Stores what steps could not take (`rows` counts it). A store that is down is no reason to go on: Unavailable."""
 
     def __init__(self, lake: Lake, now_ms: int) -> None:
         self._lake, self._now_ms = lake, now_ms
         self.rows = 0
 
-    def put(self, step: str, what: str, reason: str, rows: pa.Table | None = None) -> None:
-        """Store one thing. A store that is down is no reason to go on: Unavailable."""
-        bodies = [] if rows is None else [body.decode("utf-8", "replace") for body in documents_of(rows)]
-        self.rows += len(bodies)
-        found = Quarantined(
-            step=step, what=what, reason=reason[:2000], at_ms=self._now_ms, rows=len(bodies), bodies=bodies
-        )
-        name = hashlib.blake2b(f"{step}\n{what}\n{bodies}".encode(), digest_size=12).hexdigest()
-        self._lake.write(f"{QUARANTINE}/day={day_of(self._now_ms)}/{name}.json", msgspec.json.encode(found))
-        _LOG.error("quarantined", extra={"step": step, "what": what, "reason": reason[:200], "rows": len(bodies)})
+    def copy(self, path: str, reason: str) -> None:
+        """Store a copy of a damaged file. Raises Unavailable."""
+        name = self._note(Quarantined(step="read", what=path, reason=reason, at_ms=self._now_ms))
+        self._lake.write(f"{name}.damaged", self._lake.read(path))
 
-    def each(self, step: str, rows: pa.Table, take: Callable[[pa.Table], None]) -> None:
-        """`take` the rows; if that fails, the halves, and so on: rows that fail alone are quarantined.
+    def _note(self, found: Quarantined) -> str:
+        """Write a note and return its path without `.json`."""
+        digest = hashlib.blake2b(f"{found.step}\n{found.what}\n{found.bodies}".encode(), digest_size=12).hexdigest()
+        name = f"{QUARANTINE}/day={day_of(self._now_ms)}/{digest}"
+        short = msgspec.structs.replace(found, reason=found.reason[:2000])
+        self._lake.write(f"{name}.json", msgspec.json.encode(short))
+        _LOG.error("quarantined: %s, %s: %s", found.step, found.what, found.reason[:200])
+        return name
 
-        `take` must have no effect where it raises. Errors that a retry may cure, and our own, are raised.
+    def each(
+        self,
+        step: str,
+        items: Any,
+        take: Callable[[Any], _T],
+        *,
+        name: Callable[[Any], str] | None = None,
+        raises: type[PingfeedError] = PingfeedError,
+    ) -> list[_T]:
+        """What `take` makes of the items; where that fails, of the halves, and so on: one that fails alone is left out.
+
+        The items are rows of a table, or a list whose entries have a `name`. `take` must have no effect where it
+        raises. Errors that a retry may cure (`raises`) are raised.
         """
-        left = _MAX_PIECES
-        waiting = [rows]
+        taken: list[_T] = []
+        left, waiting = _MAX_PIECES, [items]
         while waiting:
             piece = waiting.pop()
             try:
-                take(piece)
-            except (PingfeedError, MemoryError):
+                taken.append(take(piece))
+            except (raises, MemoryError):
                 raise
-            except Exception as error:  # noqa: BLE001  # whatever a row does to a step, the others go on
-                if piece.num_rows == 1 or not left:
+            except Exception as error:  # noqa: BLE001  # whatever one of them does to a step, the others go on
+                if len(piece) == 1 or not left:
                     left = max(0, left - 1)
-                    share = f"{piece.num_rows:,} of {counted(rows.num_rows, 'row')}"
-                    self.put(step, share, f"{type(error).__name__}: {error}", piece)
+                    of = f"{len(piece):,} of {counted(len(items), 'row')}"
+                    of = of if name is None else ", ".join(map(name, piece[:5]))
+                    self._leave_out(step, of, f"{type(error).__name__}: {error}", piece)
                 else:
-                    half = piece.num_rows // 2
-                    waiting += [piece.slice(half), piece.slice(0, half)]
+                    half = len(piece) // 2
+                    waiting += [piece[half:], piece[:half]]
+        return taken
+
+    def _leave_out(self, step: str, what: str, reason: str, piece: Any) -> None:
+        rows = documents_of(piece) if isinstance(piece, pa.Table) else []
+        bodies = [body.decode("utf-8", "replace") for body in rows]
+        count = len(piece)
+        self.rows += count
+        self._note(Quarantined(step=step, what=what, reason=reason, at_ms=self._now_ms, rows=count, bodies=bodies))
 
 
 def quarantined(lake: Lake) -> Iterator[Quarantined]:
     """Everything that is quarantined, newest day first."""
     for path in reversed(lake.list(QUARANTINE)):
-        yield msgspec.json.decode(lake.read(path), type=Quarantined)
+        if path.endswith(".json"):
+            try:
+                yield msgspec.json.decode(lake.read(path), type=Quarantined)
+            except UNREADABLE as error:
+                yield Quarantined(step="read", what=path, reason=str(error), at_ms=0)

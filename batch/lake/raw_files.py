@@ -121,7 +121,9 @@ def _fetched(lake: Lake, paths: Iterable[str]) -> Iterator[tuple[str, "Future[by
 def _parse(path: str, data: bytes) -> _Parsed:
     is_error = path.startswith("errors/")
     if data.startswith(PARQUET) and not is_error:
-        return _split(path, as_events(pq.read_table(pa.BufferReader(data))))
+        table = as_events(pq.read_table(pa.BufferReader(data), page_checksum_verification=True))
+        table.validate(full=True)
+        return _split(path, table)
     if not _is_json(data):
         raise FormatError("it is not a list of JSON documents" if is_error else "it is neither Parquet nor JSON")
     if is_error:

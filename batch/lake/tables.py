@@ -9,21 +9,29 @@ including that run: a compaction, or a state, which is always written whole. A r
 run files after it, so compaction needs no lock, and a crash between its write and its clean-up counts nothing twice.
 The next run removes the files of a run without a manifest, which has crashed (`ledger.py`).
 
-Reads leave out the rows of deleted users, even before the nightly job has removed them (`ForgottenRows`).
+Reads leave out the rows of deleted users, even before the nightly job has removed them (`ForgottenRows`). A damaged
+file is quarantined and rebuilt from what it derives from (`Tables.damaged`).
 """
 
+import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch.lake.list_cache import ListedLake
+from batch.lake.quarantine import Quarantine
 from batch.ticks import day_name, day_number, day_of_path
 from pingfeed.core.arrow import EVENT_SCHEMA
+from pingfeed.core.clock import Clock, system_clock
+from pingfeed.core.errors import FormatError, PingfeedError
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.ports import Lake
 
 FORGOTTEN: Final = "forgotten"
@@ -31,6 +39,8 @@ FORGOTTEN: Final = "forgotten"
 _FILE: Final = re.compile(r"/(run|whole)-(\d+)\.parquet$")
 _FILES_AT_ONCE: Final = 16
 """Parallel reads hide the latency of a remote lake."""
+_T = TypeVar("_T")
+_LOG = logging.getLogger(__name__)
 
 
 _TEXTS: Final = frozenset(["user_id", "country", "language", "kind", "id", "event_id", "facet", "name"])
@@ -66,13 +76,13 @@ STATES: Final[dict[str, pa.Schema]] = {
 """One row a key as of the start of the day; the statement of that name carries the previous day forward."""
 CATALOGUE: Final[dict[str, pa.Schema]] = {
     "numbers": _schema("kind id number"),
+    "numbers_copy": _schema("kind id number"),
     "versions": _schema("ping creator known_tick received_ms seq event_id duration_ms country language by_user"),
     "facets": _schema(f"{_VERSION} facet position value"),
     "attributes": _schema(f"{_VERSION} name number", number=pa.float64()),
     "deletions": _schema("ping known_tick"),
 }
-
-
+"""Numbers are kept twice: nothing else in the lake could tell them."""
 _SCHEMAS: Final = {"clean": CLEAN} | AGGREGATES | CATALOGUE
 
 
@@ -92,11 +102,17 @@ class ForgottenRows(Protocol):
 class Tables:
     """Reads and writes these tables; days are numbers (`ticks.day_number`). `find_forgotten` reads `FORGOTTEN`."""
 
-    def __init__(self, lake: Lake, find_forgotten: Callable[[Lake], ForgottenRows]) -> None:
+    def __init__(
+        self, lake: Lake, find_forgotten: Callable[[Lake], ForgottenRows], clock: Clock = system_clock
+    ) -> None:
         self._listed = ListedLake(lake)
         self.lake: Lake = self._listed
         self._find_forgotten = find_forgotten
         self._pending: ForgottenRows | None = None
+        self._clock = clock
+        self._ignored: set[str] = set()
+        self.rebuild: Callable[[str], bool] | None = None
+        """Replaces a damaged file, False if there is nothing to rebuild it from; None in commands that only read."""
 
     def transaction(self) -> AbstractContextManager[None]:
         """Either all that is written inside is kept, or nothing."""
@@ -115,19 +131,20 @@ class Tables:
             self._pending = self._find_forgotten(self.lake)
         return self._pending
 
-    def clean(self, first_day: int, last_day: int, columns: list[str] | None = None) -> pa.Table:
-        """Clean events whose known tick is in these days, both included."""
-        paths = self._paths_of_days("clean", "", first_day, last_day)
-        return self._read(paths, CLEAN, columns)
+    def clean(
+        self, first_day: int, last_day: int, columns: list[str] | None = None, until: int | None = None
+    ) -> pa.Table:
+        """Clean events whose known tick is in these days, both included; those that runs up to `until` have added."""
+        return self._read(_folders("clean", first_day, last_day), CLEAN, columns, until)
 
     def aggregate(self, name: str, first_day: int, last_day: int, last_tick: int | None = None) -> pa.Table:
         """Buckets of these days, both included, up to `last_tick`."""
-        table = self._read(self._paths_of_days("aggregates", f"{name}/", first_day, last_day), AGGREGATES[name])
+        table = self._read(_folders(name, first_day, last_day), AGGREGATES[name])
         return table if last_tick is None else table.filter(pc.field("tick") <= last_tick)
 
     def state(self, name: str, day: int) -> pa.Table:
         """A state as of the start of the day; empty if none was written."""
-        return self._read(self._paths_of_days("aggregates", f"{name}/", day, day), STATES[name])
+        return self._read(_folders(name, day, day), STATES[name])
 
     def state_days(self, name: str) -> list[int]:
         """The days that have this state, ascending."""
@@ -135,7 +152,62 @@ class Tables:
 
     def catalogue(self, name: str) -> pa.Table:
         """A whole table of the catalogue."""
-        return self._read(_live(self.lake.list(f"catalogue/{name}")), CATALOGUE[name])
+        return self._read([_folder(name)], CATALOGUE[name])
+
+    def file(self, path: str, schema: pa.Schema) -> pa.Table | None:
+        """A file of another table; None if it is absent or was damaged: the caller makes it anew."""
+        if path not in self.lake.list(path.rpartition("/")[0]):
+            return None
+        try:
+            return self.scan([path], schema, schema.names)
+        except Exception:  # noqa: BLE001  # whatever is in the file
+            self._examine([path], schema)
+            return None
+
+    def json(self, path: str, kind: type[_T]) -> _T | None:
+        """A JSON file; None if it was damaged and could not be rebuilt."""
+        return self.decoded(path, self.lake.read(path), kind)
+
+    def decoded(self, path: str, data: bytes, kind: type[_T]) -> _T | None:
+        """Like `json`, of a file's bytes."""
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except UNREADABLE as error:
+            return self.json(path, kind) if self.damaged(path, error) else None
+
+    def is_being_rebuilt(self, path: str) -> bool:
+        """Whether a file is damaged and about to be replaced."""
+        return path in self._ignored
+
+    def damaged(self, path: str, error: Exception) -> bool:
+        """Quarantine a damaged file and rebuild it, or delete it if that is impossible (False).
+
+        The damaged file stays until it is replaced, so a crash in between loses nothing. A command that only reads, and
+        a transaction, raise FormatError.
+        """
+        reason = f"{type(error).__name__}: {error}"
+        if self.rebuild is None or self._listed.in_transaction or path in self._ignored:
+            raise FormatError(f"{path} is damaged ({reason[:200]}); the next run of etl or tick repairs it") from error
+        self._ignored.add(path)
+        try:
+            Quarantine(self.lake, self._clock()).copy(path, reason)
+            rebuilt = self._rebuilt(path)
+            if not rebuilt:
+                self.lake.delete(path)
+        finally:
+            self._ignored.discard(path)
+        _LOG.error("%s was damaged and is %s", path, "rebuilt" if rebuilt else "removed")
+        return rebuilt
+
+    def _rebuilt(self, path: str) -> bool:
+        assert self.rebuild is not None
+        try:
+            return self.rebuild(path)
+        except (PingfeedError, MemoryError):
+            raise
+        except Exception:  # noqa: BLE001  # what it derives from may be harmed too
+            _LOG.exception("%s could not be rebuilt", path)
+            return False
 
     def clean_days(self) -> list[int]:
         """The days that have clean events, ascending."""
@@ -147,7 +219,7 @@ class Tables:
 
     def put_state(self, name: str, day: int, run: int, rows: pa.Table) -> None:
         """Write the whole state of a day."""
-        self._write(f"{_folder(name, day)}/whole-{run}.parquet", rows, STATES[name])
+        self.put(f"{_folder(name, day)}/whole-{run}.parquet", rows)
 
     def compact_day(self, day: int, run: int) -> None:
         """Compact each table of a day into one file. No run up to `run` may still be in progress."""
@@ -176,44 +248,91 @@ class Tables:
         for path in stale:
             self.lake.delete(path)
 
-    def _paths_of_days(self, root: str, table: str, first: int, last: int) -> list[str]:
-        folders = (f"{root}/day={day_name(day)}/{table}" for day in range(first, last + 1))
-        return [path for folder in folders for path in _live(self.lake.list(folder))]
+    def put(self, path: str, rows: pa.Table) -> None:
+        """Write a whole file of a table."""
+        schema = _schema_of(path)
+        self.lake.write(path, parquet_of(rows.select(schema.names).cast(schema)))
 
-    def _read(self, paths: list[str], schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    def _read(
+        self, folders: Sequence[str], schema: pa.Schema, columns: list[str] | None = None, until: int | None = None
+    ) -> pa.Table:
         columns = schema.names if columns is None else columns
+        paths = [path for folder in folders for path in self._live(folder) if until is None or file_run(path) <= until]
         if not paths:
             return schema.empty_table().select(columns)
         clock = clock_of(schema)
         needed = {"user_id", "event_type", clock} & set(schema.names) if clock and self.pending() else set()
-        read = [*columns, *sorted(needed - set(columns))]
-        table: pa.Table = self.lake.dataset(paths, schema).to_table(columns=read, fragment_readahead=_FILES_AT_ONCE)
+        try:
+            table = self.scan(paths, schema, [*columns, *sorted(needed - set(columns))])
+        except Exception:
+            if not self._examine(paths, schema):
+                raise
+            return self._read(folders, schema, columns, until)
         return self.pending().without(table, clock).select(columns) if clock and needed else table
+
+    def _live(self, folder: str) -> list[str]:
+        return _live([path for path in self.lake.list(folder) if path not in self._ignored])
+
+    def scan(self, paths: Sequence[str], schema: pa.Schema, columns: list[str]) -> pa.Table:
+        """The rows of these files; raises anything for a file that is damaged."""
+        files = self.lake.dataset(paths, schema)
+        with ThreadPoolExecutor(_FILES_AT_ONCE, "tables") as pool:
+            for found in pool.map(lambda file: file.physical_schema, files.get_fragments()):
+                _check_columns(found, schema)
+        table: pa.Table = files.to_table(columns=columns, fragment_readahead=_FILES_AT_ONCE)
+        table.validate(full=True)
+        return table
+
+    def check_since(self, day: int) -> None:
+        """Read every file of the catalogue and of the days since `day`, and repair what is damaged."""
+        for root in ("clean", "aggregates", "catalogue"):
+            for path in self.lake.list(root):
+                if root == "catalogue" or _day(path) >= day:
+                    self._examine([path], _schema_of(path))
+
+    def _examine(self, paths: Sequence[str], schema: pa.Schema) -> bool:
+        """Read each file alone and repair what is damaged; False if none is. Raises Unavailable."""
+        found: dict[str, Exception] = {}
+        for path in paths:
+            data = self.lake.read(path)  # A disk or a store that fails is no damage of the file.
+            try:
+                table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+                _check_columns(table.schema, schema)
+                table.validate(full=True)
+                for name in set(table.column_names) & set(schema.names):
+                    table[name].cast(schema.field(name).type)
+            except Exception as error:  # noqa: BLE001  # whatever is in the file
+                found[path] = error
+        for path, reason in found.items():
+            self.damaged(path, reason)
+        return bool(found)
 
     def _add(self, folder: str, run: int, rows: pa.Table, schema: pa.Schema) -> None:
         if not rows.num_rows:
             return
         path = f"{folder}/run-{run}.parquet"
-        earlier = self._read([p for p in self.lake.list(folder) if p == path], schema)
-        self._write(path, pa.concat_tables([earlier, rows.select(schema.names).cast(schema)]), schema)
-
-    def _write(self, path: str, rows: pa.Table, schema: pa.Schema) -> None:
-        self.lake.write(path, parquet_of(rows.select(schema.names).cast(schema)))
+        there = path in self.lake.list(folder)
+        earlier = [self.lake.dataset([path], schema).to_table()] if there else []
+        self.put(path, pa.concat_tables([*earlier, rows.select(schema.names).cast(schema)]))
 
     def _compact(self, folder: str, run: int, schema: pa.Schema) -> None:
         paths = self.lake.list(folder)
         if len(paths) < 2:
             return
         live = _live(paths)
-        newest = max(_file_run(path) for path in paths)
+        newest = max(file_run(path) for path in paths)
         whole = f"{folder}/whole-{newest}.parquet"
         if newest > run:
             return
         if live != [whole]:
-            self._write(whole, self._read(live, schema), schema)
-        for path in paths:
+            self.put(whole, self._read([folder], schema))
+        for path in self.lake.list(folder):
             if path != whole:
                 self.lake.delete(path)
+
+
+def _folders(name: str, first: int, last: int) -> list[str]:
+    return [_folder(name, day) for day in range(first, last + 1)]
 
 
 def _folder(name: str, day: int | None = None) -> str:
@@ -222,10 +341,21 @@ def _folder(name: str, day: int | None = None) -> str:
     return f"clean/day={day_name(day)}" if name == "clean" else f"aggregates/day={day_name(day)}/{name}"
 
 
+def _schema_of(path: str) -> pa.Schema:
+    """The schema of a table's file, by its folder."""
+    return CLEAN if path.startswith("clean/") else (_SCHEMAS | STATES)[path.rsplit("/", 2)[1]]
+
+
+def _check_columns(found: pa.Schema, schema: pa.Schema) -> None:
+    """FormatError for the columns of another table; versions differ by added ones only, in either direction."""
+    if not (set(found.names) <= set(schema.names) or set(found.names) >= set(schema.names)):
+        raise FormatError(f"its columns are those of another table: {', '.join(found.names)[:200]}")
+
+
 def parquet_of(table: pa.Table) -> bytes:
     """The bytes of a Parquet file."""
     buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     data: bytes = buffer.getvalue().to_pybytes()
     return data
 
@@ -241,7 +371,8 @@ def _day(path: str) -> int:
     return day_number(day_of_path(path))
 
 
-def _file_run(path: str) -> int:
+def file_run(path: str) -> int:
+    """The run in the name of a table's file."""
     found = _FILE.search(path)
     assert found, f"{path} is not a file of a table"
     return int(found[2])
@@ -250,7 +381,7 @@ def _file_run(path: str) -> int:
 def _live(paths: list[str]) -> list[str]:
     """The newest whole file, and the run files after it."""
     whole = [path for path in paths if "/whole-" in path]
-    newest = max(whole, key=_file_run, default=None)
-    since = -1 if newest is None else _file_run(newest)
-    later = sorted((p for p in paths if "/run-" in p and _file_run(p) > since), key=_file_run)
+    newest = max(whole, key=file_run, default=None)
+    since = -1 if newest is None else file_run(newest)
+    later = sorted((p for p in paths if "/run-" in p and file_run(p) > since), key=file_run)
     return ([newest] if newest else []) + later

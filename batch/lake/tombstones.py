@@ -9,6 +9,7 @@ Events received up to `at_ms` are covered. A user who comes back later starts an
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +21,13 @@ import pyarrow.compute as pc
 
 from batch.lake.tables import FORGOTTEN
 from pingfeed.core.events import CLIENT_TYPES, COLUMNS, SYSTEM_TYPES
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.ports import Lake
 
 CONTENT: Final = ("ping_created", "ping_deleted")
 """Events that stay, without the user's id: what a user published is content."""
+_ANY_TICK: Final = 1 << 40
+_LOG = logging.getLogger(__name__)
 _PENDING: Final = f"{FORGOTTEN}/pending/"
 _AT_ONCE: Final = 16
 _ID: Final = "[A-Za-z0-9._:@-]{1,128}"
@@ -70,8 +74,9 @@ class DeletionRequests:
         self._lake.delete(_PENDING + _name(request))
 
     def _load(self, paths: Iterable[str]) -> list[DeletionRequest]:
+        found = list(paths)
         with ThreadPoolExecutor(_AT_ONCE, "deletion requests") as pool:
-            return [msgspec.json.decode(data, type=DeletionRequest) for data in pool.map(self._lake.read, paths)]
+            return [_read(path, data) for path, data in zip(found, pool.map(self._lake.read, found), strict=True)]
 
 
 class Forgotten:
@@ -148,7 +153,7 @@ def find_user_ids(document: str) -> set[str]:
     """
     try:
         found: Any = msgspec.json.decode(document.encode())
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         found = None
     if isinstance(found, dict) and isinstance(found.get("user_id"), str):
         return {found["user_id"]}
@@ -159,6 +164,19 @@ def find_user_ids(document: str) -> set[str]:
 def hash_of(user_id: str) -> str:
     """32 hex digits that stand for an id."""
     return hashlib.blake2b(user_id.encode(), digest_size=16, person=b"pingfeed forget").hexdigest()
+
+
+def _read(path: str, data: bytes) -> DeletionRequest:
+    """A stored request. A damaged one is known by its name but for its tick: all aggregates of the user are covered."""
+    try:
+        found = msgspec.json.decode(data, type=DeletionRequest)
+    except UNREADABLE as error:
+        _LOG.error("%s is damaged; its name says what it was: %s", path, error)
+    else:
+        if _name(found) == path.rpartition("/")[2]:
+            return found
+    at_ms, _, digest = path.rpartition("/")[2].removesuffix(".json").partition("-")
+    return DeletionRequest(hash=digest, at_ms=int(at_ms), tick=_ANY_TICK)
 
 
 def _name(request: DeletionRequest) -> str:

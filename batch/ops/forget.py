@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch.lake.ledger import Ledger, is_compacted
-from batch.lake.raw_files import PARQUET, READERS, documents_of, read_events
-from batch.lake.tables import AGGREGATES, STATES, clock_of, parquet_of
+from batch.lake.raw_files import PARQUET, READERS, UNREADABLE, documents_of, read_events
+from batch.lake.tables import AGGREGATES, STATES, Tables, clock_of, parquet_of
 from batch.lake.tombstones import DeletionRequest, DeletionRequests, Forgotten, hash_of, is_content
 from batch.ops.export import find_events
 from batch.ops.reconcile import KEYS, keys_of, put_removed
@@ -124,7 +124,7 @@ def remove_forgotten(batch: Batch) -> Removed:
         known = Ledger(batch.tables, batch.ticks).known_runs()
         _clear_raw(batch.tables.lake, known, forgotten, done, everything=bool(pending))
         if pending:
-            done.files += sum(_clear_table(batch.tables.lake, *table, forgotten) for table in _tables())
+            done.files += sum(_clear_table(batch.tables, *table, forgotten) for table in _tables())
     for request in pending:
         request.unreadable = done.unreadable
         requests.finish(request)
@@ -224,11 +224,21 @@ def _tables() -> Iterator[tuple[str, str, str]]:
             yield "aggregates", f"/{name}/", clock
 
 
-def _clear_table(lake: Lake, root: str, part: str, clock: str, forgotten: Forgotten) -> int:
-    """Remove users from the files of a table; how many files were rewritten."""
-    schema = pa.schema([("user_id", pa.string()), (clock, pa.int64())])
-    paths = [path for path in lake.list(root) if part in path]
-    held = _each(lambda path: forgotten.rows(lake.dataset([path], schema).to_table(), clock), paths)
+def _clear_table(tables: Tables, root: str, part: str, clock: str, forgotten: Forgotten) -> int:
+    """Remove users from the files of a table; how many files were rewritten. A damaged one is rebuilt without them."""
+    lake, schema = tables.lake, pa.schema([("user_id", pa.string()), (clock, pa.int64())])
+    damaged: dict[str, Exception] = {}
+
+    def look(path: str) -> pa.Table | None:
+        try:
+            return forgotten.rows(lake.dataset([path], schema).to_table(), clock)
+        except UNREADABLE as error:
+            damaged[path] = error
+            return None
+
+    held = _each(look, [path for path in lake.list(root) if part in path])
     for path in held:
         lake.write(path, _without(lake.read(path), forgotten, clock))
+    for path, error in damaged.items():
+        tables.damaged(path, error)
     return len(held)

@@ -30,6 +30,7 @@ from batch.ops.rejected import is_raw, lines_in
 from batch.ticks import day_name, day_number, day_of_path
 from pingfeed.core.clock import DAY_MS, to_iso
 from pingfeed.core.errors import NotFound
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.core.words import counted
 from pingfeed.ports import Lake
 from pingfeed.spool.checkpoint import FILE, KEPT_DAYS
@@ -210,7 +211,7 @@ class _Landed:
 def _key_of(document: str) -> tuple[str | None, str, int] | None:
     try:
         found: Any = msgspec.json.decode(document.encode())
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         # A piece of a row that was too large for one record: the first piece has the id and the time.
         user, event, received = (pattern.search(document) for pattern in (*_TORN.values(), _RECEIVED))
         return (user[1] if user else None, event[1], int(received[1])) if event and received else None

@@ -17,11 +17,11 @@ import msgspec
 from pingfeed.core.clock import day_of, to_iso
 from pingfeed.core.errors import Forbidden
 from pingfeed.core.events import MAX_BODY_BYTES, MAX_EVENTS
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.ports import Lake
 
 _NAMESPACE: Final = uuid.UUID("9d5d7a0e-7c1c-5b0e-8f43-0a6f0d1c2b3e")
 _ENVELOPE: Final = len(b'{"events":[]}')
-_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Line(msgspec.Struct):
@@ -68,7 +68,7 @@ def line_of(data: bytes) -> Line | None:
     """One line, decoded; None where it is incomplete."""
     try:
         return msgspec.json.decode(data, type=Line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 
@@ -130,7 +130,7 @@ def _completed(line: Line, name: str, skipped: Skipped) -> Iterator[bytes]:
     """The event of a line, or the events of a request that was rejected as a whole."""
     try:
         found: Any = msgspec.json.decode(line.body.encode())
-    except _UNREADABLE:
+    except UNREADABLE:
         found = None
     several = isinstance(found, dict) and "event_type" not in found and isinstance(found.get("events"), list)
     for index, event in enumerate(found["events"] if several else [found]):

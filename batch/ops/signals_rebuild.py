@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from batch.ops.rebuild import relations_of_lake
+from batch.ops.decisions import relations_of_lake
 from batch.wiring import Batch
 from pingfeed.core.acts import acts_of
 from pingfeed.core.errors import Unavailable

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from batch.features import collaborative
 from batch.features.collaborative import Factors
 from batch.features.point_in_time import PointInTime
+from batch.lake.quarantine import Quarantine
 from batch.serving import sources, user_profile
 from batch.serving.sources import Pool, Rows, UserProfile
 from batch.ticks import hour_of
 from batch.wiring import Batch
+from pingfeed.core.errors import Unavailable
 from pingfeed.core.features import (
     REALTIME,
     FeatureSet,
@@ -60,35 +62,49 @@ def users_to_refresh(batch: Batch, tick: int, since: int | None) -> list[str]:
 
 
 def make(
-    batch: Batch, content: SnapshotContent, point_in_time: PointInTime, users: Sequence[str], ranker: Ranker
+    batch: Batch,
+    content: SnapshotContent,
+    point_in_time: PointInTime,
+    users: Sequence[str],
+    ranker: Ranker,
+    quarantine: Quarantine,
 ) -> Iterator[Mapping[str, bytes]]:
-    """Encoded packets of these users, a few hundred at a time."""
+    """Encoded packets of these users, a few hundred at a time, without users that fail a step."""
     pool = _pool(content)
     factors = collaborative.factors_of(batch, batch.ticks.day(content.tick))
     block = point_in_time.users(pa.array(users, pa.string()), np.full(len(users), content.tick, np.int64))
     history = user_profile.load(batch, users, content.tick)
-    for start in range(0, len(users), _USERS_AT_ONCE):
-        chunk = users[start : start + _USERS_AT_ONCE]
-        rows = block.row[start : start + _USERS_AT_ONCE]
+
+    def made(part: Sequence[int]) -> Mapping[str, bytes]:
+        chunk, rows = [users[at] for at in part], block.row[list(part)]
         profiles = [
             user_profile.profile_of(user, int(at), block, history, pool) for user, at in zip(chunk, rows, strict=True)
         ]
         found = [_candidates(pool, one, factors) for one in profiles]
         ranked = _ranked(batch, pool, replace(block, row=rows), found, ranker, content.tick)
-        yield {
+        return {
             user: _encoded(batch.features, pool, block, int(at), best, content.tick)
             for user, at, best in zip(chunk, rows, ranked, strict=True)
         }
 
+    for start in range(0, len(users), _USERS_AT_ONCE):
+        part = range(start, min(start + _USERS_AT_ONCE, len(users)))
+        yield from quarantine.each("packets", part, made, name=lambda at: f"user {users[at]}", raises=Unavailable)
+
 
 def refresh(
-    batch: Batch, content: SnapshotContent, point_in_time: PointInTime, users: Sequence[str], ranker: Ranker
+    batch: Batch,
+    content: SnapshotContent,
+    point_in_time: PointInTime,
+    users: Sequence[str],
+    ranker: Ranker,
+    quarantine: Quarantine,
 ) -> list[int]:
     """Build and store the packets of these users, to expire in 35 days; their sizes in bytes.
 
     The store is opened once, so that its rate limit covers the whole tick.
     """
-    packets = make(batch, content, point_in_time, users, ranker)
+    packets = make(batch, content, point_in_time, users, ranker, quarantine)
 
     async def store() -> list[int]:
         candidates, sizes = batch.open_candidates(), []

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from batch.training import gate, models, ndcg, training_set
 from batch.training.training_set import TrainingSet
 from batch.wiring import Batch
-from pingfeed.core.errors import FormatError
+from pingfeed.core.errors import FormatError, Unavailable
 from pingfeed.core.features import REALTIME, Float32
 from pingfeed.core.ranker import Manifest, TreeRanker
 from pingfeed.core.words import counted
@@ -79,11 +79,36 @@ def last_trained(batch: Batch) -> int | None:
     """The tick of the latest training, None if there was none."""
     if _TRAINED not in batch.tables.lake.list("ticks"):
         return None
-    return int(msgspec.json.decode(batch.tables.lake.read(_TRAINED))["tick"])
+    found = batch.tables.json(_TRAINED, dict[str, int])
+    return found.get("tick") if found else None
 
 
 def _train(batch: Batch, tick: int, days: int) -> Outcome:
     rows = training_set.collect(batch, tick, days)
+    try:
+        return _trained(batch, tick, rows)
+    except (Unavailable, MemoryError):
+        raise
+    except Exception:
+        usable = _usable(batch, rows)
+        if len(usable.grades) == len(rows.grades):
+            raise
+        return _trained(batch, tick, usable)
+
+
+def _usable(batch: Batch, rows: TrainingSet) -> TrainingSet:
+    """The requests that can be trained on and judged alone; the others are quarantined."""
+
+    def take(groups: list[training_set.Group]) -> TrainingSet:
+        some = rows.rows(groups[0][0], groups[-1][1])
+        ndcg.ndcg(some.grades, np.zeros(len(some.grades)), some.starts)
+        fit(Part(some.matrix, some.grades, some.starts), batch.features.names, trees=1)
+        return some
+
+    return training_set.joined(training_set.each_group(batch, rows.table, take), batch.features.names)
+
+
+def _trained(batch: Batch, tick: int, rows: TrainingSet) -> Outcome:
     engaged = _engaged_requests(rows)
     if engaged < MIN_ENGAGED_REQUESTS:
         hours = batch.settings.label_window_hours
@@ -128,12 +153,12 @@ def _split(rows: TrainingSet) -> tuple[Part, Part]:
     return parts[0], parts[1]
 
 
-def fit(training: Part, names: tuple[str, ...]) -> lightgbm.Booster:
+def fit(training: Part, names: tuple[str, ...], trees: int = _TREES) -> lightgbm.Booster:
     """A ranker trained on these requests; FormatError if LightGBM rejects them."""
     group = np.diff(training.starts)
     data = lightgbm.Dataset(training.matrix, training.grades, group=group, feature_name=list(names))
     try:
-        return lightgbm.train(PARAMS, data, num_boost_round=_TREES)
+        return lightgbm.train(PARAMS, data, num_boost_round=trees)
     except lightgbm.basic.LightGBMError as error:
         raise FormatError(f"LightGBM rejected the training set: {error}") from error
 

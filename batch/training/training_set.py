@@ -7,8 +7,10 @@ history) is recomputed from the factors of that day, country and language from t
 closed is stored under `training/day=`, so that each nightly job costs one day.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from itertools import pairwise
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +20,16 @@ from numpy.typing import NDArray
 from batch.features import catalogue
 from batch.features.collaborative import quantiles_as_of
 from batch.features.point_in_time import PointInTime, codes_of
+from batch.lake.quarantine import Quarantine
 from batch.lake.tables import parquet_of
 from batch.ticks import day_name
 from batch.wiring import Batch
 from pingfeed.core.clock import HOUR_MS
+from pingfeed.core.errors import Unavailable
 from pingfeed.core.features import REALTIME, Float32, UserBlock, assemble, language_code, place_code, retrieval_values
 from pingfeed.core.words import counted
 
+_T = TypeVar("_T")
 _EVENTS: Final = [
     *("user_id", "event_type", "request_id", "ping_id", "position", "watch_time_ratio", "known_tick", "received_ms"),
     *("timestamp_ms", "seq", "event_id"),
@@ -128,7 +133,37 @@ def build(batch: Batch, first_tick: int, until_tick: int, cutoff_tick: int, *, a
     labels = batch.engine.run("labels", params, events=plain, mentions=mentions, served=served, numbers=catalog.numbers)
     labels = _with_places(labels.filter(pa.array(first_of_group(labels))), events)
     labels = _as_of_day(labels, batch.ticks.day_ticks) if as_of_day else labels
-    return with_features(batch, catalog, _with_retrieval(batch, labels))
+
+    def featured(groups: list[Group]) -> TrainingSet:
+        first, last = groups[0][0], groups[-1][1]
+        return with_features(batch, catalog, _with_retrieval(batch, labels.slice(first, last - first)))
+
+    return joined(each_group(batch, labels, featured), batch.features.names)
+
+
+Group = tuple[int, int]
+"""The rows of a request: the first, and the one after the last."""
+
+
+def each_group(batch: Batch, table: pa.Table, take: Callable[[list[Group]], _T]) -> list[_T]:
+    """What `take` makes of the requests in a table, without those that it cannot take: they are quarantined."""
+
+    def named(group: Group) -> str:
+        first = table.slice(group[0], 1).to_pylist()[0]
+        return f"request {first['request_id']} of user {first['user_id']}"
+
+    groups = [(int(first), int(last)) for first, last in pairwise(_starts(table))]
+    quarantine = Quarantine(batch.tables.lake, batch.clock())
+    return quarantine.each("training", groups, take, name=named, raises=Unavailable) if groups else []
+
+
+def joined(parts: Sequence[TrainingSet], names: Sequence[str]) -> TrainingSet:
+    """Several sets as one."""
+    if len(parts) == 1:
+        return parts[0]
+    empty = _schema(list(names)).empty_table().select(_META)
+    matrices = [np.empty((0, len(names)), np.float32), *(part.matrix for part in parts)]
+    return TrainingSet(pa.concat_tables([empty, *(part.table for part in parts)]), np.concatenate(matrices))
 
 
 def _with_retrieval(batch: Batch, labels: pa.Table) -> pa.Table:
@@ -269,10 +304,14 @@ def _make(batch: Batch, first: int, last: int, cutoff_tick: int) -> None:
 
 
 def _load(batch: Batch, day: int, cutoff_tick: int) -> pa.Table | None:
+    schema = _schema(list(batch.features.names))
     paths = [path for closed in (True, False) if _exists(batch, path := _path(batch, day, closed=closed))]
     if not paths:
         return None
-    table: pa.Table = batch.tables.lake.dataset(paths[:1], _schema(list(batch.features.names))).to_table()
+    table = batch.tables.file(paths[0], schema)
+    if table is None:  # It was damaged.
+        _make(batch, day, day, cutoff_tick)
+        table = batch.tables.lake.dataset(paths[:1], schema).to_table()
     # A stored day may be newer than the cut-off if the past is replayed (`--at`).
     closed = cutoff_tick - label_ticks(batch)
     return batch.tables.pending().without(table, CLOCK).filter(pc.field("first_tick") <= closed)

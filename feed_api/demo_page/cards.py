@@ -11,6 +11,7 @@ from feed_api.artifact_loader import ArtifactLoader
 from feed_api.demo_page.people import PeopleFile
 from pingfeed.core.errors import NotFound, PingfeedError
 from pingfeed.core.features import NO_VALUE, FeatureSet, language_name, place_name
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.core.ranker import snapshot_key
 from pingfeed.core.snapshot import Snapshot
 from pingfeed.ports import Artifacts
@@ -79,7 +80,7 @@ class Cards:
         if snapshot is not self._named:
             try:
                 self._names = msgspec.json.decode(await self._published_names(snapshot), type=_Names)
-            except (PingfeedError, msgspec.DecodeError) as error:
+            except (PingfeedError, *UNREADABLE) as error:
                 log.warning("topic names of tick %d are not available: %s", snapshot.tick, error)
                 self._names = {}
             self._named = snapshot

@@ -14,6 +14,8 @@ from zlib import crc32
 
 import msgspec
 
+from pingfeed.core.integrity import UNREADABLE
+
 log = logging.getLogger(__name__)
 
 FILE: Final = "people.json"
@@ -66,6 +68,6 @@ class PeopleFile:
                 self._changed_ns = changed_ns
         except FileNotFoundError:
             return People()
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *UNREADABLE) as error:
             log.warning("%s is not readable: %s", self._path.name, error)
         return self._people

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from feed_api.state import FeedState, Part
-from pingfeed.core.errors import PingfeedError
 from pingfeed.core.features import language_code, place_code
 from pingfeed.core.packet import decode
 from pingfeed.ports import CandidateStore, UserSignals
@@ -53,8 +52,8 @@ def _result(state: FeedState, part: Part, read: asyncio.Future[Any]) -> Any:
         return None
     try:
         return read.result()
-    except PingfeedError as error:
-        log.debug("serving without %s: %s", part, error.message)
+    except Exception as error:  # noqa: BLE001  # whatever is stored, the feed is served
+        log.debug("serving without %s: %s", part, error)
         state.degraded.add(part)
         return None
 
@@ -63,8 +62,8 @@ def _unpack(state: FeedState, data: bytes) -> None:
     """A packet of another feature digest keeps its candidates; an unreadable packet counts as missing."""
     try:
         state.packet = decode(data, state.features.digest)
-    except PingfeedError as error:
-        log.warning("ignoring an unreadable packet: %s", error.message, extra={"user": nameless(state.request.user_id)})
+    except Exception as error:  # noqa: BLE001  # whatever is stored, the feed is served
+        log.warning("ignoring an unreadable packet: %s", error, extra={"user": nameless(state.request.user_id)})
         state.degraded.add("candidates")
         return
     if state.packet.user is None:

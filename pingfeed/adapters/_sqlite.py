@@ -213,6 +213,13 @@ class Database:
             raise FormatError(f"{self.path} is of format {version}, this program's is {self._version}")
         return version
 
+    def discard(self, reason: str) -> None:
+        """Begin anew: what was read is not what was written (a page beyond a truncated file's end reads as zeros)."""
+        try:
+            self._begin_anew(self._read, sqlite3.DatabaseError(reason))
+        except (sqlite3.Error, OSError) as error:
+            raise self._unavailable(error) from error
+
     def one(self, sql: str, *values: object) -> Any:
         """The first row of a query, None if there is none. Runs on the calling thread."""
         return self._query(sqlite3.Cursor.fetchone, sql, values)

@@ -2,15 +2,14 @@
 
 import asyncio
 import os
-from pathlib import Path
 
-from pingfeed.core.errors import NotFound, Unavailable
+from pingfeed.core.errors import Unavailable
 from pingfeed.files import below, make_folder, reading, remove, write_whole, writing
 from pingfeed.settings import url_path
 
 
 class FileArtifacts:
-    """`file:///path/of/the/artifacts`. What was mapped stays readable when its key is put again (a new file)."""
+    """`file:///path/of/the/artifacts`."""
 
     def __init__(self, url: str) -> None:
         self._root = url_path(url)
@@ -24,13 +23,6 @@ class FileArtifacts:
         path = below(self._root, key)
         with writing(key):
             await asyncio.to_thread(write_whole, path, data)
-
-    async def fetch(self, key: str) -> Path:
-        """The artifact's own file; NotFound if there is none."""
-        path = below(self._root, key)
-        if not await asyncio.to_thread(path.is_file):
-            raise NotFound(f"{key} does not exist")
-        return path
 
     async def delete(self, key: str) -> None:
         path = below(self._root, key)

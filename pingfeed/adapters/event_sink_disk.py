@@ -29,7 +29,7 @@ def partition_of(received_ms: int) -> str:
 def parquet_of(table: Any) -> Any:
     """A `pyarrow.Table` as the bytes of a Parquet file (a `pyarrow.Buffer`)."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow.dataset as ds
 
@@ -11,6 +11,10 @@ from pingfeed.core.errors import NotFound
 from pingfeed.core.urls import is_hidden
 from pingfeed.files import below, reading, remove, write_whole, writing
 from pingfeed.settings import url_path
+
+PARQUET: Final = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
 
 
 class FileLake:
@@ -43,7 +47,7 @@ class FileLake:
         for path, file in files.items():
             if not file.is_file():  # Arrow would say so only in the middle of a query.
                 raise NotFound(f"{path} does not exist")
-        return ds.dataset([str(file) for file in files.values()], schema=schema, format="parquet")
+        return ds.dataset([str(file) for file in files.values()], schema=schema, format=PARQUET)
 
 
 def _files(folder: Path) -> Iterator[Path]:

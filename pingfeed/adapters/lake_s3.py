@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pingfeed import aws
+from pingfeed.adapters.lake_file import PARQUET
 from pingfeed.aws import CONNECT_S, READ_S, region, translated
 
 WHOLE_BYTES: Final = 512 << 10
 """Files up to this size are read by one request."""
 _AT_ONCE: Final = 16
 _ATTEMPTS: Final = 4
-_PARQUET: Final = ds.ParquetFileFormat()
 
 
 class S3Lake:
@@ -56,10 +56,10 @@ class S3Lake:
     def dataset(self, paths: Sequence[str], schema: Any) -> Any:
         """Reading from the dataset raises Unavailable, and NotFound for a file that was deleted in between."""
         if not paths:
-            return ds.dataset([], schema=schema, format="parquet")
+            return ds.dataset([], schema=schema, format=PARQUET)
         with ThreadPoolExecutor(min(_AT_ONCE, len(paths)), "lake") as pool:
             fragments = list(pool.map(self._fragment, paths))
-        return _S3Dataset(fragments, schema, _PARQUET)
+        return _S3Dataset(fragments, schema, PARQUET)
 
     def _fragment(self, path: str) -> Any:
         """One file: its bytes, or the path and size of a large one (which saves Arrow a request)."""
@@ -67,8 +67,8 @@ class S3Lake:
         with translated(path):
             data, size = self._head(key)
         if len(data) == size:
-            return _PARQUET.make_fragment(pa.py_buffer(data))
-        return _PARQUET.make_fragment(f"{self._place.bucket}/{key}", self._arrow, file_size=size)
+            return PARQUET.make_fragment(pa.py_buffer(data))
+        return PARQUET.make_fragment(f"{self._place.bucket}/{key}", self._arrow, file_size=size)
 
     def _head(self, key: str) -> tuple[bytes, int]:
         """The first bytes of an object, and its size."""

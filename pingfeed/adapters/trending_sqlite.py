@@ -102,6 +102,9 @@ class SqliteTrending:
         rows = self._database.all(_TOP, country or _OVERALL, limit)
         if not rows:
             return []
+        if any(None in row for row in rows):
+            self._database.discard("counters without their values")
+            return []
         landmark_ms = rows[0][2]
         factor = decay_between(landmark_ms, max(now_ms, landmark_ms - MAX_LANDMARK_AGE_MS))
         return [(ping_id, weight * factor) for ping_id, weight, _ in rows]

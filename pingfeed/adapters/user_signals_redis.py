@@ -47,6 +47,7 @@ from pingfeed.adapters._cache import Cache
 from pingfeed.adapters._redis import Command, RedisClient, Script, chunks
 from pingfeed.core.deleted_pings import DeletedPings
 from pingfeed.core.errors import Rebuilding, Unavailable
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.core.signals import (
     DELETED_TTL_MS,
     INCOMPLETE,
@@ -384,7 +385,7 @@ def _opened(user_id: str, value: bytes | None) -> tuple[int, Session, bool]:
     try:
         _, written_ms = _HEAD.unpack_from(value)
         return written_ms, msgspec.msgpack.decode(value[_HEAD.size :], type=Session), True
-    except (struct.error, msgspec.DecodeError) as error:
+    except (struct.error, *UNREADABLE) as error:
         _log.error("a user's stored signals are damaged", extra={"user": nameless(user_id), "reason": str(error)})
         return 0, Session(), False
 

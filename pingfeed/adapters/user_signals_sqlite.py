@@ -34,6 +34,7 @@ import msgspec
 from pingfeed.adapters._cache import Cache
 from pingfeed.adapters._sqlite import Coalescer, Database, Sweep
 from pingfeed.core.deleted_pings import DeletedPings
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.core.signals import (
     DELETED_TTL_MS,
     LIMITS,
@@ -350,7 +351,7 @@ def _decoded(user_id: str, data: bytes, kind: type[_T]) -> tuple[_T, bool]:
     """A stored value, and whether it was intact; a damaged one starts over."""
     try:
         return msgspec.msgpack.decode(data, type=kind) if data else kind(), True
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         _log.error("a user's stored signals are damaged", extra={"user": nameless(user_id), "reason": str(error)})
         return kind(), False
 

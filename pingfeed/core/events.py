@@ -31,7 +31,8 @@ MAX_WATCH: Final = 10.0
 """More full watches count as this many."""
 
 # `$` alone would let a final line feed pass in Python (not in JSON Schema's dialect): hence `(?!\n)$` throughout.
-Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@-]{1,128}(?!\n)$", description="1 to 128 bytes of [A-Za-z0-9._:@-]")]
+_ID_FORM: Final = r"^[A-Za-z0-9._:@-]{1,128}(?!\n)$"
+Id = Annotated[str, Meta(pattern=_ID_FORM, description="1 to 128 bytes of [A-Za-z0-9._:@-]")]
 EventId = Annotated[
     str,
     Meta(
@@ -52,6 +53,11 @@ _LENIENT: Final = "other forms are normalised or dropped and never cost the even
 _Country = Annotated[Any, Meta(description=f"ISO 3166-1 alpha-2; {_LENIENT}")]
 _Language = Annotated[Any, Meta(description=f"BCP 47; {_LENIENT}")]
 _Text = Annotated[Any, Meta(description=f"at most 64 characters; {_LENIENT}")]
+Reference = Annotated[
+    str, Meta(pattern=_ID_FORM, description="1 to 128 bytes of [A-Za-z0-9._:@-]; another form is dropped")
+]
+"""An id that an event does well without."""
+Position = Annotated[int, Meta(ge=0, le=10_000, description="0 to 10000; another value is dropped")]
 
 
 class _Common(msgspec.Struct, tag_field="event_type", kw_only=True, frozen=True):
@@ -72,8 +78,8 @@ class _ByUser(_Common, kw_only=True, frozen=True):
 
 class _AboutPing(_ByUser, kw_only=True, frozen=True):
     ping_id: Id
-    request_id: Id | None = None
-    position: Annotated[int, Meta(ge=0, le=10_000)] | None = None
+    request_id: Reference | None = None
+    position: Position | None = None
 
 
 class Impression(_AboutPing, tag="impression", frozen=True):
@@ -118,8 +124,8 @@ class Unhide(_AboutPing, tag="unhide", frozen=True):
 
 class _AboutCreator(_ByUser, kw_only=True, frozen=True):
     creator_id: Id
-    request_id: Id | None = None
-    ping_id: Id | None = None
+    request_id: Reference | None = None
+    ping_id: Reference | None = None
 
 
 class Follow(_AboutCreator, tag="follow", frozen=True):
@@ -384,6 +390,10 @@ def _struct_for(event: Any) -> type[_Common]:
 
 
 Dropped = Callable[[str], None]
+_DROPPABLE: Final = {
+    name: {field.name for field in msgspec.structs.fields(struct) if field.type in (Reference | None, Position | None)}
+    for name, struct in CLIENT_TYPES.items()
+}
 _FIELDS: Final = {kind: frozenset(s.__struct_fields__) | {"event_type"} for kind, s in CLIENT_TYPES.items()}
 
 
@@ -393,6 +403,8 @@ def to_row(event: Any, received_ms: int, make_id: IdMaker, dropped: Dropped = la
     `dropped` is called with the name of each context field that is not kept; `seq` is the event's place in its request.
     """
     struct = _struct_for(event)
+    bad = [name for name in _DROPPABLE[event["event_type"]] & event.keys() if not _has_form(name, event[name])]
+    event = {name: value for name, value in event.items() if name not in bad} if bad else event
     try:
         checked = msgspec.convert(event, struct)
     except msgspec.ValidationError as error:
@@ -411,6 +423,8 @@ def to_row(event: Any, received_ms: int, make_id: IdMaker, dropped: Dropped = la
     check_target(row)
     tidy(row, dropped)
     check_size(row)
+    for name in bad:
+        dropped(name)
     return row
 
 
@@ -422,6 +436,15 @@ def check_target(row: Row) -> None:
         found = " and ".join(given) or "none"
         sentence = f"{' or '.join(fields)}: {row['event_type']} needs exactly one of them, not {found}"
         raise InvalidInput(sentence, field=fields[0], code="invalid_value" if given else "missing_field")
+
+
+def _has_form(name: str, value: Any) -> bool:
+    """Whether an optional reference or position can be kept."""
+    try:
+        msgspec.convert(value, (Position if name == "position" else Reference) | None)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def tidy(row: Row, dropped: Dropped) -> None:

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from pingfeed.core.errors import FormatError
 from pingfeed.core.events import COLUMNS, Row
+from pingfeed.core.integrity import UNREADABLE
 
 _Long = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 _TYPES: Final[Mapping[str, Any]] = {
@@ -72,14 +73,14 @@ def _decoded(document: bytes) -> Any:
     except msgspec.ValidationError as error:
         where = _WHERE.search(str(error))
         raise FormatError(str(error), field=where[1] if where and where[1] else None) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise FormatError(f"not a JSON document: {error}") from error
 
 
 def _one_or_several(line: bytes) -> Iterator[bytes]:
     try:
         msgspec.json.decode(line, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         yield from _apart(line)
     else:
         yield line

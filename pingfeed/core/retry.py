@@ -1,14 +1,16 @@
 """Retries with exponential backoff: until success or shutdown, or a limited number of attempts."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pingfeed.core.errors import PingfeedError
+from pingfeed.core.errors import PingfeedError, Unavailable
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -34,15 +36,22 @@ def retry_after_s() -> int:
 async def until_done(
     step: Callable[[], Awaitable[_T]], *, stop: asyncio.Event, backoff: Backoff, failed: Callable[[PingfeedError], None]
 ) -> _T:
-    """Retries until success, calling `failed` for each failure; re-raises once `stop` is set."""
-    failures = 0
+    """Retries until success, calling `failed` for each failure, a bug's too; re-raises once `stop` is set."""
+    failures, said = 0, ""
     while True:
         try:
             return await step()
-        except PingfeedError as error:
-            failed(error)
+        except Exception as error:
+            if isinstance(error, PingfeedError):
+                failure = error
+            else:
+                failure = Unavailable(f"an unexpected error: {error!r}")
+                if said != repr(error):
+                    _log.exception("an unexpected error; it is tried again")
+                said = repr(error)
+            failed(failure)
             if stop.is_set():
-                raise
+                raise failure from error
         failures += 1
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), backoff.pause_s(failures))

@@ -21,6 +21,7 @@ import msgspec
 
 from pingfeed.core.clock import DAY_MS, day_of
 from pingfeed.core.errors import FormatError
+from pingfeed.core.integrity import UNREADABLE
 from pingfeed.files import write_whole, writing
 
 FILE: Final = "tally.json"
@@ -58,7 +59,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True, rename={"acked_to": "sett
         try:
             found = msgspec.json.decode(data, type=cls)
             bare = msgspec.json.decode(data) | {"crc": 0}
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise FormatError(f"{name} is not a spool's tally: {error}") from error
         if found.crc != zlib.crc32(_ENCODER.encode(bare)):
             raise FormatError(f"{name} is not a spool's tally: its checksum does not match")

@@ -38,8 +38,8 @@ class OrGiveUp:
         """Apply rows, except those of users whose signals cannot be applied; raises errors that a retry can help."""
         try:
             await self._apply(rows)
-        except PingfeedError as error:
-            if error.retryable:
+        except Exception as error:
+            if _can_be_retried(error):
                 raise
             await self._apply_by_user(rows)
 
@@ -48,11 +48,15 @@ class OrGiveUp:
             mine = [row for row in rows if row.get("user_id") == user_id]
             try:
                 await self._apply(mine)
-            except PingfeedError as error:
-                if error.retryable:
+            except Exception as error:
+                if _can_be_retried(error):
                     raise
                 self._counters.apply_given_up += len(mine)
-                _log.error("signals cannot be applied and are given up", extra={"reason": error.message})
+                _log.error("signals cannot be applied and are given up", extra={"reason": str(error)})
+
+
+def _can_be_retried(error: Exception) -> bool:
+    return isinstance(error, PingfeedError) and error.retryable
 
 
 class Replay:

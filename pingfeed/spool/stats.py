@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 
 from pingfeed.core.clock import Clock, day_of, system_clock
-from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
+from pingfeed.core.errors import FormatError, Unavailable
 from pingfeed.files import try_lock
 from pingfeed.ports import Artifacts
 from pingfeed.spool.checkpoint import FILE, LOCK, Tally
@@ -125,7 +125,7 @@ class Publisher:
             is_last = self._closing.is_set()
             try:
                 await self.publish()
-            except (PingfeedError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is tried again
                 _log.warning("the spool's stats could not be published, will retry: %s", error)
             if is_last:
                 return

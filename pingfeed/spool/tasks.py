@@ -43,7 +43,7 @@ class Background:
 
 
 class Repeated(Background):
-    """Awaits `repeat` every `interval_s`, or as soon as `wake` is set. `repeat` handles its own errors."""
+    """Awaits `repeat` every `interval_s`, or as soon as `wake` is set; an error is counted and logged once."""
 
     def __init__(
         self, name: str, repeat: Callable[[], Awaitable[None]], interval_s: float, wake: asyncio.Event | None = None
@@ -51,12 +51,23 @@ class Repeated(Background):
         super().__init__(name, self._run)
         self._repeat, self._interval_s = repeat, interval_s
         self._wake = wake or asyncio.Event()
+        self.failures = 0
 
     async def _run(self) -> None:
+        said = ""
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._interval_s)
-            await self._repeat()
+            try:
+                await self._repeat()
+            except Exception as error:  # noqa: BLE001  # whatever it is, the task goes on
+                self._wake.clear()
+                self.failures += 1
+                if said != repr(error):
+                    _log.exception("the %s failed and tries again", self.name)
+                said = repr(error)
+            else:
+                said = ""
 
 
 def _log_crash(task: asyncio.Task[None]) -> None:

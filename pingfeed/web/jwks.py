@@ -26,6 +26,7 @@ import msgspec
 from prometheus_client import Counter
 
 from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
+from pingfeed.core.integrity import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def parse(body: bytes, algorithms: Sequence[str]) -> Keys:
     """The usable keys of a set; FormatError, with the predicate of a sentence, if there are none."""
     try:
         found = msgspec.json.decode(body, type=_Set).keys[:MAX_KEYS]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise FormatError("is not a JSON Web Key Set") from error
     pairs = ((key, name) for key in found for name in algorithms if _fits(key, name))
     usable = {(key["kid"], name): made for key, name in pairs if (made := _key(key, name)) is not None}
@@ -147,10 +148,11 @@ class PublishedKeys:
     async def _read_again(self) -> None:
         try:
             self._update(await asyncio.to_thread(self._read))
-        except PingfeedError as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next refresh tries again
             self._reads.labels("failed").inc()
-            self.problem = f"the key set {error.message}"
-            log.warning("could not refresh the token signing keys", extra={"reason": error.message})
+            reason = error.message if isinstance(error, PingfeedError) else repr(error)
+            self.problem = f"the key set {reason}"
+            log.warning("could not refresh the token signing keys", extra={"reason": reason})
             if isinstance(error, FormatError):
                 self._count_down()
         finally:

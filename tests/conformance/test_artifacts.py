@@ -14,14 +14,13 @@ from tests.conformance.place import Place
 pytestmark = pytest.mark.conformance
 ADAPTERS: dict[str, Callable[[Place], Artifacts]] = {
     "file": lambda place: FileArtifacts(f"file://{place.folder}/artifacts"),
-    "s3": lambda place: S3Artifacts(f"s3://{place.bucket}/artifacts?cache={place.folder}/cache"),
+    "s3": lambda place: S3Artifacts(f"s3://{place.bucket}/artifacts"),
 }
 
 
-async def test_what_was_put_is_got_and_fetched(store: Artifacts) -> None:
+async def test_what_was_put_is_got(store: Artifacts) -> None:
     await store.put("models/m1/model.txt", b"\x00tree")
     assert await store.get("models/m1/model.txt") == b"\x00tree"
-    assert (await store.fetch("models/m1/model.txt")).read_bytes() == b"\x00tree"
 
 
 async def test_what_is_absent_is_not_found(store: Artifacts) -> None:
@@ -29,8 +28,6 @@ async def test_what_is_absent_is_not_found(store: Artifacts) -> None:
     for key in ("models/m2/model.txt", "models/m1", "models/m1/model.txt/deeper"):
         with pytest.raises(NotFound):
             await store.get(key)
-        with pytest.raises(NotFound):
-            await store.fetch(key)
 
 
 async def test_publishing_is_a_put_that_another_instance_sees_at_once(store: Artifacts, other: Artifacts) -> None:
@@ -39,22 +36,12 @@ async def test_publishing_is_a_put_that_another_instance_sees_at_once(store: Art
         assert await other.get("pointers/d/snapshot.json") == tick
 
 
-async def test_a_fetched_file_keeps_its_bytes_while_it_is_open(store: Artifacts) -> None:
-    await store.put("snapshots/1/snapshot.bin", b"before")
-    with (await store.fetch("snapshots/1/snapshot.bin")).open("rb") as file:
-        await store.put("snapshots/1/snapshot.bin", b"after!")
-        assert file.read() == b"before"
-
-
-async def test_what_was_deleted_is_not_found_and_stays_readable_where_it_was_mapped(store: Artifacts) -> None:
-    await store.put("snapshots/1/snapshot.bin", b"mapped")
-    with (await store.fetch("snapshots/1/snapshot.bin")).open("rb") as held:
+async def test_what_was_deleted_is_not_found(store: Artifacts) -> None:
+    await store.put("snapshots/1/snapshot.bin", b"bytes")
+    for _ in range(2):
         await store.delete("snapshots/1/snapshot.bin")
-        assert held.read() == b"mapped"
-    for read in (store.get, store.fetch):
         with pytest.raises(NotFound):
-            await read("snapshots/1/snapshot.bin")
-    await store.delete("snapshots/1/snapshot.bin")
+            await store.get("snapshots/1/snapshot.bin")
 
 
 async def test_a_reader_sees_the_old_bytes_or_the_new(store: Artifacts) -> None:
@@ -76,7 +63,7 @@ async def test_a_key_stays_below_the_store(store: Artifacts, key: str) -> None:
     with pytest.raises(InvalidInput):
         await store.put(key, b"x")
     with pytest.raises(InvalidInput):
-        await store.fetch(key)
+        await store.get(key)
 
 
 async def test_a_ready_store_passes_its_check(store: Artifacts) -> None:

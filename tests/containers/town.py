@@ -73,14 +73,14 @@ class Town:
     def snapshot(self) -> Snapshot:
         """The snapshot of the latest tick."""
 
-        async def fetch() -> Path:
+        async def get() -> bytes:
             artifacts = open_artifacts(self.settings)
             try:
-                return await artifacts.fetch(snapshot_key(self.now_tick))
+                return await artifacts.get(snapshot_key(self.now_tick))
             finally:
                 await artifacts.close()
 
-        return Snapshot.open(asyncio.run(fetch()))
+        return Snapshot(asyncio.run(get()))
 
     def packet(self, user: str) -> bytes:
         """The user's packet."""

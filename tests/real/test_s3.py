@@ -1,12 +1,8 @@
 """What S3 costs and keeps: requests are counted where they leave, files where they land."""
 
-import asyncio
-import mmap
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -16,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deploy.bucket import ensure
-from pingfeed.adapters.artifacts_s3 import KEPT, S3Artifacts
+from pingfeed.adapters.artifacts_s3 import S3Artifacts
 from pingfeed.adapters.lake_s3 import WHOLE_BYTES, S3Lake
 from pingfeed.core.errors import NotFound, Unavailable
 from simulator.lake import open_lake
@@ -125,60 +121,8 @@ def test_a_history_file_is_one_put_and_leaves_no_upload_open(place: Place) -> No
     assert uploads(place.bucket) == 0
 
 
-@pytest.fixture
-def cache(place: Place) -> Path:
-    return place.folder / "cache"
-
-
-def open_artifacts(place: Place, cache: Path) -> S3Artifacts:
-    return S3Artifacts(f"s3://{place.bucket}/artifacts?cache={cache}")
-
-
-@pytest.fixture
-async def artifacts(place: Place, cache: Path) -> AsyncIterator[S3Artifacts]:
-    opened = open_artifacts(place, cache)
-    yield opened
-    await opened.close()
-
-
-async def test_a_current_file_is_not_fetched_again(artifacts: S3Artifacts, place: Place, cache: Path) -> None:
-    await artifacts.put("snapshots/1/snapshot.bin", b"one")
-    path = await artifacts.fetch("snapshots/1/snapshot.bin")
-    await asyncio.to_thread(path.write_bytes, b"ONE")  # a mark: what is read again is this file
-    second = open_artifacts(place, cache)
-    assert await second.fetch("snapshots/1/snapshot.bin") == path
-    assert await asyncio.to_thread(path.read_bytes) == b"ONE"
-    await second.close()
-
-
-async def test_a_replaced_artifact_is_a_new_file_and_the_mapped_one_stays(artifacts: S3Artifacts) -> None:
-    await artifacts.put("snapshots/1/snapshot.bin", b"before")
-    path = await artifacts.fetch("snapshots/1/snapshot.bin")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        for number in range(KEPT + 2):
-            await artifacts.put("snapshots/1/snapshot.bin", b"after %d" % number)
-            newer = await artifacts.fetch("snapshots/1/snapshot.bin")
-            assert newer.read_bytes() == b"after %d" % number
-        assert mapped[:] == b"before"
-    assert not path.exists()
-
-
-async def test_the_cache_is_bounded_and_removes_leftovers_of_a_kill(place: Place, cache: Path) -> None:
-    cache.mkdir(mode=0o700)  # noqa: ASYNC240
-    left = cache / ".killed.0011"
-    left.write_bytes(b"half")
-    os.utime(left, (0, 0))
-    artifacts = open_artifacts(place, cache)
-    for number in range(KEPT + 3):
-        await artifacts.put(f"snapshots/{number}/snapshot.bin", b"%d" % number)
-        await artifacts.fetch(f"snapshots/{number}/snapshot.bin")
-    kept = await asyncio.to_thread(lambda: sorted(path.read_bytes() for path in cache.iterdir()))
-    assert kept == [b"%d" % number for number in range(3, KEPT + 3)]
-    await artifacts.close()
-
-
-async def test_a_bucket_that_is_absent_fails_the_check(place: Place, cache: Path) -> None:
-    artifacts = S3Artifacts(f"s3://{place.aws}-none?cache={cache}")
+async def test_a_bucket_that_is_absent_fails_the_check(place: Place) -> None:
+    artifacts = S3Artifacts(f"s3://{place.aws}-none")
     with pytest.raises(Unavailable):
         await artifacts.check()
     await artifacts.close()

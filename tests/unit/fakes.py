@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import NotFound, PingfeedError, Unavailable
@@ -156,9 +155,8 @@ class MemoryTrending(Fake):
 
 @dataclass
 class MemoryArtifacts(Fake):
-    """Artifacts; `folder` is where `fetch` puts what is to be mapped."""
+    """Artifacts."""
 
-    folder: Path = Path()
     data: dict[str, bytes] = field(default_factory=dict)
     gets: list[str] = field(default_factory=list)
 
@@ -172,12 +170,6 @@ class MemoryArtifacts(Fake):
     async def put(self, key: str, data: bytes) -> None:
         await self._called()
         self.data[key] = data
-
-    async def fetch(self, key: str) -> Path:
-        data = await self.get(key)
-        path = self.folder / f"{len(self.gets)}-{key.replace('/', '-')}"
-        await asyncio.to_thread(path.write_bytes, data)
-        return path
 
     async def delete(self, key: str) -> None:
         await self._called()

@@ -302,7 +302,7 @@ async def feed_world(
     """A feed app whose lifespan runs, with these pings live (none: no snapshot) and this packet of the user u; it
     explores and logs only what the settings ask for. `files` take the place of the artifacts in memory."""
     stores, time = _Stores(candidates or MemoryCandidates()), Time()
-    store = MemoryArtifacts(folder=folder, data=dict(artifacts or {}))
+    store = MemoryArtifacts(data=dict(artifacts or {}))
     spool = Spool(folder / "spool", max_bytes=max_spool_bytes)
     acts = ServedActs(stores.signals)
     services = Services(

@@ -18,6 +18,7 @@ from pingfeed.spool.replay import Apply
 from pingfeed.spool.segment import SpooledBatch
 from pingfeed.spool.spool import Spool
 from pingfeed.spool.stats import Counters
+from pingfeed.spool.tasks import Repeated
 from tests.conformance.samples import NOON_MS, eventually, like
 from tests.unit.fakes import MemorySink, RowSignals
 from tests.unit.spools import OpenSpool, records_in
@@ -201,16 +202,39 @@ async def test_close_waits_for_a_hanging_sink_only_until_its_timeout(spool: Spoo
     assert spool.depth()[0] == 1
 
 
-async def test_a_deliverer_stopped_by_a_bug_fails_its_check(
+async def test_a_deliverer_survives_a_bug_says_so_once_and_delivers_when_it_is_gone(
     spool: Spool, sink: Sink, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink.before = _raising(KeyError("bug"))
     await _append(spool, 1)
     async with _delivering(spool, sink) as deliverer:
+        await eventually(lambda: caplog.text.count("delivery failed") >= 3)
         deliverer.check()
-        await eventually(lambda: "deliverer stopped" in caplog.text)
-        with pytest.raises(Unavailable):
-            deliverer.check()
+        assert caplog.text.count("an unexpected error; it is tried again") == 1
+        del sink.before
+        await eventually(lambda: spool.depth()[0] == 0)
+
+
+async def test_a_repeated_task_survives_any_error_says_so_once_and_tries_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    errors = [RuntimeError("a"), RuntimeError("a"), ValueError("b"), None, ValueError("b"), None]
+    left = iter(errors)
+    ended = asyncio.Event()
+
+    async def repeat() -> None:
+        error = next(left, ended)
+        if error is ended:
+            ended.set()
+        elif isinstance(error, Exception):
+            raise error
+
+    task = Repeated("trending cache", repeat, 0.001)
+    task.start()
+    await asyncio.wait_for(ended.wait(), 5)
+    task.check()
+    assert (task.failures, caplog.text.count("trending cache failed")) == (4, 3)
+    await task.stop()
 
 
 # Delivery: what the services use

@@ -1,6 +1,8 @@
 """What is served while a part is down, late, damaged or missing: always a 200, and `degraded` says what it lacks."""
 
-from collections.abc import AsyncIterator
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -10,8 +12,11 @@ import pytest
 
 from pingfeed.core.errors import FormatError
 from pingfeed.core.features import Float32
+from pingfeed.core.packet import decode
 from pingfeed.core.ranker import FallbackRanker, Float64
+from tests.prove import rounds
 from tests.unit.feed_world import (
+    FEATURES,
     FULL_PACKET,
     LISTS,
     World,
@@ -198,3 +203,29 @@ async def test_failing_trending_leaves_the_snapshots_list(world: World) -> None:
     assert feed["degraded"] == ["model"]
     assert feed["items"][0]["reason"] == "trending"
     await until(lambda: world.metric("pingfeed_feed_trending_failures_total"))
+
+
+HARMS: list[Callable[[random.Random, bytes], bytes]] = [
+    lambda rng, _: rng.randbytes(rng.randrange(2000)),
+    lambda rng, good: good[: rng.randrange(len(good))],
+    lambda rng, good: good + rng.randbytes(rng.randrange(1, 50)),
+    lambda rng, good: bytes(byte ^ (rng.random() < 0.01) << rng.randrange(8) for byte in good),
+    lambda rng, good: good[:4] + rng.randbytes(len(good) - 4),
+    lambda rng, good: good[:26] + rng.randbytes(len(good) - 26),
+    lambda rng, good: good[:26] + b"\xff" * (len(good) - 26),
+]
+
+
+async def test_any_bytes_in_the_candidate_store_are_a_200_and_unreadable_ones_degrade(world: World) -> None:
+    rng, good, degraded = random.Random(5), FULL_PACKET, Counter[bool]()
+    for number in range(rounds(140, 5000)):
+        data = HARMS[number % len(HARMS)](rng, good)
+        world.candidates.packets["u"] = data, 1 << 50
+        feed = await world.feed(explain=number % 3 == 0)
+        assert len(feed["items"]) == 10, data.hex()
+        try:
+            decode(data, FEATURES.digest)
+        except FormatError:
+            assert "candidates" in feed["degraded"], data.hex()
+        degraded["candidates" in feed["degraded"]] += 1
+    assert min(degraded.values()) >= number // 10

@@ -67,7 +67,7 @@ class Loading:
     """A loader, the store that it reads, and the time that a test moves."""
 
     def __init__(self, folder: Path) -> None:
-        self.artifacts, self.metrics, self.seconds = MemoryArtifacts(folder=folder), Metrics(), 0.0
+        self.artifacts, self.metrics, self.seconds = MemoryArtifacts(), Metrics(), 0.0
         self.data = self.artifacts.data
         self.loader = ArtifactLoader(self.artifacts, FEATURES, FeedMetrics(self.metrics), lambda: self.seconds)
 

@@ -1,6 +1,7 @@
 """What a client's oddities must not cost: a mark before the body, padding after it, context in other forms."""
 
 import gzip
+import json
 from codecs import BOM_UTF8, BOM_UTF16_LE
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -105,6 +106,42 @@ async def test_context_is_normalised_or_dropped_and_never_costs_the_event(
     assert row.get(field) == kept
     assert await world.metric(f'pingfeed_context_dropped_total{{field="{field}"}}') == (kept is None)
     assert [act.kind for act in world.signals.applied] == ["block"]
+
+
+OPTIONAL: list[tuple[str, Any]] = [
+    *[("position", bad) for bad in [-1, 10_001, 2**70, 1.5, "3", "", True, [1], {}, 1e300]],
+    *[("request_id", bad) for bad in ["", "a b", "x" * 129, "r\n", "\ud800", "ü", 7, False, ["r"], {"id": "r"}]],
+]
+
+
+@pytest.mark.parametrize(("field", "sent"), OPTIONAL)
+async def test_a_position_or_request_id_of_another_form_is_dropped_and_never_costs_the_act(
+    world: World, field: str, sent: Any
+) -> None:
+    hide, good = LIKE | {"event_type": "hide"}, LIKE | {"position": 3, "request_id": "r1"}
+    answer = await world.client.post("/track-events", content=json.dumps({"events": [hide | {field: sent}, good]}))
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 2)
+    first, second = world.spooled()
+    assert field not in first
+    assert (second["position"], second["request_id"]) == (3, "r1")
+    assert await world.metric(f'pingfeed_context_dropped_total{{field="{field}"}}') == 1
+    assert "hide" in [act.kind for act in world.signals.applied]
+
+
+async def test_a_ping_id_that_only_credits_is_dropped_and_one_that_is_needed_costs_the_event(world: World) -> None:
+    answer = await world.send(BLOCK | {"ping_id": "not an id"}, LIKE | {"ping_id": "not an id"})
+    assert [(one["index"], one["field"]) for one in answer.json()["rejected"]] == [(1, "ping_id")]
+    assert [row.get("ping_id") for row in world.spooled()] == [None]
+
+
+@pytest.mark.parametrize("field", ["device", "app_version", "language", "country"])
+@pytest.mark.parametrize("text", [r"\ud83d", r"\udc00x", r"\u0000", r"a\u0007\u001b[2J", r"\ufffe\uffff", r"\u202e"])
+async def test_half_surrogate_pairs_and_control_characters_in_context_never_cost_the_act(
+    world: World, field: str, text: str
+) -> None:
+    body = msgspec.json.encode(BLOCK)[:-1] + f',"{field}":"{text}"}}'.encode()
+    assert (await world.send_bytes(body, "/track-event")).json()["accepted"] == 1
+    assert [row["event_type"] for row in world.spooled()] == ["block"]
 
 
 async def test_an_absent_context_is_not_counted_as_dropped(world: World) -> None:

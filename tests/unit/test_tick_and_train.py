@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import numpy as np
@@ -309,16 +310,36 @@ def _nights(plan: Schedule, *ticks: int) -> list[bool]:
     return [plan.night_is_due(FIRST + at) for at in ticks]
 
 
+@pytest.mark.parametrize("error", [FormatError("no training today"), ZeroDivisionError("a bug")])
 def test_a_failed_nightly_job_does_not_stop_ticks_and_is_retried_in_an_hour(
-    world: LakeWorld, monkeypatch: pytest.MonkeyPatch
+    world: LakeWorld, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def refuse(*_: Any) -> None:
-        raise FormatError("no training today")
+        raise error
 
     plan = _schedule(world, FIRST + 20)
     monkeypatch.setattr("batch.jobs.schedule.train", refuse)
     assert plan.run_once() == snapshot.live_tick(plan.batch) == FIRST + 20
     assert _nights(plan, 21, 23, 24) == [False, False, True]
+
+
+def test_the_schedule_survives_any_error_of_a_tick_says_so_once_and_runs_the_next(
+    world: LakeWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan, ran = _schedule(world), list[int]()
+
+    def run(_batch: Batch, at: int, **_: Any) -> Any:
+        ran.append(at)
+        raise ZeroDivisionError("a bug")
+
+    def wait(_seconds: float) -> None:
+        world.time.now_ms += TICK_MS // 2
+
+    monkeypatch.setattr("batch.jobs.schedule.ticking.run", run)
+    plan.run_forever(Mock(is_set=lambda: len(ran) == 2, wait=wait))
+    assert ran == [FIRST, FIRST + 1]
+    assert caplog.text.count("the next one takes over") == 2
+    assert "ZeroDivisionError: a bug" in caplog.text
 
 
 def test_the_schedule_runs_each_tick_once_and_catches_up_only_the_latest(world: LakeWorld) -> None:

@@ -17,8 +17,8 @@ from batch.engine import Engine
 from batch.features.catalogue import ids_of
 from batch.jobs import tick
 from batch.jobs.nightly import etl
+from batch.ops.decisions import relations_of_lake
 from batch.ops.forget import forget_users
-from batch.ops.rebuild import relations_of_lake
 from batch.ticks import Ticks, day_name
 from pingfeed.core.arrow import table_of_rows
 from pingfeed.core.events import Row, order_key, to_rows
