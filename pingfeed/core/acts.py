@@ -42,7 +42,7 @@ def _of_any(row: Row) -> list[Act]:
 
 
 def _hidden(row: Row) -> list[Act]:
-    return [_act(row, "hide", row["ping_id"]), _act(row, "seen", row["ping_id"])]
+    return [_act(row, "hide", row["ping_id"])]
 
 
 def _seen(row: Row) -> list[Act]:
