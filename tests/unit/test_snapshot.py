@@ -89,6 +89,14 @@ def test_ids_are_found_both_ways(snapshot: Snapshot) -> None:
     assert snapshot.creator_number("creator-without-pings") == 30
 
 
+def test_topics_have_names_if_the_writer_gave_them(snapshot: Snapshot) -> None:
+    assert (snapshot.topic_names, snapshot.topic_numbers) == ({}, {})
+    named = Snapshot(write(replace(content(), topics={9: "Füße", 5: "cats"})))
+    assert named.topic_names == {5: "cats", 9: "Füße"}
+    assert named.topic_numbers["Füße"] == 9
+    assert named.topics[0].tolist() == [5, 9, *[NO_VALUE] * 6]
+
+
 def test_unknown_ids_and_numbers_have_no_row(snapshot: Snapshot) -> None:
     assert snapshot.row_of_ping("unknown") == -1
     assert snapshot.creator_number("unknown") is None

@@ -177,6 +177,7 @@ def test_a_snapshots_facet_values_have_their_names_beside_it(tmp_path: Path) -> 
         for at in range(len(found))
     }
     assert told == values
+    assert {str(number): name for number, name in found.topic_names.items()} == names["topics"], "mutes need them"
 
 
 def test_only_users_with_new_events_are_refreshed(home: Path) -> None:
