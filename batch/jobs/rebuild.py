@@ -8,7 +8,6 @@ manifests of the ledger raw files whose events are clean and that no other manif
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Final
 
 import duckdb
@@ -17,7 +16,6 @@ import pyarrow.compute as pc
 
 from batch.features import catalogue, day_state
 from batch.jobs.load_events import EventLoader
-from batch.lake.compaction import restore
 from batch.lake.ledger import Ledger, Manifest, is_amendment, is_compacted, is_history, runs_in, tick_of_run
 from batch.lake.raw_files import read_events
 from batch.lake.tables import CATALOGUE, CLEAN, STATES, file_run
@@ -46,7 +44,6 @@ class _Rebuild:
             "aggregates": self._aggregate,
             "catalogue": self._catalogue,
             "ticks": self._manifests,
-            "compactions": partial(restore, self._tables.lake),
         }
         root = path.partition("/")[0]
         return root in steps and steps[root](path)

@@ -75,7 +75,7 @@ class Schedule:
             _LOG.info("trained", extra={"outcome": train(self.batch, tick).sentence})
         except Exception as error:  # noqa: BLE001  # whatever the job does, ticks continue
             self.night_not_before = tick + max(1, self.batch.ticks.day_ticks // 24)
-            _LOG.error("the nightly job failed; retrying in an hour", exc_info=_unless_ours(error), extra=_said(error))
+            _LOG.error("the nightly job failed; retrying in an hour", exc_info=error)
 
     def run_forever(self, stop: threading.Event) -> None:
         """Run until `stop` is set, checking twice a second for a new tick."""
@@ -97,16 +97,7 @@ class Schedule:
             return _LOOK_S
         if not (isinstance(error, PingfeedError) and error.retryable):
             self.last_tick = self.due() or self.last_tick
-            _LOG.error("a tick failed; the next one takes over", exc_info=_unless_ours(error), extra=_said(error))
+            _LOG.error("a tick failed; the next one takes over", exc_info=error)
             return _LOOK_S
         _LOG.error("a tick failed; retrying", extra={"error": error.message, "failures": failures})
         return _BACKOFF.pause_s(failures)
-
-
-def _said(error: Exception) -> dict[str, str]:
-    return {"error": error.message if isinstance(error, PingfeedError) else repr(error)}
-
-
-def _unless_ours(error: Exception) -> Exception | None:
-    """What is logged with a traceback."""
-    return None if isinstance(error, PingfeedError) else error

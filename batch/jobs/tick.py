@@ -10,7 +10,6 @@ from batch.features import catalogue, day_state
 from batch.features.point_in_time import PointInTime
 from batch.jobs import rebuild
 from batch.jobs.load_events import EventLoader
-from batch.lake.quarantine import Quarantine
 from batch.ops import signals_rebuild
 from batch.serving import packets, snapshot
 from batch.training.models import live_ranker
@@ -63,8 +62,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         [] if is_past else packets.users_to_refresh(batch, tick, None if everyone else _refreshed_before(batch, tick))
     )
     with batch.progress.step(f"packets of {counted(len(users), 'user')}"):
-        quarantine = Quarantine(batch.tables.lake, batch.clock())
-        sizes = packets.refresh(batch, content, source, users, live_ranker(batch), quarantine)
+        sizes = packets.refresh(batch, content, source, users, live_ranker(batch))
     if not is_past:
         _mark_done(batch, tick, len(sizes))
     return TickDone(
@@ -79,7 +77,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         rejected=manifest.rejected,
         left_out=manifest.left_out,
         quarantined=manifest.quarantined,
-        quarantined_users=quarantine.rows,
+        quarantined_users=len(users) - len(sizes),
     )
 
 

@@ -29,7 +29,6 @@ from batch.lake.ledger import Ledger, is_compacted, is_history
 from batch.lake.raw_files import UNREADABLE, read_events
 from batch.lake.tables import CLEAN, Tables, parquet_of
 from batch.ticks import day_name, day_of_path
-from pingfeed.ports import Lake
 
 MAX_ROWS: Final = 400_000
 """Rows at which a file is closed: memory holds that many and one source."""
@@ -87,8 +86,11 @@ class RawCompaction:
 
     def _is_spare(self, path: str, paths: list[str]) -> bool:
         """Whether all sources of a file without a manifest still exist. If not, it is the only copy."""
-        restored = _described(self._lake, path)
-        spare = restored is not None and set(restored.sources) <= set(paths)
+        try:
+            found = pq.read_metadata(pa.BufferReader(self._lake.read(path))).metadata[_SOURCES]
+            spare = set(msgspec.json.decode(found, type=list[str])) <= set(paths)
+        except (*UNREADABLE, TypeError, msgspec.DecodeError):
+            spare = False  # It is damaged.
         if not spare:
             _LOG.error("a compacted file has no manifest and its sources are gone; kept: %s", path)
         return spare
@@ -146,25 +148,6 @@ class RawCompaction:
     def _remove(self, paths: Iterable[str]) -> None:
         for path in paths:
             self._lake.delete(path)
-
-
-def restore(lake: Lake, path: str) -> bool:
-    """Write a manifest again from what its compacted file says of itself; False if it says nothing."""
-    found = next((one for one in lake.list("events") if is_compacted(one) and _digest(one) == _digest(path)), None)
-    described = _described(lake, found) if found else None
-    if described is not None:
-        lake.write(path, msgspec.json.encode(described))
-    return described is not None
-
-
-def _described(lake: Lake, path: str) -> Compaction | None:
-    """What a compacted file says of itself, None if it is damaged."""
-    try:
-        found = pq.read_metadata(pa.BufferReader(lake.read(path)))
-        sources = msgspec.json.decode(found.metadata[_SOURCES], type=list[str])
-        return Compaction(file=path, sources=sources, rows=found.num_rows)
-    except (*UNREADABLE, TypeError, msgspec.DecodeError):
-        return None
 
 
 def _digest(path: str) -> str:

@@ -191,23 +191,19 @@ class Tables:
         self._ignored.add(path)
         try:
             Quarantine(self.lake, self._clock()).copy(path, reason)
-            rebuilt = self._rebuilt(path)
+            try:
+                rebuilt = self.rebuild(path)
+            except (PingfeedError, MemoryError):
+                raise
+            except Exception:  # noqa: BLE001  # what it derives from may be harmed too
+                _LOG.exception("%s could not be rebuilt", path)
+                rebuilt = False
             if not rebuilt:
                 self.lake.delete(path)
         finally:
             self._ignored.discard(path)
         _LOG.error("%s was damaged and is %s", path, "rebuilt" if rebuilt else "removed")
         return rebuilt
-
-    def _rebuilt(self, path: str) -> bool:
-        assert self.rebuild is not None
-        try:
-            return self.rebuild(path)
-        except (PingfeedError, MemoryError):
-            raise
-        except Exception:  # noqa: BLE001  # what it derives from may be harmed too
-            _LOG.exception("%s could not be rebuilt", path)
-            return False
 
     def clean_days(self) -> list[int]:
         """The days that have clean events, ascending."""

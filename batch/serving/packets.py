@@ -62,12 +62,7 @@ def users_to_refresh(batch: Batch, tick: int, since: int | None) -> list[str]:
 
 
 def make(
-    batch: Batch,
-    content: SnapshotContent,
-    point_in_time: PointInTime,
-    users: Sequence[str],
-    ranker: Ranker,
-    quarantine: Quarantine,
+    batch: Batch, content: SnapshotContent, point_in_time: PointInTime, users: Sequence[str], ranker: Ranker
 ) -> Iterator[Mapping[str, bytes]]:
     """Encoded packets of these users, a few hundred at a time, without users that fail a step."""
     pool = _pool(content)
@@ -87,24 +82,20 @@ def make(
             for user, at, best in zip(chunk, rows, ranked, strict=True)
         }
 
+    quarantine = Quarantine(batch.tables.lake, batch.clock())
     for start in range(0, len(users), _USERS_AT_ONCE):
         part = range(start, min(start + _USERS_AT_ONCE, len(users)))
         yield from quarantine.each("packets", part, made, name=lambda at: f"user {users[at]}", raises=Unavailable)
 
 
 def refresh(
-    batch: Batch,
-    content: SnapshotContent,
-    point_in_time: PointInTime,
-    users: Sequence[str],
-    ranker: Ranker,
-    quarantine: Quarantine,
+    batch: Batch, content: SnapshotContent, point_in_time: PointInTime, users: Sequence[str], ranker: Ranker
 ) -> list[int]:
     """Build and store the packets of these users, to expire in 35 days; their sizes in bytes.
 
     The store is opened once, so that its rate limit covers the whole tick.
     """
-    packets = make(batch, content, point_in_time, users, ranker, quarantine)
+    packets = make(batch, content, point_in_time, users, ranker)
 
     async def store() -> list[int]:
         candidates, sizes = batch.open_candidates(), []

@@ -5,6 +5,7 @@ from shutil import copytree
 
 import pytest
 
+from batch.jobs import rebuild
 from batch.lake.ledger import FOLD_DAYS, Ledger
 from tests.unit.dying_lake import deaths
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, LakeWorld, like
@@ -75,3 +76,20 @@ def test_folding_killed_at_any_change_knows_every_file(prepared: Path, tmp_path:
         assert world.batch.tables.clean(FIRST_DAY, LATER + 1).num_rows == 6
         _ledger(world).fold(LATER)
         assert _ledger(world).known_runs() == before
+
+
+@pytest.mark.parametrize("is_folded", [False, True])
+@pytest.mark.parametrize("bad", [b"", b"[", b'{"run": 1}', b'[{"run": "\xff"}]', b"[" * 5000])
+def test_a_damaged_manifest_is_rebuilt_and_events_of_long_ago_are_not_loaded_again(
+    prepared: Path, tmp_path: Path, bad: bytes, is_folded: bool
+) -> None:
+    world = _world(prepared, tmp_path)
+    rebuild.enable(world.batch)
+    before = _ledger(world).known_runs()
+    if is_folded:
+        _ledger(world).fold(LATER)
+    for path in _manifests(world):
+        world.batch.tables.lake.write(path, bad)
+        assert world.learn((LATER + 1) * DAY + 1, everything=True).files == [], path
+        assert world.batch.tables.clean(FIRST_DAY, LATER + 1).num_rows == 6, path
+    assert _ledger(world).known_runs().keys() == before.keys()
