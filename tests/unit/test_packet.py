@@ -157,7 +157,7 @@ def test_another_magic_or_version_is_rejected(at: int, value: int) -> None:
         decode(bytes(data), DIGEST)
 
 
-def test_a_full_packet_is_710_bytes_and_its_sets() -> None:
+def test_a_full_packet_stays_under_one_kilobyte() -> None:
     def of(count: int, kind: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
         return np.arange(count, dtype=np.uint32), np.zeros(count, kind)
 
