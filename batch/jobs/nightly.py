@@ -56,6 +56,9 @@ def etl(batch: Batch, tick: int) -> Manifest:
 def _check_files(batch: Batch, first_day: int) -> None:
     """Read what is derived, and raw Parquet files, so that damage is found while it can be rebuilt."""
     batch.tables.check_since(first_day)
+    for path in batch.tables.lake.list("features"):
+        if path.endswith("/collaborative.parquet") and day_of_path(path) >= day_name(first_day):
+            batch.tables.file(path, collaborative.SCHEMA)
     raw = [path for path in batch.tables.lake.list("events") if path.endswith(".parquet")]
     for found in each_events(batch.tables.lake, [path for path in raw if day_of_path(path) >= day_name(first_day)]):
         for path, reason in found.left_out.items():
