@@ -52,7 +52,7 @@ class Connection:
 
     async def call(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
         """Call an operation such as "put_item", translating errors; `what` names the table in their messages."""
-        with self._breaker.watching(lambda error: code_of(error) is None), translated(f"the DynamoDB table {what}"):
+        with self._breaker.watching(_is_silent), translated(f"the DynamoDB table {what}"):
             client = await self._client.get()
             answer: dict[str, Any] = await getattr(client, operation)(**parameters)
             return answer
@@ -296,6 +296,10 @@ def code_of(error: PingfeedError) -> str | None:
     """AWS's error code; None without a response: a time-out or a broken connection."""
     response = getattr(error.__cause__, "response", None)
     return str(response.get("Error", {}).get("Code")) if isinstance(response, dict) else None
+
+
+def _is_silent(error: PingfeedError) -> bool:
+    return error.retryable and code_of(error) is None
 
 
 def is_throttled(error: PingfeedError) -> bool:
