@@ -1,10 +1,10 @@
 """Rebuilds damaged files of the lake from what they derive from.
 
-clean events            raw files that runs have read: the rows that no other clean file of the day has
-aggregates              the day's clean events
-states                  the state of the day before and its buckets
-catalogue               clean events of all days, and the numbers, which are kept twice
-manifests of the ledger raw files whose events are clean and that no other manifest lists
+clean events    raw files that runs have read: the rows that no other clean file of the day has
+aggregates      the day's clean events
+states          the state of the day before and its buckets
+catalogue       clean events of all days, and the numbers, which are kept twice
+manifests       raw files whose events are clean and that no other manifest of the ledger lists
 """
 
 from collections.abc import Callable, Iterator
