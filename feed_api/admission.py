@@ -21,7 +21,7 @@ from pingfeed.core.retry import retry_after_s
 
 CHEAP: Final = 0.4
 CAUTIOUS: Final = 0.1
-SHED: Final = 0.7
+SHED: Final = 1.0
 LATE: Final = 1.5
 """Shares of the budget: for a cheap feed, for one within `CAUTIOUS_S` after a 503, for a 503, and with little work."""
 CAUTIOUS_S: Final = 1.0
