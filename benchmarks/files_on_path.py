@@ -32,7 +32,7 @@ from pingfeed.settings import Settings, load
 
 ROOT = Path(__file__).parents[1]
 PRODUCT = tuple(f"{ROOT / package}/" for package in ("pingfeed", "ingest_api", "feed_api", "batch"))
-MOST = {"feed": 45, "like": 64}
+MOST = {"feed": 48, "like": 70}
 USER = "user-0007"
 WAIT_S = 30
 
