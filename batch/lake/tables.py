@@ -281,22 +281,23 @@ class Tables:
 
     def check_since(self, day: int) -> None:
         """Read every file of the catalogue and of the days since `day`, and repair what is damaged."""
-        for root in ("clean", "aggregates", "catalogue"):
+        for root in ("clean", "aggregates", "catalogue", "features", "training"):
             for path in self.lake.list(root):
                 if root == "catalogue" or _day(path) >= day:
-                    self._examine([path], _schema_of(path))
+                    self._examine([path], None if root in ("features", "training") else _schema_of(path))
 
-    def _examine(self, paths: Sequence[str], schema: pa.Schema) -> bool:
+    def _examine(self, paths: Sequence[str], schema: pa.Schema | None) -> bool:
         """Read each file alone and repair what is damaged; False if none is. Raises Unavailable."""
         found: dict[str, Exception] = {}
         for path in paths:
             data = self.lake.read(path)  # A disk or a store that fails is no damage of the file.
             try:
                 table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-                _check_columns(table.schema, schema)
                 table.validate(full=True)
-                for name in set(table.column_names) & set(schema.names):
-                    table[name].cast(schema.field(name).type)
+                if schema is not None:
+                    _check_columns(table.schema, schema)
+                    for name in set(table.column_names) & set(schema.names):
+                        table[name].cast(schema.field(name).type)
             except Exception as error:  # noqa: BLE001  # whatever is in the file
                 found[path] = error
         for path, reason in found.items():

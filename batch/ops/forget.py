@@ -177,7 +177,7 @@ def _may_hold(lake: Lake, path: str, forgotten: Forgotten) -> bool:
     """A cheap look at two columns; True where that fails, for a file may be something else than its name says."""
     try:
         return forgotten.rows(lake.dataset([path], _WHOSE).to_table(), _CLOCK) is not None
-    except pa.ArrowException:
+    except UNREADABLE:
         return True
 
 

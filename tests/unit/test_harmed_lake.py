@@ -163,7 +163,8 @@ def test_a_run_over_a_harmed_file_ends_well_names_it_and_rebuilds_what_is_derive
     hint = f"{harm} of {name}: {said}"
     if kind in DERIVED:
         assert outcome == whole, hint
-    if outcome != whole or (kind in DERIVED and harm != "bit"):
+    # Factors of a past day are read by no step; a bit may mean nothing.
+    if outcome != whole or (kind in DERIVED - {"factors"} and harm != "bit"):
         assert name in said, hint
         assert name in told or kind not in DERIVED, told
         if kind in DERIVED:
