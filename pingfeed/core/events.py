@@ -147,8 +147,8 @@ class Unblock(_AboutCreator, tag="unblock", frozen=True):
 class _Steering(_ByUser, kw_only=True, frozen=True):
     creator_id: Id | None = None
     topic: Label | None = None
-    request_id: Id | None = None
-    position: Annotated[int, Meta(ge=0, le=10_000)] | None = None
+    request_id: Reference | None = None
+    position: Position | None = None
 
 
 class Mute(_Steering, tag="mute", frozen=True):

@@ -119,13 +119,15 @@ async def test_a_position_or_request_id_of_another_form_is_dropped_and_never_cos
     world: World, field: str, sent: Any
 ) -> None:
     hide, good = LIKE | {"event_type": "hide"}, LIKE | {"position": 3, "request_id": "r1"}
-    answer = await world.client.post("/track-events", content=json.dumps({"events": [hide | {field: sent}, good]}))
-    assert (answer.status_code, answer.json()["accepted"]) == (202, 2)
-    first, second = world.spooled()
-    assert field not in first
+    mute = {"event_type": "mute", "user_id": "u1", "topic": "t"}
+    events = [hide | {field: sent}, good, mute | {field: sent}]
+    answer = await world.client.post("/track-events", content=json.dumps({"events": events}))
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 3)
+    first, second, third = world.spooled()
+    assert field not in first.keys() | third.keys()
     assert (second["position"], second["request_id"]) == (3, "r1")
-    assert await world.metric(f'pingfeed_context_dropped_total{{field="{field}"}}') == 1
-    assert "hide" in [act.kind for act in world.signals.applied]
+    assert await world.metric(f'pingfeed_context_dropped_total{{field="{field}"}}') == 2
+    assert {"hide", "mute"} <= {act.kind for act in world.signals.applied}
 
 
 async def test_a_ping_id_that_only_credits_is_dropped_and_one_that_is_needed_costs_the_event(world: World) -> None:
