@@ -1,7 +1,7 @@
 """A feed, from request to response: the table of contents of the feed service."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -59,6 +59,7 @@ class Pipeline:
     make_rng: Callable[[str], Random] = rng_of
     _features: FeatureSet = field(init=False)
     _unknown_user: UserPart = field(init=False)
+    _deleted: Set[str] = frozenset()
 
     def __post_init__(self) -> None:
         # `settings.features` builds a new set, with its digest, on each access.
@@ -70,6 +71,8 @@ class Pipeline:
         stopwatch = _Stopwatch(self.metrics, self.monotonic)
         state = self._begin(request)
         await fetch(state, self.candidates, self.signals)
+        if state.signals:
+            self._deleted = state.signals.deleted
         state.hot = self.trending.hot(place_name(state.user.country), state.snapshot, request.now_ms)
         stopwatch.lap("fetch")
         for stage in STAGES:
@@ -99,6 +102,7 @@ class Pipeline:
             rng=self.make_rng(request.request_id),
             explore_share=self.settings.explore_share,
             user=self._unknown_user,
+            last_deleted=self._deleted,
         )
         if not state.live.has_snapshot:
             state.degraded.add("snapshot")

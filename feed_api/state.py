@@ -4,7 +4,7 @@ A request works with one `Live` from its first stage to its last.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -167,6 +167,8 @@ class FeedState:
     # fetch
     packet: Packet | None = None
     signals: Signals | None = None
+    last_deleted: Set[str] = frozenset()
+    """The deleted pings as of the last request whose signals could be read."""
     hot: Hot | None = None
     # hydrate
     latest_follows: list[tuple[int, str]] = field(default_factory=list)

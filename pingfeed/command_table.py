@@ -71,6 +71,8 @@ def _past(text: str) -> int:
     ms, now_ms = _moment(text), system_clock()
     if ms > now_ms:
         raise argparse.ArgumentTypeError(f"{text!r} is ahead of the clock, which says {to_iso(now_ms)}")
+    if ms < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is before 1970")
     return ms
 
 

@@ -6,6 +6,7 @@ A store that began anew (a lost disk, a flushed cache, a damaged file) is incomp
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
@@ -15,6 +16,9 @@ from batch.ops.decisions import relations_of_lake
 from batch.wiring import Batch
 from pingfeed.core.acts import acts_of
 from pingfeed.core.errors import Unavailable
+from pingfeed.core.signals import Act
+from pingfeed.ports import UserSignals
+from pingfeed.telemetry import nameless
 
 _AT_ONCE: Final = 5000
 _log = logging.getLogger(__name__)
@@ -49,10 +53,26 @@ async def _rebuild(batch: Batch, *, only_if_incomplete: bool) -> Rebuilt:
         found = (act for row in relations_of_lake(batch) for act in acts_of(row) if act.kind != "seen")
         with batch.progress.step("rebuilding the signals"):
             while acts := list(islice(found, _AT_ONCE)):
-                await signals.apply(acts)
+                await _apply(signals, acts)
                 count += len(acts)
                 users.update(act.user_id for act in acts)
             await signals.mark_complete()
     finally:
         await signals.close()
     return Rebuilt(count, len(users))
+
+
+async def _apply(signals: UserSignals, acts: Sequence[Act]) -> None:
+    """Apply acts. A user whose acts alone cannot be applied is left out; Unavailable if the store is down."""
+    try:
+        await signals.apply(acts)
+    except Unavailable:
+        by_user: dict[str, list[Act]] = {}
+        for act in acts:
+            by_user.setdefault(act.user_id, []).append(act)
+        for user_id, own in by_user.items():
+            try:
+                await signals.apply(own)
+            except Unavailable as error:
+                await signals.is_complete()
+                _log.error("signals not rebuilt: %s", error.message, extra={"user": nameless(user_id)})

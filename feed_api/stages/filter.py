@@ -75,7 +75,7 @@ def exclusions(state: FeedState) -> Exclusions:
     return Exclusions(
         request.user_id,
         state.snapshot,
-        state.signals.deleted if state.signals else frozenset(),
+        state.signals.deleted if state.signals else state.last_deleted,
         recent.hides,
         recent.blocks,
         recent.mutes,

@@ -147,8 +147,8 @@ class Unblock(_AboutCreator, tag="unblock", frozen=True):
 class _Steering(_ByUser, kw_only=True, frozen=True):
     creator_id: Id | None = None
     topic: Label | None = None
-    request_id: Id | None = None
-    position: Annotated[int, Meta(ge=0, le=10_000)] | None = None
+    request_id: Reference | None = None
+    position: Position | None = None
 
 
 class Mute(_Steering, tag="mute", frozen=True):
@@ -392,6 +392,7 @@ def _struct_for(event: Any) -> type[_Common]:
 Dropped = Callable[[str], None]
 _DROPPABLE: Final = {
     name: {field.name for field in msgspec.structs.fields(struct) if field.type in (Reference | None, Position | None)}
+    | {"sent_at"}
     for name, struct in CLIENT_TYPES.items()
 }
 _FIELDS: Final = {kind: frozenset(s.__struct_fields__) | {"event_type"} for kind, s in CLIENT_TYPES.items()}
@@ -439,9 +440,9 @@ def check_target(row: Row) -> None:
 
 
 def _has_form(name: str, value: Any) -> bool:
-    """Whether an optional reference or position can be kept."""
+    """Whether an optional reference, position or time of sending can be kept."""
     try:
-        msgspec.convert(value, (Position if name == "position" else Reference) | None)
+        msgspec.convert(value, {"position": Position, "sent_at": Time}.get(name, Reference) | None)
     except msgspec.ValidationError:
         return False
     return True

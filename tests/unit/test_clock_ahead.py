@@ -42,6 +42,9 @@ def test_a_time_ahead_of_the_clock_is_refused_in_one_sentence(
     assert "ahead of the clock" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "lake").exists()
+    with pytest.raises(SystemExit):
+        main([command, "--at", "1969-12-31T23:59:59Z"])
+    assert "before 1970" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("job", ["tick", "night"])

@@ -175,6 +175,15 @@ async def test_without_all_signals_only_the_packets_candidates_are_served(tmp_pa
         assert len(unknown["items"]) == 50, "without a packet either, refill serves"
 
 
+async def test_a_ping_that_was_deleted_stays_away_while_signals_are_down(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(40), LISTS, packet=FULL_PACKET) as world:
+        await world.act("deleted", "p008", user_id="")
+        await world.feed("another")
+        world.signals.down = "out of order"
+        for user in ("u", "unknown"):
+            assert "p008" not in {item["ping_id"] for item in await shown(world, user_id=user)}
+
+
 async def test_incomplete_signals_still_exclude_what_they_know(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(300), LISTS, packet=packet_bytes(range(30))) as world:
         world.signals.complete = False

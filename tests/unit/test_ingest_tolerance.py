@@ -111,21 +111,24 @@ async def test_context_is_normalised_or_dropped_and_never_costs_the_event(
 OPTIONAL: list[tuple[str, Any]] = [
     *[("position", bad) for bad in [-1, 10_001, 2**70, 1.5, "3", "", True, [1], {}, 1e300]],
     *[("request_id", bad) for bad in ["", "a b", "x" * 129, "r\n", "\ud800", "ü", 7, False, ["r"], {"id": "r"}]],
+    *[("sent_at", bad) for bad in ["", "now", 1_795_348_800_000, [], "2026-13-01T00:00:00Z"]],
 ]
 
 
 @pytest.mark.parametrize(("field", "sent"), OPTIONAL)
-async def test_a_position_or_request_id_of_another_form_is_dropped_and_never_costs_the_act(
+async def test_a_position_request_id_or_sent_at_of_another_form_is_dropped_and_never_costs_the_act(
     world: World, field: str, sent: Any
 ) -> None:
     hide, good = LIKE | {"event_type": "hide"}, LIKE | {"position": 3, "request_id": "r1"}
-    answer = await world.client.post("/track-events", content=json.dumps({"events": [hide | {field: sent}, good]}))
-    assert (answer.status_code, answer.json()["accepted"]) == (202, 2)
-    first, second = world.spooled()
-    assert field not in first
+    mute = {"event_type": "mute", "user_id": "u1", "topic": "t"}
+    events = [hide | {field: sent}, good, mute | {field: sent}]
+    answer = await world.client.post("/track-events", content=json.dumps({"events": events}))
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 3)
+    first, second, third = world.spooled()
+    assert {field, "sent_ms"}.isdisjoint(first.keys() | third.keys())
     assert (second["position"], second["request_id"]) == (3, "r1")
-    assert await world.metric(f'pingfeed_context_dropped_total{{field="{field}"}}') == 1
-    assert "hide" in [act.kind for act in world.signals.applied]
+    assert await world.metric(f'pingfeed_context_dropped_total{{field="{field}"}}') == 2
+    assert {"hide", "mute"} <= {act.kind for act in world.signals.applied}
 
 
 async def test_a_ping_id_that_only_credits_is_dropped_and_one_that_is_needed_costs_the_event(world: World) -> None:

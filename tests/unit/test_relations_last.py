@@ -1,12 +1,15 @@
 """What a user decided holds: over time, in any order of arrival, and until the user takes it back. Over HTTP."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals
 from pingfeed.core.clock import HOUR_MS, to_iso
+from pingfeed.core.errors import Unavailable
+from pingfeed.core.signals import Act
 from tests.unit.loop_world import Loop, loop_world
 
 CREATORS = ("c0", "c1", "c2")
@@ -140,6 +143,27 @@ async def test_a_store_that_began_anew_is_rebuilt_by_the_next_tick(loop: Loop) -
     await loop.tick()
     assert missing(await loop.feed("ann")) == set()
     assert (await loop.feed_signals("ann")).blocks == {"c0"}
+
+
+async def test_a_user_whose_signals_cannot_be_written_stops_no_rebuild(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = act("block", creator_id="c0")
+    await loop.send(block, {**block, "user_id": "bob"})
+    await loop.landed()
+    await loop.lose_signals()
+    apply = SqliteUserSignals.apply
+
+    async def without_ann(store: SqliteUserSignals, acts: Sequence[Act]) -> None:
+        if any(one.user_id == "ann" for one in acts):
+            raise Unavailable("ann's key holds something else")
+        await apply(store, acts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteUserSignals, "apply", without_ann)
+        await loop.rebuild()
+    assert missing(await loop.feed("bob")) == set()
+    assert [(await loop.feed_signals(user)).blocks for user in ("ann", "bob")] == [set(), {"c0"}]
 
 
 async def test_a_late_act_of_an_hour_ago_does_not_undo_a_newer_one_after_rebuilding(loop: Loop) -> None:
