@@ -9,6 +9,8 @@ from pingfeed.core.errors import MalformedBody, TooLarge
 from pingfeed.core.events import MAX_BODY_BYTES
 
 _GZIP_WINDOW: Final = zlib.MAX_WBITS | 16
+_MAX_MEMBERS: Final = 1000
+"""Of gzip: empty ones inflate to nothing, and 50,000 of them would occupy the event loop for a second."""
 
 
 async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
@@ -59,6 +61,7 @@ class _Inflater:
         self._limit = limit
         self._left = limit
         self._member = zlib.decompressobj(_GZIP_WINDOW)
+        self._members = 1
 
     def feed(self, chunk: bytes) -> bytes:
         out = bytearray()
@@ -67,6 +70,9 @@ class _Inflater:
                 chunk = chunk.lstrip(b"\0")
                 if not chunk:
                     break
+                self._members += 1
+                if self._members > _MAX_MEMBERS:
+                    raise MalformedBody(f"the gzip body has more than {_MAX_MEMBERS:,} members")
                 self._member = zlib.decompressobj(_GZIP_WINDOW)
             try:
                 # One byte more than is left distinguishes "at the limit" from "over it" without inflating the rest.

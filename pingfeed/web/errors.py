@@ -19,12 +19,14 @@
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final, cast
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -166,7 +168,7 @@ def parameter_error(kind: str, field: str, sentence: str) -> InvalidInput:
 
 
 def check_parameters(query: Mapping[str, str], *known: str) -> None:
-    """InvalidInput names a query parameter that is not known: ignoring a misspelled one would hide the mistake."""
+    """InvalidInput names a query parameter that is not known, or given twice: ignoring one would hide the mistake."""
     for name in query:
         if name not in known:
             shown = _printable(name)
@@ -175,3 +177,7 @@ def check_parameters(query: Mapping[str, str], *known: str) -> None:
                 field=shown,
                 code="unknown_parameter",
             )
+    given = query.multi_items() if isinstance(query, QueryParams) else ()
+    if len(given) > len(query):
+        (name, _), *_ = Counter(name for name, _ in given).most_common(1)
+        raise InvalidInput(f"{name} is given more than once", field=name, code="invalid_value")

@@ -25,7 +25,7 @@ from pingfeed.core.errors import PingfeedError
 from pingfeed.core.ids import IdMaker, uuid7
 from pingfeed.settings import Settings
 from pingfeed.telemetry import request_id
-from pingfeed.web.errors import answer_to, internal_error
+from pingfeed.web.errors import ErrorBody, ErrorDetail, answer_to, internal_error, json_response
 from pingfeed.web.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -81,11 +81,18 @@ def hardened(headers: Sequence[Header], *more: Header) -> list[Header]:
 
 
 class _Cors(CORSMiddleware):
-    """Adds the security headers to preflight responses, which never reach the inner layers."""
+    """Gives preflight responses, which never reach the inner layers, the security headers and the shape of errors."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         response = super().preflight_response(request_headers)
-        response.raw_headers = hardened(response.raw_headers)
+        more: list[Header] = []
+        if response.status_code >= 400:
+            this_id = uuid7(system_clock())
+            detail = ErrorDetail("forbidden", bytes(response.body).decode(), None)
+            cors = [header for header in response.raw_headers if not header[0].startswith(b"content-")]
+            response = json_response(ErrorBody(detail, this_id), response.status_code)
+            more = [*cors, (_REQUEST_ID, this_id.encode())]
+        response.raw_headers = hardened(response.raw_headers, *more)
         return response
 
 

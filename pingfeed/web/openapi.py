@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -115,6 +116,7 @@ def install(app: FastAPI, types: Sequence[Any] = (), *, auth_optional: bool = Fa
     """
     generated = app.openapi
 
+    @cache
     def openapi() -> dict[str, Any]:
         document = generated()
         _, components = msgspec.json.schema_components([ErrorBody, *types], ref_template=_TEMPLATE)

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import httptools
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from pingfeed.core.clock import system_clock
 from pingfeed.core.errors import Unavailable
@@ -158,6 +158,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._finished = False
         self._socket: socket.socket | None = None
         self._rejection: tuple[int, str, str] | None = None
+        self._running: RequestResponseCycle | None = None
+        """The request that is being answered; `cycle` is the last one that arrived."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the deadline."""
@@ -167,9 +169,17 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
+        self._disconnect()
         super().connection_lost(exc)
         self._enter(Phase.CLOSING)
         self._edge.waiting.pop(self, None)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether to stay open: a client that has sent its whole request may end its side before the response."""
+        if self.phase is not Phase.ANSWERING:
+            return False
+        self.cycle.keep_alive = False
+        return True
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, within the limits."""
@@ -237,7 +247,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._headers += 1
         if self._headers > self._edge.limits.headers:
             self._stop(*self._too_large())
-        if self.phase is Phase.HEAD:  # trailers are ignored
+        # Trailers are ignored. So are ranges: Starlette's errors about those of static files are text.
+        if self.phase is Phase.HEAD and name.lower() != b"range":
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -270,8 +281,12 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The client may send the next request."""
         super().on_response_complete()
-        if self.phase is Phase.ANSWERING and not self.pipeline:
+        if self.phase is Phase.ANSWERING and self.cycle.response_complete:
             self._enter(Phase.IDLE)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     # Clients that do not read
 
@@ -304,20 +319,19 @@ class GuardedProtocol(HttpToolsProtocol):
         self.connections.discard(self)
         self._enter(Phase.CLOSING)
         self._edge.waiting.pop(self, None)
+        self._disconnect()
         self.transport.abort()
 
     def reject(self, status: int, code: str, message: str) -> None:
         """Send this error unless a response has begun, and close."""
         self._edge.count(code)
         self._enter(Phase.CLOSING)
-        running = self.cycle is not None and not self.cycle.response_complete
-        if self.cycle is not None:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        begun = self._running is not None and self._running.response_started and not self._running.response_complete
+        self._disconnect()
         self.pipeline.clear()
         if self.transport.is_closing():
             return
-        if not (running and self.cycle.response_started):
+        if not begun:
             self.transport.write(_response(status, code, message))
         if self.flow.read_paused:
             self.flow.resume_reading()
@@ -326,6 +340,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Used by uvicorn itself."""
         self.reject(400, "malformed_http", msg)
+
+    def _disconnect(self) -> None:
+        """Let the app send no more; uvicorn itself would tell only the last request of a pipeline."""
+        for cycle in (self._running, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def _stop(self, status: int, code: str, message: str) -> None:
         self._rejection = (status, code, message)

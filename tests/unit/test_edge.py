@@ -250,6 +250,30 @@ async def test_malformed_http_gets_the_one_error_shape(port: int, garbage: bytes
     check_error(await talk(port, garbage), status, code)
 
 
+async def test_a_range_of_a_static_file_is_ignored(port: int) -> None:
+    answer = await talk(port, b"GET /static-offline-docs/favicon.png" + HEALTH[12:-2] + b"Range: bytes=x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_client_may_end_its_side_before_the_response(port: int, count: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write((POST % 3 + b"abc") * count)
+    writer.write_eof()
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    assert answer.count(b"\r\n\r\nabc") == count
+
+
+@pytest.mark.parametrize("rest", [(POST % 1 + b"a") * 40, b"GARBAGE\r\n\r\n"], ids=["too many", "malformed"])
+async def test_a_rejected_pipeline_is_no_error_of_ours(
+    port: int, rest: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_error(await talk(port, POST % 3 + b"abc" + rest), 400, "malformed_http")
+    await asyncio.sleep(0.05)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 @pytest.mark.parametrize("path", [b"/healthz/", b"//healthz", b"/docs/"])
 async def test_there_are_no_redirects(port: int, path: bytes) -> None:
     check_error(await talk(port, b"GET " + path + HEALTH[12:]), 404, "not_found")

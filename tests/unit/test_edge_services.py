@@ -42,6 +42,12 @@ async def test_an_unknown_query_parameter_is_named(tmp_path: Path, path: str, fi
         assert field is None or error["field"] == field
 
 
+async def test_a_query_parameter_that_is_given_twice_is_named(tmp_path: Path) -> None:
+    async with feed_world(tmp_path, catalogue(20)) as world, serving(world.app) as port:
+        answer = await talk(port, get("/get-feed?user_id=u&limit=5&limit=7"))
+        assert check_error(answer, 422, "invalid_value")["error"]["field"] == "limit"
+
+
 async def test_head_of_a_feed_has_no_body(tmp_path: Path) -> None:
     async with feed_world(tmp_path, catalogue(20)) as world, serving(world.app) as port:
         answer = await talk(port, get("/get-feed?user_id=u").replace(b"GET", b"HEAD"))

@@ -67,6 +67,7 @@ async def test_gzip_members_may_follow_one_another_and_keep_the_limit_together()
         pytest.param(gzip.compress(b"{}" * 100)[:-8] + b"\0" * 8, id="wrong checksum"),
         pytest.param(gzip.compress(b"{}") + b"tail", id="with a tail"),
         pytest.param(zlib.compress(b"{}"), id="zlib"),
+        pytest.param(gzip.compress(b"") * 1001, id="too many members"),
     ],
 )
 async def test_broken_gzip_is_malformed(body: bytes) -> None:

@@ -32,6 +32,8 @@ async def test_another_origin_is_not_allowed() -> None:
     assert "access-control-allow-origin" not in answer.headers
     rejected = await ask("OPTIONS", "/body", PREFLIGHT | {"Origin": "https://evil.example"}, CORS_ORIGINS=PAGE)
     assert rejected.status_code == 400
+    assert rejected.json()["error"] == {"code": "forbidden", "message": "Disallowed CORS origin", "field": None}
+    assert rejected.json()["request_id"] == rejected.headers["x-request-id"]
 
 
 @pytest.mark.parametrize(("name", "status"), [("unavailable", 503), ("bug", 500)])
