@@ -133,6 +133,8 @@ def request(dice: random.Random) -> list[Row]:
             "country": "DE",
             "watch_time_ratio": dice.random(),
             "received_ms": NOW_MS + 1_000_000,
+            "timestamp_ms": NOW_MS + 1_000_000,
+            "event_id": f"{dice.getrandbits(64):016x}",
         }
         for user in dice.sample(range(USERS), EVENTS)
     ]

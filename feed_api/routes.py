@@ -1,5 +1,6 @@
 """GET /get-feed: its OpenAPI, and parsing and authorising the query."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -30,10 +31,14 @@ TYPES: Final = (Feed,)
 DEFAULT_LIMIT: Final = 10
 MAX_LIMIT: Final = 50
 HINTS: Final = {
-    "country": ("ISO 3166-1 alpha-2, such as DE", {"type": "string", "maxLength": 200}),
-    "language": ("BCP 47, such as de-AT; other usual forms are normalised", {"type": "string", "maxLength": 200}),
+    "country": ("ISO 3166-1 alpha-2, such as DE", r"^([A-Za-z]{2})?(?!\n)$"),
+    "language": (
+        "BCP 47, such as de-AT, or a device's form of it",
+        r"^([A-Za-z]{2,3}([-_]#?[A-Za-z0-9]{1,8})*)?(?!\n)$",
+    ),
 }
 """Used for a user of whom neither `user_updated` nor the batch side says better."""
+_MAX_HINT: Final = 100
 _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 _ABOUT: Final = (
@@ -73,8 +78,12 @@ def _parameters() -> list[dict[str, Any]]:
             {"type": "boolean", "default": False},
         ),
         *(
-            _parameter(name, f"The {name} of a user for whom none is known yet: {form}.", schema)
-            for name, (form, schema) in HINTS.items()
+            _parameter(
+                name,
+                f"The {name} of a user for whom none is known yet: {form}.",
+                {"type": "string", "pattern": pattern, "maxLength": _MAX_HINT},
+            )
+            for name, (form, pattern) in HINTS.items()
         ),
     ]
 
@@ -165,9 +174,10 @@ def _flag(given: str) -> bool:
 
 
 def _hint(name: str, query: Mapping[str, str]) -> str | None:
-    given = query.get(name)
-    if given is None:
+    """The hint as events have it, None for none."""
+    given, (form, pattern) = query.get(name), HINTS[name]
+    if not given:
         return None
-    if (value := normalised(name, given)) is None:
-        raise InvalidInput(f"{name} must be {HINTS[name][0]}", field=name, code="invalid_value")
-    return value
+    if len(given) > _MAX_HINT or not re.search(pattern, given):
+        raise InvalidInput(f"{name} must be {form}", field=name, code="invalid_value")
+    return normalised(name, given)

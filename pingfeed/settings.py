@@ -69,8 +69,7 @@ class Settings:
     """Where the services deliver events, which the batch side reads as `events/` of the lake; or `firehose://stream`
     for Amazon Data Firehose."""
     artifacts_url: str = "file://HOME/artifacts"
-    """Models, snapshots and pointers; or `s3://bucket/prefix`, with `?cache=/folder` for the fetched files (by default
-    below the system's temporary folder)."""
+    """Models, snapshots and pointers; or `s3://bucket/prefix`."""
     candidates_url: str = "sqlite://HOME/candidates.sqlite"
     """One packet per user; or `dynamodb://table`, where `?writes_per_second=3000` limits the rate of a tick."""
     cache_url: str = ""

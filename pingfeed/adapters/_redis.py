@@ -194,7 +194,8 @@ class RedisClient:
 
 
 def _is_silent(error: PingfeedError) -> bool:
-    return isinstance(error.__cause__, TimeoutError | RedisConnectionError)
+    """A refused connection costs nothing, and is asked again at once."""
+    return isinstance(error.__cause__, TimeoutError)
 
 
 def _opened(address: Address) -> Redis:

@@ -26,10 +26,16 @@ _log = logging.getLogger(__name__)
 
 
 class Breaker:
-    """For one store; `shown` is its name in the log, `monotonic` returns seconds."""
+    """For one store; `shown` is its name in the log, `monotonic` returns seconds.
 
-    def __init__(self, kind: str, shown: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    Without `slow` one call does not open it, however long it took: its connection may have died, not the store.
+    """
+
+    def __init__(
+        self, kind: str, shown: str, *, slow: bool = True, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._kind, self._shown, self._monotonic = kind, shown, monotonic
+        self._slow_s = SLOW_S if slow else float("inf")
         self._failures = 0
         self._probe_at: float | None = None
         """When an open breaker lets the next probe through; None while it is closed."""
@@ -47,8 +53,8 @@ class Breaker:
             if isinstance(error, PingfeedError) and not is_silent(error):
                 self._answered()
             # A cancelled call says something only if it waited long, or if no other would.
-            elif isinstance(error, PingfeedError) or is_probe or took_s >= SLOW_S:
-                self._failed(str(error), at_once=is_probe or took_s >= SLOW_S)
+            elif isinstance(error, PingfeedError) or is_probe or took_s >= self._slow_s:
+                self._failed(str(error), at_once=is_probe or took_s >= self._slow_s)
             raise
         self._answered()
 

@@ -53,11 +53,22 @@ _LENIENT: Final = "other forms are normalised or dropped and never cost the even
 _Country = Annotated[Any, Meta(description=f"ISO 3166-1 alpha-2; {_LENIENT}")]
 _Language = Annotated[Any, Meta(description=f"BCP 47; {_LENIENT}")]
 _Text = Annotated[Any, Meta(description=f"at most 64 characters; {_LENIENT}")]
+LENIENT: Final = "x-lenient"
+"""Marks a JSON schema of a value that is dropped, not rejected, where it has another form."""
+_DROPPED: Final = {LENIENT: True}
 Reference = Annotated[
-    str, Meta(pattern=_ID_FORM, description="1 to 128 bytes of [A-Za-z0-9._:@-]; another form is dropped")
+    str,
+    Meta(
+        pattern=_ID_FORM,
+        description="1 to 128 bytes of [A-Za-z0-9._:@-]; another form is dropped",
+        extra_json_schema=_DROPPED,
+    ),
 ]
 """An id that an event does well without."""
-Position = Annotated[int, Meta(ge=0, le=10_000, description="0 to 10000; another value is dropped")]
+Position = Annotated[
+    int, Meta(ge=0, le=10_000, description="0 to 10000; another value is dropped", extra_json_schema=_DROPPED)
+]
+SentAt = Annotated[datetime, Meta(description="RFC 3339; another form is dropped", extra_json_schema=_DROPPED)]
 
 
 class _Common(msgspec.Struct, tag_field="event_type", kw_only=True, frozen=True):
@@ -65,7 +76,7 @@ class _Common(msgspec.Struct, tag_field="event_type", kw_only=True, frozen=True)
 
     event_id: EventId | None = None
     timestamp: Time | None = None
-    sent_at: Time | None = None
+    sent_at: SentAt | None = None
     country: _Country | None = None
     language: _Language | None = None
     device: _Text | None = None
@@ -442,7 +453,7 @@ def check_target(row: Row) -> None:
 def _has_form(name: str, value: Any) -> bool:
     """Whether an optional reference, position or time of sending can be kept."""
     try:
-        msgspec.convert(value, {"position": Position, "sent_at": Time}.get(name, Reference) | None)
+        msgspec.convert(value, {"position": Position, "sent_at": SentAt}.get(name, Reference) | None)
     except msgspec.ValidationError:
         return False
     return True

@@ -22,6 +22,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from pingfeed.core.events import LENIENT
 from pingfeed.web.errors import ErrorBody
 
 _TEMPLATE: Final = "#/components/schemas/{name}"
@@ -99,10 +100,18 @@ def body(type_: Any, examples: Mapping[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _tidy(component: dict[str, Any]) -> dict[str, Any]:
-    """Remove the indentation of docstrings, which Python itself does only from 3.13 on."""
-    described = component.get("description")
-    return component | {"description": inspect.cleandoc(described)} if described else component
+def _tidy(found: Any) -> Any:
+    """A schema without the indentation of docstrings, which Python itself removes only from 3.13 on, and without the
+    form of what is dropped where it has another."""
+    if isinstance(found, list):
+        return [_tidy(one) for one in found]
+    if not isinstance(found, dict):
+        return found
+    if LENIENT in found:
+        return {"description": found["description"]}
+    described = found.get("description")
+    tidied = {name: _tidy(value) for name, value in found.items()}
+    return tidied | {"description": inspect.cleandoc(described)} if isinstance(described, str) else tidied
 
 
 def _header(name: str) -> dict[str, str]:

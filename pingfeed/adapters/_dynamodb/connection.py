@@ -43,7 +43,7 @@ class Connection:
     def __init__(self) -> None:
         self._client = AwsClient("dynamodb", read_s=READ_S)
         self._loader = Loader(self._batch_get, Backoff(first_s=0.02, longest_s=0.2))
-        self._breaker = Breaker("dynamodb", "DynamoDB")
+        self._breaker = Breaker("dynamodb", "DynamoDB", slow=False)
         self.users = 0
 
     def get(self, table: str, key: str, *, consistent: bool = False) -> Answer:
