@@ -70,6 +70,8 @@ class Pipeline:
         """One page of a user's feed; missing parts degrade it, they never fail it."""
         stopwatch = _Stopwatch(self.metrics, self.monotonic)
         state = self._begin(request)
+        if request.chain:
+            await self.log_served.settle(state)
         await fetch(state, self.candidates, self.signals)
         if state.signals:
             self._deleted = state.signals.deleted

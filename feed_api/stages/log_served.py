@@ -77,6 +77,7 @@ class ServedLog:
         self._make_id, self._log_matrix_share = make_id, log_matrix_share
         self._waiting: list[Row] = []
         self._running: set[asyncio.Task[None]] = set()
+        self._acting: dict[str, asyncio.Task[None]] = {}
         self._writer: asyncio.Task[None] | None = None
 
     async def __call__(self, state: FeedState) -> None:
@@ -85,13 +86,20 @@ class ServedLog:
             return
         row = served_row(feed_served(state, self._make_id, self._log_matrix_share))
         if not state.request.cheap:  # The act of a cheap feed is applied from the spool, with others.
-            act = self._start(self._apply(row))
+            user_id = state.request.user_id
+            act = self._acting[user_id] = self._start(self._apply(row))
+            act.add_done_callback(lambda _: self._acting.pop(user_id, None))
             await asyncio.wait([act], timeout=state.deadline.act_s())
             if not act.done():
                 self._metrics.act_failures.inc()
         if self._acts.failing:
             state.degraded.add("signals")
         self._spool(row)
+
+    async def settle(self, state: FeedState) -> None:
+        """Wait for the act of the user's page before, if it is late, so that this page does not repeat that one."""
+        if act := self._acting.get(state.request.user_id):
+            await asyncio.wait([act], timeout=state.deadline.act_s())
 
     async def drain(self, timeout_s: float = DRAIN_S) -> None:
         """Wait until every event is in the spool (or rejected by it), for at most `timeout_s`."""

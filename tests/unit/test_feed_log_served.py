@@ -15,7 +15,7 @@ from pingfeed.core.events import COLUMNS, FeedServed, Row
 from pingfeed.core.features import REALTIME, SOURCES, Float32, assemble
 from pingfeed.core.packet import decode, unknown_user, user_block
 from pingfeed.core.ranker import model_key
-from pingfeed.core.signals import Served
+from pingfeed.core.signals import Act, Served
 from pingfeed.core.snapshot import Snapshot
 from pingfeed.spool.delivery import Delivery
 from tests.unit.fakes import MemorySink
@@ -167,6 +167,23 @@ async def test_a_failed_or_late_act_delays_no_response_and_is_applied_from_the_s
         assert await world.metric("pingfeed_feed_served_act_failures_total") == 1
         vars(world.signals).update(down="", hangs=False)
         await until(partial(served_acts, world))
+
+
+async def test_a_page_after_a_late_act_does_not_repeat_the_page_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with feed_world(tmp_path, PINGS, LISTS, FEED_BUDGET_MS="1000") as world:
+        apply = world.signals.apply
+
+        async def late(acts: Sequence[Act]) -> None:
+            await asyncio.sleep(0.4)
+            await apply(acts)
+
+        monkeypatch.setattr(world.signals, "apply", late)
+        first = await world.feed()
+        assert await world.metric("pingfeed_feed_served_act_failures_total") == 1
+        second = await world.feed(cursor=first["next_cursor"])
+        assert set(ping_ids(first)).isdisjoint(ping_ids(second))
 
 
 async def test_shutdown_delivers_everything_served_although_the_spool_is_slow(
