@@ -46,7 +46,8 @@ from pingfeed.core.integrity import UNREADABLE
 Check = Callable[[Any], None]
 """Raises InvalidInput for an event (a row, or decoded JSON) that the caller may not send."""
 
-_MAYBE_LARGE: Final = ("ping_created", "user_updated")
+_MAYBE_LARGE: Final = frozenset({"ping_created", "user_updated"})
+_CHECKED: Final = _MAYBE_LARGE | ONE_TARGET.keys()
 _ID_FIELDS: Final = ("user_id", "ping_id", "creator_id", "request_id")
 _IDS: Final = re.compile(r"(?:[A-Za-z0-9._:@-]{1,128}\n)*")
 _UUIDS: Final = re.compile(r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\n)*")
@@ -172,11 +173,9 @@ def _fast(
 def _is_valid(rows: Sequence[Row]) -> bool:
     """Whether all ids match the patterns of `events.py`, targets are given once, and no row is too large."""
     try:
-        for row in rows:
-            kind = row["event_type"]
-            if kind in ONE_TARGET:
-                check_target(row)
-            elif kind in _MAYBE_LARGE:
+        for row in rows if _CHECKED & {row["event_type"] for row in rows} else ():
+            check_target(row)
+            if row["event_type"] in _MAYBE_LARGE:
                 check_size(row)
     except InvalidInput:
         return False

@@ -19,8 +19,8 @@ CONTEXT_FIELDS: Final = {"country": Country, "language": Language, "device": Tex
 """Each field with what the lake keeps of it."""
 MAX_TEXT: Final = 64
 MAX_LANGUAGE: Final = 35
-_LONGEST: Final = 200
-"""Longer codes are dropped before they are looked at (and cached)."""
+SHORT: Final = 200
+"""Longer values are not kept in the cache, and are no codes."""
 _ALPHA2: Final = re.compile(r"[A-Za-z]{2}")
 _TAG: Final = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*")
 
@@ -29,13 +29,16 @@ def normalised(field: str, value: Any) -> str | None:
     """The value to keep, None if there is none: `US` for "us", `en-US` for "en_US", 64 characters of a device."""
     if not isinstance(value, str):
         return None
-    if field in ("country", "language"):
-        return _code(field, value) if len(value) <= _LONGEST else None
-    return value.strip()[:MAX_TEXT] or None
+    if len(value) <= SHORT:
+        return normalised_short(field, value)
+    return value.strip()[:MAX_TEXT] or None if field in ("device", "app_version") else None
 
 
-@lru_cache(2048)
-def _code(field: str, value: str) -> str | None:
+@lru_cache(4096)
+def normalised_short(field: str, value: str) -> str | None:
+    """`normalised` of a text of at most `SHORT` characters; most are seen again and again."""
+    if field in ("device", "app_version"):
+        return value.strip()[:MAX_TEXT] or None
     if field == "country":
         return value.strip().upper() if _ALPHA2.fullmatch(value.strip()) else None
     # POSIX appends an encoding and a modifier, Java a script.

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from pingfeed.core.clock import DAY_MS, to_ms
-from pingfeed.core.context import CONTEXT_FIELDS, normalised
+from pingfeed.core.context import CONTEXT_FIELDS, SHORT, normalised, normalised_short
 from pingfeed.core.errors import InvalidInput
 from pingfeed.core.ids import IdMaker
 
@@ -463,11 +463,14 @@ def tidy(row: Row, dropped: Dropped) -> None:
     """Normalise a row's context, or drop it, and cap how often a ping was watched."""
     for name in CONTEXT_FIELDS:
         if name in row:
-            kept = normalised(name, row[name])
+            value = row[name]
+            kept = (
+                normalised_short(name, value) if type(value) is str and len(value) <= SHORT else normalised(name, value)
+            )
             if kept is None:
                 del row[name]
                 dropped(name)
-            else:
+            elif kept != value:
                 row[name] = kept
     if row.get("watch_time_ratio", 0) > MAX_WATCH:
         row["watch_time_ratio"] = MAX_WATCH
