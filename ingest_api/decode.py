@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import reduce
 from operator import or_
-from typing import Any, Final, get_type_hints
+from typing import Annotated, Any, Final, get_type_hints
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from pingfeed.core.clock import to_ms
-from pingfeed.core.context import CONTEXT_FIELDS
+from pingfeed.core.context import CONTEXT_FIELDS, SHORT, normalised_short
 from pingfeed.core.errors import InvalidInput, MalformedBody, TooLarge
 from pingfeed.core.events import (
     CLIENT_TYPES,
@@ -61,7 +61,7 @@ def _fast_struct(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:
     hints = get_type_hints(struct, include_extras=True)
     plain: dict[Any, Any] = dict.fromkeys((Id, EventId, Reference), str)
     plain |= {kind | None: str | None for kind in plain}
-    hints |= dict.fromkeys(CONTEXT_FIELDS, str | None)
+    hints |= dict.fromkeys(CONTEXT_FIELDS, Annotated[str, msgspec.Meta(max_length=SHORT)] | None)
     fields: list[Any] = []
     for field in msgspec.structs.fields(struct):
         hint = plain.get(hints[field.name], hints[field.name])
@@ -166,7 +166,7 @@ def _fast(
         row["timestamp_ms"] = timestamp_ms
         if "sent_at" in row:
             row["sent_ms"] = to_ms(datetime.fromisoformat(row.pop("sent_at")))
-        tidy(row, dropped)
+        tidy(row, dropped, normalised_short)
     return rows if _is_valid(rows) else None
 
 

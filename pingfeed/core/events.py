@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from pingfeed.core.clock import DAY_MS, to_ms
-from pingfeed.core.context import CONTEXT_FIELDS, SHORT, normalised, normalised_short
+from pingfeed.core.context import CONTEXT_FIELDS, normalised
 from pingfeed.core.errors import InvalidInput
 from pingfeed.core.ids import IdMaker
 
@@ -459,14 +459,12 @@ def _has_form(name: str, value: Any) -> bool:
     return True
 
 
-def tidy(row: Row, dropped: Dropped) -> None:
+def tidy(row: Row, dropped: Dropped, keep: Callable[[str, Any], str | None] = normalised) -> None:
     """Normalise a row's context, or drop it, and cap how often a ping was watched."""
     for name in CONTEXT_FIELDS:
         if name in row:
             value = row[name]
-            kept = (
-                normalised_short(name, value) if type(value) is str and len(value) <= SHORT else normalised(name, value)
-            )
+            kept = keep(name, value)
             if kept is None:
                 del row[name]
                 dropped(name)
