@@ -86,7 +86,8 @@ def quarantine(path: Path, now_s: float) -> Path:
             path.with_name(path.name + suffix).rename(moved.with_name(moved.name + suffix))
     for old in path.parent.glob(f"{path.name}.damaged-*"):
         if old.stat().st_ctime < now_s - QUARANTINED_S:
-            old.unlink(missing_ok=True)
+            with suppress(OSError):  # A folder stays.
+                old.unlink(missing_ok=True)
     sync_folder(path.parent)
     quarantined[path.name] += 1
     return moved

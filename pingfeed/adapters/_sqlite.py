@@ -116,7 +116,7 @@ class Database:
         try:
             connection = self._opened(self._schema)
         except sqlite3.Error as error:
-            if not _is_damage(error):
+            if not self._is_damage(error):
                 raise
             self._begin_anew(before, error)
             connection = self._opened(self._schema)
@@ -235,7 +235,7 @@ class Database:
             try:
                 return take(self._reader.execute(sql, values))
             except sqlite3.Error as error:
-                if not _is_damage(error):
+                if not self._is_damage(error):
                     raise
                 self._begin_anew(self._read, error)
             self._follow_reader()
@@ -259,7 +259,7 @@ class Database:
             try:
                 return self._transaction(work)
             except sqlite3.Error as error:
-                if not _is_damage(error):
+                if not self._is_damage(error):
                     raise
                 self._begin_anew(self._written, error)
             self._follow_writer()
@@ -326,17 +326,17 @@ class Database:
         self._reader.close()
         self._writer.close()
 
+    def _is_damage(self, error: sqlite3.Error) -> bool:
+        """Whether the file itself is damaged or cut short, is another program's, or a folder is in its place."""
+        code = getattr(error, "sqlite_errorcode", 0)
+        is_other = str(error).startswith(("no such table", "no such column")) or self.path.is_dir()
+        return code & 0xFF in _DAMAGE or code == sqlite3.SQLITE_IOERR_SHORT_READ or is_other
+
     def _unavailable(self, error: Exception) -> Unavailable:
         return Unavailable(f"{self.path} is unavailable: {error}")
 
 
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file itself is damaged or cut short, or is another program's."""
-    code = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF in _DAMAGE or code == sqlite3.SQLITE_IOERR_SHORT_READ or "no such table" in str(error)
 
 
 class Sweep:

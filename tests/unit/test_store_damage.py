@@ -47,6 +47,11 @@ def _another_database(path: Path) -> None:
         connection.execute("CREATE TABLE other (id INTEGER)")
 
 
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def _flipped(path: Path) -> None:
     whole = bytearray(path.read_bytes())
     whole[100:4000] = b"\xa5" * 3900  # the schema's page
@@ -71,7 +76,7 @@ async def filled(tmp_path: Path, kind: type[Store]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("harm", [*HARM, _another_database, lambda path: os.truncate(path, 5000)])
+@pytest.mark.parametrize("harm", [*HARM, _another_database, _folder, lambda path: os.truncate(path, 5000)])
 @pytest.mark.parametrize("kind", STORES)
 async def test_a_damaged_store_is_moved_aside_at_the_start_and_begun_anew(
     filled: Path, kind: type[Store], harm: Callable[[Path], object]
