@@ -69,9 +69,9 @@ class Town:
         self.feed_service: Running = self.services.start("feed")
         self.web = httpx.Client(timeout=30)
 
-    def feed(self, user: str, limit: int = 10) -> dict[str, Any]:
+    def feed(self, user: str, limit: int = 10, **more: str) -> dict[str, Any]:
         """A user's feed."""
-        answer = self.web.get(f"{self.feed_service.url}/get-feed", params={"user_id": user, "limit": limit})
+        answer = self.web.get(f"{self.feed_service.url}/get-feed", params={"user_id": user, "limit": limit, **more})
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         assert found["degraded"] == []
@@ -209,10 +209,11 @@ def _creator_to_follow(town: Town, user: str, feed: dict[str, Any]) -> tuple[str
 
 
 def _someone_who_missed_it(town: Town) -> tuple[str, str]:
-    """A user, and a ping that they have not seen and do not get."""
+    """A user, and a ping that they have not seen, may get (they read its language) and do not get."""
     snapshot = town.snapshot()
     watcher = user_id(WATCHER)
-    shown = {item["ping_id"] for item in town.feed(watcher, limit=50)["items"]}
+    feed = town.feed(watcher, limit=50, explain="true")
+    shown = {one["ping_id"] for one in (*feed["items"], *feed["removed"])}
     candidates = town.packet_sources(watcher)
     missed = [ping for ping in candidates if ping not in shown]
     fallback = [snapshot.ping_id(int(row)) for row in snapshot.listed("fresh")]
