@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from pingfeed.core.snapshot import Snapshot
 from pingfeed.settings import Settings
 from simulator.world import user_id
 from tests.containers.engine import Composition
-from tests.journeys.conftest import wait_for
+from tests.journeys.conftest import command_at, wait_for
 
 TICK_MS: Final = 900_000
 
@@ -26,7 +25,7 @@ class Town:
     """A composition with a world in it."""
 
     def __init__(self, composition: Composition, home: Path) -> None:
-        self.composition, self.home = composition, home
+        self.composition, self.home, self.now_ms = composition, home, 0
         self.now_tick = self.shown_tick()
 
     @property
@@ -59,14 +58,15 @@ class Town:
         return [str(event["event_id"]) for event in stamped]
 
     def command(self, *words: str) -> Any:
-        """Run a `pingfeed` command in the composition; its JSON."""
-        return json.loads(self.composition.pingfeed(*words, "--json", "--wait", "300", seconds=600))
+        """Run a `pingfeed` command in the composition, once the clock says at least the town's time; its JSON."""
+        run = ("exec", "-T", "batch", "python", "-c", command_at(self.now_ms), *words, "--json", "--wait", "300")
+        return json.loads(self.composition.run(*run, seconds=600))
 
     def tick(self) -> dict[str, Any]:
         """The next tick, ahead of its time, and the feed's swap to its snapshot."""
         self.now_tick += 1
-        at = datetime.fromtimestamp(self.now_tick * TICK_MS / 1000 + 5, UTC).isoformat()
-        done = self.command("tick", "--at", at, "--all")
+        self.now_ms = self.now_tick * TICK_MS + 10_000
+        done = self.command("tick", "--at", to_iso(self.now_ms), "--all")
         wait_for(lambda: self.shown_tick() >= self.now_tick, "the feed to swap its snapshot")
         return dict(done)
 

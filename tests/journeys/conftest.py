@@ -22,12 +22,22 @@ from typing import Any, Final, TypeVar
 import httpx
 import pytest
 
+from pingfeed.core.clock import system_clock
 from pingfeed.settings import Settings, load
 
 _T = TypeVar("_T")
 COMMAND: Final = "import sys; from pingfeed.cli import main; sys.exit(main())"
 START_S: Final = 60
 STOP_S: Final = 60
+
+
+def command_at(now_ms: int) -> str:
+    """Python code that runs a `pingfeed` command once the machine's clock says at least this time."""
+    ahead_ms = max(0, now_ms - system_clock())
+    return (
+        "import sys; from pingfeed.core import clock; now = clock.system_clock; "
+        f"clock.system_clock = lambda: now() + {ahead_ms}; from pingfeed.cli import main; sys.exit(main())"
+    )
 
 
 def wait_for(look: Callable[[], _T | None], what: str, seconds: float = START_S) -> _T:
