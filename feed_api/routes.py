@@ -37,7 +37,7 @@ HINTS: Final = {
         r"^([A-Za-z]{2,3}([-_]#?[A-Za-z0-9]{1,8})*)?(?!\n)$",
     ),
 }
-"""Used for a user of whom neither `user_updated` nor the batch side says better."""
+"""Used where neither `user_updated` nor the packet gives the value."""
 _MAX_HINT: Final = 100
 _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 

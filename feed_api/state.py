@@ -58,7 +58,7 @@ class FeedRequest:
     """Whether it is to be served for little work (`admission.py`)."""
     country: str | None = None
     language: str | None = None
-    """What the app knows of a user of whom nothing else is known."""
+    """Hints, used where neither profile nor packet gives the value."""
 
     @property
     def began_ms(self) -> int:

@@ -108,7 +108,7 @@ class PointInTime:
     def users(self, user: pa.Array, at_tick: Int64) -> UserBlock:
         """The user block of n probes (user id, tick), as a packet of that tick would hold it.
 
-        A tick below 0 asks for a user of whom nothing is known.
+        A tick below 0 asks for an unknown user.
         """
         names = user.dictionary_encode()
         distinct, back = _distinct(np.asarray(names.indices, np.int64), at_tick)

@@ -260,7 +260,7 @@ class Tables:
         needed = {"user_id", "event_type", clock} & set(schema.names) if clock and self.pending() else set()
         try:
             table = self.scan(paths, schema, [*columns, *sorted(needed - set(columns))])
-        except Exception:
+        except Exception:  # Arrow raises many types for a damaged file: only an intact one's error is ours to raise.
             if not self._examine(paths, schema):
                 raise
             return self._read(folders, schema, columns, until)

@@ -56,7 +56,7 @@ class Forgetting(msgspec.Struct, frozen=True):
     waiting: int
     """Events of all users in this machine's spools: a service that starts applies them to the signals again."""
     unknown: list[str] = []
-    """Users of whom nothing was found."""
+    """Users without a packet, signals or events."""
 
 
 @dataclass

@@ -89,7 +89,7 @@ def _train(batch: Batch, tick: int, days: int) -> Outcome:
         return _trained(batch, tick, rows)
     except (Unavailable, MemoryError):
         raise
-    except Exception:
+    except Exception:  # Whatever a request does to training, the others are trained on.
         usable = _usable(batch, rows)
         if len(usable.grades) == len(rows.grades):
             raise

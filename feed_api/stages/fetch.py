@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from feed_api.state import FeedState, Part
+from pingfeed.core.errors import PingfeedError
 from pingfeed.core.features import language_code, place_code
 from pingfeed.core.packet import decode
 from pingfeed.ports import CandidateStore, UserSignals
@@ -52,10 +53,12 @@ def _result(state: FeedState, part: Part, read: asyncio.Future[Any]) -> Any:
         return None
     try:
         return read.result()
-    except Exception as error:  # noqa: BLE001  # whatever is stored, the feed is served
-        log.debug("serving without %s: %s", part, error)
-        state.degraded.add(part)
-        return None
+    except PingfeedError as error:
+        log.debug("serving without %s: %s", part, error.message)
+    except Exception:  # whatever is stored, the feed is served
+        log.exception("serving without %s", part)
+    state.degraded.add(part)
+    return None
 
 
 def _unpack(state: FeedState, data: bytes) -> None:

@@ -141,7 +141,7 @@ async def test_a_degradation_is_forgotten_after_some_minutes(visit: Visit) -> No
     await visit.open("system")
     await visit.page.get_by_text("Ready, with").first.wait_for()
     lacked = visit.page.get_by_text("Some lacked what users did lately")
-    assert await lacked.count() == 0, "nobody knows how long ago these were"
+    assert await lacked.count() == 0, "their age is unknown"
     counted = 6
     await lacked.wait_for()
     await visit.page.clock.fast_forward(6 * 60_000)
