@@ -1,0 +1,10 @@
+-- What one user did and was shown over the last 30 days; Athena asks for the user's id
+SELECT
+  concat(year, '-', month, '-', day) AS day, timestamp_ms, received_ms, event_type, ping_id, creator_id, topic,
+  watch_time_ratio, request_id, position, model_id, served_pings, event_id
+FROM events
+WHERE year >= CAST(extract(YEAR FROM current_date - INTERVAL '30' DAY) AS varchar)
+  AND concat(year, '-', month, '-', day) > CAST(CAST(current_date - INTERVAL '30' DAY AS date) AS varchar)
+  AND user_id = ?
+ORDER BY received_ms DESC, seq DESC
+LIMIT 1000
