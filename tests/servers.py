@@ -174,13 +174,13 @@ def redis_cluster(folder: Path) -> RedisCluster:
     return RedisCluster(command, port, folder, lambda: _redis_answers(port))
 
 
-def ministack(folder: Path) -> Server:
-    """MiniStack with no state; skips where it is not installed."""
+def ministack(folder: Path, **more: str) -> Server:
+    """MiniStack with no state, and `more` variables of its own; skips where it is not installed."""
     program = ministack_program()
     if program is None:
         lacking("MiniStack is not installed (make test-real installs it, or name its command in MINISTACK)")
     port = free_port()
-    environ = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "IOT_MTLS_ENABLED": "0", **AWS_ENVIRONMENT}
+    environ = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "IOT_MTLS_ENABLED": "0", **AWS_ENVIRONMENT, **more}
     return Server(
         (program,), port, folder, lambda: _http_answers(f"http://127.0.0.1:{port}/_ministack/health"), **environ
     )
