@@ -7,7 +7,7 @@ DEPLOY := .venv-deploy
 CHECKOV := .venv-checkov
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-real prove test-containers images lint lint-template types template bench bench-ingest bench-overload bench-heavy bench-containers screenshots lock openapi settings-docs digest clean
+.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-overload bench-heavy bench-containers screenshots lock openapi settings-docs digest clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,7 @@ types: $(VENV)/.dev
 	@$(BIN)/mypy
 
 # Offline: neither a region's catalogue nor a guideline is fetched.
+.PHONY: lint-template template
 lint-template: $(DEPLOY)/.installed $(CHECKOV)/.installed ## cfn-lint, sam validate and checkov on deploy/template.yaml
 	@$(DEPLOY)/bin/cfn-lint deploy/template.yaml
 	@SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=us-east-1 $(DEPLOY)/bin/sam validate --lint --template deploy/template.yaml

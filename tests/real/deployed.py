@@ -231,6 +231,13 @@ class Stage:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def log(self, function: str) -> list[dict[str, Any]]:
+        """What a function has logged, where that is JSON."""
+        pages = boto3.client("logs").get_paginator("filter_log_events")
+        found = pages.paginate(logGroupName=f"/aws/lambda/{self.stack}-{function}")
+        lines = [line for page in found for event in page["events"] for line in event["message"].splitlines()]
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
     def variables(self, function: str) -> dict[str, str]:
         """The variables of a function."""
         found = boto3.client("lambda").get_function_configuration(FunctionName=f"{self.stack}-{function}")

@@ -133,6 +133,21 @@ def test_the_feed_is_ranked_by_the_model_and_logged(town: Town) -> None:
     assert row["model_id"] == page["model_id"]
 
 
+def test_alarms_watch_what_the_feed_reports(town: Town) -> None:
+    """The dimension is the function's name: another stage of the account has alarms of its own."""
+    town.stage.feed(USER)
+    (line, *_) = [one for one in town.stage.log("feed") if "feed_answers" in one]
+    (directive,) = line["_aws"]["CloudWatchMetrics"]
+    assert "feed_answers" in {one["Name"] for one in directive["Metrics"]}
+    alarm = Stack.of(TEMPLATE).of_type("AWS::CloudWatch::Alarm")["DegradedAlarm"]
+    for metric in (one["MetricStat"]["Metric"] for one in alarm["Metrics"] if "MetricStat" in one):
+        assert metric["MetricName"] in ("feed_answers", "feed_degraded")
+        assert metric["Namespace"] == directive["Namespace"]
+        (dimension,) = metric["Dimensions"]
+        assert [[dimension["Name"]]] == directive["Dimensions"]
+        assert (dimension["Value"], line[dimension["Name"]]) == ("FeedFunction", "pingfeed-dev-feed")
+
+
 def test_a_hide_shows_in_the_next_feed(town: Town) -> None:
     hidden = town.stage.feed(USER, limit=50)["items"][0]["ping_id"]
     town.stage.post(act("hide", ping_id=hidden))
