@@ -4,7 +4,8 @@ WITH recent AS (
     concat(year, '-', month, '-', day) AS day, event_type, user_id, request_id, ping_id, creator_id, served_pings,
     row_number() OVER (PARTITION BY user_id, event_id ORDER BY received_ms) AS copy
   FROM events
-  WHERE year >= CAST(extract(YEAR FROM current_date - INTERVAL '60' DAY) AS varchar)
+  WHERE year BETWEEN CAST(extract(YEAR FROM current_date - INTERVAL '60' DAY) AS varchar)
+      AND CAST(extract(YEAR FROM current_date) AS varchar)
     AND concat(year, '-', month, '-', day) > CAST(CAST(current_date - INTERVAL '60' DAY AS date) AS varchar)
     AND event_type IN ('feed_served', 'ping_created')
 ),

@@ -4,7 +4,8 @@ WITH acts AS (
     concat(year, '-', month, '-', day) AS day, user_id, event_type, watch_time_ratio,
     row_number() OVER (PARTITION BY user_id, event_id ORDER BY received_ms) AS copy
   FROM events
-  WHERE year >= CAST(extract(YEAR FROM current_date - INTERVAL '14' DAY) AS varchar)
+  WHERE year BETWEEN CAST(extract(YEAR FROM current_date - INTERVAL '14' DAY) AS varchar)
+      AND CAST(extract(YEAR FROM current_date) AS varchar)
     AND concat(year, '-', month, '-', day) > CAST(CAST(current_date - INTERVAL '14' DAY AS date) AS varchar)
 )
 SELECT

@@ -30,7 +30,9 @@ from tests.unit.issuer import AUDIENCE, bearer, token
 pytestmark = [
     pytest.mark.real,
     pytest.mark.timeout(600),
-    pytest.mark.skipif("lease_url" not in kinds(), reason="the settings of the template are not all there yet"),
+    pytest.mark.skipif(
+        not {"lease_url", "packet_slot"} <= kinds().keys(), reason="settings of the template are to come"
+    ),
     pytest.mark.skipif(not (ROOT / "feed_api" / "lambda_handler.py").exists(), reason="the feed is no function yet"),
 ]
 USER: Final = user_id(1)

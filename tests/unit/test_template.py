@@ -27,9 +27,8 @@ AUTHS, SIGNALS = ("api_key", "jwt", "gateway_jwt"), ("dynamodb", "valkey")
 LARGEST: Final = {"Auth": "jwt", "Signals": "valkey", "DomainName": "api.example", "CertificateArn": "arn"}
 """The parameters with which most resources exist."""
 
-COMING: Final = {"lease_url", "jwt_jwks_source"}
-"""Settings of the template that pingfeed does not have yet."""
-COMING_VALUES: Final = {("auth", "gateway_jwt"), ("jwt_jwks", "s3")}
+COMING: Final = {"lease_url", "jwt_jwks_source", "packet_slot"} - kinds().keys()
+"""Settings of the template that pingfeed does not have yet. AUTH=gateway_jwt comes with `jwt_jwks_source`."""
 NOT_ON_LAMBDA: Final = {
     "spool_dir": "a function has no spool",
     "spool_max_mb": "a function has no spool",
@@ -125,17 +124,13 @@ def test_functions_have_exactly_the_variables_that_settings_reads() -> None:
 def test_settings_accept_the_variables(auth: str, signals: str) -> None:
     made = stack(Auth=auth, Signals=signals)
     assert made.refused() == []
-    environ = variables(made)
-    if ("auth", auth) in COMING_VALUES:
-        environ[f"{PREFIX}AUTH"] = "jwt"
-    if environ[f"{PREFIX}JWT_JWKS"].startswith("s3:"):
-        assert ("jwt_jwks", "s3") in COMING_VALUES
-        environ[f"{PREFIX}JWT_JWKS"] = GIVEN["JwtJwks"]
-    for name in COMING:
-        environ.pop(PREFIX + name.upper(), None)
-    settings = load(
-        {name: re.sub(r"Cache\.\w+\.Address:Cache\.\w+\.Port", "cache:6379", value) for name, value in environ.items()}
-    )
+    given = {name: value for name, value in variables(made).items() if name.removeprefix(PREFIX).lower() not in COMING}
+    environ = {
+        name: re.sub(r"Cache\.\w+\.Address:Cache\.\w+\.Port", "cache:6379", value) for name, value in given.items()
+    }
+    if "jwt_jwks_source" in COMING:
+        environ |= {f"{PREFIX}AUTH": auth.removeprefix("gateway_"), f"{PREFIX}JWT_JWKS": GIVEN["JwtJwks"]}
+    settings = load(environ | {"AWS_LAMBDA_FUNCTION_NAME": "feed"})
     assert settings.auth != Settings.auth
     assert settings.events_url == "firehose://pingfeed-dev-events"
     assert settings.signals_url.startswith("rediss:" if signals == "valkey" else "dynamodb:")
