@@ -174,11 +174,12 @@ class Stage:
             with suppress(ClientError):
                 self.tls_only[bucket] = self.cloud.s3.get_bucket_policy(Bucket=bucket)["Policy"]
             self.cloud.s3.delete_bucket_policy(Bucket=bucket)
-        self.web = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.cloud.server.port}",
-            headers={"Host": self.outputs["ApiUrl"].removeprefix("http://"), "Authorization": f"Bearer {KEY}"},
-            timeout=60,
-        )
+        if api := self.resources().get("Api"):
+            self.web = httpx.Client(
+                base_url=f"http://127.0.0.1:{self.cloud.server.port}",
+                headers={"Host": f"{api[1]}.execute-api.localhost", "Authorization": f"Bearer {KEY}"},
+                timeout=60,
+            )
 
     def delete(self) -> None:
         """Delete the stack."""

@@ -36,6 +36,7 @@ pytestmark = [
     pytest.mark.skipif(not (ROOT / "feed_api" / "lambda_handler.py").exists(), reason="the feed is no function yet"),
 ]
 USER: Final = user_id(1)
+CERTIFICATE: Final = "arn:aws:acm:us-east-1:000000000000:certificate/00000000-0000-0000-0000-000000000000"
 INSIDE_ANOTHER: Final = {"AWS::ApiGatewayV2::Stage", "AWS::Glue::Table", "AWS::Logs::LogStream"}
 """Types of resources whose name is one within another resource."""
 
@@ -285,9 +286,20 @@ def listed(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
+def test_without_compute_the_data_is_there_for_containers(account: Cloud) -> None:
+    stage = account.stage("plain")
+    stage.deploy(Compute="none", ImageUri="", ApiKeyHashes="")
+    kinds_of = {kind for kind, _ in stage.resources().values()}
+    assert not [kind for kind in kinds_of if kind.startswith(("AWS::Lambda::", "AWS::ApiGatewayV2::"))]
+    record = {"Data": json.dumps({"event_id": "e1", "user_id": "ann"}).encode()}
+    boto3.client("firehose").put_record_batch(DeliveryStreamName=stage.outputs["Stream"], Records=[record])
+    found(stage, event_id="e1")
+
+
 def test_the_gateway_checks_tokens_and_a_user_speaks_only_for_itself(account: Cloud, issuer: str) -> None:
     stage = account.stage("jwt")
-    stage.deploy(Auth="gateway_jwt", JwtIssuer=issuer, JwtAudience=AUDIENCE)
+    domain = {"DomainName": "api.example", "BasePath": "v1", "CertificateArn": CERTIFICATE}
+    stage.deploy(Auth="gateway_jwt", JwtIssuer=issuer, JwtAudience=AUDIENCE, **domain)
     mine, body = bearer(token(USER, iss=issuer)), {"events": [act("follow", creator_id="c1")]}
     for headers in ({"Authorization": ""}, bearer(token(USER, iss="https://other.example"))):
         for path in ("/track-events", "/ingest/track-events"):
@@ -298,6 +310,10 @@ def test_the_gateway_checks_tokens_and_a_user_speaks_only_for_itself(account: Cl
     assert stage.web.post("/track-events", json=body, headers=mine).status_code == 202
     assert stage.web.get("/get-feed", params={"user_id": USER}, headers=mine).status_code == 200
     assert stage.web.get("/get-feed", params={"user_id": "someone-else"}, headers=mine).status_code == 403
+    assert stage.outputs["ApiUrl"] == "https://api.example/v1"
+    at_domain = {"Host": "api.example", **mine}
+    for path in ("/v1/get-feed", "/v1/docs", "/v1/ingest/docs", "/v1/ingest/healthz"):
+        assert stage.web.get(path, params={"user_id": USER}, headers=at_domain).status_code == 200, path
     theirs = {"events": [act("follow", creator_id="c1", user_id="someone-else")]}
     assert stage.web.post("/track-events", json=theirs, headers=mine).status_code in (403, 422)
 

@@ -55,6 +55,7 @@ WILDCARDS: Final = {
     ("FirehoseRole", "lake/events/*"): "Firehose names its objects",
     ("FirehoseRole", "lake/errors/*"): "Firehose names its objects",
     ("IngestPolicy", "lake/rejected/*"): "objects are named by day and writer",
+    ("ContainerPolicy", "lake/accounts/*"): "each spool has a file named after its id",
     ("FeedPolicy", "artifacts/*"): "models, snapshots and pointers are named by digest and tick",
     ("TickPolicy", "lake/*"): "the batch side writes all of the lake",
     ("TickPolicy", "artifacts/*"): "the batch side writes all artifacts",
@@ -158,8 +159,9 @@ def test_auth_none_cannot_be_chosen() -> None:
 
 def test_each_wildcard_has_a_reason() -> None:
     found = set()
-    for auth, signals in product(AUTHS, SIGNALS):
-        for name, statement in statements(stack(**LARGEST | {"Auth": auth, "Signals": signals})):
+    all_of_them = [LARGEST | {"Auth": auth, "Signals": signals} for auth, signals in product(AUTHS, SIGNALS)]
+    for parameters in [*all_of_them, {"Compute": "none"}]:
+        for name, statement in statements(stack(**parameters)):
             values = [*listed(statement["Action"]), *map(short, listed(statement["Resource"]))]
             found |= {(name, value) for value in values if "*" in value}
     assert found == WILDCARDS.keys()
@@ -300,7 +302,9 @@ def test_without_compute_there_is_no_function_and_no_api() -> None:
     kinds_of = {one["Type"] for one in made.resources.values()}
     assert not [kind for kind in kinds_of if "Serverless" in kind or "Lambda" in kind or "ApiGateway" in kind]
     assert {"AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::KinesisFirehose::DeliveryStream"} <= kinds_of
-    assert {"IngestPolicy", "FeedPolicy", "TickPolicy"} <= made.resources.keys(), "for the roles of containers"
+    for_roles = {"IngestPolicy", "FeedPolicy", "TickPolicy", "ContainerPolicy"}
+    assert for_roles <= made.resources.keys()
+    assert "ContainerPolicy" not in stack().resources
 
 
 def test_emulators_are_spared_what_they_refuse() -> None:
