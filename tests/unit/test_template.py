@@ -357,6 +357,7 @@ def test_alarms_reach_the_address_and_say_what_is_wrong() -> None:
         "IngestErrors",
         "FeedErrors",
         "TickErrors",
+        "KeysErrors",
         "Throttles",
         "TickMissed",
         "Degraded",
@@ -365,6 +366,16 @@ def test_alarms_reach_the_address_and_say_what_is_wrong() -> None:
         "Conversion",
         "CacheMemory",
     }
+
+
+def test_a_canary_stops_at_errors_of_its_function_and_of_the_api() -> None:
+    groups = stack().of_type("AWS::CodeDeploy::DeploymentGroup")
+    for name in ("Ingest", "Feed"):
+        stops = [one["Name"] for one in groups[f"{name}Canary"]["AlarmConfiguration"]["Alarms"]]
+        # A service that cannot start answers 500, which is no error of its function.
+        assert stops == [f"{name}ErrorsAlarm", "ServerErrorsAlarm"]
+        policy = stack().resources[f"{name}Alias"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
+        assert policy == {"ApplicationName": "Canaries", "DeploymentGroupName": f"{name}Canary"}
 
 
 def test_the_dashboard_is_json_and_names_what_exists() -> None:
