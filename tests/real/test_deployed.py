@@ -307,6 +307,7 @@ def test_the_gateway_checks_tokens_and_a_user_speaks_only_for_itself(account: Cl
         assert stage.web.get("/get-feed", params={"user_id": USER}, headers=headers).status_code == 401
     for path in ("/docs", "/healthz", "/ingest/docs", "/ingest/healthz"):
         assert stage.web.get(path, headers={"Authorization": ""}).status_code == 200
+        assert stage.web.head(path, headers={"Authorization": ""}).status_code == 200
     assert stage.web.post("/track-events", json=body, headers=mine).status_code == 202
     assert stage.web.get("/get-feed", params={"user_id": USER}, headers=mine).status_code == 200
     assert stage.web.get("/get-feed", params={"user_id": "someone-else"}, headers=mine).status_code == 403
