@@ -21,6 +21,8 @@ from pingfeed.core.urls import flaw, is_loopback, masked, scheme_of
 from pingfeed.home import DEFAULT
 
 PREFIX: Final = "PINGFEED_"
+ON_LAMBDA: Final = "AWS_LAMBDA_FUNCTION_NAME"
+"""The variable that Lambda sets."""
 INGEST_PORT: Final = 8000
 FEED_PORT: Final = 8001
 
@@ -82,8 +84,9 @@ class Settings:
     """Folder of events that are accepted and not yet delivered; a relative path is below `HOME`."""
 
     # Who may call
-    auth: Literal["none", "api_key", "jwt"] = "none"
-    """How callers authenticate: `none` (on loopback addresses only), `api_key` or `jwt`."""
+    auth: Literal["none", "api_key", "jwt", "gateway_jwt"] = "none"
+    """How callers authenticate: `none` (on loopback addresses only), `api_key`, `jwt`, or `gateway_jwt` (on Lambda: the
+    JWT authorizer of an HTTP API has verified the token)."""
     allow_open: bool = False
     """Lets `none` listen on any address, for when something else protects the port."""
     api_key_hashes: tuple[Digest, ...] = ()
@@ -173,7 +176,7 @@ def load(environ: Mapping[str, str], *, cwd: Path | None = None) -> Settings:
     if not values["jwt_algorithms"]:
         values["jwt_algorithms"] = default_algorithms(values["jwt_jwks"], values["jwt_secret"])
     settings = Settings(home=home, **values)
-    _check_together(settings)
+    _check_together(settings, on_lambda=bool(environ.get(ON_LAMBDA)))
     _check_same_place(settings, given.keys())
     return settings
 
@@ -303,7 +306,9 @@ def default_algorithms(jwks: str, secret: str) -> tuple[str, ...]:
     return ("HS256",) if secret else ()
 
 
-def _check_together(settings: Settings) -> None:
+def _check_together(settings: Settings, *, on_lambda: bool) -> None:
+    if settings.auth == "gateway_jwt" and not on_lambda:
+        raise _error("auth", "is gateway_jwt, which is for Lambda only: there API Gateway verifies the tokens")
     if settings.auth == "api_key" and not settings.api_key_hashes:
         raise _error("api_key_hashes", f"is empty while {PREFIX}AUTH is api_key")
     if settings.auth == "jwt":

@@ -121,7 +121,12 @@ def environment(handler: str, folder: Path, environ: Mapping[str, str]) -> Itera
     """An environment of a function (`module.name`) with these variables beside the machine's; killed afterwards."""
     api, log = RuntimeApi(), folder / f"{handler}.log"
     threading.Thread(target=api.serve_forever, daemon=True).start()
-    own = {"AWS_LAMBDA_RUNTIME_API": api.address, "AWS_LAMBDA_FUNCTION_NAME": "ingest", "PYTHONPATH": str(ROOT)}
+    own = {
+        "AWS_LAMBDA_RUNTIME_API": api.address,
+        "AWS_LAMBDA_FUNCTION_NAME": "a-function",
+        "_HANDLER": handler,
+        "PYTHONPATH": str(ROOT),
+    }
     with log.open("wb") as out:
         command = [sys.executable, "-m", "awslambdaric", handler]
         process = subprocess.Popen(command, env={**os.environ, **own, **environ}, cwd=folder, stdout=out, stderr=out)

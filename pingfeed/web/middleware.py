@@ -150,7 +150,7 @@ class OutermostLayer:
             **scope,
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],
             "path": path,
-            "root_path": root,
+            "root_path": root or scope.get("root_path", ""),
         }
 
     async def _answer(self, scope: Scope, receive: Receive, response: "_ResponseStart") -> None:

@@ -20,7 +20,7 @@ from pingfeed.core.ids import uuid7
 from tests.buckets import bucket_of, mirrored
 from tests.conformance.place import Place
 from tests.conformance.samples import eventually
-from tests.http_api import body_of, events
+from tests.http_api import AUTH, body_of, events
 from tests.relay import Relay, relay_to
 from tests.runtime_api import Environment, environment
 from tests.servers import AWS_ENVIRONMENT, Server, lacking
@@ -52,7 +52,7 @@ def function(place: Place, relay: Relay, tmp_path: Path) -> Iterator[Environment
         "PINGFEED_LAKE_URL": lake,
         "PINGFEED_SIGNALS_URL": f"dynamodb://{table}",
         "PINGFEED_TRENDING_URL": "snapshot://",
-        "PINGFEED_ALLOW_OPEN": "1",
+        **AUTH,
     }
     with environment(HANDLER, tmp_path, environ) as made:
         yield made
