@@ -8,11 +8,9 @@ from ingest_api.rejected import MAX_BYTES_A_DAY, RejectedEvents, RejectedObjects
 from ingest_api.signal_writer import SignalWriter
 from pingfeed.adapters import registry
 from pingfeed.core.clock import Clock, SteadyClock, system_clock
-from pingfeed.core.errors import SettingsError
 from pingfeed.core.ids import IdMaker, uuid7
-from pingfeed.core.urls import scheme_of
 from pingfeed.ports import EventSink, Trending, UserSignals
-from pingfeed.settings import PREFIX, Settings
+from pingfeed.settings import Settings, check_places
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.inline import DirectDelivery
 from pingfeed.spool.spool import Spool
@@ -86,7 +84,7 @@ def build_for_lambda(settings: Settings) -> Services:
 
     SettingsError for a setting that needs a disk.
     """
-    _check_places(settings)
+    check_places(settings, ON_LAMBDA)
     limits = {"read_s": FIREHOSE_CALL_S, "patience_s": FIREHOSE_PATIENCE_S}
     sink = registry.open_event_sink(settings, **limits)
     signals, trending = registry.open_signals(settings), registry.open_trending(settings)
@@ -99,15 +97,6 @@ def build_for_lambda(settings: Settings) -> Services:
         writer=writer,
         rejected=RejectedObjects(registry.open_lake_objects(settings), writer=uuid7(system_clock())),
     )
-
-
-def _check_places(settings: Settings) -> None:
-    for name, schemes in ON_LAMBDA.items():
-        scheme, variable = scheme_of(getattr(settings, name)), PREFIX + name.upper()
-        if scheme not in schemes:
-            known = " or ".join(f"{known}://" for known in schemes)
-            sentence = f"{variable} is {scheme}://, a place that a Lambda function loses; set {known}"
-            raise SettingsError(sentence, field=variable)
 
 
 class Counters:

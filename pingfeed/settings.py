@@ -354,6 +354,15 @@ def check_open(settings: Settings, host: str) -> None:
         raise _error("auth", f"is none, which may not listen on {host}; set api_key or jwt, or {PREFIX}ALLOW_OPEN=1")
 
 
+def check_places(settings: Settings, places: Mapping[str, tuple[str, ...]]) -> None:
+    """Reject settings that need a disk where a function runs; `places` are the schemes that it may use, by setting."""
+    for name, schemes in places.items():
+        scheme = scheme_of(getattr(settings, name))
+        if scheme not in schemes:
+            known = " or ".join(f"{known}://" for known in schemes)
+            raise _error(name, f"is {scheme}://, a place that a Lambda function loses; set {known}")
+
+
 def url_path(url: str) -> Path:
     """The path of a `file://`, `disk://` or `sqlite://` URL."""
     split = urlsplit(url)

@@ -44,7 +44,7 @@ def _class_of(setting: str, scheme: str) -> Any:
 
 
 def _open(
-    setting: str, settings: Settings, *more: Any, url_of: str | None = None, limits: Mapping[str, float] = {}
+    setting: str, settings: Settings, *more: Any, url_of: str | None = None, limits: Mapping[str, Any] = {}
 ) -> Any:
     """The adapter of a port (named by its setting) at that setting's URL, or at another one's (`url_of`)."""
     url = getattr(settings, url_of or setting)
@@ -82,7 +82,7 @@ def open_artifacts(settings: Settings) -> Artifacts:
     return cast(Artifacts, _open("artifacts_url", settings))
 
 
-def open_event_sink(settings: Settings, **limits: float) -> EventSink:
+def open_event_sink(settings: Settings, **limits: Any) -> EventSink:
     """The event sink that the settings choose; `limits` are arguments of that sink's class."""
     return cast(EventSink, _open("events_url", settings, limits=limits))
 

@@ -71,7 +71,7 @@ class HttpFunction:
 
     `counted` are the counters that become CloudWatch metrics; `timeout_s` is the least timeout that the function may
     have; `prefix` is a path under which the API publishes the service besides the root; a response waits `rest_s` for
-    tasks that are left.
+    tasks that are left; with None they are left alone, frozen with the environment, and go on in the next invocation.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class HttpFunction:
         counted: Collection[str],
         timeout_s: float,
         prefix: str = "",
-        rest_s: float = REST_S,
+        rest_s: float | None = REST_S,
         environ: Mapping[str, str] = os.environ,
         new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
         write: Callable[[str], Any] = lambda line: sys.stdout.write(line),
@@ -195,10 +195,10 @@ def _is_request(event: Any) -> bool:
     return isinstance(context, dict) and ("http" in context or "httpMethod" in event)
 
 
-async def _rest(patience_s: float) -> None:
+async def _rest(patience_s: float | None) -> None:
     """Wait for unfinished tasks, and cancel those that take too long."""
     begun = asyncio.all_tasks() - {asyncio.current_task()}
-    if begun:
+    if begun and patience_s is not None:
         _, late = await asyncio.wait(begun, timeout=patience_s)
         for task in late:
             task.cancel()
