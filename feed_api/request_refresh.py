@@ -18,7 +18,7 @@ from feed_api.metrics import FeedMetrics
 from feed_api.trending_cache import TrendingCache
 from pingfeed.core.clock import Clock
 
-REFRESH_MS: Final = 15_000
+REFRESH_MS: Final = 10_000
 """How long what was read counts as fresh: two reads of S3 in each environment for each such interval with requests."""
 AGAIN_MS: Final = 60_000
 POINTER_S: Final = 0.3

@@ -123,6 +123,8 @@ class ServedLog:
             self._lose(len(self._waiting), "the service stopped before the spool accepted it")
 
     async def _put(self, state: FeedState, row: Row, delivery: DirectDelivery) -> None:
+        if late := self._acting.get(state.request.user_id):
+            late.cancel()  # It may hang on a dead connection, and acts of one user wait for each other.
         act = self._act(state.request.user_id, _succeeds(twice(lambda: self._acts.apply_now(row))))
         put = self._start(_succeeds(delivery.accept([row])))
         await asyncio.wait([act, put], timeout=state.deadline.left_s())
@@ -135,7 +137,7 @@ class ServedLog:
     def _act(self, user_id: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start to apply an act; `settle` finds it while it runs."""
         act = self._acting[user_id] = self._start(work)
-        act.add_done_callback(lambda _: self._acting.pop(user_id, None))
+        act.add_done_callback(lambda _: self._acting.get(user_id) is act and self._acting.pop(user_id))
         return act
 
     async def _apply(self, row: Row) -> None:

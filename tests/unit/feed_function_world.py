@@ -1,7 +1,6 @@
 """The feed's function as it is wired, over an AWS in memory that can be slow, throttled or down, in simulated time."""
 
 import asyncio
-import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,7 +24,7 @@ from pingfeed.core.ranker import Pointer, pointer_key
 from pingfeed.core.signals import Act, ActKind
 from pingfeed.settings import Settings
 from pingfeed.web.lambda_shell import HttpFunction
-from tests.http_api import body_of, request
+from tests.http_api import AUTH, body_of, request
 from tests.unit.fake_dynamodb import FakeDynamodb
 from tests.unit.fake_firehose import FakeFirehose
 from tests.unit.feed_world import (
@@ -42,7 +41,6 @@ from tests.unit.feed_world import (
 from tests.unit.lambda_world import Context
 from tests.unit.simulated_time import SimulatedLoop
 
-KEY = "k" * 32
 BUDGET_S = 0.05
 LATENCY_S = 0.004
 ENVIRON = {
@@ -56,8 +54,7 @@ ENVIRON = {
     "PINGFEED_EXPLORE_SHARE": "0",
     "PINGFEED_LOG_MATRIX_SHARE": "0",
     "PINGFEED_FEED_BUDGET_MS": str(round(BUDGET_S * 1000)),
-    "PINGFEED_AUTH": "api_key",
-    "PINGFEED_API_KEY_HASHES": hashlib.sha256(KEY.encode()).hexdigest(),
+    **AUTH,
 }
 
 Trouble = Callable[[], Awaitable[None]]
@@ -161,6 +158,7 @@ class FeedFunction:
     """One environment and the AWS behind it; `took_s` is how long the last invocation lasted."""
 
     loop: SimulatedLoop
+    environ: dict[str, str] = field(default_factory=lambda: dict(ENVIRON))
     dynamodb: Dynamodb = field(default_factory=Dynamodb)
     firehose: Firehose = field(default_factory=Firehose)
     s3: S3 = field(default_factory=S3)
@@ -176,14 +174,15 @@ class FeedFunction:
             counted=COUNTED,
             timeout_s=10,
             rest_s=None,
-            environ=ENVIRON,
+            environ=self.environ,
             new_loop=lambda: self.loop,
             write=self.lines.append,
         )
 
-    def get(self, path: str = "/get-feed", **query: Any) -> dict[str, Any]:
-        """The answer to a request."""
-        event = request(path, method="GET", x_api_key=KEY) | {"rawQueryString": urlencode(query)}
+    def get(self, path: str = "/get-feed", stage: str = "$default", **query: Any) -> dict[str, Any]:
+        """The answer to a request; `path` is what the client sent."""
+        event = request(path, method="GET") | {"rawQueryString": urlencode(query)}
+        event["requestContext"]["stage"] = stage
         began_s = self.loop.seconds
         answer = self.handler(event, Context())  # type: ignore[arg-type]  # as much of it as is used
         self.took_s = self.loop.seconds - began_s

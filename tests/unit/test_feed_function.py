@@ -136,6 +136,12 @@ def test_a_connection_that_died_while_frozen_costs_a_feed_nothing(function: Feed
     assert "feed_served_act_failures" not in counted
 
 
+def test_an_act_that_hangs_on_a_dead_connection_holds_up_no_later_one(function: FeedFunction) -> None:
+    function.dynamodb.writes.then = [hanging]
+    assert function.feed()["degraded"] == ["signals", "model"]
+    assert function.feed()["degraded"] == ["model"]
+
+
 # Refreshing
 
 
@@ -255,8 +261,15 @@ def test_importing_the_handler_reads_no_settings_and_starts_nothing() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
-def test_health_readiness_and_docs_answer(function: FeedFunction) -> None:
-    assert body_of(function.get("/healthz")) == {"status": "ok"}
-    ready = function.get("/readyz")
-    assert (ready["statusCode"], body_of(ready)["degraded"]) == (200, ["model"])
-    assert function.get("/docs")["statusCode"] == 200
+@pytest.mark.parametrize(("stage", "base"), [("$default", ""), ("dev", ""), ("$default", "/v1")])
+def test_its_routes_answer_under_a_stage_and_a_base_path(
+    monkeypatch: pytest.MonkeyPatch, stage: str, base: str
+) -> None:
+    with feed_function(monkeypatch) as function:
+        function.environ["PINGFEED_ROOT_PATH"] = base
+        before = base if stage == "$default" else f"/{stage}{base}"
+        assert body_of(function.get(f"{before}/healthz", stage)) == {"status": "ok"}
+        ready = function.get(f"{before}/readyz", stage)
+        assert (ready["statusCode"], body_of(ready)["degraded"]) == (200, ["model"])
+        assert f"{before}/openapi.json" in function.get(f"{before}/docs", stage)["body"]
+        assert len(body_of(function.get(f"{before}/get-feed", stage, user_id="u"))["items"]) == 10
