@@ -11,7 +11,7 @@ from pingfeed.core.clock import Clock, SteadyClock, system_clock
 from pingfeed.core.errors import SettingsError
 from pingfeed.core.ids import IdMaker, uuid7
 from pingfeed.core.urls import scheme_of
-from pingfeed.ports import EventSink, Trending, UserSignals
+from pingfeed.ports import Artifacts, EventSink, Trending, UserSignals
 from pingfeed.settings import PREFIX, Settings
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.inline import DirectDelivery
@@ -99,6 +99,15 @@ def build_for_lambda(settings: Settings) -> Services:
         writer=writer,
         rejected=RejectedObjects(registry.open_lake_objects(settings), writer=uuid7(system_clock())),
     )
+
+
+def open_keys_copy(settings: Settings) -> tuple[Artifacts, str]:
+    """Store and name of the S3 object in PINGFEED_JWT_JWKS; SettingsError where keys are not to be copied."""
+    if scheme_of(settings.jwt_jwks) != "s3" or not settings.jwt_jwks_source:
+        sentence = f"{PREFIX}JWT_JWKS must be s3://bucket/key and {PREFIX}JWT_JWKS_SOURCE a URL to copy the keys"
+        raise SettingsError(sentence, field=f"{PREFIX}JWT_JWKS")
+    folder, _, name = settings.jwt_jwks.rpartition("/")
+    return registry.open_objects_at(folder), name
 
 
 def _check_places(settings: Settings) -> None:
