@@ -8,9 +8,11 @@ from ingest_api.rejected import MAX_BYTES_A_DAY, RejectedEvents, RejectedObjects
 from ingest_api.signal_writer import SignalWriter
 from pingfeed.adapters import registry
 from pingfeed.core.clock import Clock, SteadyClock, system_clock
+from pingfeed.core.errors import SettingsError
 from pingfeed.core.ids import IdMaker, uuid7
-from pingfeed.ports import EventSink, Trending, UserSignals
-from pingfeed.settings import Settings, check_places
+from pingfeed.core.urls import scheme_of
+from pingfeed.ports import Artifacts, EventSink, Trending, UserSignals
+from pingfeed.settings import PREFIX, Settings, check_places
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.inline import DirectDelivery
 from pingfeed.spool.spool import Spool
@@ -97,6 +99,15 @@ def build_for_lambda(settings: Settings) -> Services:
         writer=writer,
         rejected=RejectedObjects(registry.open_lake_objects(settings), writer=uuid7(system_clock())),
     )
+
+
+def open_keys_copy(settings: Settings) -> tuple[Artifacts, str]:
+    """Store and name of the S3 object in PINGFEED_JWT_JWKS; SettingsError where keys are not to be copied."""
+    if scheme_of(settings.jwt_jwks) != "s3" or not settings.jwt_jwks_source:
+        sentence = f"{PREFIX}JWT_JWKS must be s3://bucket/key and {PREFIX}JWT_JWKS_SOURCE a URL to copy the keys"
+        raise SettingsError(sentence, field=f"{PREFIX}JWT_JWKS")
+    folder, _, name = settings.jwt_jwks.rpartition("/")
+    return registry.open_objects_at(folder), name
 
 
 class Counters:

@@ -5,6 +5,7 @@ value raises SettingsError with one sentence that names the variable and never q
 `make settings-docs` generates `docs/settings.md` from the class below: the sentence, range and default of each setting.
 """
 
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from functools import cache
@@ -96,7 +97,10 @@ class Settings:
     operator_loopback: bool = True
     """Lets callers on this machine do what an operator key allows; switch it off if a proxy runs on this machine."""
     jwt_jwks: str = ""
-    """The public keys that verify tokens: a file (below `HOME` if relative) or an https URL."""
+    """The public keys that verify tokens: a file (below `HOME` if relative), an https URL, or `s3://bucket/key` for
+    functions that reach no other server."""
+    jwt_jwks_source: str = ""
+    """The https URL from which the function `refresh_keys` copies the keys to that object."""
     jwt_secret: str = ""
     """A shared secret that verifies tokens, instead of public keys; at least 32 bytes."""
     jwt_audience: str = ""
@@ -224,6 +228,8 @@ def _value(name: str, kind: Any, text: str | None, home: Path) -> Any:
         _check_url(name, text)
     elif name == "jwt_jwks" and text:
         return _jwks_address(text, home)
+    elif name == "jwt_jwks_source" and text:
+        _check_host(name, text)
     elif name == "jwt_secret" and text:
         _check_secret(text)
     try:
@@ -276,16 +282,24 @@ def _jwks_address(text: str, home: Path) -> str:
     """Where the keys are: a URL as it is, a path below `home`."""
     if "://" not in text:
         return str(home / Path(text).expanduser())
+    if scheme_of(text) != "s3":
+        _check_host("jwt_jwks", text)
+    elif not re.fullmatch("s3://[a-z0-9.-]{3,63}/[A-Za-z0-9._/-]*[A-Za-z0-9._-]", text):
+        raise _error("jwt_jwks", "must be like s3://bucket/jwks.json")
+    return text
+
+
+def _check_host(name: str, url: str) -> None:
     try:
-        split = urlsplit(text)
+        split = urlsplit(url)
         host, _ = split.hostname, split.port
     except ValueError:
-        raise _error("jwt_jwks", "is not a URL") from None
-    if not host or split.username or split.password or scheme_of(text) not in ("https", "http"):
-        raise _error("jwt_jwks", "must be a path, or like https://login.example/.well-known/jwks.json")
-    if scheme_of(text) == "http" and not is_loopback(host):
-        raise _error("jwt_jwks", "must be https:// unless the host is this machine: its keys decide who may log in")
-    return text
+        raise _error(name, "is not a URL") from None
+    if not host or split.username or split.password or scheme_of(url) not in ("https", "http"):
+        kind = "a path, or like" if name == "jwt_jwks" else "like"
+        raise _error(name, f"must be {kind} https://login.example/.well-known/jwks.json")
+    if scheme_of(url) == "http" and not is_loopback(host):
+        raise _error(name, "must be https:// unless the host is this machine: its keys decide who may log in")
 
 
 def _check_secret(text: str) -> None:
@@ -385,4 +399,4 @@ def shown(settings: Settings) -> dict[str, str]:
 def _shown(name: str, value: Any) -> str:
     if name in _SECRET:
         return "(set)" if value else "(not set)"
-    return masked(str(value)) if name in (*SCHEMES, "jwt_jwks") else str(value)
+    return masked(str(value)) if name in (*SCHEMES, "jwt_jwks", "jwt_jwks_source") else str(value)

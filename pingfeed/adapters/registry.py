@@ -72,6 +72,11 @@ def open_lake_at(url: str) -> Lake:
     return cast(Lake, _class_of("lake_url", urlsplit(url).scheme)(url))
 
 
+def open_objects_at(url: str) -> Artifacts:
+    """Files at an `s3://` URL, whatever the settings say."""
+    return cast(Artifacts, _class_of("artifacts_url", "s3")(url))
+
+
 def open_lake_objects(settings: Settings) -> Artifacts:
     """The lake's place for a service that only puts files there: async, and without Arrow."""
     return cast(Artifacts, _open("artifacts_url", settings, url_of="lake_url"))

@@ -157,6 +157,11 @@ class Authenticator:
         """Why the keys of tokens cannot be refreshed, None if they can or none are used."""
         return self._tokens.problem if self._tokens else None
 
+    async def warm_up(self) -> None:
+        """Read the keys of tokens, where there are any, before the first request."""
+        if self._tokens is not None:
+            await self._tokens.warm_up()
+
     async def authenticate(self, scope: Scope) -> Caller:
         """The caller of an ASGI request; raises as the function of this name."""
         key, bearer, local = self._presented(scope)

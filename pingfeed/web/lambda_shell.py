@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import unquote
 
+from fastapi import FastAPI
 from mangum import Mangum
 from mangum.types import ASGI, LambdaContext
 from starlette.types import Receive, Scope, Send
@@ -56,7 +57,7 @@ _log = logging.getLogger(__name__)
 class Opened:
     """What a function serves with. `warm_up` makes the first calls to the stores; it may fail or be cancelled."""
 
-    app: ASGI
+    app: FastAPI
     metrics: Metrics
     warm_up: Callable[[], Awaitable[object]]
     clock: Clock = system_clock
@@ -155,15 +156,16 @@ class HttpFunction:
 
     async def _open(self) -> ASGI:
         """Create the app from the environment's settings; runs in the loop because clients belong to it."""
-        settings = load(self._environ)
+        # A gateway's callers are never on this machine.
+        settings = replace(load(self._environ), operator_loopback=False)
         if settings.auth == "none":
             variable = f"{PREFIX}AUTH"
             raise SettingsError(f"{variable} is none; a function needs gateway_jwt, jwt or api_key", field=variable)
-        # A gateway's callers are never on this machine, and `_Placed` deals with the root path.
-        opened = self._create(replace(settings, root_path="", operator_loopback=False))
+        opened = self._create(replace(settings, root_path=""))  # `_Placed` deals with it.
         await open_clients()
         try:
             async with asyncio.timeout(WARM_UP_S):
+                await opened.app.state.authenticator.warm_up()
                 await opened.warm_up()
         except (PingfeedError, TimeoutError) as error:
             _log.warning("a store did not answer yet", extra={"reason": str(error) or f"after {WARM_UP_S:g} s"})
@@ -216,12 +218,13 @@ class _Placed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        root, path = self._split(scope["path"], scope["aws.event"]["requestContext"])
+        root, path = self._split(scope["path"], scope["aws.event"])
         await self._app({**scope, "root_path": root, "path": root + path}, receive, send)
 
-    def _split(self, path: str, context: Mapping[str, Any]) -> tuple[str, str]:
+    def _split(self, path: str, event: Mapping[str, Any]) -> tuple[str, str]:
         """The public root path and the path below it."""
-        rest, unused = path, [_stage_in_path(context), self._root_path]
+        context = event["requestContext"]
+        rest, unused = path, [_stage_in_path(event), self._root_path]
         while found := next((prefix for prefix in unused if _is_below(rest, prefix)), ""):
             unused.remove(found)
             rest = rest.removeprefix(found)
@@ -234,10 +237,10 @@ class _Placed:
         return root + own, rest.removeprefix(own) or "/"
 
 
-def _stage_in_path(context: Mapping[str, Any]) -> str:
-    """The stage as an HTTP API puts it before the path, "" if it does not."""
-    stage = context.get("stage")
-    return f"/{stage}" if "http" in context and stage and stage != _DEFAULT_STAGE else ""
+def _stage_in_path(event: Mapping[str, Any]) -> str:
+    """The stage as an HTTP API, whose events have a version, puts it before the path; "" if it does not."""
+    stage = event["requestContext"].get("stage")
+    return f"/{stage}" if "version" in event and stage and stage != _DEFAULT_STAGE else ""
 
 
 def _is_below(path: str, prefix: str) -> bool:

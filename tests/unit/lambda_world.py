@@ -1,4 +1,4 @@
-"""Ingest's function over fakes: a scripted Firehose, signals, trending and a lake in memory."""
+"""Functions over fakes: ingest over a scripted Firehose, signals, trending and a lake in memory; the feed over less."""
 
 import asyncio
 import json
@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from feed_api import app as feed_app
+from feed_api import wiring as feed_wiring
+from feed_api.stages.log_served import ServedActs
 from ingest_api.lambda_handler import COUNTED, create
 from ingest_api.rejected import RejectedObjects
 from ingest_api.signal_writer import SignalWriter
@@ -18,10 +21,11 @@ from pingfeed.core.events import Row, decode_rows
 from pingfeed.core.retry import Backoff
 from pingfeed.settings import Settings
 from pingfeed.spool.inline import DirectDelivery
-from pingfeed.web.lambda_shell import HttpFunction
+from pingfeed.web.lambda_shell import HttpFunction, Opened
+from pingfeed.web.metrics import Metrics
 from tests.http_api import AUTH
 from tests.unit.fake_firehose import FakeFirehose
-from tests.unit.fakes import MemoryArtifacts, MemorySignals, MemoryTrending
+from tests.unit.fakes import MemoryArtifacts, MemoryCandidates, MemorySignals, MemorySink, MemoryTrending
 from tests.unit.ingest_world import NOW_MS
 
 ENVIRON = {
@@ -120,6 +124,24 @@ class LambdaWorld:
             ),
             clock=lambda: self.now_ms,
         )
+
+
+def open_feed(settings: Settings) -> Opened:
+    """The feed over fakes."""
+    signals = MemorySignals()
+    acts = ServedActs(signals)
+    services = feed_wiring.Services(
+        candidates=MemoryCandidates(),
+        signals=signals,
+        trending=MemoryTrending(),
+        artifacts=MemoryArtifacts(),
+        delivery=DirectDelivery(MemorySink(), apply=acts.apply),
+        acts=acts,
+    )
+
+    async def warm_up() -> None: ...
+
+    return Opened(feed_app.create_app(services, settings), Metrics(), warm_up)
 
 
 @contextmanager
