@@ -1,7 +1,7 @@
 """Builds the services that the settings describe. The only file of the feed that knows which adapters exist."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +12,7 @@ from pingfeed.core.events import Row
 from pingfeed.core.ids import IdMaker, uuid7
 from pingfeed.core.retry import Backoff
 from pingfeed.ports import Artifacts, CandidateStore, Trending, UserSignals
-from pingfeed.settings import Settings, check_places
+from pingfeed.settings import Settings, check_remote
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.inline import DirectDelivery
 from pingfeed.spool.spool import Spool
@@ -20,15 +20,6 @@ from pingfeed.spool.stats import Publisher
 
 NEEDS: Final = ("events_url", "artifacts_url", "candidates_url", "cache_url", "signals_url", "trending_url", "jwt_jwks")
 """The parts that must respond before the service starts (`pingfeed/checks.py`)."""
-
-ON_LAMBDA: Final[Mapping[str, tuple[str, ...]]] = {
-    "events_url": ("firehose",),
-    "artifacts_url": ("s3",),
-    "candidates_url": ("dynamodb",),
-    "signals_url": ("dynamodb", "redis", "rediss"),
-    "trending_url": ("snapshot", "redis", "rediss"),
-}
-"""What may be chosen there: a function loses its disk."""
 TIMEOUT_S: Final = 15
 """The minimum timeout of a function: for a request that waits for keys of tokens (6 s) and a new version (3 s, twice),
 besides its budget."""
@@ -88,7 +79,7 @@ def build_for_lambda(settings: Settings) -> Services:
 
     SettingsError for a setting that needs a disk.
     """
-    check_places(settings, ON_LAMBDA)
+    check_remote(settings, ("events_url", "artifacts_url", "candidates_url", "signals_url", "trending_url"))
     signals = registry.open_signals(settings)
     sink = registry.open_event_sink(settings, read_s=FIREHOSE_S, patience_s=FIREHOSE_S, backoff=FIREHOSE_BACKOFF)
     return Services(

@@ -6,7 +6,7 @@ value raises SettingsError with one sentence that names the variable and never q
 """
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -368,12 +368,15 @@ def check_open(settings: Settings, host: str) -> None:
         raise _error("auth", f"is none, which may not listen on {host}; set api_key or jwt, or {PREFIX}ALLOW_OPEN=1")
 
 
-def check_places(settings: Settings, places: Mapping[str, tuple[str, ...]]) -> None:
-    """Reject settings that need a disk where a function runs; `places` are the schemes that it may use, by setting."""
-    for name, schemes in places.items():
+_LOCAL: Final = frozenset({"file", "disk", "sqlite"})
+
+
+def check_remote(settings: Settings, names: Iterable[str]) -> None:
+    """A Lambda function loses its disk: SettingsError if one of these places is on it."""
+    for name in names:
         scheme = scheme_of(getattr(settings, name))
-        if scheme not in schemes:
-            known = " or ".join(f"{known}://" for known in schemes)
+        if scheme in _LOCAL:
+            known = " or ".join(f"{known}://" for known in SCHEMES[name] if known not in _LOCAL)
             raise _error(name, f"is {scheme}://, a place that a Lambda function loses; set {known}")
 
 

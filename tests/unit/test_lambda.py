@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ingest_api.lambda_handler import COUNTED, handler
-from ingest_api.wiring import ON_LAMBDA, build_for_lambda
+from ingest_api.wiring import build_for_lambda
 from pingfeed.core.errors import SettingsError, Unavailable
 from pingfeed.settings import load
 from pingfeed.spool.inline import DirectDelivery
@@ -283,8 +283,8 @@ def test_settings_that_need_a_disk_are_rejected_by_name(variable: str, url: str)
     assert "\n" not in rejected.value.message
 
 
-@pytest.mark.parametrize("signals", ON_LAMBDA["signals_url"])
-@pytest.mark.parametrize("trending", ON_LAMBDA["trending_url"])
+@pytest.mark.parametrize("signals", ["dynamodb", "redis", "rediss"])
+@pytest.mark.parametrize("trending", ["snapshot", "redis", "rediss"])
 def test_services_open_without_a_connection(signals: str, trending: str) -> None:
     urls = {
         "PINGFEED_SIGNALS_URL": f"{signals}://a.table",
