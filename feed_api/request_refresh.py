@@ -1,12 +1,11 @@
 """Refreshes model, snapshot and trending inside requests, for a function: nothing runs between two of its invocations.
 
-- A request that finds them stale starts to read the pointers, beside its own work. A read that is not done when the
-  response is due is counted, and goes on in the next request.
-- A request that finds a new version loads it. It serves the old one, and its response waits for the load at most
-  `LOAD_S` beyond the budget: once a version in each environment. A load that takes longer is given up for `AGAIN_MS`.
-- If nothing was read for `old_ms`, because the environment was frozen, restored from a snapshot of its memory, or the
-  store was slower than every budget, a request waits before it serves: at most `POINTER_S` for the pointers, then
-  `LOAD_S` for what is new; once in `AGAIN_MS`.
+- A request that finds them stale starts to read the pointers, beside its own work. What is not done when its response
+  is due is counted, and goes on in the next requests.
+- A new version is loaded by the request that finds it. It serves the old one, and its response waits for the load at
+  most `LOAD_S` beyond the budget: once a version in each environment. A longer load goes on in the next requests.
+- If nothing was read for `old_ms`, because the environment was frozen, or the store slower than every budget, a request
+  waits before it serves: at most `POINTER_S` for the pointers, then `LOAD_S` for what is new; once in `AGAIN_MS`.
 """
 
 import asyncio
@@ -34,22 +33,21 @@ class RequestRefresh:
         self._loader, self._trending, self._clock, self._metrics = loader, trending, clock, metrics
         self._old_ms = old_ms
         self._task: asyncio.Task[None] | None = None
-        self._is_new = False
-        """Whether the task was begun by this request: others do not wait for its pointers."""
+        self._is_new = self._was_awaited = False
+        """Of the task: whether this request began it, and whether a response has waited for what it loads."""
         self._read_ms = self._due_ms = self._wait_ms = 0
         """When the pointers were last read; when to read them again; when a request may wait for that again."""
 
     async def start(self) -> None:
-        """Load everything before the first request; what is not there by then is left to the requests."""
-        now_ms = self._clock()
-        self._due_ms, self._wait_ms = now_ms + REFRESH_MS, now_ms + AGAIN_MS
+        """Load everything before the first request, which tries again if that fails."""
         await self._refresh()
+        self._due_ms = self._read_ms + REFRESH_MS
 
     async def begin(self) -> None:
         """Before a request's budget begins: start to refresh what is stale, and wait for it only if it is old."""
         now_ms = self._clock()
         if self._task is None and (refresh := self._wanted(now_ms)):
-            self._task, self._is_new = asyncio.create_task(refresh()), True
+            self._task, self._is_new, self._was_awaited = asyncio.create_task(refresh()), True, False
         is_old = _is_past(self._read_ms + self._old_ms, now_ms, self._old_ms)
         if is_old and _is_past(self._wait_ms, now_ms, AGAIN_MS):
             self._wait_ms = now_ms + AGAIN_MS
@@ -59,22 +57,17 @@ class RequestRefresh:
         """Before a response due in `within_s`: wait so long for the refresh, longer if it is loading a new version."""
         if self._task is None:
             return
-        await asyncio.wait([self._task], timeout=within_s if self._is_new else 0)
-        if not self._task.done() and self._loader.loading:
-            await self._finish_loading(self._task)
-        elif not self._task.done() and self._is_new:
+        if self._is_new:
+            await asyncio.wait([self._task], timeout=within_s)
+        if self._loader.loading and not self._was_awaited:
+            self._is_new = self._was_awaited = True
+            await asyncio.wait([self._task], timeout=LOAD_S)
+            self._due_ms = self._clock() + (REFRESH_MS if self._task.done() else AGAIN_MS)
+        if self._is_new and not self._task.done():
             self._metrics.refresh_failures.inc()
         self._is_new = False
         if self._task.done():
             self._task = None
-
-    async def _finish_loading(self, task: asyncio.Task[None]) -> None:
-        await asyncio.wait([task], timeout=LOAD_S)
-        if not task.done():
-            self._metrics.refresh_failures.inc()
-            self._due_ms = self._clock() + AGAIN_MS
-            task.cancel()
-            await asyncio.wait([task])
 
     def _wanted(self, now_ms: int) -> Callable[[], Coroutine[Any, Any, None]] | None:
         if _is_past(self._due_ms, now_ms, AGAIN_MS):
