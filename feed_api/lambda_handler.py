@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from feed_api.app import create_app
 from feed_api.wiring import TIMEOUT_S, Services, build_for_lambda
@@ -32,8 +32,11 @@ def create(build: Callable[[Settings], Services], settings: Settings) -> Opened:
     return Opened(app, metrics, app.state.warm_up, services.clock)
 
 
-handler: Final = HttpFunction(
-    "feed", partial(create, build_for_lambda), counted=COUNTED, timeout_s=TIMEOUT_S, rest_s=None
-)
+def function(build: Callable[[Settings], Services] = build_for_lambda, **options: Any) -> HttpFunction:
+    """One execution environment. What a feed leaves behind goes on in the next one: no response waits for it."""
+    return HttpFunction("feed", partial(create, build), counted=COUNTED, timeout_s=TIMEOUT_S, rest_s=None, **options)
+
+
+handler: Final = function()
 """The entry point that Lambda calls."""
 open_at_import(handler, f"{__name__}.handler")

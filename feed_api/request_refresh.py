@@ -46,11 +46,15 @@ class RequestRefresh:
     async def begin(self) -> None:
         """Before a request's budget begins: start to refresh what is stale, and wait for it only if it is old."""
         now_ms = self._clock()
+        is_old = _is_past(self._read_ms + self._old_ms, now_ms, self._old_ms)
+        if must_wait := is_old and _is_past(self._wait_ms, now_ms, AGAIN_MS):
+            self._wait_ms, self._due_ms = now_ms + AGAIN_MS, now_ms
+            if self._task is not None:  # Its connection may have died while the environment was frozen.
+                self._task.cancel()
+                self._task = None
         if self._task is None and (refresh := self._wanted(now_ms)):
             self._task, self._is_new, self._was_awaited = asyncio.create_task(refresh()), True, False
-        is_old = _is_past(self._read_ms + self._old_ms, now_ms, self._old_ms)
-        if is_old and _is_past(self._wait_ms, now_ms, AGAIN_MS):
-            self._wait_ms = now_ms + AGAIN_MS
+        if must_wait:
             await self.finish(POINTER_S)
 
     async def finish(self, within_s: float) -> None:

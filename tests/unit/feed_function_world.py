@@ -6,7 +6,6 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Self
 from urllib.parse import urlencode
 
@@ -14,7 +13,7 @@ import msgspec
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
-from feed_api.lambda_handler import COUNTED, create
+from feed_api.lambda_handler import function
 from feed_api.wiring import Services, build_for_lambda
 from pingfeed.adapters._dynamodb.items import packet_item, packet_key
 from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
@@ -23,7 +22,6 @@ from pingfeed.core.events import Row, decode_rows
 from pingfeed.core.ranker import Pointer, pointer_key
 from pingfeed.core.signals import Act, ActKind
 from pingfeed.settings import Settings
-from pingfeed.web.lambda_shell import HttpFunction
 from tests.http_api import AUTH, body_of, request
 from tests.unit.fake_dynamodb import FakeDynamodb
 from tests.unit.fake_firehose import FakeFirehose
@@ -168,16 +166,8 @@ class FeedFunction:
     """How far its wall clock is ahead of the time that it has lived through."""
 
     def __post_init__(self) -> None:
-        self.handler = HttpFunction(
-            "feed",
-            partial(create, self._build),
-            counted=COUNTED,
-            timeout_s=10,
-            rest_s=None,
-            environ=self.environ,
-            new_loop=lambda: self.loop,
-            write=self.lines.append,
-        )
+        options = {"environ": self.environ, "new_loop": lambda: self.loop, "write": self.lines.append}
+        self.handler = function(self._build, **options)
 
     def get(self, path: str = "/get-feed", stage: str = "$default", **query: Any) -> dict[str, Any]:
         """The answer to a request; `path` is what the client sent."""
@@ -237,22 +227,22 @@ class FeedFunction:
 @contextmanager
 def feed_function(monkeypatch: pytest.MonkeyPatch) -> Iterator[FeedFunction]:
     """An environment that has been imported, with a snapshot live and a packet of the user u."""
-    function, root = FeedFunction(SimulatedLoop()), logging.getLogger()
+    made, root = FeedFunction(SimulatedLoop()), logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    clients = {"dynamodb": function.dynamodb, "firehose": function.firehose, "s3": function.s3}
+    clients = {"dynamodb": made.dynamodb, "firehose": made.firehose, "s3": made.s3}
 
     async def opened(client: AwsClient) -> Any:
         return clients[client._service]
 
     monkeypatch.setattr(AwsClient, "_open", opened)
     monkeypatch.setattr("pingfeed.core.breaker.REST_S", 0)  # It goes by the machine's time.
-    function.publish(TICK)
+    made.publish(TICK)
     item = packet_item("u", FULL_PACKET, FAR_MS)
-    function.dynamodb.tables["table"][packet_key("u")] = {name: dict(value) for name, value in item.items()}
-    function.act("hide", "p000")
+    made.dynamodb.tables["table"][packet_key("u")] = {name: dict(value) for name, value in item.items()}
+    made.act("hide", "p000")
     try:
-        yield function
+        yield made
     finally:
         root.handlers[:], root.level = handlers, level
         asyncio.set_event_loop(None)
-        function.loop.close()
+        made.loop.close()
