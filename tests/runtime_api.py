@@ -2,6 +2,7 @@
 
     GET  /2018-06-01/runtime/invocation/next              the next event, when there is one
     POST /2018-06-01/runtime/invocation/<id>/response     the answer to it; .../error where the function failed
+    GET  /2018-06-01/runtime/restore/next                 with SnapStart, after the import: returns in a restored copy
 
 Between two invocations the environment's process is stopped (SIGSTOP), as Lambda freezes it.
 """
@@ -46,6 +47,7 @@ class RuntimeApi(ThreadingHTTPServer):
         self.address = f"127.0.0.1:{self.server_address[1]}"
         self.events: queue.Queue[tuple[str, Any]] = queue.Queue()
         self.answers: queue.Queue[tuple[str, Any]] = queue.Queue()
+        self.restores: queue.Queue[None] = queue.Queue()
         self.asked = threading.Semaphore(0)
         """Released each time that the environment asks for an event: then it is idle."""
 
@@ -57,6 +59,10 @@ class _Requests(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.release()
+        if self.path.endswith("/restore/next"):
+            self.server.restores.get()
+            self._answer(200, b"", {})
+            return
         invocation, event = self.server.events.get()
         headers = {
             "Lambda-Runtime-Aws-Request-Id": invocation,
@@ -101,6 +107,12 @@ class Environment:
         self._idle()
         return Answer(outcome, body, ms)
 
+    def restore(self) -> None:
+        """What a copy of the snapshot does before its first invocation."""
+        self.process.send_signal(signal.SIGCONT)
+        self._api.restores.put(None)
+        self._idle()
+
     def terminate(self) -> int:
         """SIGTERM, as before an environment is taken down; its exit code."""
         self.process.terminate()
@@ -117,13 +129,19 @@ class Environment:
 
 
 @contextmanager
-def environment(handler: str, folder: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
-    """An environment of a function (`module.name`) with these variables beside the machine's; killed afterwards."""
+def environment(
+    handler: str, folder: Path, environ: Mapping[str, str], *, snap_start: bool = False
+) -> Iterator[Environment]:
+    """An environment of a function (`module.name`) with these variables beside the machine's; killed afterwards.
+
+    With `snap_start` it stands where the snapshot is taken, and has to be restored.
+    """
     api, log = RuntimeApi(), folder / f"{handler}.log"
     threading.Thread(target=api.serve_forever, daemon=True).start()
     own = {
         "AWS_LAMBDA_RUNTIME_API": api.address,
         "AWS_LAMBDA_FUNCTION_NAME": "a-function",
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start" if snap_start else "on-demand",
         "_HANDLER": handler,
         "PYTHONPATH": str(ROOT),
     }

@@ -39,13 +39,13 @@ def relay(session_ministack: Server) -> Iterator[Relay]:
 
 
 @pytest.fixture
-def function(place: Place, relay: Relay, tmp_path: Path) -> Iterator[Environment]:
-    """An environment that has done nothing yet, over a bucket, a table and a stream of this test's own."""
+def environ(place: Place, relay: Relay) -> dict[str, str]:
+    """The variables of a function over a bucket, a table and a stream of this test's own."""
     if find_spec("awslambdaric") is None:
         lacking("awslambdaric is not installed (it is for Linux)")
     table, lake = place.table, bucket_of(place)
     ensure(f"firehose://{place.aws}", lake, interval_s=60)
-    environ = {
+    return {
         **AWS_ENVIRONMENT,
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{relay.port}",
         "PINGFEED_EVENTS_URL": f"firehose://{place.aws}",
@@ -54,6 +54,11 @@ def function(place: Place, relay: Relay, tmp_path: Path) -> Iterator[Environment
         "PINGFEED_TRENDING_URL": "snapshot://",
         **AUTH,
     }
+
+
+@pytest.fixture
+def function(environ: dict[str, str], tmp_path: Path) -> Iterator[Environment]:
+    """An environment that has been imported and not called yet."""
     with environment(HANDLER, tmp_path, environ) as made:
         yield made
 
@@ -111,6 +116,20 @@ async def test_connections_that_died_while_it_was_frozen_cost_no_request(
     # Refused events get no second try: where the store is silent they are dropped, and counted.
     warned = {line["logger"] for line in function.log() if line.get("level") in ("error", "warning")}
     assert warned <= ({"ingest_api.rejected"} if how == "silence_all" else set())
+
+
+async def test_a_restored_snapshot_opens_everything_anew(
+    place: Place, environ: dict[str, str], relay: Relay, tmp_path: Path
+) -> None:
+    with environment(HANDLER, tmp_path, environ, snap_start=True) as function:
+        assert relay.silence_all() >= 2, "to Firehose and DynamoDB, opened by the import"
+        function.restore()
+        answer = function.invoke(events(follow("after"), BAD))
+        assert answer.body["statusCode"] == 202
+        assert answer.ms < 2_000, "no call waited on a connection of the snapshot"
+        opened = [line for line in function.log() if line.get("message") == "settings that apply"]
+        assert len(opened) == 2
+    assert await follows(place) == {"after"}
 
 
 async def test_an_outage_is_a_503_and_the_same_request_is_taken_after_it(
