@@ -21,8 +21,9 @@ from tests.buckets import bucket_of, mirrored
 from tests.conformance.place import Place
 from tests.conformance.samples import eventually
 from tests.http_api import AUTH, body_of, events
+from tests.prove import rounds
 from tests.relay import Relay, relay_to
-from tests.runtime_api import Environment, environment
+from tests.runtime_api import INIT_S, Environment, environment
 from tests.servers import AWS_ENVIRONMENT, Server, lacking
 
 pytestmark = pytest.mark.real
@@ -154,3 +155,17 @@ async def test_sigterm_ends_it_at_once_and_what_it_acknowledged_is_in_the_lake(
     assert body_of(function.invoke(events(*sent)).body)["accepted"] == 2
     assert function.terminate() == -15
     await eventually(lambda: landed(place) == {one["event_id"] for one in sent}, within_s=60)
+
+
+@pytest.mark.parametrize("attempt", range(rounds(3, full=20)))
+def test_a_cold_start_of_256_mb_is_a_202(environ: dict[str, str], tmp_path: Path, attempt: int) -> None:
+    """With the CPU that Lambda gives it. The import has 10 s; most of the work is done there."""
+    with environment(HANDLER, tmp_path, environ, memory_mb=256, init_s=INIT_S) as function:
+        answer = function.invoke(events(follow(f"c{attempt}")))
+        share = function.init_cpu_ms / (function.init_cpu_ms + answer.cpu_ms)
+        sys.stdout.write(
+            f"\nimport {function.init_ms:,.0f} ms ({function.init_cpu_ms:,.0f} ms CPU, {share:.0%} of the cold start), "
+            f"first invocation {answer.ms:,.0f} ms\n"
+        )
+        assert answer.body["statusCode"] == 202
+        assert share >= 0.8
