@@ -3,6 +3,7 @@
 Between two invocations its process stands still. How long invocations take is printed, and nothing depends on it.
 """
 
+import shutil
 import statistics
 import sys
 from collections.abc import Iterator
@@ -169,3 +170,29 @@ def test_a_cold_start_of_256_mb_is_a_202(environ: dict[str, str], tmp_path: Path
         )
         assert answer.body["statusCode"] == 202
         assert share >= 0.8
+
+
+async def test_a_tick_reads_what_landed_and_writes_snapshot_and_packets(
+    place: Place, environ: dict[str, str], tmp_path: Path
+) -> None:
+    """Its home is empty, and gone after each invocation."""
+    home = tmp_path / "home"
+    urls = {
+        "PINGFEED_ARTIFACTS_URL": f"s3://{place.aws}/artifacts",
+        "PINGFEED_CANDIDATES_URL": f"dynamodb://{place.table}",
+        "PINGFEED_HOME": str(home),
+    }
+    created = {"event_type": "ping_created", "ping_id": "p1", "creator_id": "c1"}
+    liked = {"event_type": "like", "user_id": "ann", "ping_id": "p1"}
+    with environment(HANDLER, tmp_path, environ) as function:
+        assert function.invoke(events(created, liked)).body["statusCode"] == 202
+    await eventually(lambda: len(landed(place)) == 2, within_s=60)
+    with environment("batch.lambda_handler.handler", tmp_path, environ | urls) as function:
+        first = function.invoke({})
+        assert (first.outcome, first.body["events"], first.body["packets"]) == ("response", 2, 1), first.body
+        shutil.rmtree(home)
+        again = function.invoke({"everyone": True})
+        assert (again.outcome, again.body["packets"]) == ("response", 1), again.body
+        assert function.invoke({"everyone": 5}).outcome == "error"
+        metrics = [line for line in function.log() if "_aws" in line]
+    assert [line["tick_packets"] for line in metrics] == [1, 1]
