@@ -18,6 +18,7 @@ from deploy.stream import ensure
 from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
 from pingfeed.core.clock import system_clock
 from pingfeed.core.ids import uuid7
+from pingfeed.settings import SCHEMES
 from tests.buckets import bucket_of, mirrored
 from tests.conformance.place import Place
 from tests.conformance.samples import eventually
@@ -182,6 +183,8 @@ async def test_a_tick_reads_what_landed_and_writes_snapshot_and_packets(
         "PINGFEED_CANDIDATES_URL": f"dynamodb://{place.table}",
         "PINGFEED_HOME": str(home),
     }
+    if "lease_url" in SCHEMES:
+        urls["PINGFEED_LEASE_URL"] = f"dynamodb://{place.table}"
     created = {"event_type": "ping_created", "ping_id": "p1", "creator_id": "c1"}
     liked = {"event_type": "like", "user_id": "ann", "ping_id": "p1"}
     with environment(HANDLER, tmp_path, environ) as function:
