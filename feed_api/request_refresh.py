@@ -9,8 +9,7 @@
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Final
 
 from feed_api.artifact_loader import ArtifactLoader
 from feed_api.metrics import FeedMetrics
@@ -48,12 +47,13 @@ class RequestRefresh:
         now_ms = self._clock()
         is_old = _is_past(self._read_ms + self._old_ms, now_ms, self._old_ms)
         if must_wait := is_old and _is_past(self._wait_ms, now_ms, AGAIN_MS):
-            self._wait_ms, self._due_ms = now_ms + AGAIN_MS, now_ms
+            self._wait_ms = now_ms + AGAIN_MS
             if self._task is not None:  # Its connection may have died while the environment was frozen.
                 self._task.cancel()
                 self._task = None
-        if self._task is None and (refresh := self._wanted(now_ms)):
-            self._task, self._is_new, self._was_awaited = asyncio.create_task(refresh()), True, False
+        if self._task is None and (must_wait or _is_past(self._due_ms, now_ms, AGAIN_MS)):
+            self._due_ms = now_ms + REFRESH_MS
+            self._task, self._is_new, self._was_awaited = asyncio.create_task(self._refresh()), True, False
         if must_wait:
             await self.finish(POINTER_S)
 
@@ -72,12 +72,6 @@ class RequestRefresh:
         self._is_new = False
         if self._task.done():
             self._task = None
-
-    def _wanted(self, now_ms: int) -> Callable[[], Coroutine[Any, Any, None]] | None:
-        if _is_past(self._due_ms, now_ms, AGAIN_MS):
-            self._due_ms = now_ms + REFRESH_MS
-            return self._refresh
-        return self._trending.refresh if self._trending.wanted.is_set() else None
 
     async def _refresh(self) -> None:
         read, _ = await asyncio.gather(self._loader.refresh(), self._trending.refresh())
