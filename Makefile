@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINISTACK := .venv-ministack
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-overload bench-heavy bench-containers screenshots lock openapi settings-docs digest clean
+.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-overload bench-heavy bench-lambda bench-containers screenshots lock openapi settings-docs digest clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-overload: $(VENV)/.dev ## the feed at two and four times its highest rate:
 
 bench-heavy: $(VENV)/.dev ## what one user with 100,000 acts and 10,000 blocks costs that user and all others
 	@$(BIN)/python -m benchmarks.heavy_user $(BENCH_ARGS)
+
+bench-lambda: $(VENV)/.dev ## cold and warm functions with the CPU of their memory; MiniStack stands for AWS
+	@$(BIN)/python -m benchmarks.lambda_functions $(BENCH_ARGS)
 
 bench-containers: $(VENV)/.dev ## time from `docker compose --profile demo up` to a served feed
 	@$(BIN)/python -m benchmarks.composition

@@ -46,27 +46,32 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class _Blocking:
-    """A blocking check in the shape of a port."""
+class _Look:
+    """A check in the shape of a port."""
 
-    look: Callable[[], object]
+    look: Callable[[], Awaitable[object]]
 
     async def check(self) -> None:
-        await asyncio.to_thread(self.look)
+        await self.look()
 
     async def close(self) -> None:
         """Nothing to release."""
 
 
-def _open_keys(settings: Settings) -> _Blocking:
+def _open_keys(settings: Settings) -> _Look:
     from pingfeed.web.jwks import parse, source_of  # needs a cryptography library
 
     read = source_of(settings.jwt_jwks)
-    return _Blocking(lambda: parse(read(), settings.jwt_algorithms))
+
+    async def look() -> None:
+        parse(await read(), settings.jwt_algorithms)
+
+    return _Look(look)
 
 
 PARTS: Final[Mapping[str, Callable[[Settings], Any]]] = {
-    "lake_url": lambda settings: _Blocking(partial(registry.open_lake(settings).list, "checks")),  # an absent folder
+    # "checks" is an absent folder.
+    "lake_url": lambda settings: _Look(partial(asyncio.to_thread, registry.open_lake(settings).list, "checks")),
     "events_url": registry.open_event_sink,
     "artifacts_url": registry.open_artifacts,
     "candidates_url": registry.open_candidates,

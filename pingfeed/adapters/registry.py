@@ -44,7 +44,7 @@ def _class_of(setting: str, scheme: str) -> Any:
 
 
 def _open(
-    setting: str, settings: Settings, *more: Any, url_of: str | None = None, limits: Mapping[str, float] = {}
+    setting: str, settings: Settings, *more: Any, url_of: str | None = None, limits: Mapping[str, Any] = {}
 ) -> Any:
     """The adapter of a port (named by its setting) at that setting's URL, or at another one's (`url_of`)."""
     url = getattr(settings, url_of or setting)
@@ -72,6 +72,11 @@ def open_lake_at(url: str) -> Lake:
     return cast(Lake, _class_of("lake_url", urlsplit(url).scheme)(url))
 
 
+def open_objects_at(url: str) -> Artifacts:
+    """Files at an `s3://` URL, whatever the settings say."""
+    return cast(Artifacts, _class_of("artifacts_url", "s3")(url))
+
+
 def open_lake_objects(settings: Settings) -> Artifacts:
     """The lake's place for a service that only puts files there: async, and without Arrow."""
     return cast(Artifacts, _open("artifacts_url", settings, url_of="lake_url"))
@@ -82,7 +87,7 @@ def open_artifacts(settings: Settings) -> Artifacts:
     return cast(Artifacts, _open("artifacts_url", settings))
 
 
-def open_event_sink(settings: Settings, **limits: float) -> EventSink:
+def open_event_sink(settings: Settings, **limits: Any) -> EventSink:
     """The event sink that the settings choose; `limits` are arguments of that sink's class."""
     return cast(EventSink, _open("events_url", settings, limits=limits))
 
