@@ -23,6 +23,7 @@ from pingfeed.web import middleware
 from pingfeed.web.app import create_shell
 from pingfeed.web.health import Readiness, ReadyCheck
 from pingfeed.web.metrics import Metrics
+from pingfeed.web.peers import Peers
 
 _DESCRIPTION: Final = (
     "Ranks a page of pings for a user, from candidates prepared by the batch side, the live model and what the user "
@@ -57,14 +58,19 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         Repeated("trending cache", trending.refresh, services.trending_s, trending.wanted),
     )
 
+    deliveries = [services.delivery, *(delivery for delivery, _ in services.left)]
+    publishers = [one for one in (services.publisher, *(publisher for _, publisher in services.left)) if one]
+    peers = shell_metrics.peers = Peers(services.worker, shell_metrics.registry) if services.worker else None
+
     metrics.watch_tasks(lambda: sum(task.failures for task in tasks))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         try:
-            await services.delivery.start()
-            if services.publisher is not None:
-                services.publisher.start()
+            for delivery in deliveries:
+                await delivery.start()
+            for publisher in publishers:
+                publisher.start()
             await loader.refresh()
             await trending.refresh()
             # Opens the stores' clients, which takes longer than a request's budget. /readyz repeats these checks.
@@ -72,15 +78,20 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
             pipeline.warm_up(services.clock())
             for task in tasks:
                 task.start()
+            if peers is not None:
+                await peers.start()
             yield
         finally:
+            if peers is not None:
+                await peers.close()
             for task in tasks:
                 await task.stop()
             # Served feeds go into the spool before it closes; closing it still applies them to the signals.
             await served_log.drain()
-            await services.delivery.close()
-            if services.publisher is not None:
-                await services.publisher.close()
+            for delivery in deliveries:
+                await delivery.close()
+            for publisher in publishers:
+                await publisher.close()
             for store in (services.candidates, services.signals, services.trending, services.artifacts):
                 await store.close()
 

@@ -213,7 +213,8 @@ def _parts(settings: Settings) -> Iterator[Check]:
 
 
 def _spools(settings: Settings, now_ms: int) -> Iterator[Check]:
-    for service in ("ingest", "feed"):
+    workers = sorted(path.name for path in settings.spool_dir.glob("feed-*"))
+    for service in ("ingest", "feed", *workers):
         try:
             # No wait and a time far ahead: this counts every event that is waiting now.
             waiting = wait_landed(settings.spool_dir / service, now_ms + DAY_MS, 0)

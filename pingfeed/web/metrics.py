@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from pingfeed.core.clock import Clock
 from pingfeed.ports import SinkCounters
+from pingfeed.web.peers import Peers
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 NAMESPACE: Final = "pingfeed"
@@ -36,6 +37,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.peers: Peers | None = None
+        """The workers that this process shares its port with."""
         self._counters: dict[str, Collector] = {}
         self._requests = self.counter("http_requests", "Requests answered", ("method", "route", "status"))
         self._seconds = Histogram(
@@ -92,8 +95,12 @@ class Metrics:
                 yield from ((name, s.labels, s.value) for s in family.samples if s.name.endswith("_total"))
 
     def render(self) -> bytes:
-        """The metrics in Prometheus' text format."""
+        """The metrics of this process in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    async def render_all(self) -> bytes:
+        """The same, those of all workers added up."""
+        return self.render() if self.peers is None else await self.peers.render()
 
 
 @dataclass(frozen=True)
