@@ -230,7 +230,7 @@ GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
             "Create the AWS bucket, tables and stream that the settings name",
             "pingfeed provision --wait 120",
             _seconds("--wait", 60.0, "how long AWS may take to answer"),
-            more="What exists already stays as it is.",
+            more="What exists stays as it is; what it lacks is added, and a thing of another shape is an error.",
         ),
     ),
     "Bring and account for data": (

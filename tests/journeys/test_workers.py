@@ -95,14 +95,9 @@ async def kill_one_under_load(feed: Running) -> Load:
     return load
 
 
-@pytest.fixture
-def feed(services: Services) -> Running:
-    """Two workers."""
+def test_a_killed_worker_costs_its_connections_and_comes_back(services: Services) -> None:
     a_small_town(services)
-    return start(services, 2)
-
-
-def test_a_killed_worker_costs_its_connections_and_comes_back(services: Services, feed: Running) -> None:
+    feed = start(services, 2)
     first = Load()
     for number in range(20):
         answer = httpx.get(f"{feed.url}/get-feed", params={"user_id": user_id(number)}, timeout=30)
@@ -127,7 +122,6 @@ def test_a_killed_worker_costs_its_connections_and_comes_back(services: Services
 
 
 def test_the_spool_of_a_removed_worker_is_delivered_by_a_start_with_fewer(services: Services) -> None:
-    a_small_town(services)
     leave_one_in(services, "feed-3")
     doctor = services.launch("doctor", "--json")
     doctor.process.wait(60)
@@ -151,7 +145,8 @@ def leave_one_in(services: Services, name: str) -> None:
     asyncio.run(append())
 
 
-def test_workers_stop_when_their_supervisor_is_killed(services: Services, feed: Running) -> None:
+def test_workers_stop_when_their_supervisor_is_killed(services: Services) -> None:
+    feed = start(services, 2)
     workers = workers_of(feed)
     feed.kill()
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the workers to end")
