@@ -60,7 +60,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
 
     deliveries = [services.delivery, *(delivery for delivery, _ in services.left)]
     publishers = [one for one in (services.publisher, *(publisher for _, publisher in services.left)) if one]
-    peers = shell_metrics.peers = Peers(services.worker, shell_metrics.registry) if services.worker else None
+    peers = shell_metrics.peers = Peers(services.worker, shell_metrics.render) if services.worker else None
 
     metrics.watch_tasks(lambda: sum(task.failures for task in tasks))
 

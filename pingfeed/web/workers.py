@@ -11,6 +11,7 @@ web framework: the supervisor stays small.
 """
 
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -55,10 +56,13 @@ class Worker:
     def __str__(self) -> str:
         return f"{self.number}:{self.of}:{self.listener}:{self.folder}"
 
-    @property
     def socket(self) -> Path:
-        """The address at which this worker tells its metrics; it exists once the worker serves."""
-        return self.folder / f"{self.number}.sock"
+        """The address at which this process of the worker tells its metrics."""
+        return self.folder / f"{self.number}-{os.getpid()}.sock"
+
+    def has_served(self) -> bool:
+        """Whether a process of this worker was ever ready."""
+        return any(self.folder.glob(f"{self.number}-*.sock"))
 
 
 def spool_name(service: str, number: int) -> str:
@@ -121,7 +125,7 @@ def supervise(command: Callable[[Worker], Sequence[str]], host: str, port: int, 
         team = [_Process(Worker(number, workers, listener.fileno(), Path(folder)), command) for number in numbers]
         try:
             while not asked:
-                for one in team if team[0].has_served() else team[:1]:
+                for one in team if team[0].worker.has_served() else team[:1]:
                     if code := one.keep_running():
                         return code
                 time.sleep(LOOK_S)
@@ -134,25 +138,21 @@ class _Process:
     """A worker's process, started again when it ends."""
 
     def __init__(self, worker: Worker, command: Callable[[Worker], Sequence[str]]) -> None:
-        self._worker, self._command = worker, command
+        self.worker, self._command = worker, command
         self.process: subprocess.Popen[bytes] | None = None
         self._failures = 0
         self._started_at = self._start_at = 0.0
 
-    def has_served(self) -> bool:
-        """Whether it was ready at least once."""
-        return self._worker.socket.exists()
-
     def keep_running(self) -> int:
         """Start the process when it is due; returns the exit code of one that failed before it ever served."""
         if self.process is not None and (code := self.process.poll()) is not None:
-            if code > 0 and not self.has_served():
+            if code > 0 and not self.worker.has_served():
                 return code
             self._ended(code)
         if self.process is None and time.monotonic() >= self._start_at:
             self._started_at = time.monotonic()
             self.process = subprocess.Popen(  # noqa: S603  # our own interpreter, our own arguments
-                self._command(self._worker), stdin=subprocess.PIPE, pass_fds=[self._worker.listener]
+                self._command(self.worker), stdin=subprocess.PIPE, pass_fds=[self.worker.listener]
             )
         return 0
 
@@ -161,5 +161,5 @@ class _Process:
         self._failures = 1 if ran_s > _HEALTHY_S else self._failures + 1
         pause_s = _BACKOFF.pause_s(self._failures)
         self.process, self._start_at = None, time.monotonic() + pause_s
-        extra = {"worker": self._worker.number, "exit_code": code, "ran_s": round(ran_s), "pause_s": round(pause_s, 1)}
+        extra = {"worker": self.worker.number, "exit_code": code, "ran_s": round(ran_s), "pause_s": round(pause_s, 1)}
         log.error("a worker ended and is started again", extra=extra)

@@ -5,9 +5,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from feed_api import wiring
 from pingfeed.commands import serve
@@ -37,14 +38,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Process:
-    """The metrics of one worker."""
+    """The metrics of one process of a worker."""
 
-    def __init__(self, folder: Path, number: int) -> None:
+    def __init__(self, folder: Path, number: int, pid: int = 1) -> None:
         registry = CollectorRegistry()
         self.feeds = Counter("feeds", "Feeds", ("status",), registry=registry)
         self.waiting = Gauge("waiting", "Events that wait", registry=registry)
         self.seconds = Histogram("seconds", "Time", buckets=(1, 2), registry=registry)
-        self.peers = Peers(Worker(number, 2, 0, folder), registry)
+        with patch("os.getpid", lambda: pid):
+            self.peers = Peers(Worker(number, 2, 0, folder), lambda: generate_latest(registry))
 
     async def lines(self) -> set[str]:
         """What /metrics prints, without the comments."""
@@ -79,7 +81,7 @@ async def test_the_counters_of_a_worker_that_ended_stay_in_the_sum_but_not_its_g
     assert 'feeds_total{status="200"} 6.0' in await one.lines()
     await two.peers.close()
     assert {'feeds_total{status="200"} 6.0', "waiting 5.0"} <= await one.lines()
-    again = Process(folder, 2)
+    again = Process(folder, 2, pid=2)
     await again.peers.start()
     again.feeds.labels("200").inc()
     assert 'feeds_total{status="200"} 7.0' in await one.lines()
@@ -116,8 +118,8 @@ def test_a_worker_that_dies_after_it_served_is_started_again_with_growing_pauses
         if len(started) == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         assert Worker.parse(str(worker)) == worker
-        lives = script(f"pathlib.Path({str(worker.socket)!r}).touch(); time.sleep(60)")
-        dies = script(f"pathlib.Path({str(worker.socket)!r}).touch(); sys.exit(1)")
+        lives = script(f"pathlib.Path({str(worker.socket())!r}).touch(); time.sleep(60)")
+        dies = script(f"pathlib.Path({str(worker.socket())!r}).touch(); sys.exit(1)")
         return lives if worker.number == 1 else dies
 
     assert supervise(command, "127.0.0.1", 0, 2) == 0
