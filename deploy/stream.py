@@ -122,8 +122,9 @@ def flaws(stream_url: str, lake_url: str, *, client: Callable[[str], Any] = clie
     name = f"{schema['DatabaseName']}.{schema['TableName']}"
     with translated(f"the Glue table {name}"):
         table = glue.get_table(DatabaseName=schema["DatabaseName"], Name=schema["TableName"])["Table"]
-    lacks = [f"lacks {what}" for what in _named(*_missing(table, names))]
-    return [*said, *(f"its table {name} {flaw}" for flaw in [*_table_flaws(table, names), *lacks])]
+    lacks = _completed(table, names)[1]
+    found_in_table = [*_table_flaws(table, names), *([f"lacks {', '.join(lacks)}"] if lacks else [])]
+    return [*said, *(f"its table {name} {flaw}" for flaw in found_in_table)]
 
 
 def _reject(what: str, flaws: Iterator[str]) -> None:
@@ -152,10 +153,10 @@ def _ensure_table(glue: Any, names: _Names) -> list[str]:
             return [*changes, f"created the Glue table {table} with {len(_COLUMNS)} columns"]
         found = glue.get_table(DatabaseName=names.database, Name=TABLE)["Table"]
         _reject(f"the Glue table {table}", _table_flaws(found, names))
-        missing = _missing(found, names)
-        if any(missing):
-            glue.update_table(DatabaseName=names.database, TableInput=_completed(found, *missing))
-            changes += [f"added {what} to the Glue table {table}" for what in _named(*missing)]
+        completed, lacks = _completed(found, names)
+        if lacks:
+            glue.update_table(DatabaseName=names.database, TableInput=completed)
+            changes.append(f"added to the Glue table {table}: {', '.join(lacks)}")
     return changes
 
 
@@ -189,7 +190,7 @@ def _projection(names: _Names) -> dict[str, str]:
 
 
 def _table_flaws(found: Mapping[str, Any], names: _Names) -> Iterator[str]:
-    """Why an existing table is of no use to us; what it lacks can be added (`_missing`)."""
+    """Why an existing table is of no use to us; what it lacks can be added (`_completed`)."""
     storage = found["StorageDescriptor"]
     if storage.get("Location", "").rstrip("/") != names.location.rstrip("/"):
         yield f"lies at {storage.get('Location')}, not at {names.location}"
@@ -205,28 +206,18 @@ def _table_flaws(found: Mapping[str, Any], names: _Names) -> Iterator[str]:
         yield f"has columns of another type: {', '.join(wrong)}"
 
 
-def _missing(found: Mapping[str, Any], names: _Names) -> tuple[list[dict[str, str]], dict[str, str]]:
-    """The columns and the parameters that a table lacks. A projection of its own, or one turned off, is none to add."""
-    known = {column["Name"] for column in found["StorageDescriptor"]["Columns"]}
+def _completed(found: Mapping[str, Any], names: _Names) -> tuple[dict[str, Any], list[str]]:
+    """An existing table with what it lacks, and the names of that. What was set by hand stays, also a projection."""
+    storage, parameters = found["StorageDescriptor"], found.get("Parameters", {})
+    known = {column["Name"] for column in storage["Columns"]}
     columns = [{"Name": name, "Type": kind} for name, kind in _COLUMNS.items() if name not in known]
-    return columns, {} if _PROJECTED in found.get("Parameters", {}) else _projection(names)
-
-
-def _named(columns: list[dict[str, str]], projection: dict[str, str]) -> list[str]:
-    return [
-        *([f"columns ({', '.join(column['Name'] for column in columns)})"] if columns else []),
-        *(["partition projection"] if projection else []),
-    ]
-
-
-def _completed(found: Mapping[str, Any], columns: list[dict[str, str]], projection: dict[str, str]) -> dict[str, Any]:
-    """An existing table with what it lacks; what was set by hand stays."""
-    storage = found["StorageDescriptor"]
-    return {
+    projection = {} if _PROJECTED in parameters else _projection(names)
+    table = {
         **{name: found[name] for name in _KEPT if found.get(name)},
-        "Parameters": {**projection, **found.get("Parameters", {})},
+        "Parameters": {**projection, **parameters},
         "StorageDescriptor": {**storage, "Columns": [*storage["Columns"], *columns]},
     }
+    return table, [*(column["Name"] for column in columns), *(["partition projection"] if projection else [])]
 
 
 def _ensure_role(iam: Any, sts: Any, names: _Names) -> tuple[str, list[str]]:

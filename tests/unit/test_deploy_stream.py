@@ -139,14 +139,9 @@ def test_what_the_table_lacks_is_added_and_what_was_set_by_hand_stays(aws: FakeA
     columns = aws.table["StorageDescriptor"]["Columns"]
     aws.table["StorageDescriptor"]["Columns"] = [*columns[:-2], {"Name": "of_before", "Type": "string"}]
     aws.table |= {"Parameters": {"by": "hand"}, "Owner": "me", "CreateTime": "not an input", "VersionId": "7"}
-    assert flaws_of(aws) == [
-        "its table pingfeed_events.events lacks columns (interests, seq)",
-        "its table pingfeed_events.events lacks partition projection",
-    ]
-    assert ensure_in(aws) == [
-        "added columns (interests, seq) to the Glue table pingfeed_events.events",
-        "added partition projection to the Glue table pingfeed_events.events",
-    ]
+    assert flaws_of(aws) == ["its table pingfeed_events.events lacks interests, seq, partition projection"]
+    (said,) = ensure_in(aws)
+    assert said == "added to the Glue table pingfeed_events.events: interests, seq, partition projection"
     names = [column["Name"] for column in aws.table["StorageDescriptor"]["Columns"]]
     assert names == [*(column.name for column in COLUMNS[:-2]), "of_before", "interests", "seq"]
     assert {"by": "hand", "projection.enabled": "true"}.items() <= aws.table["Parameters"].items()
@@ -159,7 +154,7 @@ def test_a_new_column_keeps_a_projection_that_was_set_by_hand(aws: FakeAws) -> N
     by_hand = {"projection.enabled": "false", "projection.year.range": "2026,2027"}
     aws.table["Parameters"] = by_hand
     aws.table["StorageDescriptor"]["Columns"].pop()
-    assert ensure_in(aws) == ["added columns (seq) to the Glue table pingfeed_events.events"]
+    assert ensure_in(aws) == ["added to the Glue table pingfeed_events.events: seq"]
     assert aws.table["Parameters"] == by_hand
 
 
