@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import pytest
 from pingfeed.core.clock import system_clock
 from pingfeed.core.events import decode_rows, encode_rows
 from pingfeed.spool.spool import Spool
+from pingfeed.web.workers import Worker
 from simulator.world import user_id
 from tests.conformance.samples import eventually
 from tests.journeys.conftest import Running, Services, wait_for
@@ -148,6 +150,9 @@ def leave_one_in(services: Services, name: str) -> None:
 def test_workers_stop_when_their_supervisor_is_killed(services: Services) -> None:
     feed = start(services, 2)
     workers = workers_of(feed)
+    arguments = Path(f"/proc/{workers[0]}/cmdline").read_text().split("\0")
+    folder = Worker.parse(arguments[arguments.index("--worker") + 1]).folder
     feed.kill()
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the workers to end")
     assert not list(services.settings.spool_dir.rglob("*.segment"))
+    shutil.rmtree(folder)

@@ -11,11 +11,13 @@ import pytest
 from batch.jobs.nightly import etl
 from batch.lake.ledger import Manifest
 from deploy.stream import ensure, flaws
+from pingfeed import checks
 from pingfeed.adapters.event_sink_firehose import FirehoseEventSink
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.core.clock import DAY_MS, day_of, system_clock
 from pingfeed.core.errors import SettingsError
 from pingfeed.core.events import Row, encode_rows
+from pingfeed.settings import load
 from tests.buckets import mirror
 from tests.conformance.samples import SampleBatch, eventually, like
 from tests.servers import AWS_ENVIRONMENT, ministack, running
@@ -112,6 +114,10 @@ def test_a_second_stage_and_a_drift_of_the_first_are_told_apart(stream: str) -> 
     assert [bucket in policies[stream] for bucket in (BUCKET, "pingfeed-second")] == [True, False]
 
     assert flaws(f"firehose://{stream}", lake) == ["it buffers 64 MB or 60 s, not 64 MB or 300 s"]
+    found = load({"PINGFEED_EVENTS_URL": f"firehose://{stream}", "PINGFEED_LAKE_URL": lake})
+    drift = {check.name: check for check in checks._drift(found)}
+    assert drift[f"drift of {lake}"].detail == "does not block public access", "the test made that bucket"
+    assert drift[f"drift of firehose://{stream}"].detail.startswith("it buffers 64 MB or 60 s")
     glue = boto3.client("glue")
     table = glue.get_table(DatabaseName="pingfeed_events", Name="events")["Table"]
     kept = {name: table[name] for name in ("Name", "PartitionKeys", "StorageDescriptor", "TableType")}

@@ -10,15 +10,22 @@ from unittest.mock import patch
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from batch.ops import reconcile
 from feed_api import wiring
+from pingfeed import checks
+from pingfeed.adapters.lake_file import FileLake
 from pingfeed.commands import serve
+from pingfeed.core.clock import DAY_MS, day_of
 from pingfeed.core.errors import InvalidInput, SettingsError
+from pingfeed.core.events import encode_rows
 from pingfeed.core.retry import Backoff
 from pingfeed.settings import load
 from pingfeed.spool.spool import Spool
+from pingfeed.spool.stats import wait_landed, waiting_by_day
 from pingfeed.web import workers
 from pingfeed.web.peers import Peers
 from pingfeed.web.workers import Worker, bound, left_spools, supervise
+from tests.conformance.samples import like
 
 
 @pytest.fixture
@@ -160,3 +167,18 @@ async def test_only_the_first_worker_takes_left_spools_and_passes_by_one_in_use(
         for delivery in (services.delivery, *(one for one, _ in services.left)):
             await delivery.close()
     await held.close()
+
+
+async def test_doctor_reconcile_forget_and_the_tick_see_what_waits_in_a_workers_spool(tmp_path: Path) -> None:
+    settings = load({"PINGFEED_HOME": str(tmp_path)})
+    received_ms = 20_000 * DAY_MS
+    spool = Spool(settings.spool_dir / "feed-2")
+    await spool.append(encode_rows([like(1, received_ms=received_ms)]), 1, received_ms)
+    await spool.close()
+    (waiting,) = waiting_by_day(settings.spool_dir).values()
+    assert waiting == {day_of(received_ms): 1}, "forget"
+    assert wait_landed(settings.spool_dir, received_ms + 1, 0) == 1, "the tick"
+    (stats,) = reconcile._spools(FileLake(settings.lake_url), settings.spool_dir, received_ms)
+    assert (stats.service, sum(stats.spooled.values())) == ("feed-2", 1)
+    found = {check.name: check.detail for check in checks._spools(settings, received_ms)}
+    assert found["spool of feed-2"] == "undelivered events: 1"
