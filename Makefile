@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINISTACK := .venv-ministack
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-overload bench-capacity bench-heavy bench-containers screenshots lock openapi settings-docs digest clean
+.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-overload bench-heavy bench-containers screenshots lock openapi settings-docs digest clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,14 +58,15 @@ bench-ingest: $(VENV)/.dev ## durable ingest throughput on one core relative to 
 bench-overload: $(VENV)/.dev ## the feed at two and four times its highest rate: latency, 503s, and how soon it recovers
 	@$(BIN)/python -m benchmarks.overload $(BENCH_ARGS)
 
-bench-capacity: $(VENV)/.dev ## how many daily users this machine serves on 2 cores, ticks and nightly job beside
-	@$(BIN)/python -m benchmarks.capacity $(BENCH_ARGS)
-
 bench-heavy: $(VENV)/.dev ## what one user with 100,000 acts and 10,000 blocks costs that user and all others
 	@$(BIN)/python -m benchmarks.heavy_user $(BENCH_ARGS)
 
 bench-containers: $(VENV)/.dev ## time from `docker compose --profile demo up` to a served feed
 	@$(BIN)/python -m benchmarks.composition
+
+.PHONY: bench-capacity
+bench-capacity: $(VENV)/.dev ## how many daily users 2 cores of this machine serve, with ticks and nightly jobs beside
+	@$(BIN)/python -m benchmarks.capacity $(BENCH_ARGS)
 
 screenshots: $(VENV)/.browser ## regenerate docs/images/page-*.png from a small world
 	@$(BIN)/python -m tests.browser.screenshots docs/images

@@ -37,11 +37,12 @@ from batch.jobs.nightly import etl
 from batch.training.train import train
 from batch.wiring import build
 from benchmarks.overload import Answers, ask_feed, open_loop
-from benchmarks.serving import cpu_s, free_port, serving, write_world
+from benchmarks.serving import cpu_s, free_port, serving
 from pingfeed.core.clock import system_clock
 from pingfeed.core.ids import uuid7
 from pingfeed.settings import load
-from simulator.world import user_id
+from simulator.lake import write_history
+from simulator.world import Spec, World, user_id
 
 CORES: Final = 2
 FEEDS: Final = 20
@@ -287,7 +288,11 @@ def main() -> None:
 
 def prepare(home: Path, options: argparse.Namespace) -> tuple[float, int]:
     """Some days of a small world; CPU seconds of the nightly job that reads them, and how many events they have."""
-    batch, now_tick = write_world(home, options.users, options.pings, days=3)
+    batch = build(load({"PINGFEED_HOME": str(home)}), quiet=True)
+    now_tick = batch.ticks.of(batch.clock())
+    until_ms, tick_ms = batch.ticks.start_ms(now_tick), batch.ticks.tick_ms
+    spec = Spec(seed=1, users=options.users, pings=options.pings, days=3, until_ms=until_ms, tick_ms=tick_ms)
+    write_history(World.build(spec), home / "lake")
     began = time.process_time()
     events = etl(batch, now_tick).kept
     took_s = time.process_time() - began

@@ -27,7 +27,7 @@ from rich.table import Table
 from batch.jobs import tick
 from batch.jobs.nightly import etl
 from batch.training.train import train
-from batch.wiring import Batch, build
+from batch.wiring import build
 from pingfeed.core.clock import system_clock
 from pingfeed.core.ids import uuid7
 from pingfeed.settings import load
@@ -50,19 +50,14 @@ class Measured:
     cpu_us_per_request: float
 
 
-def write_world(home: Path, users: int, pings: int, days: int) -> tuple[Batch, int]:
-    """A small world's history until now; the batch side and the current tick."""
-    batch = build(load({"PINGFEED_HOME": str(home)}), quiet=True)
-    now_tick = batch.ticks.of(batch.clock())
-    until_ms = batch.ticks.start_ms(now_tick)
-    spec = Spec(seed=1, users=users, pings=pings, days=days, until_ms=until_ms, tick_ms=batch.ticks.tick_ms)
-    write_history(World.build(spec), home / "lake")
-    return batch, now_tick
-
-
 def prepare(home: Path) -> None:
     """A week of a small world, trained and ticked."""
-    batch, now_tick = write_world(home, USERS, 1000, 7)
+    batch = build(load({"PINGFEED_HOME": str(home)}), quiet=True)
+    now_tick = batch.ticks.of(batch.clock())
+    spec = Spec(
+        seed=1, users=USERS, pings=1000, days=7, until_ms=batch.ticks.start_ms(now_tick), tick_ms=batch.ticks.tick_ms
+    )
+    write_history(World.build(spec), home / "lake")
     etl(batch, now_tick)
     train(batch, now_tick)
     tick.run(batch, now_tick, everyone=True)

@@ -38,6 +38,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     shell_metrics = Metrics()
     metrics = FeedMetrics(shell_metrics)
     metrics.watch(services.delivery)
+    peers = Peers(services.worker, shell_metrics.render) if services.worker else None
     if isinstance(services.candidates, PacketCache):
         metrics.watch_cache(services.candidates)
     loader = ArtifactLoader(services.artifacts, settings.features, metrics)
@@ -58,19 +59,14 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         Repeated("trending cache", trending.refresh, services.trending_s, trending.wanted),
     )
 
-    deliveries = [services.delivery, *(delivery for delivery, _ in services.left)]
-    publishers = [one for one in (services.publisher, *(publisher for _, publisher in services.left)) if one]
-    peers = shell_metrics.peers = Peers(services.worker, shell_metrics.render) if services.worker else None
-
     metrics.watch_tasks(lambda: sum(task.failures for task in tasks))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         try:
-            for delivery in deliveries:
-                await delivery.start()
-            for publisher in publishers:
-                publisher.start()
+            await services.delivery.start()
+            if services.publisher is not None:
+                services.publisher.start()
             await loader.refresh()
             await trending.refresh()
             # Opens the stores' clients, which takes longer than a request's budget. /readyz repeats these checks.
@@ -78,7 +74,11 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
             pipeline.warm_up(services.clock())
             for task in tasks:
                 task.start()
+            for delivery, publisher in services.left:
+                await delivery.start()
+                publisher.start()
             if peers is not None:
+                shell_metrics.render_all = peers.render
                 await peers.start()
             yield
         finally:
@@ -88,9 +88,11 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
                 await task.stop()
             # Served feeds go into the spool before it closes; closing it still applies them to the signals.
             await served_log.drain()
-            for delivery in deliveries:
+            await services.delivery.close()
+            if services.publisher is not None:
+                await services.publisher.close()
+            for delivery, publisher in services.left:
                 await delivery.close()
-            for publisher in publishers:
                 await publisher.close()
             for store in (services.candidates, services.signals, services.trending, services.artifacts):
                 await store.close()

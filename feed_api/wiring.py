@@ -51,6 +51,21 @@ class Services:
     """Seconds that never go back, of the clock that stamps a request's arrival; measures its budget."""
 
 
+def _delivery(settings: Settings, acts: ServedActs, folder: Path) -> tuple[Delivery, Publisher]:
+    spool = Spool(folder, max_bytes=settings.spool_max_mb << 20)
+    sink = registry.open_event_sink(settings)
+    delivery = Delivery(spool, sink, apply=acts.apply, flush_seconds=settings.sink_flush_seconds)
+    return delivery, Publisher(spool.directory, registry.open_lake_objects(settings))
+
+
+def _left(settings: Settings, acts: ServedActs, workers: int) -> Iterator[tuple[Delivery, Publisher]]:
+    for folder in left_spools(settings.spool_dir, "feed", workers):
+        try:
+            yield _delivery(settings, acts, folder)
+        except PingfeedError as error:  # In use, or unreadable: it waits for a later start.
+            log.warning("a removed worker's spool is not delivered", extra={"reason": error.message})
+
+
 def build(settings: Settings, worker: Worker | None = None) -> Services:
     """Open everything; Busy if another process has the spool, Unavailable if a store cannot be opened."""
     number, workers = (worker.number, worker.of) if worker else (1, 1)
@@ -69,18 +84,3 @@ def build(settings: Settings, worker: Worker | None = None) -> Services:
         worker=worker,
         clock=SteadyClock(),
     )
-
-
-def _delivery(settings: Settings, acts: ServedActs, folder: Path) -> tuple[Delivery, Publisher]:
-    spool = Spool(folder, max_bytes=settings.spool_max_mb << 20)
-    sink = registry.open_event_sink(settings)
-    delivery = Delivery(spool, sink, apply=acts.apply, flush_seconds=settings.sink_flush_seconds)
-    return delivery, Publisher(spool.directory, registry.open_lake_objects(settings))
-
-
-def _left(settings: Settings, acts: ServedActs, workers: int) -> Iterator[tuple[Delivery, Publisher]]:
-    for folder in left_spools(settings.spool_dir, "feed", workers):
-        try:
-            yield _delivery(settings, acts, folder)
-        except PingfeedError as error:  # In use, or unreadable: it waits for a later start.
-            log.warning("a removed worker's spool is not delivered", extra={"reason": error.message})

@@ -13,7 +13,7 @@ CloudWatch bills each metric per name, dimensions and hour in which it is report
 metrics, a label is a field that log queries can read rather than a dimension, and unchanged counters are left out.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,7 +25,6 @@ from prometheus_client.registry import Collector
 
 from pingfeed.core.clock import Clock
 from pingfeed.ports import SinkCounters
-from pingfeed.web.peers import Peers
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 NAMESPACE: Final = "pingfeed"
@@ -37,8 +36,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.peers: Peers | None = None
-        """The workers that this process shares its port with."""
+        self.render_all: Callable[[], Awaitable[bytes]] = self._render_own
+        """The metrics of all processes that serve the port (`peers.py`)."""
         self._counters: dict[str, Collector] = {}
         self._requests = self.counter("http_requests", "Requests answered", ("method", "route", "status"))
         self._seconds = Histogram(
@@ -98,9 +97,8 @@ class Metrics:
         """The metrics of this process in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    async def render_all(self) -> bytes:
-        """The same, those of all workers added up."""
-        return self.render() if self.peers is None else await self.peers.render()
+    async def _render_own(self) -> bytes:
+        return self.render()
 
 
 @dataclass(frozen=True)
