@@ -2,13 +2,14 @@
 
 A daily user reads 20 feeds and sends 5 POSTs of 20 events, a tenth of it in the peak hour. Both services run as on one
 machine (embedded stores, `serve feed --workers 2`). Beside them one process runs nightly jobs and ticks without a
-pause, which is more than a day has. Requests come at random times that do not depend on the answers, and a latency
-counts from the planned time of sending.
+pause, which is more than a day has, at the low priority that the unit of `pingfeed schedule` gives it. Requests come at
+random times that do not depend on the answers, and a latency counts from the planned time of sending.
 
 A rate is held if the 99th percentile of feeds and of POSTs is under 100 ms and less than 1 % of the answers are
 degraded, rejected or missing. The rate grows in steps until one is not held twice in a row, then the last step is
 halved a few times. The client shares the 2 cores: its CPU is printed, and subtracted by giving the services what it
-used, in proportion. What a tick and a night would take for that many users is reckoned from those of this world.
+used, in proportion. What a tick, a night and a day's files would take for that many users is reckoned from those of
+this world: the lowest of all these is what the machine serves.
 """
 
 import argparse
@@ -57,6 +58,8 @@ SEEN_SHARE: Final = 3
 """Users of 30 days, whom the tick after the nightly job refreshes, per daily user."""
 LIMIT_MS: Final = 100.0
 BAD_SHARE: Final = 0.01
+BATCH_NICE: Final = 10
+"""As in `deploy/one-machine/systemd/pingfeed-schedule.service`."""
 PASS_S: Final = 600.0
 _SERVE: Final = ["-c", "import sys; from pingfeed.cli import main; sys.exit(main())", "serve"]
 
@@ -95,6 +98,9 @@ class Batch:
     tick_s: float
     history_s: float
     events: int
+    history_mb: float
+    memory_mb: float
+    """The most memory that services and batch side had, added up."""
 
 
 def post_events(users: int, pings: int) -> bytes:
@@ -113,6 +119,7 @@ def post_events(users: int, pings: int) -> bytes:
 
 def batch_passes(home: Path) -> None:
     """Nightly jobs and ticks, one after the other until killed; prints the CPU of each pass."""
+    os.nice(BATCH_NICE)
     while True:
         batch = build(load({"PINGFEED_HOME": str(home)}), quiet=True)
         tick = batch.ticks.of(batch.clock())
@@ -170,6 +177,12 @@ class Machine:
         posts = open_loop(ingest, 1.0, seconds, rate * (1 - share), partial(post_events, self._users, self._pings))
         return await asyncio.gather(feeds, posts)
 
+    def memory_mb(self) -> float:
+        """The most resident memory that the processes had, added up."""
+        pids = [self._batch_pid, *(pid for parent in self._pids for pid in (parent, *_children(parent)))]
+        lines = (line for pid in pids for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
     def _cpu(self) -> tuple[float, float, float, float]:
         services = sum(cpu_s(pid) for parent in self._pids for pid in (parent, *_children(parent)))
         ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
@@ -225,14 +238,14 @@ def show_step(step: Step) -> None:
     )
 
 
-def passes(home: Path, history_s: float, events: int) -> Batch:
-    """The batch side's median pass; waits for the first."""
+def median_pass(home: Path) -> list[float]:
+    """CPU seconds of the batch side's steps; waits for the first pass."""
     deadline = time.monotonic() + PASS_S
     while not (lines := [line for line in (home / "batch.log").read_text().splitlines() if line.startswith("[")]):
         assert time.monotonic() < deadline, "the batch side did not finish"
         time.sleep(0.5)
-    etl_s, train_s, everyone_s, tick_s = np.median([msgspec.json.decode(line) for line in lines], axis=0).tolist()
-    return Batch(etl_s, train_s, everyone_s, tick_s, history_s, events)
+    found: list[float] = np.median([msgspec.json.decode(line) for line in lines], axis=0).tolist()
+    return found
 
 
 def show(step: Step, batch: Batch, options: argparse.Namespace) -> int:
@@ -249,10 +262,12 @@ def show(step: Step, batch: Batch, options: argparse.Namespace) -> int:
     row("cores of other programs meanwhile", f"{step.others_cores:.2f}")
     a_user_s = batch.everyone_s / options.users
     tick = batch.tick_s + a_user_s * ACTIVE_SHARE * daily
-    history = batch.history_s / batch.events * daily * (FEEDS + POSTS * EVENTS)
-    night = history + batch.train_s + a_user_s * SEEN_SHARE * daily
+    days_of_history = daily * (FEEDS + POSTS * EVENTS) / batch.events
+    night = days_of_history * batch.history_s + batch.train_s + a_user_s * SEEN_SHARE * daily
     row("a tick at the peak for that many, CPU", f"{tick:,.0f} s of {CORES * 900:,} (2 cores, 15 minutes)")
     row("a night for that many, CPU", f"{night / 3600:.1f} h of {CORES * 24} (2 cores, a day)")
+    row("a day's files for that many", f"{days_of_history * batch.history_mb / 1000:,.1f} GB")
+    row("memory of this world's services and batch side", f"{batch.memory_mb:,.0f} MB")
     Console().print(table)
     print(f"world: {options.users:,} users, {options.pings:,} pings; {options.workers} workers of the feed")
     return daily
@@ -286,8 +301,8 @@ def main() -> None:
         show(best, batch, options)
 
 
-def prepare(home: Path, options: argparse.Namespace) -> tuple[float, int]:
-    """Some days of a small world; CPU seconds of the nightly job that reads them, and how many events they have."""
+def prepare(home: Path, options: argparse.Namespace) -> tuple[float, int, float]:
+    """Some days of a small world; CPU seconds of the nightly job that reads them, how many events, and MB of files."""
     batch = build(load({"PINGFEED_HOME": str(home)}), quiet=True)
     now_tick = batch.ticks.of(batch.clock())
     until_ms, tick_ms = batch.ticks.start_ms(now_tick), batch.ticks.tick_ms
@@ -298,12 +313,13 @@ def prepare(home: Path, options: argparse.Namespace) -> tuple[float, int]:
     took_s = time.process_time() - began
     train(batch, now_tick)
     ticking.run(batch, now_tick, everyone=True)
-    return took_s, events
+    size = sum(file.stat().st_size for file in (home / "lake").rglob("*") if file.is_file())
+    return took_s, events, size / 1e6
 
 
 def run(home: Path, options: argparse.Namespace) -> tuple[list[Step], Batch]:
     """Serve, and search for the highest rate."""
-    history_s, events = prepare(home, options)
+    history = prepare(home, options)
     ingest_port, feed_port = free_port(), free_port()
     ingest = [*_SERVE, "ingest", "--port", str(ingest_port)]
     feed = [*_SERVE, "feed", "--port", str(feed_port), "--workers", str(options.workers)]
@@ -316,7 +332,8 @@ def run(home: Path, options: argparse.Namespace) -> tuple[list[Step], Batch]:
         machine = Machine((ingest_port, feed_port), [ingest_pid, feed_pid], batch_pid, world)
         machine.step(options.first / 2, 3)  # opens what the first requests open
         steps = search(machine, options.first, options.seconds, options.halvings)
-        return steps, passes(home, history_s, events)
+        etl_s, train_s, everyone_s, tick_s = median_pass(home)
+        return steps, Batch(etl_s, train_s, everyone_s, tick_s, *history, machine.memory_mb())
 
 
 if __name__ == "__main__":
