@@ -67,6 +67,10 @@ bench-lambda: $(VENV)/.dev ## cold and warm functions with the CPU of their memo
 bench-containers: $(VENV)/.dev ## time from `docker compose --profile demo up` to a served feed
 	@$(BIN)/python -m benchmarks.composition
 
+.PHONY: bench-capacity
+bench-capacity: $(VENV)/.dev ## how many daily users 2 cores of this machine serve, with ticks and nightly jobs beside
+	@$(BIN)/python -m benchmarks.capacity $(BENCH_ARGS)
+
 screenshots: $(VENV)/.browser ## regenerate docs/images/page-*.png from a small world
 	@$(BIN)/python -m tests.browser.screenshots docs/images
 

@@ -25,6 +25,7 @@ from pingfeed.web import middleware
 from pingfeed.web.app import create_shell
 from pingfeed.web.health import Readiness, ReadyCheck
 from pingfeed.web.metrics import Metrics
+from pingfeed.web.peers import Peers
 
 _DESCRIPTION: Final = (
     "Ranks a page of pings for a user, from candidates prepared by the batch side, the live model and what the user "
@@ -39,6 +40,7 @@ def create_app(services: Services, settings: Settings, shell_metrics: Metrics | 
     shell_metrics = shell_metrics or Metrics()
     metrics = FeedMetrics(shell_metrics)
     metrics.watch(services.delivery)
+    peers = Peers(services.worker, shell_metrics.render) if services.worker else None
     if isinstance(services.candidates, PacketCache):
         metrics.watch_cache(services.candidates)
     loader = ArtifactLoader(services.artifacts, settings.features, metrics)
@@ -89,8 +91,16 @@ def create_app(services: Services, settings: Settings, shell_metrics: Metrics | 
             await warm_up()
             for task in tasks:
                 task.start()
+            for delivery, publisher in services.left:
+                await delivery.start()
+                publisher.start()
+            if peers is not None:
+                shell_metrics.render_all = peers.render
+                await peers.start()
             yield
         finally:
+            if peers is not None:
+                await peers.close()
             for task in tasks:
                 await task.stop()
             # Served feeds go into the spool before it closes; closing it still applies them to the signals.
@@ -98,6 +108,9 @@ def create_app(services: Services, settings: Settings, shell_metrics: Metrics | 
             await services.delivery.close()
             if services.publisher is not None:
                 await services.publisher.close()
+            for delivery, publisher in services.left:
+                await delivery.close()
+                await publisher.close()
             for store in (services.candidates, services.signals, services.trending, services.artifacts):
                 await store.close()
 

@@ -5,7 +5,7 @@ CloudWatch (`pingfeed/telemetry.py`). Each number is the increase since the last
 total across all environments; unchanged counters are left out.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.render_all: Callable[[], Awaitable[bytes]] = self._render_own
+        """The metrics of all processes that serve the port (`peers.py`)."""
         self._counters: dict[str, Collector] = {}
         self._requests = self.counter("http_requests", "Requests answered", ("method", "route", "status"))
         self._seconds = Histogram(
@@ -83,8 +85,11 @@ class Metrics:
                 yield from ((name, s.labels, s.value) for s in family.samples if s.name.endswith("_total"))
 
     def render(self) -> bytes:
-        """The metrics in Prometheus' text format."""
+        """The metrics of this process in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    async def _render_own(self) -> bytes:
+        return self.render()
 
 
 @dataclass(frozen=True)
