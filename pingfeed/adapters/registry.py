@@ -6,6 +6,7 @@ URL chooses it. To add a backend: its file, a line here, its scheme in `settings
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -70,6 +71,13 @@ def open_lake(settings: Settings) -> Lake:
 def open_lake_at(url: str) -> Lake:
     """The lake at a URL, `file://` or `s3://`, whatever the settings say."""
     return cast(Lake, _class_of("lake_url", urlsplit(url).scheme)(url))
+
+
+def copy_sqlite(path: Path, to: Path) -> None:
+    """A consistent copy of a SQLite store that services may be writing to."""
+    from pingfeed.adapters._sqlite import copy_database
+
+    copy_database(path, to)
 
 
 def open_lake_objects(settings: Settings) -> Artifacts:
