@@ -44,8 +44,8 @@ from pingfeed.spool.segment import Damage, Record, first_id_of, records
 from pingfeed.spool.stats import is_held
 
 PART_BYTES: Final = 8 << 20
-_AT_ONCE: Final = 4
 _STORES: Final = ("candidates", "signals", "trending")
+_threads = partial(ThreadPoolExecutor, 4, "backup")
 _BATCH: Final = re.compile(r"([0-9a-f]{16})-(\d+)-(\d+)\.(?:parquet|jsonl)$")
 """The end of a delivered batch's path: the spool's id, its first and its last record."""
 
@@ -87,9 +87,14 @@ def backup_command(*, to: str, keep: int | None, wait: float) -> None:
 
 def restore_command(*, source: str, backup: str, force: bool, dry_run: bool) -> None:
     """`pingfeed restore`."""
-    chosen = settings.load(os.environ)
-    name, done, aside = restore(build(chosen), store_at(source, chosen), backup, force=force, dry_run=dry_run)
-    sys.stdout.write(f"{name} {'is whole' if dry_run else 'is restored'}: {done}\n")
+    chosen, aside = settings.load(os.environ), list[Path]()
+    batch, store = build(chosen), store_at(source, chosen)
+    name, found = load(store, backup)
+    if dry_run:
+        fetch(batch, store, name, found, {})
+    else:
+        aside = restore(batch, store, name, force=force)
+    sys.stdout.write(f"{name} {'is whole' if dry_run else 'is restored'}: {found}\n")
     sys.stdout.write("".join(f"what was there before is in {path}\n" for path in aside))
 
 
@@ -104,12 +109,9 @@ def save(batch: Batch, store: Lake, *, keep: int | None = None, wait_s: float = 
         known = {path.rpartition("/")[2] for path in store.list("parts")}
         earlier: dict[str, File] = {}
         with suppress(NotFound, FormatError):
-            earlier = {one.path: one for one in _load(store, "")[1].files}
-        with (
-            batch.progress.step(f"copying changes in {counted(len(paths), 'file')}"),
-            ThreadPoolExecutor(_AT_ONCE) as p,
-        ):
-            files = list(p.map(partial(_put, store, stage, known, earlier), paths))
+            earlier = {one.path: one for one in load(store)[1].files}
+        with batch.progress.step(f"copying changes in {counted(len(paths), 'file')}"), _threads() as pool:
+            files = list(pool.map(partial(_put, store, stage, known, earlier), paths))
     made = Backup(began_ms=began_ms, places=sorted(places), files=files)
     data = msgspec.json.encode(made)
     name = datetime.fromtimestamp(began_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -120,14 +122,12 @@ def save(batch: Batch, store: Lake, *, keep: int | None = None, wait_s: float = 
     return name, made
 
 
-def restore(
-    batch: Batch, store: Lake, name: str = "", *, force: bool = False, dry_run: bool = False
-) -> tuple[str, Backup, list[Path]]:
-    """Restore the newest backup whose name begins so; returns its name, itself, and where the former data is now.
+def restore(batch: Batch, store: Lake, name: str = "", *, force: bool = False) -> list[Path]:
+    """Restore the newest backup whose name begins so; returns where the data is now that was there before.
 
     Every part is checked before anything changes. Raises Busy, InvalidInput, NotFound, FormatError, Unavailable.
     """
-    name, found = _load(store, name)
+    name, found = load(store, name)
     places = {place: root for place, root in places_of(batch.settings).items() if place in found.places}
     if lacking := set(found.places) - set(places):
         raise InvalidInput(f"the backup has {min(lacking)}, and the settings name no place on this machine for it")
@@ -135,22 +135,16 @@ def restore(
         if held := [lock.parent for lock in places["spool"].rglob(LOCK) if is_held(lock.parent)]:
             raise Busy(f"a service uses {held[0]}; stop the services and the scheduler, then restore")
         full = [root for root in places.values() if (any(root.iterdir()) if root.is_dir() else root.exists())]
-        if full and not (force or dry_run):
+        if full and not force:
             raise InvalidInput(f"{full[0]} has data; with --force it is moved aside. Nothing was changed")
-        targets = {} if dry_run else places
-        _discard(targets)
+        _discard(places)
         try:
-            with (
-                batch.progress.step(f"checking {counted(len(found.files), 'file')}"),
-                ThreadPoolExecutor(_AT_ONCE) as p,
-            ):
-                list(p.map(partial(_get, store, name, targets), found.files))
+            fetch(batch, store, name, found, places)
             os.sync()
-            aside = [path for place, root in targets.items() for path in _exchange(place, root, batch.wall_clock())]
+            return [path for place, root in places.items() for path in _exchange(place, root, batch.wall_clock())]
         finally:
-            _discard(targets)
-        os.sync()
-    return name, found, aside
+            _discard(places)
+            os.sync()
 
 
 def store_at(place: str, chosen: Settings) -> Lake:
@@ -276,8 +270,8 @@ def _prune(store: Lake, keep: int, known: set[str]) -> None:
         store.delete(_part(digest))
 
 
-def _load(store: Lake, name: str) -> tuple[str, Backup]:
-    """The newest backup whose name begins so."""
+def load(store: Lake, name: str = "") -> tuple[str, Backup]:
+    """The newest backup whose name begins so, and its name. Raises NotFound, FormatError, Unavailable."""
     every = store.list("backups")
     paths = [path for path in every if path.startswith(f"backups/{name}")]
     if not paths:
@@ -297,8 +291,13 @@ def _read(store: Lake, path: str) -> Backup:
         raise FormatError(f"the backup {_name(path)} cannot be read by this version: {error}") from error
 
 
+def fetch(batch: Batch, store: Lake, name: str, found: Backup, targets: Mapping[str, Path]) -> None:
+    """Check every part of a backup, and write the files of `targets` beside them. Raises FormatError, Unavailable."""
+    with batch.progress.step(f"checking {counted(len(found.files), 'file')}"), _threads() as pool:
+        list(pool.map(partial(_get, store, name, targets), found.files))
+
+
 def _get(store: Lake, name: str, targets: Mapping[str, Path], file: File) -> None:
-    """Check a file's parts; write them beside their place if `targets` has it. Raises FormatError."""
     root = targets.get(file.path.partition("/")[0])
     target = below(_staged(root), file.path) if root else Path(os.devnull)
     with writing(str(target)):

@@ -66,10 +66,10 @@ def copy_database(path: Path, to: Path) -> None:
     """Copy a file as of one moment, while other processes write to it (SQLite's online backup); Unavailable."""
     try:
         with (
-            closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source,
-            closing(sqlite3.connect(to)) as target,
+            closing(connect(path, wait_ms=_WRITE_WAIT_MS, durable=True)) as source,
+            closing(sqlite3.connect(to)) as made,
         ):
-            source.backup(target)
+            source.backup(made)
     except sqlite3.Error as error:
         raise Unavailable(f"{path} cannot be copied: {error}") from error
 
