@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from batch.ops.backup import restore, save, store_at
-from tests.buckets import bucket_of
 from tests.conformance.place import Place
 from tests.unit.test_backup import at, files_below
 
@@ -18,7 +17,7 @@ def test_a_bucket_keeps_backups(place: Place, tmp_path: Path) -> None:
     lake.mkdir(parents=True)
     for number in range(20):
         (lake / f"{number}.parquet").write_bytes(f"{number}".encode() * 1000)
-    store = store_at(bucket_of(place).replace("/lake", "/backups"), batch.settings)
+    store = store_at(f"s3://{place.bucket}/backups", batch.settings)
     save(batch, store)
     (lake / "0.parquet").write_bytes(b"changed")
     save(batch, store, keep=1)
