@@ -131,17 +131,18 @@ def restore(batch: Batch, store: Lake, name: str = "", *, force: bool = False) -
     places = {place: root for place, root in places_of(batch.settings).items() if place in found.places}
     if lacking := set(found.places) - set(places):
         raise InvalidInput(f"the backup has {min(lacking)}, and the settings name no place on this machine for it")
+    full = [root for root in places.values() if (any(root.iterdir()) if root.is_dir() else root.exists())]
+    if full and not force:
+        raise InvalidInput(f"{full[0]} has data; with --force it is moved aside. Nothing was changed")
     with batch.lease():
         if held := [lock.parent for lock in places["spool"].rglob(LOCK) if is_held(lock.parent)]:
             raise Busy(f"a service uses {held[0]}; stop the services and the scheduler, then restore")
-        full = [root for root in places.values() if (any(root.iterdir()) if root.is_dir() else root.exists())]
-        if full and not force:
-            raise InvalidInput(f"{full[0]} has data; with --force it is moved aside. Nothing was changed")
         _discard(places)
         try:
             fetch(batch, store, name, found, places)
             os.sync()
-            return [path for place, root in places.items() for path in _exchange(place, root, batch.wall_clock())]
+            now_ms = batch.wall_clock()
+            return [path for place, root in places.items() for path in _exchange(place, root, root in full, now_ms)]
         finally:
             _discard(places)
             os.sync()
@@ -314,9 +315,11 @@ def _get(store: Lake, name: str, targets: Mapping[str, Path], file: File) -> Non
                 opened.write(data)
 
 
-def _exchange(place: str, root: Path, now_ms: int) -> Iterator[Path]:
+def _exchange(place: str, root: Path, has_data: bool, now_ms: int) -> Iterator[Path]:
     """Move what is there aside, and what was fetched into its place; where the former is now."""
     with writing(str(root)):
+        if not has_data:  # An empty folder, or the lease's own files.
+            shutil.rmtree(root, ignore_errors=True)
         for suffix in ("-wal", "-shm", ""):
             old = root.with_name(root.name + suffix)
             if old.exists():
