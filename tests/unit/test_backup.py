@@ -103,7 +103,7 @@ async def test_what_was_acknowledged_before_a_backup_is_restored_once(
     """Taken under load, between ticks, at any moment of a delivery. Reconciling the restored home agrees."""
     waiting = 0
     acknowledged: list[str] = []
-    for number in range(rounds(4, 40)):
+    for number in range(rounds(4, 20)):
         home = tmp_path / f"restored-{number}"
         with monkeypatch.context() as slower:
             # Longer than a flush, so that batches are delivered between the copies of a spool and of the lake.
@@ -306,7 +306,7 @@ def test_a_killed_backup_does_not_count_and_the_next_one_is_whole(small: Batch, 
     name, _ = save(small, store)
     expected = files_below(tmp_path / "small" / "lake")
     (tmp_path / "small" / "lake" / "new").write_bytes(b"new")
-    for ended in killed(tmp_path / "small", "backup", str(tmp_path / "backups"), step=rounds(3, 3)):
+    for ended in killed(tmp_path / "small", "backup", str(tmp_path / "backups"), step=4 - rounds(1, 3)):
         home = tmp_path / f"other-{ended}"
         restore(at(home), store, "" if ended else name, force=True)
         assert files_below(home / "lake") == expected | ({"new": b"new"} if ended else {})
@@ -318,7 +318,7 @@ def test_a_killed_restore_is_run_again(small: Batch, store: Lake, tmp_path: Path
     home = tmp_path / "other"
     (home / "lake").mkdir(parents=True)
     (home / "lake" / "mine").write_bytes(b"mine")
-    for ended in killed(home, "restore", str(tmp_path / "backups"), "--force", step=rounds(2, 2)):
+    for ended in killed(home, "restore", str(tmp_path / "backups"), "--force", step=3 - rounds(1, 2)):
         if not ended:
             lakes = [path for path in home.glob("lake*") if (path / "mine").exists()]
             assert lakes, "what was there is there or aside"
