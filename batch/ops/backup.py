@@ -1,7 +1,7 @@
 """Back up and restore what lives in files of this machine: lake, artifacts, spools, SQLite stores.
 
-    <to>/parts/3f/3fa9...                         a part of a file (8 MiB at most), named by its SHA-256
-    <to>/backups/20261128T030000Z-91c5....json    one backup: its files and their parts; the name has its SHA-256
+    <to>/parts/3f/3fa9...                 a part of a file (8 MiB at most), named by its SHA-256
+    <to>/backups/20261128T030000Z.json    one backup: its files and their parts, and its own checksum
 
 A backup's own file is written last: one that was killed does not count. Backups share parts, so each copies changes.
 
@@ -32,7 +32,7 @@ from batch.wiring import Batch, build
 from pingfeed import settings
 from pingfeed.adapters import registry
 from pingfeed.core.errors import Busy, FormatError, InvalidInput, NotFound
-from pingfeed.core.integrity import UNREADABLE
+from pingfeed.core.integrity import Sealed, read_manifest, seal
 from pingfeed.core.urls import scheme_of
 from pingfeed.core.words import counted
 from pingfeed.files import below, reading, try_lock, writing
@@ -59,7 +59,7 @@ class File(msgspec.Struct, frozen=True):
     parts: list[str]
 
 
-class Backup(msgspec.Struct, frozen=True, kw_only=True):
+class Backup(Sealed, frozen=True, kw_only=True):
     """One backup, as it is stored."""
 
     began_ms: int
@@ -113,9 +113,8 @@ def save(batch: Batch, store: Lake, *, keep: int | None = None, wait_s: float = 
         with batch.progress.step(f"copying changes in {counted(len(paths), 'file')}"), _threads() as pool:
             files = list(pool.map(partial(_put, store, stage, known, earlier), paths))
     made = Backup(began_ms=began_ms, places=sorted(places), files=files)
-    data = msgspec.json.encode(made)
     name = datetime.fromtimestamp(began_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
-    store.write(f"backups/{name}-{_digest(data)}.json", data)
+    store.write(f"backups/{name}.json", seal(made, b""))
     if keep is not None:
         with batch.progress.step("removing old backups"):
             _prune(store, keep, known)
@@ -276,20 +275,12 @@ def load(store: Lake, name: str = "") -> tuple[str, Backup]:
     every = store.list("backups")
     paths = [path for path in every if path.startswith(f"backups/{name}")]
     if not paths:
-        raise NotFound(
-            f"there is no backup {name}".rstrip() + "".join(f"; there is {_name(path)}" for path in every[-3:])
-        )
+        raise NotFound("; there is ".join([f"there is no backup {name}".rstrip(), *map(_name, every[-3:])]))
     return _name(paths[-1]), _read(store, paths[-1])
 
 
 def _read(store: Lake, path: str) -> Backup:
-    data = store.read(path)
-    if not path.endswith(f"-{_digest(data)}.json"):
-        raise FormatError(f"the backup {_name(path)} is damaged: {path} does not match its checksum")
-    try:
-        return msgspec.json.decode(data, type=Backup)
-    except UNREADABLE as error:
-        raise FormatError(f"the backup {_name(path)} cannot be read by this version: {error}") from error
+    return read_manifest(Backup, store.read(path), f"the backup {_name(path)}")
 
 
 def fetch(batch: Batch, store: Lake, name: str, found: Backup, targets: Mapping[str, Path]) -> None:
@@ -305,13 +296,12 @@ def _get(store: Lake, name: str, targets: Mapping[str, Path], file: File) -> Non
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as opened:
             for part in file.parts:
-                try:
+                data = b""
+                with suppress(NotFound):
                     data = store.read(_part(part))
-                except NotFound as error:
-                    raise FormatError(f"the backup {name} is damaged: {_part(part)} of {file.path} is gone") from error
                 if _digest(data) != part:
-                    wrong = f"{_part(part)} of {file.path} does not match its checksum"
-                    raise FormatError(f"the backup {name} is damaged: {wrong}; nothing was changed")
+                    wrong = f"{_part(part)} of {file.path} is {'changed' if data else 'gone'}"
+                    raise FormatError(f"the backup {name} is damaged: {wrong}; nothing was restored")
                 opened.write(data)
 
 
@@ -346,4 +336,4 @@ def _part(digest: str) -> str:
 
 
 def _name(path: str) -> str:
-    return path.removeprefix("backups/").partition("-")[0]
+    return path.removeprefix("backups/").removesuffix(".json")

@@ -220,7 +220,7 @@ def test_a_damaged_backup_is_refused_by_name_and_nothing_changes(
     for option in ("--dry-run", "--force"):
         assert cli.main(["restore", str(tmp_path / "backups"), option]) == 1
         said = capsys.readouterr().err.strip().splitlines()[-1]
-        assert ("no backup" if (what, how) == ("backups", "gone") else f"the backup {name} is damaged") in said
+        assert ("no backup" if (what, how) == ("backups", "gone") else f"the backup {name} is damaged: ") in said
         assert files_below(home) == {"lake/mine": b"mine"}
 
 
