@@ -313,6 +313,28 @@ GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
             "pings that a user published: delete those with `ping_deleted` events.",
         ),
         _command(
+            "backup = batch.ops.backup:backup_command",
+            "Copy what this machine holds (lake, models, spools, stores) while everything runs",
+            "pingfeed backup /mnt/backups/pingfeed --keep 14\npingfeed backup s3://my-backups/pingfeed",
+            _option("to", metavar="TO", help="a folder or s3://bucket/prefix, for this installation's backups only"),
+            _count("--keep", None, "then remove all but the newest N (default: keep all)"),
+            _seconds("--wait", 3600, "how long to wait for a running tick or nightly job"),
+            more="It has everything that was acknowledged before it began. Only changes since the last one are copied. "
+            "Users who are forgotten later stay in it until it is removed.",
+        ),
+        _command(
+            "restore = batch.ops.backup:restore_command",
+            "Bring a backup back, after checking every byte of it",
+            "pingfeed restore /mnt/backups/pingfeed\npingfeed restore s3://my-backups/pingfeed --backup 20261128T03",
+            _option("source", metavar="FROM", help="where `pingfeed backup` stored it"),
+            _option(
+                "--backup", default="", metavar="NAME", help="the newest whose name begins so (default: the newest)"
+            ),
+            _flag("--force", "move data that is there aside, to `*.replaced-*`"),
+            _flag("--dry-run", "check the backup and change nothing"),
+            more="Stop the services and the scheduler first.",
+        ),
+        _command(
             "signals rebuild = batch.ops.commands:rebuild_signals",
             "Bring users' follows, blocks, hides, mutes and profiles from the lake back into the signals",
             "pingfeed signals rebuild",

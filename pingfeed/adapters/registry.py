@@ -6,6 +6,7 @@ URL chooses it. To add a backend: its file, a line here, its scheme in `settings
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -75,6 +76,13 @@ def open_lake_at(url: str) -> Lake:
 def open_objects_at(url: str) -> Artifacts:
     """Files at an `s3://` URL, whatever the settings say."""
     return cast(Artifacts, _class_of("artifacts_url", "s3")(url))
+
+
+def copy_sqlite(path: Path, to: Path) -> None:
+    """A consistent copy of a SQLite store that services may be writing to."""
+    from pingfeed.adapters._sqlite import copy_database
+
+    copy_database(path, to)
 
 
 def open_lake_objects(settings: Settings) -> Artifacts:
