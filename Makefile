@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MINISTACK := .venv-ministack
+ARCH ?= arm64
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-overload bench-heavy bench-containers screenshots lock openapi settings-docs digest clean
+.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-overload bench-heavy bench-containers screenshots lock openapi settings-docs digest package clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,10 +72,14 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 lock: ## resolve the locks again from pyproject.toml (needs uv)
 	@for name in local dev browser ingest batch; do \
 	  $(COMPILE) --extra $$name $$(case $$name in ingest|batch) echo --extra aws --extra redis;; esac) \
-	    $$(case $$name in batch) echo --extra simulator;; esac) pyproject.toml -o locks/$$name.txt; \
+	    $$(case $$name in ingest) echo --extra lambda;; batch) echo --extra simulator;; esac) \
+	    pyproject.toml -o locks/$$name.txt; \
 	done
 	@# The feed's image needs only LightGBM's shared library (pingfeed/core/ranker.py), so it leaves SciPy out.
-	@$(COMPILE) --extra feed --extra aws --extra redis --no-emit-package scipy pyproject.toml -o locks/feed.txt
+	@$(COMPILE) --extra feed --extra lambda --extra redis --no-emit-package scipy pyproject.toml -o locks/feed.txt
+	@# What the functions need beside those (deploy/package.py): AWS's runtime client, and a wheel that carries libgomp.
+	@echo 'awslambdaric>=4' | $(COMPILE) - -o locks/lambda.txt
+	@echo 'scikit-learn' | $(COMPILE) --no-deps - -o locks/libgomp.txt
 	@echo 'setuptools>=77' | $(COMPILE) - -o locks/build.txt
 	@echo 'ministack[full]>=1.5' | $(COMPILE) - -o locks/ministack.txt
 
@@ -86,6 +91,9 @@ settings-docs: $(VENV)/.dev ## regenerate the tables of docs/settings.md from th
 
 digest: $(VENV)/.dev ## update the fingerprint of features and SQL after a change in batch/sql/
 	@$(BIN)/python -m batch.engine pingfeed/core/feature_set.py
+
+package: $(VENV)/.dev ## build build/{ingest,feed}.zip for AWS Lambda; ARCH=x86_64 for that processor
+	@$(BIN)/python -m deploy.package --architecture $(ARCH)
 
 clean: ## remove the environments and the demo's state (var/demo, var/current-home)
 	rm -rf $(VENV) $(MINISTACK) var/demo var/current-home build *.egg-info
