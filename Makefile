@@ -6,7 +6,7 @@ MINISTACK := .venv-ministack
 ARCH ?= arm64
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-overload bench-heavy bench-containers screenshots lock openapi settings-docs digest package clean
+.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-overload bench-heavy bench-containers screenshots lock openapi settings-docs digest package stage-named deploy diff rollback destroy clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,22 @@ settings-docs: $(VENV)/.dev ## regenerate the tables of docs/settings.md from th
 
 digest: $(VENV)/.dev ## update the fingerprint of features and SQL after a change in batch/sql/
 	@$(BIN)/python -m batch.engine pingfeed/core/feature_set.py
+
+RELEASE = $(if $(REGION),AWS_REGION=$(REGION)) $(BIN)/python -m deploy.release
+stage-named:
+	@test -n "$(STAGE)" || { echo "Name the stage: make deploy STAGE=dev"; exit 1; }
+
+deploy: stage-named $(VENV)/.dev lint-template ## deploy to AWS: STAGE=dev [REGION= ARCH= PARAMS='Auth=jwt ...' YES=1] (docs/aws.md)
+	@$(RELEASE) deploy $(STAGE) --architecture $(ARCH) --params "$(PARAMS)" $(if $(YES),--yes)
+
+diff: stage-named $(VENV)/.dev ## show what `make deploy` with the same arguments would change
+	@$(RELEASE) diff $(STAGE) --architecture $(ARCH) --params "$(PARAMS)"
+
+rollback: stage-named $(VENV)/.dev ## let the release before the one that serves STAGE= serve again
+	@$(RELEASE) rollback $(STAGE) $(if $(YES),--yes)
+
+destroy: stage-named $(VENV)/.dev ## delete the stack of STAGE=; buckets and table stay unless DATA=1
+	@$(RELEASE) destroy $(STAGE) $(if $(YES),--yes) $(if $(DATA),--with-data)
 
 package: $(VENV)/.dev ## build build/{ingest,feed}.zip for AWS Lambda; ARCH=x86_64 for that processor
 	@$(BIN)/python -m deploy.package --architecture $(ARCH)
