@@ -1,8 +1,12 @@
 """`make deploy`, `diff`, `rollback` and `destroy`: what happens in which order, on an account in memory."""
 
 import re
+import subprocess
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,7 +15,7 @@ from deploy.release import Deployment
 from deploy.rollout import Release, ReleaseError
 from deploy.stack import PINS, Stack
 from pingfeed.core.feature_set import FeatureSet
-from tests.unit.fake_cloudformation import Account
+from tests.unit.fake_cloudformation import Account, Registry
 
 TEMPLATE = """\
 Parameters:
@@ -231,3 +235,43 @@ def test_slots_alternate_with_the_features() -> None:
     live = Release(OLD, "b")
     assert release._target({}, live) == Release(OLD, "b")
     assert release._target({"Attributes": "length"}, live) == Release(NEW, "a")
+
+
+def test_the_image_is_pushed_once_and_named_by_its_digest(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    registry = Registry()
+    monkeypatch.setattr(release, "_docker", registry.docker)
+    stack = Stack("dev", lambda _: None, client=account.client)
+    deployment = Deployment(stack, client=lambda name: registry if name == "ecr" else account.client(name))
+    for _ in range(2):
+        assert deployment._image("arm64") == "registry/pingfeed-lambda-batch@sha256:d"
+    build = ("build", "linux/arm64", "")
+    # The password is no argument: those are visible to all users of the machine.
+    assert registry.said == [build, ("login", "secret"), ("tag", ""), ("push", ""), build]
+
+
+def test_training_runs_over_the_stages_lake_with_its_features(
+    account: Account, stage: Callable[[], Deployment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Deployment.train
+    stage().deploy("arm64", {"Attributes": "length", "Facets": "topics", "TickMinutes": "15"})
+    monkeypatch.undo()
+    assert Deployment.train is not real
+    ran: list[dict[str, str]] = []
+
+    def run(command: list[str], *, env: dict[str, str], **_: Any) -> Any:
+        ran.append({name: value for name, value in env.items() if name.startswith("PINGFEED_")})
+        return SimpleNamespace(returncode=len(ran) - 1, stdout="It is live.\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setenv("PINGFEED_FACETS", "of another installation")
+    assert stage().train() == "It is live."
+    assert ran[0]["PINGFEED_LAKE_URL"] == "s3://pingfeed-dev-lake-123456789012-eu-west-1"
+    assert (ran[0]["PINGFEED_FACETS"], ran[0]["PINGFEED_ATTRIBUTES"]) == ("topics", "length")
+    with pytest.raises(ReleaseError, match="Training failed"):
+        stage().train()
+
+
+def test_a_smoke_test_that_fails_names_the_address() -> None:
+    with pytest.raises(ReleaseError, match=r"The smoke test failed: http://127.0.0.1:9/healthz"):
+        release._answered(urllib.request.Request("http://127.0.0.1:9/healthz"), within_s=0)
