@@ -36,6 +36,10 @@ _SERVICES: Final = re.compile(r"^botocore/data/(?!(dynamodb|firehose|s3|sts|sso|
 """Botocore describes 400 services; these are called."""
 
 
+_UNIMPORTED: Final = frozenset({"uvloop", "rich", "pygments", "markdown-it-py", "mdurl"})
+"""For servers and terminals."""
+
+
 @dataclass(frozen=True)
 class Function:
     """The locks and folders of one function, and the distributions of its locks that it does not import."""
@@ -46,8 +50,8 @@ class Function:
 
 
 FUNCTIONS: Final = {
-    "ingest": Function(("ingest",), ("pingfeed", "ingest_api"), frozenset({"pyarrow", "uvloop"})),
-    "feed": Function(("feed",), ("pingfeed", "feed_api"), frozenset({"uvloop"})),
+    "ingest": Function(("ingest",), ("pingfeed", "ingest_api"), _UNIMPORTED | {"pyarrow"}),
+    "feed": Function(("feed",), ("pingfeed", "feed_api"), _UNIMPORTED | {"narwhals"}),
     "batch": Function(("batch", "lambda"), ("pingfeed", "batch")),
 }
 _WITH_LIGHTGBM: Final = ("feed", "batch")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def test_bytecode_is_never_checked_against_its_source(name: str, zips: dict[str,
     assert len(compiled) > 500
     # The flags of PEP 552: by hash, unchecked.
     assert {opened.read(entry)[4:8] for entry in compiled} == {b"\x01\0\0\0"}
+
+
+def test_bytecode_is_the_same_each_time(zips: dict[str, Path], tmp_path: Path) -> None:
+    for again in ("1", "2"):
+        shutil.copytree(package.ROOT / "pingfeed", tmp_path / again / "pingfeed")
+        package._compile(tmp_path / again)
+    first, second = (sorted((tmp_path / again).rglob("*.pyc")) for again in ("1", "2"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second] != []
 
 
 def test_the_image_is_python_plus_copied_files(image: str) -> None:

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,14 @@ from tests import elf
 from tests.servers import ROOT
 
 pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_bytecode() -> Iterator[None]:
+    """tests/containers/test_lambda.py compiles."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(package, "_compiler", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="module")
