@@ -91,17 +91,16 @@ settings-docs: $(VENV)/.dev ## regenerate the tables of docs/settings.md from th
 digest: $(VENV)/.dev ## update the fingerprint of features and SQL after a change in batch/sql/
 	@$(BIN)/python -m batch.engine pingfeed/core/feature_set.py
 
-ARCH ?= arm64
 .PHONY: package stage-named deploy diff rollback destroy
 RELEASE = $(if $(REGION),AWS_REGION=$(REGION)) $(BIN)/python -m deploy.release
 stage-named:
 	@test -n "$(STAGE)" || { echo "Name the stage: make deploy STAGE=dev"; exit 1; }
 
 deploy: stage-named $(VENV)/.dev lint-template ## deploy to AWS: STAGE=dev [REGION= ARCH= PARAMS='Auth=jwt ...' YES=1] (docs/aws.md)
-	@$(RELEASE) deploy $(STAGE) --architecture $(ARCH) --params "$(PARAMS)" $(if $(YES),--yes)
+	@$(RELEASE) deploy $(STAGE) --architecture "$(ARCH)" --params "$(PARAMS)" $(if $(YES),--yes)
 
 diff: stage-named $(VENV)/.dev ## show what `make deploy` with the same arguments would change
-	@$(RELEASE) diff $(STAGE) --architecture $(ARCH) --params "$(PARAMS)"
+	@$(RELEASE) diff $(STAGE) --architecture "$(ARCH)" --params "$(PARAMS)"
 
 rollback: stage-named $(VENV)/.dev ## let the release before the one that serves STAGE= serve again
 	@$(RELEASE) rollback $(STAGE) $(if $(YES),--yes)
@@ -110,7 +109,7 @@ destroy: stage-named $(VENV)/.dev ## delete the stack of STAGE=; buckets and tab
 	@$(RELEASE) destroy $(STAGE) $(if $(YES),--yes) $(if $(DATA),--with-data)
 
 package: $(VENV)/.dev ## build build/{ingest,feed}.zip for AWS Lambda; ARCH=x86_64 for that processor
-	@$(BIN)/python -m deploy.package --architecture $(ARCH)
+	@$(BIN)/python -m deploy.package --architecture $(or $(ARCH),arm64)
 
 clean: ## remove the environments and the demo's state (var/demo, var/current-home)
 	rm -rf $(VENV) $(MINISTACK) var/demo var/current-home build *.egg-info

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.release", description="One stage of pingfeed on AWS.")
     parser.add_argument("command", choices=["deploy", "diff", "rollback", "destroy"])
     parser.add_argument("stage")
-    parser.add_argument("--architecture", choices=sorted(_DOCKER), default="arm64")
+    parser.add_argument("--architecture", choices=["", *_DOCKER], default="", help="of a first deployment: arm64")
     parser.add_argument("--params", default="", help="parameters of the template, such as 'Auth=jwt FeedMemory=1769'")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--with-data", action="store_true", help="destroy: buckets and table too")
@@ -84,10 +84,15 @@ class Deployment:
         self._prepared = ""
 
     def deploy(self, architecture: str, given: Mapping[str, str], *, only_show: bool = False) -> None:
-        """Bring the stage to this tree and these parameters, or only show what would change."""
-        self.stack.remove_failed()
-        values = {"Stage": self.stack.stage, "Architecture": architecture, **self._take_over(), **given}
+        """Bring the stage to this tree and these parameters, or only show what would change.
+
+        Without an architecture the stage keeps its own.
+        """
+        if not only_show:
+            self.stack.remove_failed()
         before = self.stack.parameters()
+        architecture = architecture or before.get("Architecture", "arm64")
+        values = {"Stage": self.stack.stage, "Architecture": architecture, **self._take_over(), **given}
         effective = {**before, **values}
         on_lambda = effective.get("Compute", "lambda") == "lambda"
         live = next(iter(self._releases()[-1:]), None) if on_lambda and before else None

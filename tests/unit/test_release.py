@@ -171,6 +171,13 @@ def test_a_destroyed_stage_is_deployed_again_over_its_data(account: Account, sta
         stage().deploy("arm64", {})
 
 
+def test_a_stage_keeps_its_architecture(account: Account, stage: Callable[[], Deployment]) -> None:
+    stage().deploy("x86_64", {})
+    stage().deploy("", {"Attributes": "length"})
+    assert account.stack is not None
+    assert account.stack["Architecture"] == "x86_64"
+
+
 def test_diff_changes_nothing(
     account: Account, stage: Callable[[], Deployment], capsys: pytest.CaptureFixture[str]
 ) -> None:
