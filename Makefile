@@ -78,10 +78,14 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 lock: ## resolve the locks again from pyproject.toml (needs uv)
 	@for name in local dev browser ingest batch; do \
 	  $(COMPILE) --extra $$name $$(case $$name in ingest|batch) echo --extra aws --extra redis;; esac) \
-	    $$(case $$name in batch) echo --extra simulator;; esac) pyproject.toml -o locks/$$name.txt; \
+	    $$(case $$name in ingest) echo --extra lambda;; batch) echo --extra simulator;; esac) \
+	    pyproject.toml -o locks/$$name.txt; \
 	done
 	@# The feed's image needs only LightGBM's shared library (pingfeed/core/ranker.py), so it leaves SciPy out.
-	@$(COMPILE) --extra feed --extra aws --extra redis --no-emit-package scipy pyproject.toml -o locks/feed.txt
+	@$(COMPILE) --extra feed --extra lambda --extra redis --no-emit-package scipy pyproject.toml -o locks/feed.txt
+	@# What the functions need beside those (deploy/package.py): AWS's runtime client, and a wheel that carries libgomp.
+	@echo 'awslambdaric>=4' | $(COMPILE) - -o locks/lambda.txt
+	@echo 'scikit-learn' | $(COMPILE) --no-deps - -o locks/libgomp.txt
 	@echo 'setuptools>=77' | $(COMPILE) - -o locks/build.txt
 	@echo 'ministack[full]>=1.5' | $(COMPILE) - -o locks/ministack.txt
 
@@ -93,6 +97,26 @@ settings-docs: $(VENV)/.dev ## regenerate the tables of docs/settings.md from th
 
 digest: $(VENV)/.dev ## update the fingerprint of features and SQL after a change in batch/sql/
 	@$(BIN)/python -m batch.engine pingfeed/core/feature_set.py
+
+.PHONY: package stage-named deploy diff rollback destroy
+RELEASE = $(if $(REGION),AWS_REGION=$(REGION)) $(BIN)/python -m deploy.release
+stage-named:
+	@test -n "$(STAGE)" || { echo "Name the stage: make deploy STAGE=dev"; exit 1; }
+
+deploy: stage-named $(VENV)/.dev lint-template ## deploy to AWS: STAGE=dev [REGION= ARCH= PARAMS='Auth=jwt ...' YES=1] (docs/aws.md)
+	@$(RELEASE) deploy $(STAGE) --architecture "$(ARCH)" --params "$(PARAMS)" $(if $(YES),--yes)
+
+diff: stage-named $(VENV)/.dev ## show what `make deploy` with the same arguments would change
+	@$(RELEASE) diff $(STAGE) --architecture "$(ARCH)" --params "$(PARAMS)"
+
+rollback: stage-named $(VENV)/.dev ## let the release before the one that serves STAGE= serve again
+	@$(RELEASE) rollback $(STAGE) $(if $(YES),--yes)
+
+destroy: stage-named $(VENV)/.dev ## delete the stack of STAGE=; buckets and table stay unless DATA=1
+	@$(RELEASE) destroy $(STAGE) $(if $(YES),--yes) $(if $(DATA),--with-data)
+
+package: $(VENV)/.dev ## build build/{ingest,feed}.zip for AWS Lambda; ARCH=x86_64 for that processor
+	@$(BIN)/python -m deploy.package --architecture $(or $(ARCH),arm64)
 
 clean: ## remove the environments and the demo's state (var/demo, var/current-home)
 	rm -rf $(VENV) $(MINISTACK) var/demo var/current-home build *.egg-info

@@ -75,6 +75,9 @@ class Settings:
     """Models, snapshots and pointers; or `s3://bucket/prefix`."""
     candidates_url: str = "sqlite://HOME/candidates.sqlite"
     """One packet per user; or `dynamodb://table`, where `?writes_per_second=3000` limits the rate of a tick."""
+    packet_slot: Literal["a", "b"] = "a"
+    """Which of two sets of packets the tick writes and the feed reads: a release with other features takes the set that
+    the running one does not use (docs/aws.md)."""
     cache_url: str = ""
     """A Redis that keeps the packets of the 10,000 most recently active users in front of that store."""
     signals_url: str = "sqlite://HOME/signals.sqlite"

@@ -101,9 +101,13 @@ def open_event_sink(settings: Settings, **limits: Any) -> EventSink:
 
 
 def open_candidates(settings: Settings) -> CandidateStore:
-    """The candidate store that the settings choose, behind a cache where they name one."""
+    """The slot of the candidate store that the settings choose, behind a cache where they name one."""
+    from pingfeed.adapters.candidates_slots import CachedSlots, CandidateSlots
+
     store = cast(CandidateStore, _open("candidates_url", settings))
-    return cast(CandidateStore, _open("cache_url", settings, store)) if settings.cache_url else store
+    if not settings.cache_url:
+        return CandidateSlots(store, settings.packet_slot)
+    return CachedSlots(_open("cache_url", settings, store), settings.packet_slot)
 
 
 def open_signals(settings: Settings) -> UserSignals:
