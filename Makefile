@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MINISTACK := .venv-ministack
+DEPLOY := .venv-deploy
+CHECKOV := .venv-checkov
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-overload bench-heavy bench-lambda bench-containers screenshots lock openapi settings-docs digest clean
@@ -49,6 +51,16 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	@$(BIN)/mypy
 
+# Offline: neither a region's catalogue nor a guideline is fetched.
+.PHONY: lint-template template
+lint-template: $(DEPLOY)/.installed $(CHECKOV)/.installed ## cfn-lint, sam validate and checkov on deploy/template.yaml
+	@$(DEPLOY)/bin/cfn-lint deploy/template.yaml
+	@SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=us-east-1 $(DEPLOY)/bin/sam validate --lint --template deploy/template.yaml
+	@$(CHECKOV)/bin/checkov --config-file deploy/checkov.yaml --file deploy/template.yaml
+
+template: $(VENV)/.dev ## regenerate the columns and saved queries in deploy/template.yaml
+	@$(BIN)/python -m deploy.template
+
 bench: $(VENV)/.dev ## latency of the services relative to a floor measured in the same run
 	@$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
 
@@ -88,6 +100,8 @@ lock: ## resolve the locks again from pyproject.toml (needs uv)
 	@echo 'scikit-learn' | $(COMPILE) --no-deps - -o locks/libgomp.txt
 	@echo 'setuptools>=77' | $(COMPILE) - -o locks/build.txt
 	@echo 'ministack[full]>=1.5' | $(COMPILE) - -o locks/ministack.txt
+	@printf 'aws-sam-cli\ncfn-lint\n' | $(COMPILE) - -o locks/deploy-tools.txt
+	@echo checkov | $(COMPILE) - -o locks/checkov.txt
 
 openapi: $(VENV)/.dev ## regenerate docs/openapi/ from the code
 	@$(BIN)/python -m tests.openapi_documents
@@ -119,7 +133,7 @@ package: $(VENV)/.dev ## build build/{ingest,feed}.zip for AWS Lambda; ARCH=x86_
 	@$(BIN)/python -m deploy.package --architecture $(or $(ARCH),arm64)
 
 clean: ## remove the environments and the demo's state (var/demo, var/current-home)
-	rm -rf $(VENV) $(MINISTACK) var/demo var/current-home build *.egg-info
+	rm -rf $(VENV) $(MINISTACK) $(DEPLOY) $(CHECKOV) var/demo var/current-home build *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("pingfeed needs Python 3.11, 3.12 or 3.13; name one with PYTHON=python3.12")'
@@ -146,4 +160,18 @@ $(MINISTACK)/.installed: locks/ministack.txt | $(VENV)/bin/python
 	@echo "Installing MiniStack, which emulates AWS ..."
 	@$(PYTHON) -m venv $(MINISTACK)
 	@$(MINISTACK)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/ministack.txt
+	@touch $@
+
+# The linters of the template: sam and checkov pin two other versions of boto3.
+# `--no-deps`: a lock is complete, and pip rejects the extras of boto3-stubs beside hashes.
+$(DEPLOY)/.installed: locks/deploy-tools.txt | $(VENV)/bin/python
+	@echo "Installing cfn-lint and sam ..."
+	@$(PYTHON) -m venv $(DEPLOY)
+	@$(DEPLOY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r locks/deploy-tools.txt
+	@touch $@
+
+$(CHECKOV)/.installed: locks/checkov.txt | $(VENV)/bin/python
+	@echo "Installing checkov ..."
+	@$(PYTHON) -m venv $(CHECKOV)
+	@$(CHECKOV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/checkov.txt
 	@touch $@

@@ -62,6 +62,12 @@ class Server:
         self._answers, self._environ = answers, environ
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Its process's id."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it and wait until it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -174,15 +180,23 @@ def redis_cluster(folder: Path) -> RedisCluster:
     return RedisCluster(command, port, folder, lambda: _redis_answers(port))
 
 
-def ministack(folder: Path) -> Server:
-    """MiniStack with no state; skips where it is not installed."""
+def ministack(folder: Path, **more: str) -> Server:
+    """MiniStack with no state, and `more` variables of its own; skips where it is not installed."""
     program = ministack_program()
     if program is None:
         lacking("MiniStack is not installed (make test-real installs it, or name its command in MINISTACK)")
     port = free_port()
-    environ = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "IOT_MTLS_ENABLED": "0", **AWS_ENVIRONMENT}
+    url = f"http://127.0.0.1:{port}"
+    # Functions that it runs inherit its variables, and so the address of the AWS that they use.
+    environ = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "IOT_MTLS_ENABLED": "0", "AWS_ENDPOINT_URL": url}
     return Server(
-        (program,), port, folder, lambda: _http_answers(f"http://127.0.0.1:{port}/_ministack/health"), **environ
+        (program,),
+        port,
+        folder,
+        lambda: _http_answers(f"{url}/_ministack/health"),
+        **environ,
+        **AWS_ENVIRONMENT,
+        **more,
     )
 
 
