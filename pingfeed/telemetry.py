@@ -4,15 +4,17 @@ Such a line is in CloudWatch's Embedded Metric Format:
 
     {"_aws": {"Timestamp": 1795348800000, "CloudWatchMetrics": [{"Namespace": "pingfeed", "Dimensions": [["service"]],
       "Metrics": [{"Name": "events_accepted", "Unit": "Count"}, {"Name": "events_rejected", "Unit": "Count"}]}]},
-     "service": "ingest", "events_accepted": 3, "events_rejected": 2,
+     "service": "pingfeed-dev-ingest", "events_accepted": 3, "events_rejected": 2,
      "events_rejected_by_code": {"missing_field": 1, "out_of_range": 1}}
 
+The dimension is the function's name, which has the stage: stages of one account have metrics and alarms of their own.
 CloudWatch bills each metric per name, dimensions and hour in which it is reported. So only a few numbers of a line are
 metrics; the others, and labels, are fields that log queries can read.
 """
 
 import hashlib
 import logging
+import os
 import sys
 from collections.abc import Collection, Mapping
 from contextvars import ContextVar
@@ -73,7 +75,8 @@ def metric_line(service: str, metrics: Collection[str], values: Mapping[str, Any
     assert len(metrics) <= MAX_METRICS, f"{service} has more than {MAX_METRICS} metrics"
     found = [{"Name": name, "Unit": _unit(name)} for name in values if name in metrics]
     directive = {"Namespace": NAMESPACE, "Dimensions": [["service"]], "Metrics": found}
-    line = {"_aws": {"Timestamp": at_ms, "CloudWatchMetrics": [directive]}, "service": service, **values}
+    name = os.environ.get("AWS_LAMBDA_FUNCTION_NAME") or service
+    line = {"_aws": {"Timestamp": at_ms, "CloudWatchMetrics": [directive]}, "service": name, **values}
     return msgspec.json.encode(line).decode() + "\n"
 
 

@@ -248,6 +248,14 @@ def test_an_event_that_is_not_an_http_request_raises(world: LambdaWorld) -> None
     assert world(events(LIKE))["statusCode"] == 202
 
 
+def test_metrics_are_those_of_the_function_so_that_stages_of_an_account_have_their_own(
+    world: LambdaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "pingfeed-dev-ingest")
+    world(events(LIKE))
+    assert json.loads(world.lines[0])["service"] == "pingfeed-dev-ingest"
+
+
 def test_counters_that_changed_are_one_log_line(world: LambdaWorld) -> None:
     world(events(LIKE, FOLLOW, BAD, {**LIKE, "user_id": ""}))
     line = json.loads(world.lines[0])
