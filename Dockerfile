@@ -1,4 +1,4 @@
-# One image per deployable: docker build --target ingest|feed|batch .
+# One image per deployable: docker build --target ingest|feed|batch . (and lambda-batch, the tick on AWS Lambda)
 #
 # A builder installs the hashed lock and the deployable's packages into /venv; the image is Python plus that folder. It
 # runs as user 10001 and writes only to /var/lib/pingfeed (PINGFEED_HOME: the spool) and /tmp, so the root file system
@@ -84,3 +84,24 @@ COPY --from=batch-builder /venv /venv
 USER 10001:10001
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=2 CMD ["python", "-m", "batch.jobs.healthcheck"]
 CMD ["schedule"]
+
+# The tick as a Lambda function (docs/aws.md). Everything is put together on the builder's own processor, from wheels for
+# the target's, and the last stage only copies: an image for arm64 needs no emulator.
+FROM --platform=$BUILDPLATFORM ${PYTHON} AS lambda-batch-builder
+ARG TARGETARCH
+WORKDIR /src
+COPY pyproject.toml ./
+COPY locks locks
+COPY deploy deploy
+COPY pingfeed pingfeed
+COPY batch batch
+RUN --mount=type=cache,target=/root/.cache/pip python -m deploy.package --architecture "${TARGETARCH:-amd64}" --tree batch /task
+
+FROM ${PYTHON} AS lambda-batch
+COPY --from=lambda-batch-builder /task /var/task
+ENV PYTHONPATH=/var/task LD_LIBRARY_PATH=/var/task/lib PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    PINGFEED_HOME=/tmp/pingfeed
+WORKDIR /var/task
+USER 10001:10001
+ENTRYPOINT ["python", "-m", "awslambdaric"]
+CMD ["batch.lambda_handler.handler"]

@@ -7,7 +7,7 @@ DEPLOY := .venv-deploy
 CHECKOV := .venv-checkov
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-overload bench-heavy bench-containers screenshots lock openapi settings-docs digest clean
+.PHONY: help install demo test test-real prove test-containers images lint types bench bench-ingest bench-overload bench-heavy bench-lambda bench-containers screenshots lock openapi settings-docs digest clean
 
 help: ## show what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ PROOFS := tests/unit/test_spool_power_cut.py tests/unit/test_spool_damage.py tes
 	tests/unit/test_raw_files.py tests/unit/test_as_of.py tests/unit/test_ledger_folding.py tests/unit/test_raw_compaction.py \
 	tests/unit/test_learn.py tests/unit/test_forget.py tests/unit/test_accepted_passes.py \
 	tests/unit/test_integrity.py tests/unit/test_harmed_lake.py tests/unit/test_feed_degraded.py tests/unit/test_forbidden.py \
-	tests/unit/test_imported_history.py tests/real/test_forbidden_redis.py
+	tests/unit/test_imported_history.py tests/unit/test_backup.py tests/real/test_forbidden_redis.py tests/real/test_lambda_runtime.py
 prove: $(VENV)/.dev ## prove the promises at full counts: power cuts, damage, kills, hostile clients, what is forbidden (1 hour)
 	@PROVE_ROUNDS=full $(BIN)/python -m pytest $(PROOFS) -m 'not containers' --timeout 2400 $(PYTEST_ARGS)
 
@@ -73,8 +73,15 @@ bench-overload: $(VENV)/.dev ## the feed at two and four times its highest rate:
 bench-heavy: $(VENV)/.dev ## what one user with 100,000 acts and 10,000 blocks costs that user and all others
 	@$(BIN)/python -m benchmarks.heavy_user $(BENCH_ARGS)
 
+bench-lambda: $(VENV)/.dev ## cold and warm functions with the CPU of their memory; MiniStack stands for AWS
+	@$(BIN)/python -m benchmarks.lambda_functions $(BENCH_ARGS)
+
 bench-containers: $(VENV)/.dev ## time from `docker compose --profile demo up` to a served feed
 	@$(BIN)/python -m benchmarks.composition
+
+.PHONY: bench-capacity
+bench-capacity: $(VENV)/.dev ## how many daily users 2 cores of this machine serve, with ticks and nightly jobs beside
+	@$(BIN)/python -m benchmarks.capacity $(BENCH_ARGS)
 
 screenshots: $(VENV)/.browser ## regenerate docs/images/page-*.png from a small world
 	@$(BIN)/python -m tests.browser.screenshots docs/images
@@ -83,10 +90,14 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 lock: ## resolve the locks again from pyproject.toml (needs uv)
 	@for name in local dev browser ingest batch; do \
 	  $(COMPILE) --extra $$name $$(case $$name in ingest|batch) echo --extra aws --extra redis;; esac) \
-	    $$(case $$name in batch) echo --extra simulator;; esac) pyproject.toml -o locks/$$name.txt; \
+	    $$(case $$name in ingest) echo --extra lambda;; batch) echo --extra simulator;; esac) \
+	    pyproject.toml -o locks/$$name.txt; \
 	done
 	@# The feed's image needs only LightGBM's shared library (pingfeed/core/ranker.py), so it leaves SciPy out.
-	@$(COMPILE) --extra feed --extra aws --extra redis --no-emit-package scipy pyproject.toml -o locks/feed.txt
+	@$(COMPILE) --extra feed --extra lambda --extra redis --no-emit-package scipy pyproject.toml -o locks/feed.txt
+	@# What the functions need beside those (deploy/package.py): AWS's runtime client, and a wheel that carries libgomp.
+	@echo 'awslambdaric>=4' | $(COMPILE) - -o locks/lambda.txt
+	@echo 'scikit-learn' | $(COMPILE) --no-deps - -o locks/libgomp.txt
 	@echo 'setuptools>=77' | $(COMPILE) - -o locks/build.txt
 	@echo 'ministack[full]>=1.5' | $(COMPILE) - -o locks/ministack.txt
 	@printf 'aws-sam-cli\ncfn-lint\n' | $(COMPILE) - -o locks/deploy-tools.txt
@@ -100,6 +111,26 @@ settings-docs: $(VENV)/.dev ## regenerate the tables of docs/settings.md from th
 
 digest: $(VENV)/.dev ## update the fingerprint of features and SQL after a change in batch/sql/
 	@$(BIN)/python -m batch.engine pingfeed/core/feature_set.py
+
+.PHONY: package stage-named deploy diff rollback destroy
+RELEASE = $(if $(REGION),AWS_REGION=$(REGION)) $(BIN)/python -m deploy.release
+stage-named:
+	@test -n "$(STAGE)" || { echo "Name the stage: make deploy STAGE=dev"; exit 1; }
+
+deploy: stage-named $(VENV)/.dev lint-template ## deploy to AWS: STAGE=dev [REGION= ARCH= PARAMS='Auth=jwt ...' YES=1] (docs/aws.md)
+	@$(RELEASE) deploy $(STAGE) --architecture "$(ARCH)" --params "$(PARAMS)" $(if $(YES),--yes)
+
+diff: stage-named $(VENV)/.dev ## show what `make deploy` with the same arguments would change
+	@$(RELEASE) diff $(STAGE) --architecture "$(ARCH)" --params "$(PARAMS)"
+
+rollback: stage-named $(VENV)/.dev ## let the release before the one that serves STAGE= serve again
+	@$(RELEASE) rollback $(STAGE) $(if $(YES),--yes)
+
+destroy: stage-named $(VENV)/.dev ## delete the stack of STAGE=; buckets and table stay unless DATA=1
+	@$(RELEASE) destroy $(STAGE) $(if $(YES),--yes) $(if $(DATA),--with-data)
+
+package: $(VENV)/.dev ## build build/{ingest,feed}.zip for AWS Lambda; ARCH=x86_64 for that processor
+	@$(BIN)/python -m deploy.package --architecture $(or $(ARCH),arm64)
 
 clean: ## remove the environments and the demo's state (var/demo, var/current-home)
 	rm -rf $(VENV) $(MINISTACK) $(DEPLOY) $(CHECKOV) var/demo var/current-home build *.egg-info

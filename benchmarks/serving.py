@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,9 +50,9 @@ class Measured:
     cpu_us_per_request: float
 
 
-def prepare(home: Path) -> None:
-    """A week of a small world, trained and ticked."""
-    batch = build(load({"PINGFEED_HOME": str(home)}), quiet=True)
+def prepare(home: Path, environ: Mapping[str, str] = {}) -> None:
+    """A week of a small world, trained and ticked; `environ` may name other stores."""
+    batch = build(load({"PINGFEED_HOME": str(home), **environ}), quiet=True)
     now_tick = batch.ticks.of(batch.clock())
     spec = Spec(
         seed=1, users=USERS, pings=1000, days=7, until_ms=batch.ticks.start_ms(now_tick), tick_ms=batch.ticks.tick_ms

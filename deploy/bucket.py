@@ -38,6 +38,13 @@ def ensure(url: str) -> list[str]:
         ]
 
 
+def flaws(url: str) -> list[str]:
+    """How the bucket differs from what `ensure` makes. Changes nothing; raises as that."""
+    bucket = Location.of(url).bucket
+    with translated(f"the bucket {bucket}"):
+        return [] if _is_private(client("s3"), bucket) else ["does not block public access"]
+
+
 def _rules(place: Location) -> list[dict[str, Any]]:
     """The lifecycle rules of a location. Their ids contain its prefix, as a bucket may hold several locations."""
     return [
@@ -70,11 +77,16 @@ def _create_bucket(s3: Any, bucket: str) -> list[str]:
 
 
 def _block_public_access(s3: Any, bucket: str) -> list[str]:
-    with unless("NoSuchPublicAccessBlockConfiguration"):
-        if s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"] == _PRIVATE:
-            return []
+    if _is_private(s3, bucket):
+        return []
     s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=_PRIVATE)
     return [f"blocked public access to {bucket}"]
+
+
+def _is_private(s3: Any, bucket: str) -> bool:
+    with unless("NoSuchPublicAccessBlockConfiguration"):
+        return bool(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"] == _PRIVATE)
+    return False
 
 
 def _add_rules(s3: Any, place: Location) -> list[str]:

@@ -14,14 +14,14 @@ ATTEMPTS: Final = 2
 """Attempts per call. `provision` itself retries until its time is up."""
 
 
-def client(service: str) -> Any:
-    """A boto3 client of a service such as "glue". A call without a response ends after about twice `READ_S`.
+def client(service: str, *, read_s: float = READ_S, attempts: int = ATTEMPTS) -> Any:
+    """A boto3 client of a service such as "glue". A call without a response ends after about `attempts` times `read_s`.
 
     Region, credentials and `AWS_ENDPOINT_URL` come from the environment. If they are missing, this or the first call
     raises botocore's errors (`aws.translated`).
     """
-    retries = {"total_max_attempts": ATTEMPTS, "mode": "standard"}
-    config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries=retries)
+    retries = {"total_max_attempts": attempts, "mode": "standard"}
+    config = Config(connect_timeout=CONNECT_S, read_timeout=read_s, retries=retries)
     return boto3.Session().client(service, region_name=region(), config=config)
 
 

@@ -36,15 +36,37 @@ def _create_table(dynamodb: Any, table: str) -> list[str]:
         )
         created = [f"created the table {table}"]
     dynamodb.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
-    found = dynamodb.describe_table(TableName=table)["Table"]
-    if (found["KeySchema"], found["AttributeDefinitions"]) != (_KEY_SCHEMA, _ATTRIBUTES):
-        raise InvalidInput(f"names the table {table}, which has another key than the string {KEY!r}")
+    for flaw in _key_flaws(dynamodb, table):
+        raise InvalidInput(f"names the table {table}, which {flaw}")
     return created
 
 
-def _turn_on_ttl(dynamodb: Any, table: str) -> list[str]:
+def flaws(url: str) -> list[str]:
+    """How the table differs from what `ensure` makes. Changes nothing; raises as that."""
+    table = TableUrl.parse(url, "writes_per_second").table
+    with translated(f"the DynamoDB table {table}"):
+        dynamodb = client("dynamodb")
+        by = _ttl(dynamodb, table)
+        expires = [] if by == TTL else [f"removes expired items by {by!r}, not {TTL!r}" if by else "has TTL turned off"]
+        return [*_key_flaws(dynamodb, table), *expires]
+
+
+def _key_flaws(dynamodb: Any, table: str) -> list[str]:
+    found = dynamodb.describe_table(TableName=table)["Table"]
+    fits = found["KeySchema"] == _KEY_SCHEMA and _ATTRIBUTES[0] in found["AttributeDefinitions"]
+    return [] if fits else [f"has another key than the string {KEY!r}"]
+
+
+def _ttl(dynamodb: Any, table: str) -> str:
+    """The attribute by which the table removes items; "" if it removes none."""
     found = dynamodb.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
-    if found["TimeToLiveStatus"] in ("ENABLED", "ENABLING"):
+    return str(found["AttributeName"]) if found["TimeToLiveStatus"] in ("ENABLED", "ENABLING") else ""
+
+
+def _turn_on_ttl(dynamodb: Any, table: str) -> list[str]:
+    if by := _ttl(dynamodb, table):
+        if by != TTL:
+            raise InvalidInput(f"names the table {table}, which removes expired items by {by!r}, not {TTL!r}")
         return []
     dynamodb.update_time_to_live(TableName=table, TimeToLiveSpecification={"Enabled": True, "AttributeName": TTL})
     return [f"turned on removal of expired items in the table {table}"]

@@ -44,29 +44,34 @@ class ArtifactLoader:
         self._retry_at: dict[tuple[str, str], float] = {}
         self._problems: dict[tuple[str, str], str] = {}
         self.live: Live = nothing_live(features)
+        self.loading = 0
+        """How many artifacts are being loaded now, their pointers having been read."""
 
-    async def refresh(self) -> None:
-        """Read both pointers and load what is new; an unavailable store changes nothing."""
-        await self._follow("snapshot", self._load_snapshot)
-        await self._follow("model", self._load_model)
+    async def refresh(self) -> bool:
+        """Read both pointers and load what is new; False if the store was unavailable, which changes nothing."""
+        followed = self._follow("snapshot", self._load_snapshot), self._follow("model", self._load_model)
+        return all(await asyncio.gather(*followed))
 
     def problem(self, kind: str) -> str | None:
         """Why what the `kind` pointer names is not live, None if it is."""
         return next((reason for (what, _), reason in self._problems.items() if what == kind), None)
 
-    async def _follow(self, kind: str, load_named: Callable[[str], Awaitable[None]]) -> None:
-        """Load the first artifact of the pointer that can be loaded, unless it is the one that is live."""
+    async def _follow(self, kind: str, load_named: Callable[[str], Awaitable[None]]) -> bool:
+        """Load the first artifact of the pointer that can be loaded, unless it is live; False without an answer."""
         try:
             names = await self._pointed(kind)
             for name in names:
                 if name == self._current.get(kind) or await self._load(kind, name, load_named):
                     break
         except Unavailable as error:
+            self._metrics.refresh_failures.inc()
             log.warning("could not look up the live %s: %s", kind, error.message)
+            return False
         except Exception as error:  # noqa: BLE001 - whatever the bytes are, the loader tries again
             self._reject(kind, "pointer", error)
         else:
             self._settle(kind, names)
+        return True
 
     async def _pointed(self, kind: str) -> list[str]:
         """The names in the pointer, the one to be live first; none if nothing is published."""
@@ -79,6 +84,7 @@ class ArtifactLoader:
         """Put an artifact live, False if it is rejected; Unavailable."""
         if self._recently_rejected(kind, name):
             return False
+        self.loading += 1
         try:
             await load_named(name)
         except Unavailable:
@@ -86,6 +92,8 @@ class ArtifactLoader:
         except Exception as error:  # noqa: BLE001 - no damage may end the loader
             self._reject(kind, name, error)
             return False
+        finally:
+            self.loading -= 1
         self._current[kind] = name
         self._metrics.loaded.labels(kind).inc()
         log.info("%s %s is live", kind, name)

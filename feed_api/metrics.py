@@ -6,6 +6,7 @@ from functools import cache
 
 from pingfeed.ports import PacketCache
 from pingfeed.spool.delivery import Delivery
+from pingfeed.spool.inline import DirectDelivery
 from pingfeed.web.metrics import Metrics
 
 
@@ -23,12 +24,18 @@ class FeedMetrics:
         self.stage_seconds = cache(stages.labels)  # looking labels up costs more than counting
         self.rejected = metrics.counter("feed_artifacts_rejected", "Models and snapshots rejected", ("what",))
         self.loaded = metrics.counter("feed_artifacts_loaded", "Models and snapshots put live", ("what",))
+        self.refresh_failures = metrics.counter(
+            "feed_refresh_failures", "Reads of the live model and snapshot that failed, or came late for a request"
+        )
         self.trending_failures = metrics.counter("feed_trending_failures", "Failed reads of trending lists")
         self.act_failures = metrics.counter("feed_served_act_failures", "`served` acts not applied in time")
         self.shed = metrics.counter("feed_shed", "Feeds rejected with a 503 because they would come too late")
+        self.dropped = metrics.counter(
+            "feed_served_dropped", "feed_served events that a function could not put within the budget"
+        )
         self.lost = metrics.counter("feed_served_lost", "feed_served events that the spool did not accept")
 
-    def watch(self, delivery: Delivery) -> None:
+    def watch(self, delivery: Delivery | DirectDelivery) -> None:
         """Export the counters of `feed_served` delivery."""
         self._metrics.counted("events_accepted", "Events made durable", lambda: delivery.counters.accepted)
         self._metrics.counted("events_delivered", "Events delivered to the sink", lambda: delivery.counters.delivered)

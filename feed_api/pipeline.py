@@ -8,6 +8,7 @@ from typing import Final
 
 from feed_api.artifact_loader import ArtifactLoader
 from feed_api.metrics import FeedMetrics
+from feed_api.request_refresh import RequestRefresh
 from feed_api.schema import Feed
 from feed_api.stages.diversify import diversify
 from feed_api.stages.explore import insert_new, rng_of, sample_new
@@ -57,6 +58,8 @@ class Pipeline:
     metrics: FeedMetrics
     monotonic: Callable[[], float] = time.monotonic
     make_rng: Callable[[str], Random] = rng_of
+    refresh: RequestRefresh | None = None
+    """Where no background task refreshes the model, the snapshot and trending."""
     _features: FeatureSet = field(init=False)
     _unknown_user: UserPart = field(init=False)
     _deleted: Set[str] = frozenset()
@@ -68,11 +71,13 @@ class Pipeline:
 
     async def feed(self, request: FeedRequest) -> Feed:
         """One page of a user's feed; missing parts degrade it, they never fail it."""
+        if self.refresh:
+            await self.refresh.begin()
         stopwatch = _Stopwatch(self.metrics, self.monotonic)
         state = self._begin(request)
         if request.chain:
             await self.log_served.settle(state)
-        await fetch(state, self.candidates, self.signals)
+        await fetch(state, self.candidates, self.signals, again=self.refresh is not None)
         if state.signals:
             self._deleted = state.signals.deleted
         state.hot = self.trending.hot(place_name(state.user.country), state.snapshot, request.now_ms)
@@ -80,13 +85,17 @@ class Pipeline:
         for stage in STAGES:
             stage(state)
             stopwatch.lap(stage.__name__)
+        is_late = not state.deadline.left_s()
         await self.log_served(state)
         stopwatch.lap("log_served")
-        if not state.deadline.left_s():
+        # A function may wait for its event as long as there is time.
+        if is_late or (self.refresh is None and not state.deadline.left_s()):
             state.degraded.add("deadline")
         response = respond(state, self.settings.tick_ms)
         stopwatch.lap("respond")
         self._count(state)
+        if self.refresh:
+            await self.refresh.finish(state.deadline.left_s())
         return response
 
     def warm_up(self, now_ms: int) -> None:

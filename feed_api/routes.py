@@ -23,8 +23,7 @@ from pingfeed.core.ids import IdMaker
 from pingfeed.web import openapi
 from pingfeed.web.auth import Caller, authenticate
 from pingfeed.web.errors import check_parameters, json_response
-from pingfeed.web.middleware import Handler
-from pingfeed.web.protocol import ARRIVED_NS
+from pingfeed.web.middleware import ARRIVED_NS, Handler
 
 TYPES: Final = (Feed,)
 """The types that the route's OpenAPI refers to."""

@@ -1,6 +1,5 @@
 """From settings to the opened services and their metrics. The only file here that imports adapters."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,8 +10,8 @@ from pingfeed.core.clock import Clock, SteadyClock, system_clock
 from pingfeed.core.errors import SettingsError
 from pingfeed.core.ids import IdMaker, uuid7
 from pingfeed.core.urls import scheme_of
-from pingfeed.ports import EventSink, Trending, UserSignals
-from pingfeed.settings import PREFIX, Settings
+from pingfeed.ports import Artifacts, EventSink, Trending, UserSignals
+from pingfeed.settings import PREFIX, Settings, check_remote
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.inline import DirectDelivery
 from pingfeed.spool.spool import Spool
@@ -24,14 +23,6 @@ NEEDS: Final = ("events_url", "signals_url", "trending_url", "jwt_jwks")
 
 REJECTED_FLUSH: Final = 6
 """Rejected events go to the lake this many times less often than accepted ones."""
-
-ON_LAMBDA: Final[Mapping[str, tuple[str, ...]]] = {
-    "events_url": ("firehose",),
-    "lake_url": ("s3",),
-    "signals_url": ("dynamodb", "redis", "rediss"),
-    "trending_url": ("snapshot", "redis", "rediss"),
-}
-"""What may be chosen there: a function loses its disk."""
 
 TIMEOUT_S: Final = 22
 """The minimum timeout of a function. At worst it imports and connects (6 s), waits for the keys of tokens (6 s), for
@@ -86,7 +77,7 @@ def build_for_lambda(settings: Settings) -> Services:
 
     SettingsError for a setting that needs a disk.
     """
-    _check_places(settings)
+    check_remote(settings, ("events_url", "lake_url", "signals_url", "trending_url"))
     limits = {"read_s": FIREHOSE_CALL_S, "patience_s": FIREHOSE_PATIENCE_S}
     sink = registry.open_event_sink(settings, **limits)
     signals, trending = registry.open_signals(settings), registry.open_trending(settings)
@@ -101,13 +92,13 @@ def build_for_lambda(settings: Settings) -> Services:
     )
 
 
-def _check_places(settings: Settings) -> None:
-    for name, schemes in ON_LAMBDA.items():
-        scheme, variable = scheme_of(getattr(settings, name)), PREFIX + name.upper()
-        if scheme not in schemes:
-            known = " or ".join(f"{known}://" for known in schemes)
-            sentence = f"{variable} is {scheme}://, a place that a Lambda function loses; set {known}"
-            raise SettingsError(sentence, field=variable)
+def open_keys_copy(settings: Settings) -> tuple[Artifacts, str]:
+    """Store and name of the S3 object in PINGFEED_JWT_JWKS; SettingsError where keys are not to be copied."""
+    if scheme_of(settings.jwt_jwks) != "s3" or not settings.jwt_jwks_source:
+        sentence = f"{PREFIX}JWT_JWKS must be s3://bucket/key and {PREFIX}JWT_JWKS_SOURCE a URL to copy the keys"
+        raise SettingsError(sentence, field=f"{PREFIX}JWT_JWKS")
+    folder, _, name = settings.jwt_jwks.rpartition("/")
+    return registry.open_objects_at(folder), name
 
 
 class Counters:

@@ -46,27 +46,32 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class _Blocking:
-    """A blocking check in the shape of a port."""
+class _Look:
+    """A check in the shape of a port."""
 
-    look: Callable[[], object]
+    look: Callable[[], Awaitable[object]]
 
     async def check(self) -> None:
-        await asyncio.to_thread(self.look)
+        await self.look()
 
     async def close(self) -> None:
         """Nothing to release."""
 
 
-def _open_keys(settings: Settings) -> _Blocking:
+def _open_keys(settings: Settings) -> _Look:
     from pingfeed.web.jwks import parse, source_of  # needs a cryptography library
 
     read = source_of(settings.jwt_jwks)
-    return _Blocking(lambda: parse(read(), settings.jwt_algorithms))
+
+    async def look() -> None:
+        parse(await read(), settings.jwt_algorithms)
+
+    return _Look(look)
 
 
 PARTS: Final[Mapping[str, Callable[[Settings], Any]]] = {
-    "lake_url": lambda settings: _Blocking(partial(registry.open_lake(settings).list, "checks")),  # an absent folder
+    # "checks" is an absent folder.
+    "lake_url": lambda settings: _Look(partial(asyncio.to_thread, registry.open_lake(settings).list, "checks")),
     "events_url": registry.open_event_sink,
     "artifacts_url": registry.open_artifacts,
     "candidates_url": registry.open_candidates,
@@ -188,6 +193,7 @@ def examine(environ: Mapping[str, str], clock: Clock = system_clock) -> list[Che
         Check("settings", True, f"valid; everything lives under {settings.home}"),
         *_packages(),
         *_parts(settings),
+        *_drift(settings),
         *_spools(settings, clock()),
         *_live(settings, clock()),
         *_lake(settings, clock),
@@ -212,8 +218,17 @@ def _parts(settings: Settings) -> Iterator[Check]:
         yield Check(name.removesuffix("_url"), ok, detail, needed=name != "cache_url")
 
 
+def _drift(settings: Settings) -> Iterator[Check]:
+    """How the AWS resources that the settings name differ, where the package that makes them is installed."""
+    if any(importlib.util.find_spec(module) is None for module in ("deploy", "boto3")):
+        return
+    for url, seen, found in importlib.import_module("deploy.provision").drift(settings):
+        yield Check(f"drift of {url}", seen and not found, found or "none", needed=seen)
+
+
 def _spools(settings: Settings, now_ms: int) -> Iterator[Check]:
-    for service in ("ingest", "feed"):
+    workers = sorted(path.name for path in settings.spool_dir.glob("feed-*"))
+    for service in ("ingest", "feed", *workers):
         try:
             # No wait and a time far ahead: this counts every event that is waiting now.
             waiting = wait_landed(settings.spool_dir / service, now_ms + DAY_MS, 0)

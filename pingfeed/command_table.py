@@ -76,6 +76,13 @@ def _past(text: str) -> int:
     return ms
 
 
+def _worker(text: str) -> Any:
+    """One of the processes that `serve --workers` starts."""
+    from pingfeed.web.workers import Worker
+
+    return Worker.parse(text)
+
+
 def _number(kind: Callable[[str], Any], low: float, high: float = float("inf")) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
@@ -194,11 +201,14 @@ GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
         _command(
             "serve = pingfeed.commands:serve",
             "Run a service: ingest, the feed, or both",
-            "pingfeed serve all\npingfeed serve ingest --host 0.0.0.0 --port 8000",
+            "pingfeed serve all\npingfeed serve feed --workers 2\npingfeed serve ingest --host 0.0.0.0 --port 8000",
             _option("service", choices=["ingest", "feed", "all"], help="which one to run"),
             _option("--host", default="127.0.0.1", metavar="ADDRESS", help="the address to listen on"),
             _port("--port", None, "the port (default: 8000 for ingest, 8001 for the feed)"),
-            more="With `all`, --port is that of ingest, and the feed takes the next one.",
+            _count("--workers", 1, "how many processes serve the feed's port"),
+            _option("--worker", type=_worker, help=argparse.SUPPRESS),
+            more="With `all`, --port is that of ingest, and the feed takes the next one. A worker that dies is started "
+            "again; /metrics sums up all of them, and PINGFEED_RATE_LIMIT holds for each of them.",
         ),
         _command(
             "schedule = batch.commands:schedule",
@@ -220,7 +230,7 @@ GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
             "Create the AWS bucket, tables and stream that the settings name",
             "pingfeed provision --wait 120",
             _seconds("--wait", 60.0, "how long AWS may take to answer"),
-            more="What exists already stays as it is.",
+            more="What exists stays as it is; what it lacks is added, and a thing of another shape is an error.",
         ),
     ),
     "Bring and account for data": (
@@ -301,6 +311,28 @@ GROUPS: Final[Mapping[str, tuple[Command, ...]]] = {
             more="`pingfeed etl` removes their events, aggregates and training rows from the lake now. Rejected events "
             "are not searched: they expire within PINGFEED_REJECTED_DAYS. Totals of pings and creators stay, and so do "
             "pings that a user published: delete those with `ping_deleted` events.",
+        ),
+        _command(
+            "backup = batch.ops.backup:backup_command",
+            "Copy what this machine holds (lake, models, spools, stores) while everything runs",
+            "pingfeed backup /mnt/backups/pingfeed --keep 14\npingfeed backup s3://my-backups/pingfeed",
+            _option("to", metavar="TO", help="a folder or s3://bucket/prefix, for this installation's backups only"),
+            _count("--keep", None, "then remove all but the newest N (default: keep all)"),
+            _seconds("--wait", 3600, "how long to wait for a running tick or nightly job"),
+            more="It has everything that was acknowledged before it began. Only changes since the last one are copied. "
+            "Users who are forgotten later stay in it until it is removed.",
+        ),
+        _command(
+            "restore = batch.ops.backup:restore_command",
+            "Bring a backup back, after checking every byte of it",
+            "pingfeed restore /mnt/backups/pingfeed\npingfeed restore s3://my-backups/pingfeed --backup 20261128T03",
+            _option("source", metavar="FROM", help="where `pingfeed backup` stored it"),
+            _option(
+                "--backup", default="", metavar="NAME", help="the newest whose name begins so (default: the newest)"
+            ),
+            _flag("--force", "move data that is there aside, to `*.replaced-*`"),
+            _flag("--dry-run", "check the backup and change nothing"),
+            more="Stop the services and the scheduler first.",
         ),
         _command(
             "signals rebuild = batch.ops.commands:rebuild_signals",

@@ -5,7 +5,8 @@ value raises SettingsError with one sentence that names the variable and never q
 `make settings-docs` generates `docs/settings.md` from the class below: the sentence, range and default of each setting.
 """
 
-from collections.abc import Mapping, Set
+import re
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from pingfeed.core.urls import flaw, is_loopback, masked, scheme_of
 from pingfeed.home import DEFAULT
 
 PREFIX: Final = "PINGFEED_"
+ON_LAMBDA: Final = "AWS_LAMBDA_FUNCTION_NAME"
+"""The variable that Lambda sets."""
 INGEST_PORT: Final = 8000
 FEED_PORT: Final = 8001
 
@@ -72,6 +75,9 @@ class Settings:
     """Models, snapshots and pointers; or `s3://bucket/prefix`."""
     candidates_url: str = "sqlite://HOME/candidates.sqlite"
     """One packet per user; or `dynamodb://table`, where `?writes_per_second=3000` limits the rate of a tick."""
+    packet_slot: Literal["a", "b"] = "a"
+    """Which of two sets of packets the tick writes and the feed reads: a release with other features takes the set that
+    the running one does not use (docs/aws.md)."""
     cache_url: str = ""
     """A Redis that keeps the packets of the 10,000 most recently active users in front of that store."""
     signals_url: str = "sqlite://HOME/signals.sqlite"
@@ -82,8 +88,9 @@ class Settings:
     """Folder of events that are accepted and not yet delivered; a relative path is below `HOME`."""
 
     # Who may call
-    auth: Literal["none", "api_key", "jwt"] = "none"
-    """How callers authenticate: `none` (on loopback addresses only), `api_key` or `jwt`."""
+    auth: Literal["none", "api_key", "jwt", "gateway_jwt"] = "none"
+    """How callers authenticate: `none` (on loopback addresses only), `api_key`, `jwt`, or `gateway_jwt` (on Lambda: the
+    JWT authorizer of an HTTP API has verified the token)."""
     allow_open: bool = False
     """Lets `none` listen on any address, for when something else protects the port."""
     api_key_hashes: tuple[Digest, ...] = ()
@@ -93,7 +100,10 @@ class Settings:
     operator_loopback: bool = True
     """Lets callers on this machine do what an operator key allows; switch it off if a proxy runs on this machine."""
     jwt_jwks: str = ""
-    """The public keys that verify tokens: a file (below `HOME` if relative) or an https URL."""
+    """The public keys that verify tokens: a file (below `HOME` if relative), an https URL, or `s3://bucket/key` for
+    functions that reach no other server."""
+    jwt_jwks_source: str = ""
+    """The https URL from which the function `refresh_keys` copies the keys to that object."""
     jwt_secret: str = ""
     """A shared secret that verifies tokens, instead of public keys; at least 32 bytes."""
     jwt_audience: str = ""
@@ -173,7 +183,7 @@ def load(environ: Mapping[str, str], *, cwd: Path | None = None) -> Settings:
     if not values["jwt_algorithms"]:
         values["jwt_algorithms"] = default_algorithms(values["jwt_jwks"], values["jwt_secret"])
     settings = Settings(home=home, **values)
-    _check_together(settings)
+    _check_together(settings, on_lambda=bool(environ.get(ON_LAMBDA)))
     _check_same_place(settings, given.keys())
     return settings
 
@@ -221,6 +231,8 @@ def _value(name: str, kind: Any, text: str | None, home: Path) -> Any:
         _check_url(name, text)
     elif name == "jwt_jwks" and text:
         return _jwks_address(text, home)
+    elif name == "jwt_jwks_source" and text:
+        _check_host(name, text)
     elif name == "jwt_secret" and text:
         _check_secret(text)
     try:
@@ -273,16 +285,24 @@ def _jwks_address(text: str, home: Path) -> str:
     """Where the keys are: a URL as it is, a path below `home`."""
     if "://" not in text:
         return str(home / Path(text).expanduser())
+    if scheme_of(text) != "s3":
+        _check_host("jwt_jwks", text)
+    elif not re.fullmatch("s3://[a-z0-9.-]{3,63}/[A-Za-z0-9._/-]*[A-Za-z0-9._-]", text):
+        raise _error("jwt_jwks", "must be like s3://bucket/jwks.json")
+    return text
+
+
+def _check_host(name: str, url: str) -> None:
     try:
-        split = urlsplit(text)
+        split = urlsplit(url)
         host, _ = split.hostname, split.port
     except ValueError:
-        raise _error("jwt_jwks", "is not a URL") from None
-    if not host or split.username or split.password or scheme_of(text) not in ("https", "http"):
-        raise _error("jwt_jwks", "must be a path, or like https://login.example/.well-known/jwks.json")
-    if scheme_of(text) == "http" and not is_loopback(host):
-        raise _error("jwt_jwks", "must be https:// unless the host is this machine: its keys decide who may log in")
-    return text
+        raise _error(name, "is not a URL") from None
+    if not host or split.username or split.password or scheme_of(url) not in ("https", "http"):
+        kind = "a path, or like" if name == "jwt_jwks" else "like"
+        raise _error(name, f"must be {kind} https://login.example/.well-known/jwks.json")
+    if scheme_of(url) == "http" and not is_loopback(host):
+        raise _error(name, "must be https:// unless the host is this machine: its keys decide who may log in")
 
 
 def _check_secret(text: str) -> None:
@@ -303,7 +323,9 @@ def default_algorithms(jwks: str, secret: str) -> tuple[str, ...]:
     return ("HS256",) if secret else ()
 
 
-def _check_together(settings: Settings) -> None:
+def _check_together(settings: Settings, *, on_lambda: bool) -> None:
+    if settings.auth == "gateway_jwt" and not on_lambda:
+        raise _error("auth", "is gateway_jwt, which is for Lambda only: there API Gateway verifies the tokens")
     if settings.auth == "api_key" and not settings.api_key_hashes:
         raise _error("api_key_hashes", f"is empty while {PREFIX}AUTH is api_key")
     if settings.auth == "jwt":
@@ -349,6 +371,18 @@ def check_open(settings: Settings, host: str) -> None:
         raise _error("auth", f"is none, which may not listen on {host}; set api_key or jwt, or {PREFIX}ALLOW_OPEN=1")
 
 
+_LOCAL: Final = frozenset({"file", "disk", "sqlite"})
+
+
+def check_remote(settings: Settings, names: Iterable[str]) -> None:
+    """A Lambda function loses its disk: SettingsError if one of these places is on it."""
+    for name in names:
+        scheme = scheme_of(getattr(settings, name))
+        if scheme in _LOCAL:
+            known = " or ".join(f"{known}://" for known in SCHEMES[name] if known not in _LOCAL)
+            raise _error(name, f"is {scheme}://, a place that a Lambda function loses; set {known}")
+
+
 def url_path(url: str) -> Path:
     """The path of a `file://`, `disk://` or `sqlite://` URL."""
     split = urlsplit(url)
@@ -371,4 +405,4 @@ def shown(settings: Settings) -> dict[str, str]:
 def _shown(name: str, value: Any) -> str:
     if name in _SECRET:
         return "(set)" if value else "(not set)"
-    return masked(str(value)) if name in (*SCHEMES, "jwt_jwks") else str(value)
+    return masked(str(value)) if name in (*SCHEMES, "jwt_jwks", "jwt_jwks_source") else str(value)

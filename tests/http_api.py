@@ -1,10 +1,16 @@
-"""Requests as an HTTP API of API Gateway hands them to a function (payload format 2.0), and its answers."""
+"""Requests as an HTTP API of API Gateway hands them to a function (payload format 2.0), and its answers.
+
+They carry the API key whose digest `AUTH` has.
+"""
 
 import base64
+import hashlib
 import json
 from typing import Any
 
 HOST = "abc123.execute-api.eu-west-1.amazonaws.com"
+KEY = "k" * 32
+AUTH = {"PINGFEED_AUTH": "api_key", "PINGFEED_API_KEY_HASHES": hashlib.sha256(KEY.encode()).hexdigest()}
 
 
 def request(path: str, body: bytes | None = None, *, method: str = "POST", **headers: str) -> dict[str, Any]:
@@ -18,7 +24,7 @@ def request(path: str, body: bytes | None = None, *, method: str = "POST", **hea
         "routeKey": "$default",
         "rawPath": path,
         "rawQueryString": "",
-        "headers": {"host": HOST, "content-type": "application/json"}
+        "headers": {"host": HOST, "content-type": "application/json", "x-api-key": KEY}
         | forwarded
         | length
         | {name.replace("_", "-").lower(): value for name, value in headers.items()},

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,19 +10,21 @@ from feed_api.state import FeedState, Part
 from pingfeed.core.errors import PingfeedError
 from pingfeed.core.features import language_code, place_code
 from pingfeed.core.packet import decode
+from pingfeed.core.retry import twice
 from pingfeed.ports import CandidateStore, UserSignals
 from pingfeed.telemetry import nameless
 
 log = logging.getLogger(__name__)
 
 
-async def fetch(state: FeedState, candidates: CandidateStore, signals: UserSignals) -> None:
-    """Fill `packet`, `signals` and `user`."""
+async def fetch(state: FeedState, candidates: CandidateStore, signals: UserSignals, *, again: bool = False) -> None:
+    """Fill `packet`, `signals` and `user`; with `again` a read that fails is repeated once."""
     user_id, now_ms = state.request.user_id, state.request.now_ms
-    reads: dict[Part, asyncio.Future[Any]] = {
-        "candidates": _start(candidates.get(user_id, now_ms)),
-        "signals": _start(signals.read(user_id, now_ms)),
+    calls: dict[Part, Callable[[], Awaitable[Any]]] = {
+        "candidates": lambda: candidates.get(user_id, now_ms),
+        "signals": lambda: signals.read(user_id, now_ms),
     }
+    reads = {part: _start(twice(call) if again else call()) for part, call in calls.items()}
     await asyncio.wait(reads.values(), timeout=state.deadline.read_s)
     data = _result(state, "candidates", reads["candidates"])
     state.signals = _result(state, "signals", reads["signals"])

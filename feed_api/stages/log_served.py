@@ -4,6 +4,9 @@ The chain's next page filters by the act, so the response waits for it as long a
 durable a moment later: one task writes everything that waits to the spool at once, and is drained on shutdown. A
 response never waits for a disk and never fails because of one: if the spool rejects the event, it is lost, counted and
 logged.
+
+Without a spool (Lambda) the event is put concurrently with the act, and the response waits for both as long as the
+budget lasts. An event that was not put by then is counted as dropped; an act that was not applied degrades the feed.
 """
 
 import asyncio
@@ -24,8 +27,10 @@ from pingfeed.core.errors import PingfeedError
 from pingfeed.core.events import FeedServed, Row, served_row
 from pingfeed.core.features import REALTIME, Float32, language_name, place_name
 from pingfeed.core.ids import IdMaker
+from pingfeed.core.retry import twice
 from pingfeed.ports import UserSignals
 from pingfeed.spool.delivery import Delivery
+from pingfeed.spool.inline import DirectDelivery
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +76,18 @@ class ServedLog:
     """Logs every feed of this process."""
 
     def __init__(
-        self, delivery: Delivery, acts: ServedActs, metrics: FeedMetrics, make_id: IdMaker, log_matrix_share: float
+        self,
+        delivery: Delivery | DirectDelivery,
+        acts: ServedActs,
+        metrics: FeedMetrics,
+        make_id: IdMaker,
+        log_matrix_share: float,
     ) -> None:
         self._delivery, self._acts, self._metrics = delivery, acts, metrics
         self._make_id, self._log_matrix_share = make_id, log_matrix_share
         self._waiting: list[Row] = []
-        self._running: set[asyncio.Task[None]] = set()
-        self._acting: dict[str, asyncio.Task[None]] = {}
+        self._running: set[asyncio.Task[Any]] = set()
+        self._acting: dict[str, asyncio.Task[Any]] = {}
         self._writer: asyncio.Task[None] | None = None
 
     async def __call__(self, state: FeedState) -> None:
@@ -85,10 +95,11 @@ class ServedLog:
         if not state.order:
             return
         row = served_row(feed_served(state, self._make_id, self._log_matrix_share))
+        if isinstance(self._delivery, DirectDelivery):
+            await self._put(state, row, self._delivery)
+            return
         if not state.request.cheap:  # The act of a cheap feed is applied from the spool, with others.
-            user_id = state.request.user_id
-            act = self._acting[user_id] = self._start(self._apply(row))
-            act.add_done_callback(lambda _: self._acting.pop(user_id, None))
+            act = self._act(state.request.user_id, self._apply(row))
             await asyncio.wait([act], timeout=state.deadline.act_s())
             if not act.done():
                 self._metrics.act_failures.inc()
@@ -110,6 +121,24 @@ class ServedLog:
             task.cancel()
         if self._waiting:
             self._lose(len(self._waiting), "the service stopped before the spool accepted it")
+
+    async def _put(self, state: FeedState, row: Row, delivery: DirectDelivery) -> None:
+        if late := self._acting.get(state.request.user_id):
+            late.cancel()  # It may hang on a dead connection, and acts of one user wait for each other.
+        act = self._act(state.request.user_id, _succeeds(twice(lambda: self._acts.apply_now(row))))
+        put = self._start(_succeeds(delivery.accept([row])))
+        await asyncio.wait([act, put], timeout=state.deadline.left_s())
+        if not (act.done() and act.result()):
+            self._metrics.act_failures.inc()
+            state.degraded.add("signals")
+        if not (put.done() and put.result()):
+            self._metrics.dropped.inc()
+
+    def _act(self, user_id: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Start to apply an act; `settle` finds it while it runs."""
+        act = self._acting[user_id] = self._start(work)
+        act.add_done_callback(lambda _: self._acting.get(user_id) is act and self._acting.pop(user_id))
+        return act
 
     async def _apply(self, row: Row) -> None:
         try:
@@ -142,7 +171,7 @@ class ServedLog:
         except PingfeedError as error:
             self._lose(len(rows), error.message)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -177,6 +206,18 @@ def feed_served(state: FeedState, make_id: IdMaker, log_matrix_share: float) -> 
         matrix_pings=pool.ping_ids if whole else None,
         matrix=_base64(state.matrix) if whole and state.matrix is not None else None,
     )
+
+
+async def _succeeds(work: Coroutine[Any, Any, None]) -> bool:
+    try:
+        await work
+    except PingfeedError as error:
+        log.debug("a served feed is not logged: %s", error.message)
+    except Exception:  # whatever happens, the feed is served
+        log.exception("a served feed is not logged")
+    else:
+        return True
+    return False
 
 
 def _day(row: Row) -> int:

@@ -62,6 +62,18 @@ def connect(path: Path, *, wait_ms: int, durable: bool, erase: bool = False) -> 
     return connection
 
 
+def copy_database(path: Path, to: Path) -> None:
+    """Copy a file as of one moment, while other processes write to it (SQLite's online backup); Unavailable."""
+    try:
+        with (
+            closing(connect(path, wait_ms=_WRITE_WAIT_MS, durable=True)) as source,
+            closing(sqlite3.connect(to)) as made,
+        ):
+            source.backup(made)
+    except sqlite3.Error as error:
+        raise Unavailable(f"{path} cannot be copied: {error}") from error
+
+
 def begin(connection: sqlite3.Connection) -> None:
     """Take the write lock, waiting `_WRITE_WAIT_MS` at most for other processes; sqlite3.OperationalError."""
     deadline = time.monotonic() + _WRITE_WAIT_MS / 1000

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pingfeed import aws
+from pingfeed.adapters import _arrow_s3
 from pingfeed.adapters.lake_file import PARQUET
 from pingfeed.aws import CONNECT_S, READ_S, region, translated
 
@@ -99,7 +100,7 @@ class S3Lake:
 
     @cached_property
     def _arrow(self) -> Any:
-        return aws.arrow_file_system()
+        return _arrow_s3.file_system()
 
     def _what(self, prefix: str) -> str:
         return "/".join(filter(None, (f"s3://{self._place.bucket}", self._place.prefix, prefix.strip("/"))))
@@ -123,18 +124,18 @@ class _S3Dataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow publish
     """A dataset that translates the errors of later reads."""
 
     def to_table(self, **options: Any) -> Any:
-        with aws.arrow_translated("a file of the lake"):
+        with _arrow_s3.translated("a file of the lake"):
             return super().to_table(**options)
 
     def to_batches(self, **options: Any) -> Iterator[Any]:
         batches = super().to_batches(**options)
         while True:
-            with aws.arrow_translated("a file of the lake"):
+            with _arrow_s3.translated("a file of the lake"):
                 batch = next(batches, None)
             if batch is None:
                 return
             yield batch
 
     def count_rows(self, **options: Any) -> int:
-        with aws.arrow_translated("a file of the lake"):
+        with _arrow_s3.translated("a file of the lake"):
             return int(super().count_rows(**options))

@@ -6,6 +6,7 @@ URL chooses it. To add a backend: its file, a line here, its scheme in `settings
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -44,7 +45,7 @@ def _class_of(setting: str, scheme: str) -> Any:
 
 
 def _open(
-    setting: str, settings: Settings, *more: Any, url_of: str | None = None, limits: Mapping[str, float] = {}
+    setting: str, settings: Settings, *more: Any, url_of: str | None = None, limits: Mapping[str, Any] = {}
 ) -> Any:
     """The adapter of a port (named by its setting) at that setting's URL, or at another one's (`url_of`)."""
     url = getattr(settings, url_of or setting)
@@ -72,6 +73,18 @@ def open_lake_at(url: str) -> Lake:
     return cast(Lake, _class_of("lake_url", urlsplit(url).scheme)(url))
 
 
+def open_objects_at(url: str) -> Artifacts:
+    """Files at an `s3://` URL, whatever the settings say."""
+    return cast(Artifacts, _class_of("artifacts_url", "s3")(url))
+
+
+def copy_sqlite(path: Path, to: Path) -> None:
+    """A consistent copy of a SQLite store that services may be writing to."""
+    from pingfeed.adapters._sqlite import copy_database
+
+    copy_database(path, to)
+
+
 def open_lake_objects(settings: Settings) -> Artifacts:
     """The lake's place for a service that only puts files there: async, and without Arrow."""
     return cast(Artifacts, _open("artifacts_url", settings, url_of="lake_url"))
@@ -82,15 +95,19 @@ def open_artifacts(settings: Settings) -> Artifacts:
     return cast(Artifacts, _open("artifacts_url", settings))
 
 
-def open_event_sink(settings: Settings, **limits: float) -> EventSink:
+def open_event_sink(settings: Settings, **limits: Any) -> EventSink:
     """The event sink that the settings choose; `limits` are arguments of that sink's class."""
     return cast(EventSink, _open("events_url", settings, limits=limits))
 
 
 def open_candidates(settings: Settings) -> CandidateStore:
-    """The candidate store that the settings choose, behind a cache where they name one."""
+    """The slot of the candidate store that the settings choose, behind a cache where they name one."""
+    from pingfeed.adapters.candidates_slots import CachedSlots, CandidateSlots
+
     store = cast(CandidateStore, _open("candidates_url", settings))
-    return cast(CandidateStore, _open("cache_url", settings, store)) if settings.cache_url else store
+    if not settings.cache_url:
+        return CandidateSlots(store, settings.packet_slot)
+    return CachedSlots(_open("cache_url", settings, store), settings.packet_slot)
 
 
 def open_signals(settings: Settings) -> UserSignals:

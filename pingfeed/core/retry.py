@@ -57,6 +57,16 @@ async def until_done(
             await asyncio.wait_for(stop.wait(), backoff.pause_s(failures))
 
 
+async def twice(call: Callable[[], Awaitable[_T]]) -> _T:
+    """Calls once more, at once, after an error: the connection may have died while the process was frozen."""
+    try:
+        return await call()
+    except PingfeedError as error:
+        if not error.retryable:
+            raise
+    return await call()
+
+
 async def until_true(step: Callable[[bool], Awaitable[bool]], *, backoff: Backoff, tries: int) -> bool:
     """Calls `step` until it returns True, at most `tries` times; its argument says whether this is the last attempt."""
     for attempt in range(1, tries + 1):

@@ -17,6 +17,7 @@ from typing import Final
 from pingfeed.core.errors import PingfeedError, Unavailable
 from pingfeed.core.events import Row, encode_rows
 from pingfeed.core.ids import IdMaker, uuid7
+from pingfeed.core.retry import twice
 from pingfeed.ports import EventSink, SinkCounters
 from pingfeed.spool.replay import Apply, OrGiveUp
 from pingfeed.spool.stats import Counters
@@ -58,7 +59,8 @@ class DirectDelivery:
         received_ms = rows[0]["received_ms"]
         batch = DirectBatch(self._make_id(received_ms), [encode_rows(rows)], received_ms)
         try:
-            await self._in_time(self._sink.write(batch), self._applied(rows))
+            # `OrGiveUp` only raises errors that a retry can help.
+            await self._in_time(self._sink.write(batch), twice(lambda: self._apply(rows)))
         except PingfeedError as error:
             _log.warning("events were not accepted", extra={"events": len(rows), "reason": error.message})
             raise
@@ -72,12 +74,6 @@ class DirectDelivery:
     async def close(self) -> None:
         """Close the sink."""
         await self._sink.close()
-
-    async def _applied(self, rows: Sequence[Row]) -> None:
-        try:
-            await self._apply(rows)
-        except PingfeedError:  # `OrGiveUp` only raises errors that a retry can help.
-            await self._apply(rows)
 
     async def _in_time(self, write: Awaitable[None], apply: Awaitable[None]) -> None:
         """Run both in time, or raise Unavailable; what has finished is not undone."""

@@ -46,7 +46,7 @@ class Repeated(Background):
     """Awaits `repeat` every `interval_s`, or as soon as `wake` is set; an error is counted and logged once."""
 
     def __init__(
-        self, name: str, repeat: Callable[[], Awaitable[None]], interval_s: float, wake: asyncio.Event | None = None
+        self, name: str, repeat: Callable[[], Awaitable[object]], interval_s: float, wake: asyncio.Event | None = None
     ) -> None:
         super().__init__(name, self._run)
         self._repeat, self._interval_s = repeat, interval_s

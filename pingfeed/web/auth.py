@@ -3,7 +3,8 @@
 A key comes as `Authorization: Bearer <key>` or `X-API-Key: <key>`, never in the URL, which ends up in logs. The
 settings hold only SHA-256 digests of keys; a presented key is compared with all of them in constant time. A key has
 enough entropy (docs: 32 random bytes) that a plain digest is safe. With `jwt`, a bearer credential that is not a key is
-a token, whose caller acts for one user only (`jwt.py`); keys remain valid.
+a token, whose caller acts for one user only (`jwt.py`); keys remain valid. With `gateway_jwt`, API Gateway has verified
+the token, and its event names the user: no header does.
 
 An *operator* may see internals (`explain`, `/metrics`): the holder of an operator key, or a caller on this machine. A
 request that came through a proxy (it carries a forwarding header) is not local, whatever its peer address.
@@ -20,12 +21,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, cast
 
+import msgspec
 from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.types import Scope
 
 from pingfeed.core.clock import Clock, system_clock
 from pingfeed.core.errors import Forbidden, PingfeedError, TooManyRequests, Unauthenticated, UnsupportedType
+from pingfeed.core.events import Id
 from pingfeed.core.urls import is_loopback
 from pingfeed.settings import Settings
 from pingfeed.web.metrics import Metrics
@@ -139,6 +142,7 @@ class Authenticator:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._open = settings.auth == "none"
+        self._by_gateway = settings.auth == "gateway_jwt"
         self._loopback = settings.operator_loopback
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
         self._operators = [bytes.fromhex(known) for known in settings.operator_key_hashes]
@@ -153,12 +157,20 @@ class Authenticator:
         """Why the keys of tokens cannot be refreshed, None if they can or none are used."""
         return self._tokens.problem if self._tokens else None
 
+    async def warm_up(self) -> None:
+        """Read the keys of tokens, where there are any, before the first request."""
+        if self._tokens is not None:
+            await self._tokens.warm_up()
+
     async def authenticate(self, scope: Scope) -> Caller:
         """The caller of an ASGI request; raises as the function of this name."""
         key, bearer, local = self._presented(scope)
         caller = await self._identify(key, bearer, local) if key or bearer else None
         if caller is not None:
             return caller
+        if self._by_gateway and (subject := _verified_by_gateway(scope)) is not None:
+            self._limiter.charge(subject)
+            return Caller(subject, False)
         if self._open:
             self._check_page(scope)
             return _OPERATOR if local else _ANY_CALLER
@@ -209,6 +221,8 @@ class Authenticator:
 
     def _unauthenticated(self, credential: bytes | None) -> Unauthenticated:
         self._rejected.inc()
+        if self._by_gateway:
+            return Unauthenticated("API Gateway has verified no token whose sub is a user id, and there is no API key")
         if credential is not None:
             return Unauthenticated("unknown API key")
         if self._tokens is not None:
@@ -247,6 +261,14 @@ def _tokens(settings: Settings, metrics: Metrics, clock: Clock, monotonic: Calla
     from pingfeed.web.jwt import Tokens
 
     return Tokens(settings, clock=clock, monotonic=monotonic, metrics=metrics)
+
+
+def _verified_by_gateway(scope: Scope) -> str | None:
+    """The `sub` of the token that the JWT authorizer of an HTTP API has verified. No client can write this part."""
+    try:
+        return msgspec.convert(scope["aws.event"]["requestContext"]["authorizer"]["jwt"]["claims"]["sub"], Id)
+    except (KeyError, TypeError, msgspec.ValidationError):
+        return None
 
 
 @lru_cache(1024)

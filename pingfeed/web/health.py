@@ -78,4 +78,4 @@ def install(app: FastAPI, ready: ReadyCheck, metrics: Metrics) -> None:
     @app.get("/metrics", include_in_schema=False)
     async def prometheus(request: Request) -> Response:
         await require_operator(request, "/metrics")
-        return Response(metrics.render(), media_type=CONTENT_TYPE)
+        return Response(await metrics.render_all(), media_type=CONTENT_TYPE)

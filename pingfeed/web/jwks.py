@@ -1,4 +1,7 @@
-"""The public keys that tokens are checked with: a JSON Web Key Set (RFC 7517) in a file or at a URL, refreshed.
+"""The public keys that tokens are checked with: a JSON Web Key Set (RFC 7517), refreshed.
+
+It is in a file, at an https URL, or an S3 object, for functions in a network without internet: there another function
+copies the set from the issuer (`ingest_api/lambda_handler.py`).
 
 A key is looked up by its id and an algorithm that the settings allow and that fits the key's type, so a token can
 choose neither the algorithm nor a key of another kind. Keys without an id, encryption keys, private keys and keys that
@@ -14,17 +17,20 @@ import asyncio
 import logging
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.message import Message
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 
 import jwt
 import msgspec
 from prometheus_client import Counter
 
+from pingfeed.aws import AwsClient, translated
 from pingfeed.core.errors import FormatError, PingfeedError, Unavailable
 from pingfeed.core.integrity import UNREADABLE
 
@@ -83,14 +89,14 @@ def _key(key: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
 
 
 class PublishedKeys:
-    """The keys at one address. `read` blocks and runs in a thread; `on_change` is called for every new set.
+    """The keys at one address, which `read` reads; `on_change` is called for every new set.
 
     (PyJWT's own client holds its lock while it fetches, and never drops keys when the set becomes empty.)
     """
 
     def __init__(
         self,
-        read: Callable[[], bytes],
+        read: Callable[[], Awaitable[bytes]],
         algorithms: Sequence[str],
         *,
         monotonic: Callable[[], float],
@@ -109,10 +115,15 @@ class PublishedKeys:
         self.problem: str | None = None
         """Why the last refresh failed, None if it did not."""
 
-    def read_now(self) -> None:
-        """Read the set, blocking; raises Unavailable or FormatError."""
+    def use(self, body: bytes) -> None:
+        """Begin with this set; FormatError if it has no usable key."""
         self._tried_s = self._monotonic()
-        self._update(self._read())
+        self._update(body)
+
+    async def warm_up(self) -> None:
+        """Read the set before the first request needs it."""
+        if self._keys is None and (refresh := self._refresh()) is not None:
+            await asyncio.wait({refresh})
 
     async def find(self, key_id: str, algorithm: str) -> jwt.PyJWK | None:
         """The key with this id for this algorithm; Unavailable as long as no set could be read."""
@@ -147,7 +158,7 @@ class PublishedKeys:
 
     async def _read_again(self) -> None:
         try:
-            self._update(await asyncio.to_thread(self._read))
+            self._update(await self._read())
         except Exception as error:  # noqa: BLE001  # whatever it is, the next refresh tries again
             self._reads.labels("failed").inc()
             reason = error.message if isinstance(error, PingfeedError) else repr(error)
@@ -181,17 +192,33 @@ class PublishedKeys:
         self._on_change()
 
 
-def source_of(address: str) -> Callable[[], bytes]:
-    """A blocking function that reads the document at a URL or an absolute path.
+def source_of(address: str) -> Callable[[], Awaitable[bytes]]:
+    """A function that reads the document at a URL or an absolute path.
 
     It raises Unavailable, with the predicate of a sentence, if the document is absent or too large.
     """
-    if "://" in address:
-        return lambda: _fetch(address)
-    return lambda: _read_file(Path(address))
+    if address.startswith("s3://"):
+        return partial(_read_object, address)
+    return partial(asyncio.to_thread, _fetch if "://" in address else read_file, address)
 
 
-def _read_file(path: Path) -> bytes:
+async def _read_object(url: str) -> bytes:
+    place, client = urlsplit(url), AwsClient("s3", read_s=SOCKET_S)
+    try:
+        with translated("the object"):
+            async with asyncio.timeout(TOTAL_S):
+                found = await (await client.get()).get_object(Bucket=place.netloc, Key=place.path[1:])
+                async with found["Body"] as body:
+                    return _checked_size(await body.read())
+    except PingfeedError as error:
+        raise Unavailable(f"cannot be read: {error.message}") from error
+    finally:
+        await client.close()
+
+
+def read_file(name: str) -> bytes:
+    """The document at a path, as `source_of` reads it, blocking."""
+    path = Path(name)
     try:
         with path.open("rb") as file:
             return _checked_size(file.read(MAX_BYTES + 1))

@@ -17,7 +17,7 @@ from pingfeed.core.clock import Clock
 from pingfeed.core.errors import FormatError, SettingsError, Unauthenticated, Unavailable
 from pingfeed.core.events import Id
 from pingfeed.settings import Settings
-from pingfeed.web.jwks import PublishedKeys, source_of
+from pingfeed.web.jwks import PublishedKeys, read_file, source_of
 from pingfeed.web.metrics import Metrics
 
 MAX_TOKEN_BYTES: Final = 8192
@@ -74,7 +74,7 @@ class Tokens:
         )
         if "://" not in address:
             try:
-                published.read_now()
+                published.use(read_file(address))
             except (Unavailable, FormatError) as error:
                 name = "PINGFEED_JWT_JWKS"
                 raise SettingsError(f"{name} is {address}, which {error.message}", field=name) from error
@@ -84,6 +84,11 @@ class Tokens:
     def problem(self) -> str | None:
         """Why the keys cannot be refreshed, None if they can."""
         return self._published.problem if self._published else None
+
+    async def warm_up(self) -> None:
+        """Read the published keys before the first token comes."""
+        if self._published is not None:
+            await self._published.warm_up()
 
     async def subject(self, token: bytes, digest: bytes) -> str:
         """The user that a token speaks for; `digest` is a cryptographic digest of the token.

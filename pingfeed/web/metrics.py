@@ -1,23 +1,14 @@
 """The metrics of one app: Prometheus, or lines in the log where nothing scrapes (Lambda).
 
-Each app has its own registry, so two apps in one process never share a number. `MetricLines` writes CloudWatch's
-Embedded Metric Format:
-
-    {"_aws": {"Timestamp": 1795348800000, "CloudWatchMetrics": [{"Namespace": "pingfeed", "Dimensions": [["service"]],
-      "Metrics": [{"Name": "events_accepted", "Unit": "Count"}, {"Name": "events_rejected", "Unit": "Count"}]}]},
-     "service": "ingest", "events_accepted": 3, "events_rejected": 2,
-     "events_rejected_by_code": {"missing_field": 1, "out_of_range": 1}}
-
-Each number is the increase since the last line, so a sum over a period is the total across all environments.
-CloudWatch bills each metric per name, dimensions and hour in which it is reported. So only the requested counters are
-metrics, a label is a field that log queries can read rather than a dimension, and unchanged counters are left out.
+Each app has its own registry, so two apps in one process never share a number. `MetricLines` writes lines for
+CloudWatch (`pingfeed/telemetry.py`). Each number is the increase since the last line, so a sum over a period is the
+total across all environments; unchanged counters are left out.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -25,9 +16,9 @@ from prometheus_client.registry import Collector
 
 from pingfeed.core.clock import Clock
 from pingfeed.ports import SinkCounters
+from pingfeed.telemetry import metric_line
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
-NAMESPACE: Final = "pingfeed"
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
@@ -36,6 +27,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.render_all: Callable[[], Awaitable[bytes]] = self._render_own
+        """The metrics of all processes that serve the port (`peers.py`)."""
         self._counters: dict[str, Collector] = {}
         self._requests = self.counter("http_requests", "Requests answered", ("method", "route", "status"))
         self._seconds = Histogram(
@@ -92,8 +85,11 @@ class Metrics:
                 yield from ((name, s.labels, s.value) for s in family.samples if s.name.endswith("_total"))
 
     def render(self) -> bytes:
-        """The metrics in Prometheus' text format."""
+        """The metrics of this process in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    async def _render_own(self) -> bytes:
+        return self.render()
 
 
 @dataclass(frozen=True)
@@ -126,10 +122,7 @@ class MetricLines:
         increases = self._increases()
         if not increases:
             return
-        metrics = [{"Name": name, "Unit": _unit(name)} for name in increases if name in self._names]
-        directive = {"Namespace": NAMESPACE, "Dimensions": [["service"]], "Metrics": metrics}
-        line = {"_aws": {"Timestamp": self._clock(), "CloudWatchMetrics": [directive]}, "service": self._service}
-        self._write(msgspec.json.encode(line | increases).decode() + "\n")
+        self._write(metric_line(self._service, self._names, increases, self._clock()))
 
     def _increases(self) -> dict[str, Any]:
         """The increase of each counter by name, and by label value where it has a label."""
@@ -142,7 +135,3 @@ class MetricLines:
                 for label, of in labels.items():
                     increases.setdefault(f"{name}_by_{label}", {})[of] = more
         return increases
-
-
-def _unit(name: str) -> str:
-    return "Bytes" if name.endswith("_bytes") else "Count"

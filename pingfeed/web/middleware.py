@@ -34,6 +34,8 @@ Header = tuple[bytes, bytes]
 Handler = Callable[[Request], Awaitable[Response]]
 """A route's function that takes only the request; raises PingfeedError."""
 
+ARRIVED_NS: Final = "arrived_ns"
+"""Key in the scope's `state`: when the first byte of the request arrived (`time.monotonic_ns()`)."""
 SECURITY: Final[tuple[Header, ...]] = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -150,7 +152,7 @@ class OutermostLayer:
             **scope,
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],
             "path": path,
-            "root_path": root,
+            "root_path": root or scope.get("root_path", ""),
         }
 
     async def _answer(self, scope: Scope, receive: Receive, response: "_ResponseStart") -> None:

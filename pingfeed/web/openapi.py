@@ -61,7 +61,7 @@ _CREDENTIALS: Final[Mapping[str, Any]] = {
         "type": "http",
         "scheme": "bearer",
         "bearerFormat": "JWT",
-        "description": "An API key or, with PINGFEED_AUTH=jwt, a token whose `sub` is the user.",
+        "description": "An API key or, with PINGFEED_AUTH=jwt or gateway_jwt, a token whose `sub` is the user.",
     },
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
 }

@@ -32,12 +32,10 @@ from pingfeed.core.ids import uuid7
 from pingfeed.core.retry import retry_after_s
 from pingfeed.telemetry import request_id
 from pingfeed.web.errors import ErrorBody, ErrorDetail, error_response, json_response
-from pingfeed.web.middleware import hardened
+from pingfeed.web.middleware import ARRIVED_NS, hardened
 
 log = logging.getLogger(__name__)
 
-ARRIVED_NS: Final = "arrived_ns"
-"""Key in the scope's `state`: when the first byte of the request arrived (`time.monotonic_ns()`)."""
 _LAST_RECEIVED: Final = slice(52, 56)
 """`tcpi_last_data_recv` in Linux' `struct tcp_info`, in milliseconds."""
 _ALWAYS: Final = (b"/healthz", b"/readyz", b"/metrics")

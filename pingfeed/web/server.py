@@ -6,14 +6,15 @@ import gc
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
 
-from pingfeed.core.errors import SettingsError
 from pingfeed.web.protocol import Edge, GuardedProtocol, Limits
+from pingfeed.web.workers import Worker, bound
 
 log = logging.getLogger(__name__)
 
@@ -21,16 +22,16 @@ _FINISH_S: Final = 10
 """How long open requests may take to finish on shutdown."""
 
 
-def run(make_app: Callable[[], FastAPI], host: str, port: int) -> None:
-    """Serve on one event loop of this process until a stop signal.
+def run(make_app: Callable[[], FastAPI], host: str, port: int, worker: Worker | None = None) -> None:
+    """Serve on one event loop of this process until a stop signal, or until a worker's supervisor is gone.
 
     `make_app` is called inside the event loop. A port that is in use, or a PingfeedError during start-up, propagates
     unchanged, so that the command can report it in one sentence.
     """
-    with _bound(host, port) as listener:
+    with socket.socket(fileno=worker.listener) if worker else bound(host, port) as listener:
         config = _config()
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_serve(make_app, config, listener))
+            runner.run(_serve(make_app, config, listener, watch_stdin=worker is not None))
 
 
 def _config() -> uvicorn.Config:
@@ -52,18 +53,28 @@ async def _no_app_yet(*_: object) -> None:
     """A placeholder: uvicorn needs an app to choose the event loop, and ours is created inside that loop."""
 
 
-async def _serve(make_app: Callable[[], FastAPI], config: uvicorn.Config, listener: socket.socket) -> None:
+async def _serve(
+    make_app: Callable[[], FastAPI], config: uvicorn.Config, listener: socket.socket, *, watch_stdin: bool
+) -> None:
     app = config.app = make_app()
     server = Server(config)
     async with app.router.lifespan_context(app):
         # What the start has made stays: a full collection that looks at all of it would stop requests for 50 ms.
         gc.collect()
         gc.freeze()
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
+            loop.add_signal_handler(number, server.handle_exit, number, None)
+        if watch_stdin:  # It ends with the supervisor.
+            loop.add_reader(sys.stdin, _orphaned, loop, server)
         host, port = listener.getsockname()[:2]
         log.info("%s listens on http://%s:%d", app.title, f"[{host}]" if ":" in host else host, port)
         await server.serve([listener])
+
+
+def _orphaned(loop: asyncio.AbstractEventLoop, server: uvicorn.Server) -> None:
+    loop.remove_reader(sys.stdin)
+    server.handle_exit(signal.SIGTERM, None)
 
 
 class Server(uvicorn.Server):
@@ -111,17 +122,3 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to `_serve`: uvicorn re-raises them when it is done, before the app could shut down cleanly."""
         yield
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket bound to the address; it listens only once the app is ready."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host.strip("[]"), port))
-    except OSError as error:
-        listener.close()
-        reason = error.strerror or str(error)
-        raise SettingsError(f"cannot listen on {host}:{port}: {reason.lower()}") from error
-    return listener

@@ -7,6 +7,7 @@ import pytest
 
 from pingfeed.adapters.candidates_dynamodb import DynamodbCandidateStore
 from pingfeed.adapters.candidates_redis import RedisCandidateStore
+from pingfeed.adapters.candidates_slots import CandidateSlots
 from pingfeed.adapters.candidates_sqlite import SqliteCandidateStore
 from pingfeed.core.packet import TTL_S
 from pingfeed.ports import CandidateStore
@@ -24,6 +25,7 @@ ADAPTERS: dict[str, Callable[[Place], CandidateStore]] = {
     "sqlite": _sqlite,
     "sqlite+redis": lambda place: RedisCandidateStore(place.redis_url, _sqlite(place), patience_s=5),
     "sqlite+redis+cluster": lambda place: RedisCandidateStore(place.redis_cluster_url, _sqlite(place), patience_s=5),
+    "sqlite+slot": lambda place: CandidateSlots(_sqlite(place), "b"),
     "dynamodb": lambda place: DynamodbCandidateStore(f"dynamodb://{place.table}"),
 }
 LATER_MS = NOON_MS + 1000
@@ -89,3 +91,13 @@ async def test_putting_newer_packets_removes_no_unexpired_one(store: CandidateSt
 
 async def test_a_ready_store_passes_its_check(store: CandidateStore) -> None:
     await store.check()
+
+
+async def test_slots_are_apart_and_a_delete_empties_both(store: CandidateStore) -> None:
+    slots = {slot: CandidateSlots(store, slot) for slot in "ab"}
+    for slot, view in slots.items():
+        await view.put_many({"ann": slot.encode(), "bob": slot.encode()}, LATER_MS)
+    assert [await view.get("ann", NOON_MS) for view in slots.values()] == [b"a", b"b"]
+    await slots["a"].delete("ann")
+    assert [await view.get("ann", NOON_MS) for view in slots.values()] == [None, None]
+    assert [await view.get("bob", NOON_MS) for view in slots.values()] == [b"a", b"b"]

@@ -6,7 +6,7 @@ from typing import Any
 import boto3
 import pytest
 
-from deploy.tables import ensure
+from deploy.tables import ensure, flaws
 from pingfeed.adapters._dynamodb.items import packet_item, write_units
 from pingfeed.core.errors import InvalidInput, SettingsError, Unavailable
 from tests.conformance.place import Place
@@ -39,8 +39,19 @@ def test_what_a_table_lacks_is_added(place: Place, client: Any) -> None:
     ensure(f"dynamodb://{place.aws}")
     off = {"Enabled": False, "AttributeName": "t"}
     client.update_time_to_live(TableName=place.aws, TimeToLiveSpecification=off)
+    assert flaws(f"dynamodb://{place.aws}") == ["has TTL turned off"]
     assert len(ensure(f"dynamodb://{place.aws}")) == 1
-    assert ensure(f"dynamodb://{place.aws}") == []
+    assert ensure(f"dynamodb://{place.aws}") == flaws(f"dynamodb://{place.aws}") == []
+
+
+def test_a_table_that_expires_items_by_another_attribute_is_refused(place: Place, client: Any) -> None:
+    ensure(f"dynamodb://{place.aws}")
+    for enabled, name in ((False, "t"), (True, "expires")):
+        other = {"Enabled": enabled, "AttributeName": name}
+        client.update_time_to_live(TableName=place.aws, TimeToLiveSpecification=other)
+    with pytest.raises(InvalidInput, match="removes expired items by 'expires', not 't'"):
+        ensure(f"dynamodb://{place.aws}")
+    assert flaws(f"dynamodb://{place.aws}") == ["removes expired items by 'expires', not 't'"]
 
 
 def test_a_table_with_another_key_is_refused_and_left_alone(place: Place, client: Any) -> None:
@@ -52,6 +63,7 @@ def test_a_table_with_another_key_is_refused_and_left_alone(place: Place, client
     )
     with pytest.raises(InvalidInput, match="another key"):
         ensure(f"dynamodb://{place.aws}")
+    assert flaws(f"dynamodb://{place.aws}") == ["has another key than the string 'k'", "has TTL turned off"]
     assert client.describe_time_to_live(TableName=place.aws)["TimeToLiveDescription"]["TimeToLiveStatus"] == "DISABLED"
 
 

@@ -10,11 +10,14 @@ import pytest
 
 from batch.jobs.nightly import etl
 from batch.lake.ledger import Manifest
-from deploy.stream import ensure
+from deploy.stream import ensure, flaws
+from pingfeed import checks
 from pingfeed.adapters.event_sink_firehose import FirehoseEventSink
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.core.clock import DAY_MS, day_of, system_clock
+from pingfeed.core.errors import SettingsError
 from pingfeed.core.events import Row, encode_rows
+from pingfeed.settings import load
 from tests.buckets import mirror
 from tests.conformance.samples import SampleBatch, eventually, like
 from tests.servers import AWS_ENVIRONMENT, ministack, running
@@ -35,7 +38,7 @@ def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         made = ensure(f"firehose://{STREAM}", f"s3://{BUCKET}/lake", interval_s=60)
         assert len(made) == 4
-        assert ensure(f"firehose://{STREAM}", f"s3://{BUCKET}/lake") == []
+        assert ensure(f"firehose://{STREAM}", f"s3://{BUCKET}/lake", interval_s=60) == []
         yield STREAM
 
 
@@ -96,3 +99,35 @@ async def test_a_document_that_the_table_rejects_does_not_affect_its_neighbours(
 
     assert _nightly(world, tick + 1).files == [], "each error is read once"
     assert len(_loaded(world)) == 8
+
+
+def test_a_second_stage_and_a_drift_of_the_first_are_told_apart(stream: str) -> None:
+    lake = f"s3://{BUCKET}/lake"
+    boto3.client("s3").create_bucket(Bucket="pingfeed-second")
+    assert len(ensure("firehose://second-events", "s3://pingfeed-second")) == 4
+    assert flaws("firehose://second-events", "s3://pingfeed-second") == []
+    iam = boto3.client("iam")
+    policies = {
+        name: json.dumps(iam.get_role_policy(RoleName=f"{name}-us-east-1-firehose", PolicyName="deliver"))
+        for name in (stream, "second-events")
+    }
+    assert [bucket in policies[stream] for bucket in (BUCKET, "pingfeed-second")] == [True, False]
+
+    assert flaws(f"firehose://{stream}", lake) == ["it buffers 64 MB or 60 s, not 64 MB or 300 s"]
+    found = load({"PINGFEED_EVENTS_URL": f"firehose://{stream}", "PINGFEED_LAKE_URL": lake})
+    drift = {check.name: check for check in checks._drift(found)}
+    assert drift[f"drift of {lake}"].detail == "does not block public access", "the test made that bucket"
+    assert drift[f"drift of firehose://{stream}"].detail.startswith("it buffers 64 MB or 60 s")
+    glue = boto3.client("glue")
+    table = glue.get_table(DatabaseName="pingfeed_events", Name="events")["Table"]
+    kept = {name: table[name] for name in ("Name", "PartitionKeys", "StorageDescriptor", "TableType")}
+    kept["StorageDescriptor"]["Columns"].pop()
+    glue.update_table(DatabaseName="pingfeed_events", TableInput=kept | {"Parameters": {"by": "hand"}})
+    assert flaws(f"firehose://{stream}", lake)[1:] == [
+        "its table pingfeed_events.events lacks seq, partition projection"
+    ]
+    assert len(ensure(f"firehose://{stream}", lake, interval_s=60)) == 1
+    parameters = glue.get_table(DatabaseName="pingfeed_events", Name="events")["Table"]["Parameters"]
+    assert (parameters["by"], parameters["projection.enabled"]) == ("hand", "true")
+    with pytest.raises(SettingsError, match="writes to pingfeed-lake/lake/events"):
+        ensure(f"firehose://{stream}", "s3://pingfeed-second")

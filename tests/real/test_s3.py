@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deploy.bucket import ensure
+from deploy.bucket import ensure, flaws
 from pingfeed.adapters.artifacts_s3 import S3Artifacts
 from pingfeed.adapters.lake_s3 import WHOLE_BYTES, S3Lake
 from pingfeed.core.errors import NotFound, Unavailable
@@ -140,6 +140,10 @@ def test_a_bucket_is_created_once_private_and_with_its_rules(place: Place) -> No
     assert moved["Filter"]["And"] == {"Prefix": "lake/events/", "ObjectSizeGreaterThan": 131_071}
     private = _client().get_public_access_block(Bucket=f"made-{place.aws}")["PublicAccessBlockConfiguration"]
     assert all(private.values())
+    assert flaws(url) == []
+    _client().delete_public_access_block(Bucket=f"made-{place.aws}")
+    assert flaws(url) == ["does not block public access"]
+    assert len(ensure(url)) == 1
 
 
 def test_a_bucket_keeps_foreign_rules(place: Place) -> None:

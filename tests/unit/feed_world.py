@@ -30,7 +30,7 @@ from pingfeed.ports import Artifacts
 from pingfeed.settings import load
 from pingfeed.spool.delivery import Delivery
 from pingfeed.spool.spool import Spool
-from pingfeed.web.protocol import ARRIVED_NS
+from pingfeed.web.middleware import ARRIVED_NS
 from tests.unit.fakes import MemoryArtifacts, MemoryCandidates, MemorySignals, MemorySink, MemoryTrending
 
 NOW_MS: Final = 1_795_348_800_000

@@ -1,4 +1,4 @@
-"""Ingest's function over fakes: a scripted Firehose, signals, trending and a lake in memory."""
+"""Functions over fakes: ingest over a scripted Firehose, signals, trending and a lake in memory; the feed over less."""
 
 import asyncio
 import json
@@ -6,9 +6,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from ingest_api.lambda_handler import Function
+from feed_api import app as feed_app
+from feed_api import wiring as feed_wiring
+from feed_api.stages.log_served import ServedActs
+from ingest_api.lambda_handler import COUNTED, create
 from ingest_api.rejected import RejectedObjects
 from ingest_api.signal_writer import SignalWriter
 from ingest_api.wiring import Services
@@ -17,8 +21,11 @@ from pingfeed.core.events import Row, decode_rows
 from pingfeed.core.retry import Backoff
 from pingfeed.settings import Settings
 from pingfeed.spool.inline import DirectDelivery
+from pingfeed.web.lambda_shell import HttpFunction, Opened
+from pingfeed.web.metrics import Metrics
+from tests.http_api import AUTH
 from tests.unit.fake_firehose import FakeFirehose
-from tests.unit.fakes import MemoryArtifacts, MemorySignals, MemoryTrending
+from tests.unit.fakes import MemoryArtifacts, MemoryCandidates, MemorySignals, MemorySink, MemoryTrending
 from tests.unit.ingest_world import NOW_MS
 
 ENVIRON = {
@@ -26,7 +33,7 @@ ENVIRON = {
     "PINGFEED_LAKE_URL": "s3://bucket/lake",
     "PINGFEED_SIGNALS_URL": "dynamodb://signals",
     "PINGFEED_TRENDING_URL": "snapshot://",
-    "PINGFEED_ALLOW_OPEN": "1",
+    **AUTH,
 }
 
 LIKE = {"event_type": "like", "user_id": "ann", "ping_id": "p1", "event_id": "0190a000-0000-7000-8000-000000000001"}
@@ -56,6 +63,7 @@ class LambdaWorld:
     lake: MemoryArtifacts = field(default_factory=MemoryArtifacts)
     within_s: float = 5.0
     max_objects: int = 100
+    rest_s: float = 6.0
     now_ms: int = NOW_MS
     built: list[asyncio.AbstractEventLoop] = field(default_factory=list)
     """The loop that ran at each build."""
@@ -64,9 +72,19 @@ class LambdaWorld:
     """What it wrote into its log beside the logger."""
 
     def __post_init__(self) -> None:
-        self.function = Function(self._build, environ=self.environ, new_loop=self._loop, write=self.lines.append)
+        self.function = HttpFunction(
+            "ingest",
+            partial(create, self._build),
+            counted=COUNTED,
+            timeout_s=22,
+            prefix="/ingest",
+            rest_s=self.rest_s,
+            environ=self.environ,
+            new_loop=self._loop,
+            write=self.lines.append,
+        )
 
-    def __call__(self, event: dict[str, Any], context: Context | None = None) -> dict[str, Any]:
+    def __call__(self, event: Any, context: Context | None = None) -> dict[str, Any]:
         return self.function(event, context or Context())  # type: ignore[arg-type]  # as much of it as is used
 
     def landed(self) -> list[Row]:
@@ -106,6 +124,24 @@ class LambdaWorld:
             ),
             clock=lambda: self.now_ms,
         )
+
+
+def open_feed(settings: Settings) -> Opened:
+    """The feed over fakes."""
+    signals = MemorySignals()
+    acts = ServedActs(signals)
+    services = feed_wiring.Services(
+        candidates=MemoryCandidates(),
+        signals=signals,
+        trending=MemoryTrending(),
+        artifacts=MemoryArtifacts(),
+        delivery=DirectDelivery(MemorySink(), apply=acts.apply),
+        acts=acts,
+    )
+
+    async def warm_up() -> None: ...
+
+    return Opened(feed_app.create_app(services, settings), Metrics(), warm_up)
 
 
 @contextmanager

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from deploy import clients
+from pingfeed.adapters import _arrow_s3
 from pingfeed.adapters.event_sink_firehose import FirehoseEventSink
 from pingfeed.adapters.lake_s3 import S3Lake
-from pingfeed.aws import AwsClient, arrow_file_system, region, translated
+from pingfeed.aws import AwsClient, region, translated
 from pingfeed.core.errors import SettingsError
 from tests.servers import AWS_ENVIRONMENT
 
@@ -43,7 +44,7 @@ async def test_either_variable_alone_reaches_every_client(variable: str, monkeyp
     for service in ("dynamodb", "firehose", "glue", "s3"):
         assert clients.client(service).meta.region_name == ELSEWHERE
     assert S3Lake("s3://bucket/lake")._client.meta.region_name == ELSEWHERE
-    assert arrow_file_system().region == ELSEWHERE
+    assert _arrow_s3.file_system().region == ELSEWHERE
 
 
 def test_of_two_variables_the_one_that_aws_itself_sets_counts(monkeypatch: pytest.MonkeyPatch) -> None:

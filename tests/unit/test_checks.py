@@ -145,7 +145,10 @@ def examined(environ: dict[str, str]) -> dict[str, checks.Check]:
 
 def test_doctor_reports_a_wrong_setting_and_no_part(environ: dict[str, str]) -> None:
     found = examined(environ | {"PINGFEED_AUTH": "basic"})
-    assert (found["settings"].ok, found["settings"].detail) == (False, "PINGFEED_AUTH must be none, api_key or jwt")
+    assert (found["settings"].ok, found["settings"].detail) == (
+        False,
+        "PINGFEED_AUTH must be none, api_key, jwt or gateway_jwt",
+    )
     assert "signals" not in found
 
 

@@ -148,7 +148,7 @@ def test_doctor_shows_a_wrong_setting_and_fails(
     monkeypatch.setenv("PINGFEED_AUTH", "basic")
     assert cli.main(["doctor"]) == 1
     text = capsys.readouterr().out
-    assert "PINGFEED_AUTH must be none, api_key or jwt" in text
+    assert "PINGFEED_AUTH must be none, api_key, jwt or gateway_jwt" in text
     assert "FAILS" in text
 
 

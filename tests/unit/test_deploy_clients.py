@@ -7,7 +7,7 @@ from deploy.provision import WAIT_S
 from tests.servers import AWS_ENVIRONMENT
 
 
-@pytest.mark.parametrize("service", ["dynamodb", "firehose", "glue", "iam", "s3"])
+@pytest.mark.parametrize("service", ["dynamodb", "firehose", "glue", "iam", "s3", "sts"])
 def test_a_call_that_is_not_answered_ends_well_within_the_wait(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in AWS_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)

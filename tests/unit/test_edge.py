@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 
 from pingfeed.web import protocol, server
+from pingfeed.web.middleware import ARRIVED_NS
 from pingfeed.web.protocol import Limits
 from tests.unit.http_shell import shell
 
@@ -221,7 +222,7 @@ async def test_a_request_arrives_when_the_kernel_has_it_not_when_the_loop_reads_
 
     @app.get("/waited")
     async def waited(request: Request) -> float:
-        return (time.monotonic_ns() - int(request.scope["state"][protocol.ARRIVED_NS])) / 1e9
+        return (time.monotonic_ns() - int(request.scope["state"][ARRIVED_NS])) / 1e9
 
     async with serving(app) as port:
         for new in (True, False):  # the connection's first request waits to be accepted too
@@ -348,7 +349,7 @@ async def test_the_arrival_of_the_first_byte_is_in_the_scope() -> None:
     @app.post("/arrived")
     async def arrived(request: Request) -> int:
         await request.body()
-        arrived_ns: int = request.scope["state"][protocol.ARRIVED_NS]
+        arrived_ns: int = request.scope["state"][ARRIVED_NS]
         return time.monotonic_ns() - arrived_ns
 
     async with serving(app, Limits()) as port:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,13 @@ class Login:
 
     def keys(self) -> jwks.PublishedKeys:
         counter = self.metrics.counter("jwks_reads", "", ("outcome",))
-        return jwks.PublishedKeys(self.read, BOTH, monotonic=lambda: self.now_s, reads=counter, on_change=self.changed)
+        return jwks.PublishedKeys(
+            partial(asyncio.to_thread, self.read),
+            BOTH,
+            monotonic=lambda: self.now_s,
+            reads=counter,
+            on_change=self.changed,
+        )
 
     def count(self, outcome: str) -> float | None:
         return self.metrics.registry.get_sample_value("pingfeed_jwks_reads_total", {"outcome": outcome})
@@ -228,18 +235,18 @@ def server() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def test_key_url_is_read(server: str) -> None:
-    assert jwks.source_of(f"{server}/keys")() == issuer.jwks("rsa-1")
+async def test_key_url_is_read(server: str) -> None:
+    assert await jwks.source_of(f"{server}/keys")() == issuer.jwks("rsa-1")
 
 
 SERVERS = ["{server}/moved", "{server}/broken", "{server}/huge", "http://127.0.0.1:1/keys"]
 
 
 @pytest.mark.parametrize("address", [*SERVERS, "{folder}", "{folder}/absent", "{folder}/huge"])
-def test_a_failing_server_and_an_unusable_file_are_unavailable(server: str, tmp_path: Path, address: str) -> None:
+async def test_a_failing_server_and_an_unusable_file_are_unavailable(server: str, tmp_path: Path, address: str) -> None:
     (tmp_path / "huge").write_bytes(b"x" * (jwks.MAX_BYTES + 1))
     with pytest.raises(Unavailable):
-        jwks.source_of(address.format(server=server, folder=tmp_path))()
+        await jwks.source_of(address.format(server=server, folder=tmp_path))()
 
 
 @dataclass

@@ -6,6 +6,7 @@ import pytest
 
 from deploy import provision as providing
 from pingfeed import cli
+from pingfeed.checks import _drift
 from pingfeed.core.errors import InvalidInput, SettingsError, Unavailable
 from pingfeed.settings import Settings, load
 
@@ -19,6 +20,14 @@ def make(*arguments: str) -> list[str]:
     if ERRORS:
         raise ERRORS.pop(0)
     return [f"made {arguments[0]}"]
+
+
+def flaws(*arguments: str) -> list[str]:
+    """Replaces the functions that look for drift."""
+    CALLS.append(arguments)
+    if ERRORS:
+        raise ERRORS.pop(0)
+    return ["has TTL turned off", "is odd"] if arguments == ("dynamodb://packets",) else []
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +89,30 @@ def test_a_local_installation_needs_nothing(
     assert cli.main(["provision"]) == 0
     assert capsys.readouterr().out.startswith("nothing to create")
     assert CALLS == []
+
+
+def test_doctor_reports_the_drift_of_each_resource(tmp_path: Path) -> None:
+    found = list(_drift(load({"PINGFEED_HOME": str(tmp_path), **ENVIRON})))
+    assert [(check.name, check.ok, check.detail, check.needed) for check in found] == [
+        ("drift of s3://bucket/lake", True, "none", True),
+        ("drift of s3://bucket/artifacts", True, "none", True),
+        ("drift of dynamodb://packets", False, "has TTL turned off; is odd", True),
+        ("drift of firehose://events", True, "none", True),
+    ]
+
+
+def test_a_resource_that_may_not_be_described_is_named_and_breaks_nothing(settings: Settings) -> None:
+    ERRORS.append(Unavailable("the bucket bucket is not available: AccessDenied"))
+    first, second, *_ = _drift(settings)
+    assert (first.ok, first.needed) == (False, False)
+    assert first.detail == "cannot be checked: the bucket bucket is not available: AccessDenied"
+    assert second.ok
+
+
+def test_where_aws_does_not_respond_only_one_resource_is_looked_at(settings: Settings) -> None:
+    ERRORS.append(Unavailable("the bucket bucket does not respond: EndpointConnectionError"))
+    assert [check.needed for check in _drift(settings)] == [False]
+
+
+def test_a_local_installation_has_no_drift(tmp_path: Path) -> None:
+    assert list(_drift(load({"PINGFEED_HOME": str(tmp_path)}))) == []

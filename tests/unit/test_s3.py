@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pingfeed.adapters import registry
+from pingfeed.adapters import _arrow_s3, registry
 from pingfeed.adapters.artifacts_s3 import S3Artifacts
 from pingfeed.adapters.lake_s3 import S3Lake
-from pingfeed.aws import Location, arrow_file_system, arrow_translated
+from pingfeed.aws import Location
 from pingfeed.core.errors import SettingsError, Unavailable
 from pingfeed.settings import load
 from tests.servers import AWS_ENVIRONMENT, free_port
@@ -67,12 +67,12 @@ async def test_an_s3_that_does_not_respond_is_unavailable() -> None:
 @pytest.mark.usefixtures("no_server")
 def test_arrow_errors_are_translated() -> None:
     said = "the lake is not available: NETWORK_CONNECTION"
-    with pytest.raises(Unavailable, match=said), arrow_translated("the lake"):
-        arrow_file_system().open_input_file("bucket/key")
+    with pytest.raises(Unavailable, match=said), _arrow_s3.translated("the lake"):
+        _arrow_s3.file_system().open_input_file("bucket/key")
 
 
 def test_a_damaged_file_is_not_an_s3_error() -> None:
-    with pytest.raises(OSError, match="not Parquet"), arrow_translated("the lake"):
+    with pytest.raises(OSError, match="not Parquet"), _arrow_s3.translated("the lake"):
         raise OSError("this is not Parquet")
 
 

@@ -78,8 +78,9 @@ def test_values_are_typed(environ: dict[str, str], name: str, value: object) -> 
     [
         ({"AUHT": "none"}, "AUHT", "is not a setting of pingfeed; did you mean PINGFEED_AUTH?"),
         ({"XYZZY": "1"}, "XYZZY", "is not a setting of pingfeed; docs/settings.md lists them"),
-        ({"AUTH": "basic"}, "AUTH", "must be none, api_key or jwt"),
-        ({"AUTH": ""}, "AUTH", "must be none, api_key or jwt"),
+        ({"AUTH": "basic"}, "AUTH", "must be none, api_key, jwt or gateway_jwt"),
+        ({"AUTH": ""}, "AUTH", "must be none, api_key, jwt or gateway_jwt"),
+        ({"AUTH": "gateway_jwt"}, "AUTH", "is gateway_jwt, which is for Lambda only"),
         ({"AUTH": "api_key"}, "API_KEY_HASHES", "is empty while PINGFEED_AUTH is api_key"),
         ({"API_KEY_HASHES": "a-plain-key"}, "API_KEY_HASHES", "must be SHA-256 digests"),
         ({"API_KEY_HASHES": f"{DIGEST},{DIGEST.upper()}"}, "API_KEY_HASHES", "must be SHA-256 digests"),

@@ -1,0 +1,126 @@
+"""The files of deploy/one-machine agree with the code: units, Caddy's limits, metrics, settings."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from pingfeed import cli
+from pingfeed.core.errors import SettingsError
+from pingfeed.core.events import MAX_BODY_BYTES
+from pingfeed.settings import FEED_PORT, INGEST_PORT, load
+from tests.servers import lacking
+from tests.unit.loop_world import loop_world
+
+FOLDER: Final = Path(__file__).parents[2] / "deploy" / "one-machine"
+UNITS: Final = sorted(path.name for path in (FOLDER / "systemd").glob("pingfeed*.*") if path.is_file())
+PROGRAMS: Final = [unit for unit in UNITS if unit.endswith(".service")]
+
+
+def directives(file: Path) -> dict[str, list[str]]:
+    """A unit's directives, each with its values."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for line in file.read_text().splitlines():
+        if "=" in line and line[0] != "#":
+            name, _, value = line.partition("=")
+            found[name].append(value)
+    return dict(found)
+
+
+def service_of(name: str) -> dict[str, list[str]]:
+    """A service's directives and those that all of them share."""
+    own = directives(FOLDER / "systemd" / f"pingfeed-{name}.service")
+    common = directives(FOLDER / "systemd" / "pingfeed-.service.d" / "common.conf")
+    return {key: [*common.get(key, []), *own.get(key, [])] for key in common | own}
+
+
+def settings_in(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if re.match(r"PINGFEED_\w+=", line))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file system with the units and a program where they expect it."""
+    if shutil.which("systemd-analyze") is None:
+        lacking("there is no systemd-analyze")
+    root = tmp_path_factory.mktemp("root")
+    shutil.copytree("/usr/lib/systemd/system", root / "usr/lib/systemd/system", symlinks=True)
+    shutil.copytree(FOLDER / "systemd", root / "etc/systemd/system")
+    program = root / "opt/pingfeed/current/bin/pingfeed"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return root
+
+
+def analyze(root: Path, *words: str) -> None:
+    command = ["systemd-analyze", f"--root={root}", "--no-pager", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, ""), done.stdout[-2000:]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_finds_no_fault_in_a_unit(root: Path, unit: str) -> None:
+    analyze(root, "--man=no", "verify", unit)
+
+
+@pytest.mark.parametrize("unit", PROGRAMS)
+def test_a_service_may_do_little(root: Path, unit: str) -> None:
+    analyze(root, "--offline=yes", "--threshold=30", "security", unit)
+
+
+@pytest.mark.parametrize("unit", PROGRAMS)
+def test_a_unit_runs_a_command_that_exists(unit: str) -> None:
+    [line] = directives(FOLDER / "systemd" / unit)["ExecStart"]
+    program, *words = line.split()
+    assert program == "/opt/pingfeed/current/bin/pingfeed"
+    command = cli._find(words)
+    assert command is not None
+    given = cli.parser_of(command).parse_args(words[len(command.name.split()) :])
+    if command.name == "serve":
+        assert given.host == "127.0.0.1"
+        assert given.port == {"ingest": INGEST_PORT, "feed": FEED_PORT}[given.service]
+
+
+def test_the_example_settings_lack_only_a_key_and_trust_no_local_caller() -> None:
+    example = settings_in((FOLDER / "env.example").read_text())
+    with pytest.raises(SettingsError, match="PINGFEED_API_KEY_HASHES is empty"):
+        load(example)
+    found = load(example | {"PINGFEED_API_KEY_HASHES": "a" * 64})
+    assert not found.operator_loopback
+    assert all(load(settings_in("\n".join(service_of(unit[9:-8]).get("Environment", [])))) for unit in PROGRAMS)
+
+
+def test_caddy_limits_what_the_services_limit_and_reaches_both() -> None:
+    text = (FOLDER / "Caddyfile").read_text()
+    assert f"max_size {MAX_BODY_BYTES >> 20}MiB" in text
+    assert set(re.findall(r"reverse_proxy (\S+)", text)) == {f"127.0.0.1:{INGEST_PORT}", f"127.0.0.1:{FEED_PORT}"}
+    keepalive = re.search(r"keepalive (\d+)s", text)
+    assert keepalive
+    assert int(keepalive[1]) < 5, "the services close an idle connection after 5 s"
+
+
+def queries() -> list[tuple[str, str]]:
+    board: Any = json.loads((FOLDER / "grafana.json").read_text())
+    shown = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    alerts = re.findall(r"expr: (.+)", (FOLDER / "alerts.yml").read_text())
+    return [("alerts.yml", one) for one in alerts] + [("grafana.json", one) for one in shown]
+
+
+async def test_alerts_and_the_board_ask_for_metrics_and_labels_that_exist(tmp_path: Path) -> None:
+    async with loop_world(tmp_path) as loop:
+        await loop.feed("ann")
+        pages = [(await client.get("/metrics")).text for client in (loop.ingest, loop.web)]
+    known = {name for page in pages for name in re.findall(r"^# TYPE (\w+) ", page, re.MULTILINE)}
+    known |= {name for page in pages for name in re.findall(r"^(pingfeed_\w+)[ {]", page, re.MULTILINE)}
+    asked = queries()
+    assert len(asked) > 20
+    missing = {name for _, query in asked for name in re.findall(r"pingfeed_\w+", query)} - known
+    assert not missing
+    routes = {route for _, query in asked for route in re.findall(r'route=~?"([^"]+)"', query)}
+    assert routes <= {"/get-feed", "/track-events?"}
