@@ -204,27 +204,29 @@ class DynamodbUserSignals:
     async def _try(self, user_id: str, acts: Sequence[Act], *, last: bool) -> bool:
         """False if another process wrote in between or, except on the last attempt, the request was throttled."""
         try:
-            head = self._heads.get(user_id)
-            self._heads.drop(user_id)
-            return await self._append(user_id, acts, head) or await self._fold(user_id, acts, head)
+            return await self._write(user_id, acts)
         except PingfeedError as error:
             if last or not is_throttled(error):
                 raise
             return False
 
-    async def _append(self, user_id: str, acts: Sequence[Act], head: Head | None) -> bool:
-        """Append acts to the head, which may be known; False if it has to be folded."""
-        request = appending(user_id, acts, head)
-        answer = await self._dynamodb().attempt("update_item", self._table, **request) if request else None
-        if answer is None:
-            return False
-        if not any(map(lasts, acts)):
-            return True
-        head = Head.of(user_id, answer["Attributes"])
-        return not head.is_full(head.lasting)
+    async def _write(self, user_id: str, acts: Sequence[Act]) -> bool:
+        """Append acts to the head, or fold it."""
+        head = self._heads.get(user_id)
+        self._heads.drop(user_id)
+        if request := appending(user_id, acts, head):
+            answer = await self._dynamodb().attempt("update_item", self._table, **request)
+            if answer is None:
+                return await self._fold(user_id, acts, None)
+            if not any(map(lasts, acts)):
+                return True
+            head, acts = Head.of(user_id, answer["Attributes"]), []
+            if not head.is_full(head.lasting):
+                return True
+        return await self._fold(user_id, acts, head)
 
     async def _fold(self, user_id: str, acts: Sequence[Act], head: Head | None) -> bool:
-        """Fold the head: the known one unless that was appended to."""
+        """Fold the head, which may be known."""
         fold, held = Fold(self._dynamodb(), self._table, user_id), self._sessions.get(user_id)
         known = (head, held) if head and held and held.owner == head.id and held.version >= head.session else None
         done = await fold(acts, known)

@@ -119,12 +119,12 @@ class Fold:
         head.parts, head.counts, head.relations = parts, found.counts(), head.folds + 1
         if not intact:
             head.damaged_ms = system_clock()
-        changed = [
-            self._replace(old, versioned(part_key(self._user_id, parts, part), head.id, version_of(old), new))
-            for part, (old, new) in enumerate(zip(before, data, strict=True))
-            if old is None or (bytes(old["i"]["B"]), bytes(old["d"]["B"])) != (head.id, new)
-        ]
-        return all(await asyncio.gather(*changed))
+        for part, (old, new) in enumerate(zip(before, data, strict=True)):
+            if old is None or (bytes(old["i"]["B"]), bytes(old["d"]["B"])) != (head.id, new):
+                item = versioned(part_key(self._user_id, parts, part), head.id, version_of(old), new)
+                if not await self._replace(old, item):
+                    return False
+        return True
 
     def _get(self, key: str) -> Answer:
         return self._connection.get(self._table, key, consistent=True)
