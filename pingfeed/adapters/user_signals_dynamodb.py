@@ -157,16 +157,17 @@ class DynamodbUserSignals:
         """The head, with a session and relations that are not older."""
         head, decided = Head.of(user_id, items[0]), None
         for attempt in range(READS):
-            if len(items) > 1:
+            are_all = len(items) > 1
+            if are_all:
                 held = Copy.of(user_id, head.id, items[1]).with_older(user_id, items[2])
-            if held is not None and held.owner == head.id and held.version >= head.session and held.is_whole:
+            if held is not None and held.fits(head.id, head.session, again=are_all and attempt > 0):
                 decided, before = await self._decided(user_id, head), decided
                 if decided.intact or before is not None:
                     if head.item is not None:
                         self._heads.put(user_id, head, 4 * HEAD_BYTES)
                         self._keep(user_id, held)
                     return head, held, decided
-            elif held is not None and not attempt:  # Folded since: usually only the session is new.
+            elif held is not None and not attempt and not are_all:  # Folded since: usually only the session is new.
                 held = Copy.of(user_id, head.id, await self._get(session_key(user_id))).with_older_of(held)
                 continue
             items = await asyncio.gather(*map(self._get, _keys(user_id)))
@@ -228,10 +229,9 @@ class DynamodbUserSignals:
     async def _fold(self, user_id: str, acts: Sequence[Act], head: Head | None) -> bool:
         """Fold the head, which may be known."""
         fold, held = Fold(self._dynamodb(), self._table, user_id), self._sessions.get(user_id)
-        known = (head, held) if head and held and held.owner == head.id and held.version >= head.session else None
-        done = await fold(acts, known)
+        done = await fold(acts, (head, held) if head and held and held.fits(head.id, head.session) else None)
         if fold.copy is not None:
-            self._keep(user_id, fold.copy if fold.copy.is_whole else fold.copy.with_older_of(held))
+            self._keep(user_id, fold.copy if fold.copy.older is not None else fold.copy.with_older_of(held))
         return done
 
 

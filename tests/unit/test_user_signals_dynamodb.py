@@ -125,6 +125,28 @@ async def test_what_a_user_decided_has_no_ttl(fake: FakeDynamodb, signals: Store
     assert state.session == Session()
 
 
+@pytest.mark.parametrize("removed", [[SESSION], [SEEN], [SESSION, SEEN]])
+async def test_decisions_outlive_a_session_that_ttl_has_removed(
+    fake: FakeDynamodb, signals: Store, other: Store, removed: list[str]
+) -> None:
+    await signals.mark_complete()
+    await signals.apply([HIDE, *follows(50), *seen(500)])
+    await state_of(other)
+    for key in removed:
+        del fake.tables["signals"][key]
+    back_ms = NOON_MS + 40 * DAY_MS
+    for number, store in enumerate((signals, other, signals)):
+        read = await store.read("ann", back_ms)
+        assert (read.complete, read.state.hides, len(read.state.following())) == (True, {"p1"}, 50)
+        await store.apply([Act("ann", "seen", f"q{number}-{n}", back_ms) for n in range(250)])
+        state = (await store.read("ann", back_ms)).state
+        assert {seen_key(f"q{number}-{n}") for n in range(250)} <= state.session.seen.keys()
+    for store in (signals, other):
+        state = (await store.read("ann", back_ms)).state
+        expected = {seen_key(f"q{number}-{n}") for number in range(3) for n in range(250)}
+        assert {key for key, at_ms in state.session.seen.items() if at_ms >= back_ms - 40_000} == expected
+
+
 async def test_few_decisions_stay_in_the_head_and_cost_no_second_call(fake: FakeDynamodb, signals: Store) -> None:
     await signals.apply([HIDE, FOLLOW])
     await fold(signals)

@@ -86,14 +86,14 @@ class Fold:
         after = replace(copy, recent=session, written_ms=written_ms, intact=True)
         if len(session.seen) > RECENT:
             before = await self._get(older_key(self._user_id))
-            older = older_item(self._user_id, head.id, before, session)
+            older = older_item(self._user_id, before, after)
             if not await self._may_replace(head, before) or not await self._replace(before, older):
                 return None
             session.seen = {}
             after = replace(after, needs=version_of(older)).with_older(self._user_id, older)
         unchanged = (session, written_ms, after.needs) == (copy.recent, copy.written_ms, copy.needs)
         if not copy.version or not copy.intact or not unchanged:
-            item = session_item(self._user_id, after)
+            item = session_item(self._user_id, after, head.session)
             before = at_version(copy.stored)
             if not (copy.version or await self._may_replace(head, before)) or not await self._replace(before, item):
                 return None

@@ -79,10 +79,11 @@ class Copy:
             return self
         return replace(self, older=held.older, older_version=held.older_version, intact=self.intact and held.intact)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether it has the older seen pings that it needs."""
-        return self.older is not None and self.older_version >= self.needs
+    def fits(self, owner: bytes, version: int, *, again: bool = False) -> bool:
+        """Whether both items are as new as a head says; TTL has removed one that is absent when read `again`."""
+        recent = self.version >= version or (again and not self.stored)
+        older = self.older_version >= self.needs or (again and not self.older_version)
+        return self.owner == owner and recent and older and self.older is not None
 
     def session(self) -> Session:
         """The session with all seen pings; it may be changed."""
@@ -93,22 +94,24 @@ class Copy:
         return session
 
 
-def session_item(user_id: str, copy: Copy) -> Item:
-    """The item that stores the session of the copy in place of the stored one."""
+def session_item(user_id: str, copy: Copy, known: int) -> Item:
+    """The item that stores the session of the copy in place of the stored one, whose version may be `known`."""
     acts = Acts(copy.written_ms, copy.recent.seen, list(acts_of(user_id, copy.recent, copy.written_ms)))
     expires_ms = copy.written_ms + STATE_TTL_MS
-    return versioned(session_key(user_id), copy.owner, copy.stored, acts.encode(), expires_ms, y=copy.needs)
+    version = copy.stored or known
+    return versioned(session_key(user_id), copy.owner, version, acts.encode(), expires_ms, y=copy.needs)
 
 
-def older_item(user_id: str, owner: bytes, before: Item | None, session: Session) -> Item:
-    """The item that stores the session's seen pings, beside those of `before`, in its place."""
-    mine = before if before is not None and bytes(before["i"]["B"]) == owner else None
+def older_item(user_id: str, before: Item | None, copy: Copy) -> Item:
+    """The item that stores the recent seen pings, beside those of `before`, in its place."""
+    mine = before if before is not None and bytes(before["i"]["B"]) == copy.owner else None
     seen = _acts_in(user_id, mine)[0].seen if mine else {}
-    see(seen, session.seen)
+    see(seen, copy.recent.seen)
     newest_ms = max(seen.values(), default=0)
     kept = sorted((at_ms, key) for key, at_ms in seen.items() if at_ms > newest_ms - SEEN_MS)[-OLDER:]
     acts = Acts(newest_ms, {key: at_ms for at_ms, key in kept})
-    return versioned(older_key(user_id), owner, version_of(before), acts.encode(), newest_ms + STATE_TTL_MS)
+    version = version_of(before) or copy.needs
+    return versioned(older_key(user_id), copy.owner, version, acts.encode(), newest_ms + STATE_TTL_MS)
 
 
 def _acts_in(user_id: str, item: Item) -> tuple[Acts, bool]:
