@@ -19,7 +19,7 @@ from batch.wiring import Batch
 from pingfeed.core.arrow import EVENT_SCHEMA
 from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import NotFound
-from pingfeed.core.signals import UserState
+from pingfeed.core.signals import Targets, UserState
 
 _DEDUPE_MS: Final = 7 * DAY_MS
 _KEY: Final = ("event_id", "received_ms")
@@ -55,7 +55,7 @@ def export_user(batch: Batch, user_id: str) -> tuple[list[bytes], list[str]]:
     state = asyncio.run(_state(batch, user_id))
     if not lines and state == UserState():
         raise NotFound(f"user {user_id} is unknown: no event, no relation and no profile is stored")
-    return [*lines, *_relations(user_id, state), _profile(user_id, state)], unreadable
+    return [*lines, *_relations(user_id, state, kept), _profile(user_id, state)], unreadable
 
 
 def _events(rows: pa.Table) -> Iterator[bytes]:
@@ -74,14 +74,34 @@ async def _state(batch: Batch, user_id: str) -> UserState:
         await signals.close()
 
 
-def _relations(user_id: str, state: UserState) -> Iterator[bytes]:
+def _relations(user_id: str, state: UserState, events: pa.Table) -> Iterator[bytes]:
     """What the user decided, and took back (no longer `active`)."""
-    left = (f"follow:{creator}" for creator in state.follows.keys() - state.following())
-    parts = {"follow": state.following(), "block": state.blocks, "hide": state.hides, "mute": state.mutes}
-    held = [(f"{relation}:{target}", True) for relation, targets in parts.items() for target in targets]
-    for name, active in sorted([*held, *((name, False) for name in (*left, *state.freed))]):
+    mentioned = list(_mentioned(events))
+    left = {f"follow:{creator}" for creator in state.follows.keys() - state.following()}
+    held = {f"follow:{creator}" for creator in state.following()}
+    for relation, targets in (("block", state.blocks), ("hide", state.hides), ("mute", state.mutes)):
+        known = (name.removeprefix(f"{relation}:") for name in mentioned if name.startswith(f"{relation}:"))
+        held |= {f"{relation}:{target}" for target in _listed(targets, known)}
+    for name in sorted(held | left | set(_listed(state.freed, mentioned))):
         relation, _, target = name.partition(":")
-        yield _line("relation", user_id, relation=relation, target=target, active=active)
+        yield _line("relation", user_id, relation=relation, target=target, active=name in held)
+
+
+def _listed(targets: Targets, known: Iterable[str]) -> Iterable[str]:
+    """The targets; of a store that cannot list them those that are known otherwise."""
+    return targets if isinstance(targets, Iterable) else (target for target in known if target in targets)
+
+
+def _mentioned(events: pa.Table) -> Iterator[str]:
+    """Every relation that the events may have decided."""
+    columns = (
+        ("block:", "creator_id"),
+        ("hide:", "ping_id"),
+        ("mute:creator:", "creator_id"),
+        ("mute:topic:", "topic"),
+    )
+    for prefix, column in columns:
+        yield from (f"{prefix}{target}" for target in pc.unique(events[column].drop_null()).to_pylist())
 
 
 def _profile(user_id: str, state: UserState) -> bytes:

@@ -3,7 +3,7 @@
 Whatever proposes a ping (packet, follows, trending, refill, exploration, a short page), it passes these exclusions.
 """
 
-from collections.abc import Collection, Container
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from feed_api.candidates import PERSONAL, Candidates, Pool
 from feed_api.state import FeedState, Reason, Removed
-from pingfeed.core.signals import Session
+from pingfeed.core.signals import Session, Targets
 from pingfeed.core.snapshot import Rows, Snapshot
 
 
@@ -24,7 +24,7 @@ class Exclusions:
     deleted: Container[str]
     hidden: Container[str]
     blocked: Container[str]
-    muted: Collection[str]
+    muted: Targets
     session: Session
     served: Container[str]
     now_ms: int

@@ -94,6 +94,6 @@ def _still_forbidden(state: FeedState, rows: frozenset[int]) -> frozenset[int]:
         creator = snapshot.creator_id(row)
         topics = (f"mute:topic:{snapshot.topic_names.get(number)}" for number in snapshot.topics[row].tolist())
         targets = {f"hide:{snapshot.ping_id(row)}", f"block:{creator}", f"mute:creator:{creator}", *topics}
-        return not targets.isdisjoint(freed)
+        return any(target in freed for target in targets)
 
     return frozenset(row for row in rows if not is_freed(row)) if freed else rows

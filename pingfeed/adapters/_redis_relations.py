@@ -15,7 +15,7 @@ hash has another name (the user was forgotten, or relations were removed to make
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -128,8 +128,9 @@ class RelationsCopy:
         """Another copy, with the hash's fields and values in `flat`."""
         head, damaged = {b"id": self.name, b"change": self.change}, set(self.damaged)
         follows, profile = self.state.follows.copy(), self.state.profile.values.copy()
-        blocks, hides, mutes = set(self.state.blocks), set(self.state.hides), set(self.state.mutes)
-        sets, freed = {b"block": blocks, b"hide": hides, b"mute": mutes}, set(self.state.freed)
+        parts = (self.state.blocks, self.state.hides, self.state.mutes, self.state.freed)
+        blocks, hides, mutes, freed = (set(cast("set[str]", part)) for part in parts)
+        sets = {b"block": blocks, b"hide": hides, b"mute": mutes}
         for name, value in zip(flat[::2], flat[1::2], strict=True):
             kind, _, target = name.partition(b":")
             try:

@@ -1,48 +1,65 @@
-"""Users' recent acts in a DynamoDB table, one bounded item a user.
+"""Users' recent acts in a DynamoDB table.
 
-    s/<user id>    `s` (binary) a compressed, encoded `WholeState`
-                   `v` (binary) 8 random bytes, new with every write
-                   `t` (number) seconds, for TTL: `STATE_TTL_MS` after the latest act; readers go by `s`. A user with
-                   relations or a profile has none.
-    complete       present once the lake's relations are in the table
+    s/<user id>                   the head: the latest acts, at most one write unit (`_dynamodb/head.py`)
+    s/<user id>/session, /seen    the session, folded now and then (`_dynamodb/session.py`)
+    s/<user id>/<parts>.<part>    relations and profile, of users who have many (`_dynamodb/relations.py`)
+    complete                      present once the lake's relations are in the table; `b` is when, in epoch ms
 
-The recently deleted pings are in the same table (`pingfeed/adapters/_dynamodb/deleted.py`).
+New acts are appended to the head without reading it: one write unit, whatever else is known of the user, and no writer
+undoes another's acts. A full head is folded into the other items (`_dynamodb/fold.py`).
 
-A state is read, changed, and written if its `v` is unchanged, else read and changed again. So no process undoes
-another's acts, and a forgotten user does not reappear. Within a process, a user's writes are serialised. A write that
-would change nothing is skipped. Reads are consistent: a hide takes effect in the very next feed. State, head of the
-deleted pings and, through the shared loader, the packet come in one call.
+A read gets the head, and what else it needs, in one call, with the head of the deleted pings
+(`_dynamodb/deleted.py`) and, through the shared loader, the packet. Reads are consistent: a hide takes effect in the
+very next feed. A process keeps sessions and relations that it has read; the head tells which version holds. Only users
+with relations in items of their own, or whose kept copy has become too old, need a second call.
 
-Write units follow the item's size. Compressed, a user of 20 follows, 300 seen pings and 12 stored responses is 4 to 13
-KiB (ids of 10 characters, or UUIDs), one of 40 seen pings 1 to 3. The largest state within its bounds, every id of 128
-random characters, is 394 KiB of the 400 that an item may have.
+Acts on an item that is damaged are not lost, and what was in it is missed: `complete` is False, for relations until
+they are next rebuilt from the lake.
 """
 
 import asyncio
-import logging
-import os
 import weakref
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import msgspec
-
-from pingfeed.adapters._dynamodb.connection import SharedConnection, is_throttled
+from pingfeed.adapters._cache import Cache
+from pingfeed.adapters._dynamodb.acts import lasts
+from pingfeed.adapters._dynamodb.connection import Answer, SharedConnection, is_throttled
 from pingfeed.adapters._dynamodb.deleted import DeletedList
-from pingfeed.adapters._dynamodb.items import Item, compress, decompress, ttl
+from pingfeed.adapters._dynamodb.fold import Fold
+from pingfeed.adapters._dynamodb.head import HEAD_BYTES, Head, appending, head_key
+from pingfeed.adapters._dynamodb.items import Item, ttl
+from pingfeed.adapters._dynamodb.relations import Relations, decode, part_keys
+from pingfeed.adapters._dynamodb.session import Copy, older_key, session_key
 from pingfeed.aws import KEY, TTL, TableUrl
 from pingfeed.core.clock import system_clock
 from pingfeed.core.errors import FormatError, PingfeedError, Rebuilding, Unavailable
 from pingfeed.core.retry import Backoff, until_true
-from pingfeed.core.signals import INCOMPLETE, STATE_TTL_MS, Act, Signals
-from pingfeed.core.whole_state import WholeState
-from pingfeed.telemetry import nameless
+from pingfeed.core.signals import INCOMPLETE, STATE_TTL_MS, Act, Session, Signals, UserState
 
 USERS_AT_ONCE: Final = 32
 TRIES: Final = 12
 """Attempts at one user's write against conflicts or throttling: a few seconds. After that the spool retries."""
+READS: Final = 4
+"""Of items that another process folds meanwhile."""
 _COMPLETE: Final = "complete"
-_log = logging.getLogger(__name__)
+_CACHE_BYTES: Final = 32 << 20
+"""Of each kind of copy."""
+_ENTRY_BYTES: Final = 120
+"""Of a seen ping or a relation in a copy, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """A reader's copy of relations, as of a fold of a head."""
+
+    owner: bytes
+    fold: int
+    relations: Relations
+    state: UserState
+    intact: bool = True
 
 
 class DynamodbUserSignals:
@@ -55,7 +72,11 @@ class DynamodbUserSignals:
         self._deleted = DeletedList(self._table, self._dynamodb, self._backoff)
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._places = asyncio.Semaphore(USERS_AT_ONCE)
-        self._complete = False
+        self._sessions: Cache[Copy] = Cache(_CACHE_BYTES)
+        self._relations: Cache[_Decided] = Cache(_CACHE_BYTES)
+        self._heads: Cache[Head] = Cache(_CACHE_BYTES)
+        """Those that were read, until the next write."""
+        self._marked_ms: int | None = None
 
     async def apply(self, acts: Sequence[Act]) -> None:
         """If it raises, some users' acts may have been applied."""
@@ -72,25 +93,40 @@ class DynamodbUserSignals:
                 raise outcome
 
     async def read(self, user_id: str, now_ms: int) -> Signals:
-        mark = None if self._complete else self._dynamodb().get(self._table, _COMPLETE, consistent=True)
-        item, head = await asyncio.gather(
-            self._dynamodb().get(self._table, _key(user_id), consistent=True), self._deleted.head()
-        )
-        self._complete = self._complete or (mark is not None and await mark is not None)
-        state, intact = _state_in(user_id, item)
-        return Signals(state.at(now_ms), await self._deleted.at(head, now_ms), self._complete and intact)
+        """The state belongs to the store: it must not be changed."""
+        mark = self._get(_COMPLETE) if self._marked_ms is None else None
+        held = self._sessions.get(user_id)
+        keys = [head_key(user_id)] if held else _keys(user_id)
+        *items, deleted_head = await asyncio.gather(*map(self._get, keys), self._deleted.head())
+        self._note_mark(await mark if mark else None)
+        head, copy, decided = await self._current(user_id, held, items)
+        if head.damaged_ms and head.damaged_ms >= (self._marked_ms or 0):
+            self._note_mark(await self._get(_COMPLETE))  # The relations may have been rebuilt since.
+        complete = self._marked_ms is not None and (not head.damaged_ms or head.damaged_ms < self._marked_ms)
+        intact = head.intact and copy.intact and decided.intact
+        state = _state(user_id, head, copy, decided, now_ms)
+        return Signals(state, await self._deleted.at(deleted_head, now_ms), complete and intact)
 
     async def forget(self, user_id: str) -> None:
-        await self._dynamodb().delete(self._table, _key(user_id))
+        found = Head(user_id, None)
+        with suppress(FormatError):
+            found = Head.of(user_id, await self._get(head_key(user_id)))
+        # A fold that was killed may have begun to double them.
+        parts = [1 << power for power in range((2 * found.parts or 1).bit_length())]
+        keys = [key for count in parts for key in part_keys(user_id, count)]
+        for key in [*keys, *reversed(_keys(user_id))]:
+            await self._dynamodb().delete(self._table, key)
+        self._sessions.drop(user_id)
+        self._relations.drop(user_id)
 
     async def is_complete(self) -> bool:
         """Asks until the answer is yes: the mark does not go away while the process lives."""
-        if not self._complete:
-            self._complete = await self._dynamodb().get(self._table, _COMPLETE) is not None
-        return self._complete
+        if self._marked_ms is None:
+            self._note_mark(await self._get(_COMPLETE))
+        return self._marked_ms is not None
 
     async def mark_complete(self) -> None:
-        item = {KEY: {"S": _COMPLETE}}
+        item = {KEY: {"S": _COMPLETE}, "b": {"N": str(system_clock())}}
         await self._dynamodb().call("put_item", self._table, TableName=self._table, Item=item)
 
     async def check(self) -> None:
@@ -108,6 +144,54 @@ class DynamodbUserSignals:
         await self._deleted.close()
         await self._dynamodb.close()
 
+    def _get(self, key: str) -> Answer:
+        return self._dynamodb().get(self._table, key, consistent=True)
+
+    def _note_mark(self, mark: Item | None) -> None:
+        if mark is not None:
+            self._marked_ms = int(mark["b"]["N"]) if "b" in mark else 0
+
+    async def _current(
+        self, user_id: str, held: Copy | None, items: Sequence[Item | None]
+    ) -> tuple[Head, Copy, _Decided]:
+        """The head, with a session and relations that are not older."""
+        head, decided = Head.of(user_id, items[0]), None
+        for attempt in range(READS):
+            are_all = len(items) > 1
+            if are_all:
+                held = Copy.of(user_id, head.id, items[1]).with_older(user_id, items[2])
+            if held is not None and held.fits(head.id, head.session, again=are_all and attempt > 0):
+                decided, before = await self._decided(user_id, head), decided
+                if decided.intact or before is not None:
+                    if head.item is not None:
+                        self._heads.put(user_id, head, 4 * HEAD_BYTES)
+                        self._keep(user_id, held)
+                    return head, held, decided
+            elif held is not None and not attempt and not are_all:  # Folded since: usually only the session is new.
+                held = Copy.of(user_id, head.id, await self._get(session_key(user_id))).with_older_of(held)
+                continue
+            items = await asyncio.gather(*map(self._get, _keys(user_id)))
+            head = Head.of(user_id, items[0])
+        raise Unavailable(f"the DynamoDB table {self._table}: a user's signals change too fast to be read")
+
+    def _keep(self, user_id: str, copy: Copy) -> None:
+        size = _ENTRY_BYTES * (10 + len(copy.recent.seen)) + len(copy.older or b"")
+        self._sessions.put(user_id, copy, size)
+
+    async def _decided(self, user_id: str, head: Head) -> _Decided:
+        """The relations beside the head, those of the fold that wrote them last."""
+        if not head.parts:
+            return _Decided(head.id, 0, Relations(user_id, {}), UserState())
+        held = self._relations.get(user_id)
+        if held and (held.owner, held.fold) == (head.id, head.relations):
+            return held
+        found, intact = decode(head.id, await asyncio.gather(*map(self._get, part_keys(user_id, head.parts))))
+        relations = Relations(user_id, found)
+        decided = _Decided(head.id, head.relations, relations, relations.state(), intact)
+        if intact:
+            self._relations.put(user_id, decided, _ENTRY_BYTES * len(found))
+        return decided
+
     async def _change(self, user_id: str, acts: Sequence[Act]) -> None:
         """Apply one user's acts to the user's state."""
         turn = self._turns.setdefault(user_id, asyncio.Lock())
@@ -121,45 +205,48 @@ class DynamodbUserSignals:
     async def _try(self, user_id: str, acts: Sequence[Act], *, last: bool) -> bool:
         """False if another process wrote in between or, except on the last attempt, the request was throttled."""
         try:
-            before = await self._dynamodb().get(self._table, _key(user_id), consistent=True)
-            after = _changed(user_id, before, acts)
-            return after is None or await self._dynamodb().replace(self._table, before, after, by="v")
+            return await self._write(user_id, acts)
         except PingfeedError as error:
             if last or not is_throttled(error):
                 raise
             return False
 
+    async def _write(self, user_id: str, acts: Sequence[Act]) -> bool:
+        """Append acts to the head, or fold it."""
+        head = self._heads.get(user_id)
+        self._heads.drop(user_id)
+        if request := appending(user_id, acts, head):
+            answer = await self._dynamodb().attempt("update_item", self._table, **request)
+            if answer is None:
+                return await self._fold(user_id, acts, None)
+            if not any(map(lasts, acts)):
+                return True
+            head, acts = Head.of(user_id, answer["Attributes"]), []
+            if not head.is_full(head.lasting):
+                return True
+        return await self._fold(user_id, acts, head)
 
-def _key(user_id: str) -> str:
-    return f"s/{user_id}"
+    async def _fold(self, user_id: str, acts: Sequence[Act], head: Head | None) -> bool:
+        """Fold the head, which may be known."""
+        fold, held = Fold(self._dynamodb(), self._table, user_id), self._sessions.get(user_id)
+        done = await fold(acts, (head, held) if head and held and held.fits(head.id, head.session) else None)
+        if fold.copy is not None:
+            self._keep(user_id, fold.copy if fold.copy.older is not None else fold.copy.with_older_of(held))
+        return done
 
 
-def _changed(user_id: str, before: Item | None, acts: Sequence[Act]) -> Item | None:
-    """The item after the acts; None if they change nothing."""
-    state, _ = _state_in(user_id, before)
-    unchanged = state.encode() if before is not None else None
-    for act in acts:
-        state.apply(act)
-    encoded = state.encode()
-    if encoded == unchanged:
-        return None
-    item: dict[str, Any] = {KEY: {"S": _key(user_id)}, "s": {"B": compress(encoded)}, "v": {"B": os.urandom(8)}}
-    if state.expires:
-        item[TTL] = ttl(state.written_ms + STATE_TTL_MS)
-    return item
+def _keys(user_id: str) -> list[str]:
+    return [head_key(user_id), session_key(user_id), older_key(user_id)]
 
 
-def _state_in(user_id: str, item: Item | None) -> tuple[WholeState, bool]:
-    """The stored state, and whether it was intact.
-
-    A damaged state is discarded, and the user starts over. One of another format raises FormatError and is kept.
-    """
-    if item is None:
-        return WholeState(), True
-    if "s" not in item or "v" not in item:
-        raise FormatError(f"the stored signals {_key(user_id)} have another format")
-    try:
-        return WholeState.decode(decompress(f"the stored signals {_key(user_id)}", item["s"]["B"])), True
-    except (ValueError, msgspec.DecodeError) as error:
-        _log.error("a user's stored signals are damaged", extra={"user": nameless(user_id), "reason": str(error)})
-        return WholeState(), False
+def _state(user_id: str, head: Head, copy: Copy, decided: _Decided, now_ms: int) -> UserState:
+    """What the items say, with the acts in the head."""
+    session, written_ms = copy.session(), copy.written_ms
+    for entry in head.entries:
+        session, written_ms = entry.replay(session, written_ms)
+    state = decided.state
+    if lasting := head.lasting:
+        relations = Relations(user_id, decided.relations.held)
+        relations.apply(lasting, limited=False)
+        state = relations.state()
+    return replace(state, session=session if written_ms > now_ms - STATE_TTL_MS else Session())

@@ -22,7 +22,8 @@ Format 2, little-endian, no padding; n candidates, U user values, c creator and 
             8     lengths of four sets of ping numbers, uint16
                   the sets (`_pack`): engaged with, passed over (both empty so far), forbidden, seen
 
-100 candidates, 6 user values and 16 + 16 affinities are 710 bytes; forbidden and seen pings are at most 300 more.
+100 candidates, 6 user values and 16 + 16 affinities are 710 bytes; forbidden and seen pings are at most 256 more. With
+a user id of 36 bytes and what DynamoDB adds, that is one write unit.
 A foreign digest leaves the user part unknown and the candidates usable:
 ping numbers and sources mean the same under every digest.
 
@@ -45,7 +46,7 @@ from pingfeed.core.features import FeatureSet, Float32, UInt8, UInt32, UserBlock
 
 MAX_BYTES: Final = 4096
 MAX_CANDIDATES: Final = 100
-MAX_EXCLUDED_BYTES: Final = 300
+MAX_EXCLUDED_BYTES: Final = 256
 """Of the forbidden and the seen pings together."""
 TOP_CREATORS: Final = 16
 TOP_FACET_VALUES: Final = 16

@@ -8,11 +8,11 @@ leaves the same state.
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -199,19 +199,26 @@ class Session(msgspec.Struct, array_like=True):
             _keep_newest(self.unlikes, MAX_ENGAGED, self.unlikes.__getitem__)
 
 
+class Targets(Protocol):
+    """The targets of a relation. A store may know hashes of them only, which cannot be listed."""
+
+    def __contains__(self, target: object, /) -> bool: ...
+    def __len__(self) -> int: ...
+
+
 @dataclass(slots=True)
 class UserState:
     """What a store knows of one user."""
 
     follows: dict[str, int] = field(default_factory=dict)
     """When the user followed a creator, negated if the user has unfollowed since."""
-    blocks: Collection[str] = field(default_factory=set)
-    hides: Collection[str] = field(default_factory=set)
-    mutes: Collection[str] = field(default_factory=set)
+    blocks: Targets = field(default_factory=set)
+    hides: Targets = field(default_factory=set)
+    mutes: Targets = field(default_factory=set)
     """`creator:<id>` and `topic:<name>`."""
     session: Session = field(default_factory=Session)
     profile: Profile = field(default_factory=Profile)
-    freed: Collection[str] = field(default_factory=set)
+    freed: Targets = field(default_factory=set)
     """`block:<target>`, `hide:...` and `mute:...` that the user took back: packets may not know it yet."""
 
     def following(self) -> Set[str]:

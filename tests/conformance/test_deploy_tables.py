@@ -91,3 +91,11 @@ def test_an_item_costs_what_we_reckon(place: Place, client: Any) -> None:
         item = packet_item(f"user-{size}", bytes(size), NOON_MS + 1)
         answer = client.put_item(TableName=place.aws, Item=item, ReturnConsumedCapacity="TOTAL")
         assert answer["ConsumedCapacity"]["CapacityUnits"] == write_units(item)
+
+
+def test_a_head_with_a_list_costs_what_we_reckon(place: Place, client: Any) -> None:
+    ensure(f"dynamodb://{place.aws}")
+    for size in (0, 300, 480, 490, 495, 500, 1000):
+        item = {"k": {"S": f"s/user-{size}"}, "h": {"L": [{"B": bytes(size)}] * 2}, "n": {"N": "12"}}
+        answer = client.put_item(TableName=place.aws, Item=item, ReturnConsumedCapacity="TOTAL")
+        assert answer["ConsumedCapacity"]["CapacityUnits"] == write_units(item)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -185,9 +184,7 @@ async def test_the_greatest_order_key_decides_whatever_arrives_last(
     assert not held(await _state(store, "ann"), kind)
 
 
-async def test_the_place_in_the_request_then_the_event_id_decide_a_tie(store: UserSignals, adapter: Any) -> None:
-    if adapter is ADAPTERS["dynamodb"]:
-        pytest.skip("orders by time and arrival until relations have items of their own")
+async def test_the_place_in_the_request_then_the_event_id_decide_a_tie(store: UserSignals) -> None:
     first, second = Act("ann", "follow", "t", NOON_MS, seq=1), Act("ann", "unfollow", "t", NOON_MS, seq=2)
     third = Act("ann", "follow", "t", NOON_MS, seq=2, event_id="a")
     for acts, follows in (([second, first], False), ([third, second], True), ([first, third, second], True)):
@@ -198,10 +195,8 @@ async def test_the_place_in_the_request_then_the_event_id_decide_a_tie(store: Us
 
 
 async def test_beyond_its_limit_a_new_relation_is_counted_and_all_others_hold(
-    store: UserSignals, other: UserSignals, adapter: Any, monkeypatch: pytest.MonkeyPatch
+    store: UserSignals, other: UserSignals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if adapter is ADAPTERS["dynamodb"]:
-        pytest.skip("keeps the newest until relations have items of their own")
     monkeypatch.setitem(LIMITS, "block", 16)
     monkeypatch.setitem(beyond_limit, "block", 0)
     await store.apply([Act("ann", "block", f"c{n}", NOON_MS + n) for n in range(16)])

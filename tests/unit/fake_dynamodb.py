@@ -154,6 +154,26 @@ class FakeDynamodb:
 
         return await self._call("put_item", {"TableName": TableName, "Item": Item}, work)
 
+    async def update_item(
+        self,
+        *,
+        TableName: str,
+        Key: Item,
+        UpdateExpression: str,
+        ReturnValues: str = "NONE",
+        ExpressionAttributeValues: Mapping[str, Any],
+        ConditionExpression: str = "",
+    ) -> dict[str, Any]:
+        def work() -> dict[str, Any]:
+            before = self._table(TableName).get(Key["k"]["S"])
+            if not holds(before, ConditionExpression, ExpressionAttributeValues):
+                raise error("ConditionalCheckFailedException")
+            item = checked(updated(before or Key, UpdateExpression, ExpressionAttributeValues))
+            self._table(TableName)[item["k"]["S"]] = item
+            return {"Attributes": item} if ReturnValues == "ALL_NEW" else {}
+
+        return await self._call("update_item", {"TableName": TableName, "Key": Key}, work)
+
     async def delete_item(self, *, TableName: str, Key: Item) -> dict[str, Any]:
         def work() -> dict[str, Any]:
             self._table(TableName).pop(Key["k"]["S"], None)
@@ -189,15 +209,50 @@ def checked(item: Item) -> Item:
 
 def size_of(item: Item) -> int:
     """At least what DynamoDB counts: a number has at most 21 bytes."""
-    return sum(len(name) + (21 if "N" in value else len(*value.values())) for name, value in item.items())
+    return sum(len(name) + _size_of(value) for name, value in item.items())
+
+
+def _size_of(value: Mapping[str, Any]) -> int:
+    ((kind, content),) = value.items()
+    if kind == "L":
+        return 3 + sum(1 + _size_of(entry) for entry in content)
+    return 21 if kind == "N" else len(content)
 
 
 def holds(
     before: Item | None, ConditionExpression: str = "", ExpressionAttributeValues: Mapping[str, Any] = {}
 ) -> bool:
-    """The two forms of condition that are used."""
-    if ConditionExpression in ("", "attribute_not_exists(k)"):
-        return not ConditionExpression or before is None
-    form = re.fullmatch(r"(\w) = (:\w+)", ConditionExpression)
-    assert form, f"the fake does not know the condition {ConditionExpression}"
-    return before is not None and before.get(form[1]) == ExpressionAttributeValues[form[2]]
+    """Conditions of AND, OR and parentheses over three forms; a comparison with an absent attribute is false."""
+    if not ConditionExpression:
+        return True
+
+    def compared(match: re.Match[str]) -> str:
+        own, operator, given = (before or {}).get(match[1]), match[2], ExpressionAttributeValues[match[3]]
+        if own is None or own.keys() != given.keys():
+            return "False"
+        return str(own == given if operator == "=" else float(own["N"]) <= float(given["N"]))
+
+    found = re.sub(r"attribute_not_exists\((\w)\)", lambda m: str(m[1] not in (before or {})), ConditionExpression)
+    found = re.sub(r"\b(\w) (=|<=) (:\w+)", compared, found)
+    words = found.replace("AND", "and").replace("OR", "or")
+    assert re.fullmatch(r"(True|False|and|or|[() ])*", words), f"the fake does not know {ConditionExpression}"
+    return bool(eval(words))
+
+
+def updated(before: Item, expression: str, values: Mapping[str, Any]) -> Item:
+    """SET of values, list_append and if_not_exists, then ADD of numbers. All read the item as it was."""
+    sets, _, adds = expression.removeprefix("SET ").partition(" ADD ")
+    item = dict(before)
+
+    def value_of(text: str) -> Any:
+        if match := re.fullmatch(r"if_not_exists\((\w), (.+)\)", text):
+            return before.get(match[1]) or value_of(match[2])
+        if match := re.fullmatch(r"list_append\((.+), (:\w+)\)", text):
+            return {"L": [*value_of(match[1])["L"], *values[match[2]]["L"]]}
+        return values[text] if text.startswith(":") else before[text]
+
+    for name, text in re.findall(r"(\w) = ((?:[^,()]|\((?:[^()]|\([^()]*\))*\))+)", sets):
+        item[name] = value_of(text)
+    for name, text in re.findall(r"(\w) (:\w+)", adds):
+        item[name] = {"N": str(int(before.get(name, {"N": "0"})["N"]) + int(values[text]["N"]))}
+    return item

@@ -10,8 +10,8 @@ from pingfeed.core.errors import NotFound, PingfeedError, Unavailable
 from pingfeed.core.events import Row, decode_rows
 from pingfeed.core.signals import DELETED_TTL_MS, MAX_DELETED, Act, Signals
 from pingfeed.core.trending import DECAY_RATE, TRENDING_WEIGHTS, Engagement
-from pingfeed.core.whole_state import WholeState
 from pingfeed.ports import Batch, SinkCounters
+from tests.unit.whole_state import WholeState
 
 
 @dataclass

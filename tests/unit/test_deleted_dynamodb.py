@@ -173,12 +173,12 @@ async def test_deletions_that_are_known_are_not_read_again(fake: FakeDynamodb, s
     for _ in range(3):
         assert len(await deleted(other)) == 2500
     keys = [key["k"]["S"] for _, call in fake.calls for key in call["RequestItems"]["signals"]["Keys"]]
-    assert keys == ["s/ann", HEAD] * 3
+    assert keys == ["s/ann", "s/ann/session", "s/ann/seen", HEAD] * 3
     await signals.apply([deletion(2500)])
     fake.calls.clear()
     assert len(await deleted(other)) == 2501
     sizes = [len(call["RequestItems"]["signals"]["Keys"]) for _, call in fake.calls]
-    assert sizes == [2, 1]
+    assert sizes == [4, 1]
 
 
 async def test_the_head_stays_small(fake: FakeDynamodb, signals: Store) -> None:

@@ -1,17 +1,21 @@
 """Whatever users do, in any order of arrival: no page ever shows what is hidden, blocked, muted, deleted or own."""
 
 import random
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
 from pingfeed.core.clock import DAY_MS, to_iso
 from tests.prove import figure, rounds
+from tests.unit.fake_dynamodb import FakeDynamodb
 from tests.unit.loop_world import Loop, loop_world
 
 SEEDS = rounds(1, 40)
 STEPS = 14
+DYNAMODB_SEEDS, DYNAMODB_STEPS = rounds(1, 20), rounds(8, 14)
 USERS = ("ann", "bob", "c1")
 """One of them is a creator too."""
 CREATORS = ("c0", "c1", "c2", "c3", "c4")
@@ -144,3 +148,35 @@ async def test_no_page_ever_shows_what_is_forbidden(tmp_path: Path) -> None:
             shown += await tell(loop, seed)
     figure("forbidden", stories=SEEDS, steps=SEEDS * STEPS, items=shown)
     assert shown > 50 * SEEDS
+
+
+def losing(patch: pytest.MonkeyPatch, clear: Callable[[], None]) -> Callable[[], Coroutine[Any, Any, None]]:
+    """What a lost table of DynamoDB is: empty, and every process that knew it as complete is a new one."""
+    opened = list[DynamodbUserSignals]()
+    begin = DynamodbUserSignals.__init__
+
+    def noted(self: DynamodbUserSignals, url: str) -> None:
+        begin(self, url)
+        opened.append(self)
+
+    async def lose() -> None:
+        clear()
+        for store in opened:
+            store._marked_ms = None
+
+    patch.setattr(DynamodbUserSignals, "__init__", noted)
+    return lose
+
+
+@pytest.mark.timeout(1800)
+async def test_nor_with_the_signals_in_dynamodb(
+    tmp_path: Path, fake: FakeDynamodb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, lose = 0, losing(monkeypatch, fake.tables["signals"].clear)
+    for seed in range(200, 200 + DYNAMODB_SEEDS):
+        await lose()
+        async with loop_world(tmp_path / str(seed), EXPLORE_SHARE="1", SIGNALS_URL="dynamodb://signals") as loop:
+            loop.lose_signals = lose  # type: ignore[method-assign]
+            shown += await tell(loop, seed, DYNAMODB_STEPS)
+    figure("forbidden, in DynamoDB", stories=DYNAMODB_SEEDS, steps=DYNAMODB_SEEDS * DYNAMODB_STEPS, items=shown)
+    assert shown > 50 * DYNAMODB_SEEDS

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pingfeed.core import signals, whole_state
+from pingfeed.core import signals
 from pingfeed.core.acts import acts_of, engagements_of
 from pingfeed.core.clock import HOUR_MS
 from pingfeed.core.events import Row
@@ -25,7 +25,8 @@ from pingfeed.core.signals import (
     seen_key,
 )
 from pingfeed.core.trending import MAX_LANDMARK_AGE_MS, decay_between, forward_weight
-from pingfeed.core.whole_state import WholeState
+from tests.unit import whole_state
+from tests.unit.whole_state import WholeState
 
 NOW_MS = 1_800_000_000_000
 KINDS: list[ActKind] = [

@@ -17,8 +17,8 @@ from pingfeed.adapters import _sqlite, user_signals_sqlite
 from pingfeed.adapters.user_signals_sqlite import SqliteUserSignals as Store
 from pingfeed.core.errors import Unavailable
 from pingfeed.core.signals import STATE_TTL_MS, Act, ActKind, Profile, Session, UserState, seen_key
-from pingfeed.core.whole_state import WholeState
 from tests.conformance.samples import NOON_MS, disk_full_above, sql, statements_of
+from tests.unit.whole_state import WholeState
 
 KINDS: list[ActKind] = [
     *("follow", "unfollow", "block", "unblock", "hide", "unhide", "mute", "unmute"),

@@ -66,13 +66,16 @@ class Connection:
         if before is not None:
             values = {":before": before[by]}
             condition = {"ConditionExpression": f"{by} = :before", "ExpressionAttributeValues": values}
+        return await self.attempt("put_item", table, Item=after, **condition) is not None
+
+    async def attempt(self, operation: str, table: str, **parameters: Any) -> dict[str, Any] | None:
+        """A call on a table; None if its condition does not hold."""
         try:
-            await self.call("put_item", table, TableName=table, Item=after, **condition)
+            return await self.call(operation, table, TableName=table, **parameters)
         except PingfeedError as error:
             if code_of(error) == _CONFLICT:
-                return False
+                return None
             raise
-        return True
 
     async def delete(self, table: str, key: str) -> None:
         """Remove an item; absent is fine."""

@@ -3,7 +3,8 @@
 Every table has one key, the string `k`. Its prefix says what the item is, so that one table may hold all kinds:
 
     p/<user id>    a packet (here)
-    s/<user id>    a user's signals (`pingfeed/adapters/user_signals_dynamodb.py`)
+    s/<user id>    the head of a user's signals, and beside it (`pingfeed/adapters/user_signals_dynamodb.py`)
+    s/<user id>/session, s/<user id>/seen, s/<user id>/<parts>.<part>
     d/             the recently deleted pings: the head, and
     d/<name>       a part of the list (`pingfeed/adapters/_dynamodb/deleted.py`)
 
@@ -12,10 +13,11 @@ in seconds, rounded up, for DynamoDB's TTL, which removes items up to days later
 
 Attribute names have one letter, as they are billed with every item. `Item` is the wire format, for example
 {"k": {"S": "p/user-0042"}, "t": {"N": "1798381500"}}. A compressed value is a format byte, then zlib, which halves ids
-and times. One of another format raises FormatError and is kept, as a newer version wrote it; a damaged one raises
-ValueError.
+and times; a sealed one is a format byte, a CRC-32 and the data. One of another format raises FormatError and is kept,
+as a newer version wrote it; a damaged one raises ValueError.
 """
 
+import secrets
 import zlib
 from collections.abc import Mapping
 from typing import Any, Final
@@ -29,6 +31,8 @@ MAX_ITEM_BYTES: Final = 400 * 1024
 _WRITE_UNIT_BYTES: Final = 1024
 _FORMAT: Final = 1
 _LEVEL: Final = 6
+_SEALED: Final = 2
+_SEAL_BYTES: Final = 5
 
 
 def item_bytes(item: Item) -> int:
@@ -51,6 +55,8 @@ def _value_bytes(value: Mapping[str, Any]) -> int:
         case "N":
             # A byte for two digits and one for the exponent; trailing zeros, which are free, are counted too.
             return (len(content) + 1) // 2 + 1
+        case "L":
+            return 3 + sum(1 + _value_bytes(entry) for entry in content)
         case _:
             raise ValueError(f"unsupported attribute type {kind}")
 
@@ -94,3 +100,41 @@ def decompress(what: str, value: bytes) -> bytes:
         return zlib.decompress(value[1:])
     except zlib.error as error:
         raise ValueError(f"{what}: {error}") from error
+
+
+def seal(data: bytes) -> bytes:
+    """The stored form of `data` where compressing gains nothing."""
+    return bytes([_SEALED]) + zlib.crc32(data).to_bytes(4) + data
+
+
+def unseal(what: str, value: bytes) -> bytes:
+    """The inverse of `seal`; `what` is named in errors."""
+    if value[:1] != bytes([_SEALED]):
+        raise FormatError(f"{what}: unsupported format {value[:1].hex() or 'none'}")
+    data = value[_SEAL_BYTES:]
+    if zlib.crc32(data).to_bytes(4) != value[1:_SEAL_BYTES]:
+        raise ValueError(f"{what}: its checksum does not match")
+    return data
+
+
+def version_of(item: Item | None) -> int:
+    """The version of an item from `versioned`; 0 for an absent one."""
+    if item is not None and "v" not in item:
+        raise FormatError(f"the stored item {item[KEY].get('S')} has another format")
+    return int(item["v"]["N"]) if item else 0
+
+
+def at_version(version: int) -> Item | None:
+    """As much of an item as a replacement's condition needs."""
+    return {"v": {"N": str(version)}, "i": {"B": b""}} if version else None
+
+
+def versioned(key: str, owner: bytes, before: int, data: bytes, expires_ms: int = 0, **more: int) -> Item:
+    """An item that replaces the version `before` (`Connection.replace(by="v")`); `i` names its head.
+
+    Versions begin by chance: after a user was forgotten none comes again.
+    """
+    item: dict[str, Mapping[str, Any]] = {KEY: {"S": key}, "i": {"B": owner}, "d": {"B": data}}
+    numbers = {"v": (before or secrets.randbits(32)) + 1, **more}
+    item |= {name: {"N": str(value)} for name, value in numbers.items()}
+    return item | ({TTL: ttl(expires_ms)} if expires_ms else {})

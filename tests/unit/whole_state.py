@@ -1,4 +1,4 @@
-"""A user's whole state as one value, for stores that keep one item a user."""
+"""A user's whole state as one value: a model of what stores keep, and what DynamoDB kept before."""
 
 from typing import Final
 
