@@ -67,6 +67,7 @@ def _open_keys(settings: Settings) -> _Blocking:
 
 PARTS: Final[Mapping[str, Callable[[Settings], Any]]] = {
     "lake_url": lambda settings: _Blocking(partial(registry.open_lake(settings).list, "checks")),  # an absent folder
+    "lease_url": lambda settings: _Blocking(registry.open_lease(settings).holder),
     "events_url": registry.open_event_sink,
     "artifacts_url": registry.open_artifacts,
     "candidates_url": registry.open_candidates,
