@@ -33,7 +33,7 @@ class HeldLease:
             self.verify()
 
     def verify(self) -> None:
-        """Renew it now: on return nobody else held it when this was called. Busy if it is lost, Unavailable."""
+        """Renew it now: on return, no other run had taken it when this was called. Busy, Unavailable."""
         with self._one_at_a_time:
             began = time.monotonic()
             try:

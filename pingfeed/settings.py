@@ -80,9 +80,8 @@ class Settings:
     trending_url: str = "sqlite://HOME/trending.sqlite"
     """What is trending; or `redis://host`, or `snapshot://` for what was trending at the last tick."""
     lease_url: str = "file://HOME/lease"
-    """Which run of the batch side may write to the lake, one at a time; or `dynamodb://table`, for machines that share
-    no disk. Every machine that writes to a lake needs the same. If `LAKE_URL` is another folder, the default is
-    `_lease` in it."""
+    """Lets one run of the batch side at a time write to the lake; or `dynamodb://table`, for machines that share no
+    disk. Every machine that writes to a lake needs the same. If the lake is a folder, the default is `_lease` in it."""
     spool_dir: Path = Path("spool")
     """Folder of events that are accepted and not yet delivered; a relative path is below `HOME`."""
 
@@ -175,7 +174,7 @@ def load(environ: Mapping[str, str], *, cwd: Path | None = None) -> Settings:
     _check_names(given)
     home = (cwd or Path.cwd()) / Path(given.pop("home", "") or Settings.home).expanduser()
     values = {name: _value(name, kind, given.get(name), home) for name, kind in kinds().items() if name != "home"}
-    if "lease_url" not in given and "lake_url" in given and scheme_of(values["lake_url"]) == "file":
+    if "lease_url" not in given and scheme_of(values["lake_url"]) == "file":
         values["lease_url"] = values["lake_url"].rstrip("/") + "/_lease"
     if not values["jwt_algorithms"]:
         values["jwt_algorithms"] = default_algorithms(values["jwt_jwks"], values["jwt_secret"])

@@ -25,7 +25,7 @@ from pingfeed.settings import load
 
 TICK_MS = 900_000
 BUSY = 3
-SECONDS = 1.0
+SECONDS = 2.0
 """How long a lease lasts that is not renewed."""
 
 
