@@ -37,8 +37,8 @@ class Request(msgspec.Struct):
     at: int = 0
 
 
-class _Stopping:
-    """A lake or artifacts whose process stops or dies before a change."""
+class _StoppingLake:
+    """A lake whose process stops or dies before a change."""
 
     def __init__(self, store: Any, request: Request) -> None:
         self._store, self._request = store, request
@@ -63,11 +63,6 @@ class _Stopping:
                 os.kill(os.getpid(), signal.SIGSTOP)
         return bool(self._store.create(path, data))
 
-    async def swap(self, key: str, data: bytes, seen: bytes | None) -> bool:
-        if self._request.stop == "pointer" and key.startswith("pointers/"):
-            os.kill(os.getpid(), signal.SIGSTOP)
-        return bool(await self._store.swap(key, data, seen))
-
     def _change(self) -> None:
         if self._request.stop == "kill":
             self._request.at -= 1
@@ -75,14 +70,29 @@ class _Stopping:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
+class _StoppingArtifacts:
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def swap(self, key: str, data: bytes, seen: bytes | None) -> bool:
+        if key.startswith("pointers/"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return bool(await self._store.swap(key, data, seen))
+
+
 def _run(request: Request) -> int:
     settings = load(request.environ)
     os.environ.update(request.environ)
     batch = build(settings, clock=lambda: request.tick * TICK_MS + 5_000, quiet=True)
-    stopping: Any = _Stopping
-    batch.tables.versions._lake = stopping(batch.tables.versions._lake, request)
-    opened = batch.open_artifacts
-    batch = replace(batch, open_artifacts=lambda: stopping(opened(), request))
+    lake: Any = _StoppingLake
+    artifacts: Any = _StoppingArtifacts
+    batch.tables.versions._lake = lake(batch.tables.versions._lake, request)
+    if request.stop == "pointer":
+        opened = batch.open_artifacts
+        batch = replace(batch, open_artifacts=lambda: artifacts(opened()))
     try:
         with batch.lease():
             rebuild.enable(batch)

@@ -27,7 +27,7 @@ from tests.lease_runner import BUSY, SECONDS, TICK_MS, Request
 from tests.prove import figure, rounds
 from tests.unit.lakes import FIRST, partition, row
 
-KINDS: Final = {"version": (1, 10), "pointer": (1, 10), "kill": (2, 20), "together": (1, 10)}
+KINDS: Final = {"version": (1, 10), "pointer": (1, 10), "kill": (1, 20), "together": (1, 10)}
 """The usual and the full count of each kind of interleaving: 50 in all.
 
 version   a run is paused just before the version that would commit what it loaded
@@ -145,7 +145,7 @@ def interleave(world: LeaseWorld, kind: str, rng: random.Random) -> None:
         runs = [world.start(0, first), world.start(1, second, later=later)]
         assert set(map(world.outcome, runs)) <= {"done", "busy"}
     elif kind == "kill":
-        world.outcome(world.start(0, first, "kill", rng.randint(0, 60)))
+        world.outcome(world.start(0, first, "kill", rng.randint(0, 40)))
         world.done(1, second, later)
     else:  # It stops until its lease is over and another run has begun or ended.
         paused = world.start(0, first, kind)
