@@ -13,9 +13,8 @@ from rich.console import Console
 
 from batch.engine import Engine
 from batch.lake import tombstones
+from batch.lake.lease import ANOTHER, acquire
 from batch.lake.tables import Tables
-from batch.lake.versions import ANOTHER
-from batch.lease import acquire
 from batch.ticks import Ticks
 from pingfeed.adapters import registry
 from pingfeed.core.clock import Clock, system_clock

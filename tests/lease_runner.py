@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from batch import lease
 from batch.jobs import rebuild, tick
 from batch.jobs.nightly import etl
+from batch.lake import lease
 from batch.wiring import build
 from pingfeed.core.errors import Busy
 from pingfeed.settings import load

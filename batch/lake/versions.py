@@ -22,8 +22,9 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from batch.lake.lease import ANOTHER, HeldLease
 from pingfeed.core.errors import Busy, FormatError, NotFound
 from pingfeed.core.integrity import Sealed, read_manifest, seal
 from pingfeed.ports import Lake
@@ -31,7 +32,6 @@ from pingfeed.ports import Lake
 VERSIONS: Final = "VERSIONS"
 """In capitals, so that whatever copies a lake in the order of its names copies the version before what it names."""
 VERSIONED: Final = ("aggregates", "catalogue", "clean", "compactions", "features", "imports", "ticks", "training")
-ANOTHER: Final = "another etl, tick or train is running on this lake; try again when it has finished"
 _KEPT: Final = 10
 _CLAIMS: Final = 10
 _LOG = logging.getLogger(__name__)
@@ -46,20 +46,6 @@ class Version(Sealed, frozen=True, kw_only=True):
     """Path -> what its stored name has in addition, "" for nothing."""
 
 
-class Held(Protocol):
-    """The lease that a run holds (`batch/lease.py`)."""
-
-    @property
-    def fence(self) -> int:
-        """Its number."""
-
-    def check(self) -> None:
-        """Busy once it is lost."""
-
-    def verify(self) -> None:
-        """The same, as of now."""
-
-
 class VersionedLake:
     """Wraps a lake (`ports.Lake`). Reads are for any thread, changes for one."""
 
@@ -70,7 +56,7 @@ class VersionedLake:
         self._committed: dict[str, str] = {}
         self._number = 0
         self._written: set[str] = set()
-        self._held: Held | None = None
+        self._held: HeldLease | None = None
         self.fence = 0
         """The number of the lease that is held, else that of the version that was read."""
         self.in_transaction = False
@@ -103,7 +89,7 @@ class VersionedLake:
         self._view()
         return self.fence
 
-    def claim(self, held: Held) -> None:
+    def claim(self, held: HeldLease) -> None:
         """Begin a run under a lease. A version without changes comes first: no earlier holder can commit after it."""
         for _ in range(_CLAIMS):
             held.check()

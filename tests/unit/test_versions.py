@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from batch.lake.lease import HeldLease
 from batch.lake.versions import VersionedLake
-from batch.lease import HeldLease
 from batch.wiring import move_pointer
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.core.errors import Busy, FormatError, NotFound
@@ -17,7 +17,7 @@ from tests.unit.lakes import FIRST, LakeWorld, event_id, like
 PATH = "clean/day=2024-10-04/run-5.parquet"
 
 
-class Lease:
+class Lease(HeldLease):
     """Held until `lost`."""
 
     def __init__(self, fence: int) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from batch.lake.versions import ANOTHER
 from pingfeed.core.errors import Busy, PingfeedError
 from pingfeed.ports import Lease
 
+ANOTHER: Final = "another etl, tick or train is running on this lake; try again when it has finished"
 SECONDS: Final = 60.0
 """How long other machines wait for one that died. A run renews it three times as often."""
 _PAUSE_S: Final = 0.2
