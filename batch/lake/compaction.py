@@ -30,7 +30,6 @@ from batch.lake.ledger import Ledger, is_compacted, is_history
 from batch.lake.raw_files import UNREADABLE, read_events
 from batch.lake.tables import CLEAN, Tables, parquet_of
 from batch.ticks import day_name, day_of_path
-from pingfeed.core.errors import Busy
 
 MAX_ROWS: Final = 400_000
 """Rows at which a file is closed: memory holds that many and one source."""
@@ -146,11 +145,7 @@ class RawCompaction:
         about = {_SOURCES: msgspec.json.encode(sources)}
         self._lake.write(done.file, parquet_of(rows.replace_schema_metadata(about)))
         self._lake.write(_path(day, name), msgspec.json.format(msgspec.json.encode(done)))
-        try:
-            self._tables.versions.commit()
-        except Busy:
-            self._tables.versions.discard(done.file)
-            raise
+        self._tables.versions.commit(done.file)
         self._remove(sources)
 
     def _remove(self, paths: Iterable[str]) -> None:

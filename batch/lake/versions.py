@@ -20,7 +20,7 @@ the cache: a run does so when it begins.
 import logging
 import os
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -74,7 +74,7 @@ class VersionedLake:
             raise
         finally:
             self.in_transaction = False
-        self._remove_own()
+        self._remove_own(self._view())
 
     def refresh(self, root: str | None = None) -> None:
         """Clear the cache and forget what is not committed, or clear only the cache of one top-level folder."""
@@ -115,12 +115,16 @@ class VersionedLake:
         if self._held is not None:
             self._held.verify()
 
-    def commit(self) -> None:
-        """Make the changes visible. Busy if another run has made some; then those of this one are discarded."""
-        if self._view() != self._committed:
-            self._commit()
+    def commit(self, *others: str) -> None:
+        """Make the changes visible.
 
-    def _commit(self) -> None:
+        Busy if another run has made some: what this one wrote is discarded then, with the files `others` that it has
+        made in other folders.
+        """
+        if self._view() != self._committed:
+            self._commit(*others)
+
+    def _commit(self, *others: str) -> None:
         self.check()
         files = self._view()
         path, data = _path(self._number + 1), seal(Version(fence=self.fence, files=files), b"")
@@ -128,34 +132,29 @@ class VersionedLake:
         with suppress(NotFound):  # Of a call that was retried, the first attempt may have succeeded.
             made = made or self._lake.read(path) == data
         there = self._lake.list(VERSIONS)
-        # One that was created a while ago is gone by now, and could be created again.
+        # A number that was used and removed can be created again. Or another run goes on from this version already.
         if not made or there[-1] != path:
-            self._files = {}
-            self._remove_own()
+            self._remove_own(self._newest().files)
+            for other in () if made else others:
+                self._lake.delete(other)
             self.refresh()
             raise Busy(ANOTHER)
         self._lake.write(_copy_of(path), data)
         self._number += 1
         self._committed = dict(files)
-        self._remove_own()
+        self._remove_own(files)
         self._written.clear()
         for old in there[: -2 * _KEPT]:
             self._lake.delete(old)
 
-    def discard(self, path: str) -> None:
-        """Delete a file that this run has made elsewhere, after its commit has failed."""
-        self._lake.delete(path)
-
     def sweep(self, before_ms: int | None = None) -> int:
         """Delete files that the version does not name, all or those written before a time; how many."""
-        self.check()
-        last = _path(self._number)
-        for path in self._lake.list(VERSIONS):  # First: no version names a missing file.
-            if path not in (last, _copy_of(last)):
-                self._lake.delete(path)
         named = {_stored(*one) for one in self._view().items()}
+        earlier = [path for path in self._lake.list(VERSIONS) if path < _copy_of(_path(self._number))]
         found = [path for root in VERSIONED for path in self._lake.list(root, before_ms) if path not in named]
-        for path in found:
+        # Until now no other run began, so none will ever name what was found.
+        self.verify()
+        for path in (*earlier, *found):  # In this order: no version names a missing file.
             self._lake.delete(path)
         return len(found)
 
@@ -223,16 +222,16 @@ class VersionedLake:
 
     def _write_new(self, path: str, data: bytes) -> str:
         """Store a file under a name that is free; what the name has in addition."""
-        if path.endswith(".json") and self._lake.create(path, data):
+        if path.endswith(".json") and path not in self._view() and self._lake.create(path, data):
             return ""
         tag = f"{self.fence}-{os.urandom(4).hex()}"
         self._lake.write(_stored(path, tag), data)
         self._written.add(_stored(path, tag))
         return tag
 
-    def _remove_own(self) -> None:
-        """Delete what this process has written since the last commit and replaced or forgotten."""
-        named = {_stored(*one) for one in self._view().items()}
+    def _remove_own(self, files: Mapping[str, str]) -> None:
+        """Delete what this process has written since the last commit and what is not among these files."""
+        named = {_stored(*one) for one in files.items()}
         for path in sorted(self._written - named):
             self._lake.delete(path)
         self._written &= named

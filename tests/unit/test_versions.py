@@ -9,7 +9,7 @@ from batch.lake.lease import HeldLease
 from batch.lake.versions import VersionedLake
 from batch.wiring import move_pointer
 from pingfeed.adapters.lake_file import FileLake
-from pingfeed.core.errors import Busy, FormatError, NotFound
+from pingfeed.core.errors import Busy, FormatError, NotFound, Unavailable
 from pingfeed.core.ranker import pointer_key
 from pingfeed.ports import Artifacts
 from tests.unit.lakes import FIRST, LakeWorld, event_id, like
@@ -79,6 +79,42 @@ def test_a_run_that_another_has_overtaken_discards_its_files_and_says_busy(disk:
     second.commit()
     assert VersionedLake(disk).list("clean") == [PATH, "clean/won.parquet"]
     assert any("won.2-" in path for path in disk.list("clean")), "the name has the lease's number"
+
+
+def test_a_run_that_is_overtaken_right_after_its_commit_keeps_what_the_next_one_builds_on(disk: FileLake) -> None:
+    first, second = committed(disk, PATH), VersionedLake(disk)
+    first.claim(Lease(1))
+    first.write("clean/new.parquet", b"x")
+
+    class Overtaken(FileLake):
+        def create(self, path: str, data: bytes) -> bool:
+            made = super().create(path, data)
+            second.claim(Lease(2))
+            return made
+
+    first._lake = Overtaken(f"file://{disk.root}")
+    with pytest.raises(Busy):
+        first.commit()
+    assert second.read("clean/new.parquet") == b"x"
+
+
+def test_a_commit_of_which_nothing_was_heard_is_not_undone_by_the_next(disk: FileLake) -> None:
+    lake = committed(disk, PATH)
+    lake.write("clean/new.parquet", b"x")
+
+    class Silent(FileLake):
+        def create(self, path: str, data: bytes) -> bool:
+            super().create(path, data)
+            raise Unavailable("no answer")
+
+    lake._lake = Silent(f"file://{disk.root}")
+    with pytest.raises(Unavailable):
+        lake.commit()
+    lake._lake = disk
+    lake.delete(PATH)
+    with pytest.raises(Busy):
+        lake.commit()
+    assert VersionedLake(disk).read("clean/new.parquet") == b"x"
 
 
 def test_a_number_that_was_used_and_removed_cannot_be_used_again(disk: FileLake) -> None:
@@ -200,3 +236,23 @@ def test_a_lease_is_renewed_in_the_background_and_its_loss_is_remembered() -> No
     store.taken = False
     with pytest.raises(Busy):
         held.verify()
+
+
+def test_a_run_that_wakes_up_while_it_removes_files_removes_none_of_the_next_one(disk: FileLake) -> None:
+    first, second = committed(disk, PATH), VersionedLake(disk)
+    lease = Lease(1)
+    first.claim(lease)
+
+    class Paused(FileLake):
+        def list(self, prefix: str, before_ms: int | None = None) -> list[str]:
+            if prefix == "VERSIONS" and not lease.lost:
+                lease.lost = True
+                second.claim(Lease(2))
+                second.write("clean/new.parquet", b"x")
+                second.commit()
+            return super().list(prefix, before_ms)
+
+    first._lake = Paused(f"file://{disk.root}")
+    with pytest.raises(Busy):
+        first.sweep()
+    assert VersionedLake(disk).read("clean/new.parquet") == b"x"
