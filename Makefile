@@ -27,8 +27,8 @@ PROOFS := tests/unit/test_spool_power_cut.py tests/unit/test_spool_damage.py tes
 	tests/unit/test_raw_files.py tests/unit/test_as_of.py tests/unit/test_ledger_folding.py tests/unit/test_raw_compaction.py \
 	tests/unit/test_learn.py tests/unit/test_forget.py tests/unit/test_accepted_passes.py \
 	tests/unit/test_integrity.py tests/unit/test_harmed_lake.py tests/unit/test_feed_degraded.py tests/unit/test_forbidden.py \
-	tests/unit/test_imported_history.py tests/unit/test_backup.py tests/unit/test_user_signals_dynamodb.py \
-	tests/real/test_forbidden_redis.py tests/real/test_forbidden_dynamodb.py tests/real/test_lambda_runtime.py
+	tests/unit/test_imported_history.py tests/unit/test_backup.py tests/unit/test_user_signals_dynamodb.py tests/unit/test_leases.py \
+	tests/real/test_forbidden_redis.py tests/real/test_forbidden_dynamodb.py tests/real/test_leases.py tests/real/test_lambda_runtime.py
 prove: $(VENV)/.dev ## prove the promises at full counts: power cuts, damage, kills, hostile clients, what is forbidden (1 hour)
 	@PROVE_ROUNDS=full $(BIN)/python -m pytest $(PROOFS) -m 'not containers' --timeout 2400 $(PYTEST_ARGS)
 

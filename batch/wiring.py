@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from batch.engine import Engine
 from batch.lake import tombstones
+from batch.lake.lease import ANOTHER, acquire
 from batch.lake.tables import Tables
 from batch.ticks import Ticks
 from pingfeed.adapters import registry
@@ -22,14 +22,12 @@ from pingfeed.core.errors import Busy, NotFound
 from pingfeed.core.features import FeatureSet
 from pingfeed.core.integrity import UNREADABLE
 from pingfeed.core.ranker import Pointer, pointer_key
-from pingfeed.files import try_lock
-from pingfeed.ports import Artifacts, CandidateStore, UserSignals
+from pingfeed.ports import Artifacts, CandidateStore, Lease, UserSignals
 from pingfeed.settings import Settings
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-_PAUSE_S: Final = 0.2
-NEEDS: Final = ("lake_url", "artifacts_url", "candidates_url", "cache_url")
+NEEDS: Final = ("lake_url", "artifacts_url", "candidates_url", "cache_url", "lease_url")
 """The parts that must be reachable before it starts (`pingfeed/checks.py`)."""
 
 
@@ -68,6 +66,7 @@ class Batch:
     open_artifacts: Callable[[], Artifacts]
     open_candidates: Callable[[], CandidateStore]
     open_signals: Callable[[], UserSignals]
+    open_lease: Callable[[], Lease]
 
     def with_artifacts(self, step: Callable[[Artifacts], Awaitable[_T]]) -> _T:
         """The result of an async step over the artifacts, which are open while it runs."""
@@ -88,31 +87,20 @@ class Batch:
 
     @contextmanager
     def lease(self, wait_s: float = 0) -> Iterator[None]:
-        """Allow one run at a time; Busy if another process does not finish within `wait_s`.
-
-        The operating system releases the file lock when its holder dies.
-        """
-        self.settings.home.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + wait_s
-        while (held := try_lock(self.settings.home / "batch.lock")) is None:
-            if time.monotonic() >= deadline:
-                raise Busy("another etl, tick or train is running on this lake; try again when it has finished")
-            time.sleep(_PAUSE_S)
-        try:
-            yield
-        finally:
-            os.close(held)
+        """Allow one run at a time on this lake; Busy if another one does not finish within `wait_s`, or takes over."""
+        self.tables.refresh()
+        held = acquire(self.open_lease(), self.tables.versions.newest_fence(), wait_s)
+        with held.kept():
+            self.tables.versions.claim(held)
+            try:
+                yield
+            finally:
+                self.tables.versions.end()
 
 
 async def read_json(artifacts: Artifacts, key: str, kind: type[_T], absent: _T) -> _T:
     """A JSON artifact; `absent` if there is none or it is damaged: the next write replaces it."""
-    try:
-        return msgspec.json.decode(await artifacts.get(key), type=kind)
-    except NotFound:
-        return absent
-    except UNREADABLE as error:
-        _log.error("%s is damaged and counts as absent: %s", key, error)
-        return absent
+    return _decoded(key, await _read(artifacts, key), kind, absent)
 
 
 async def read_pointer(artifacts: Artifacts, digest: str, name: str) -> Pointer | None:
@@ -120,12 +108,52 @@ async def read_pointer(artifacts: Artifacts, digest: str, name: str) -> Pointer 
     return await read_json(artifacts, pointer_key(digest, name), Pointer | None, None)  # type: ignore[arg-type]
 
 
-async def move_pointer(artifacts: Artifacts, digest: str, name: str, current: str) -> None:
-    """Make `current` the live one and what was live the previous one."""
-    live = await read_pointer(artifacts, digest, name)
-    if live is None or live.current != current:
-        pointer = Pointer(current, live.current if live else None)
-        await artifacts.put(pointer_key(digest, name), msgspec.json.encode(pointer))
+async def update_names(artifacts: Artifacts, key: str, change: Callable[[list[str]], list[str]]) -> None:
+    """Change a list of names that other processes may change at the same time."""
+    while True:
+        seen = await _read(artifacts, key)
+        after = msgspec.json.encode(change(_decoded(key, seen, list[str], [])))
+        if after == seen or await artifacts.swap(key, after, seen):
+            return
+
+
+async def move_pointer(
+    batch: Batch,
+    artifacts: Artifacts,
+    digest: str,
+    name: str,
+    current: str,
+    replaces: Callable[[str], bool] = lambda _: True,
+) -> None:
+    """Make `current` the live one and what was live the previous one, unless that one is newer (`replaces`).
+
+    Busy if another run moves the pointer or takes the lease meanwhile: the pointer that is replaced must still be the
+    one that was read before the lease was verified.
+    """
+    key = pointer_key(digest, name)
+    seen = await _read(artifacts, key)
+    live: Pointer | None = _decoded(key, seen, Pointer | None, None)  # type: ignore[arg-type]
+    if live is not None and (live.current == current or not replaces(live.current)):
+        return
+    await asyncio.to_thread(batch.tables.versions.verify)
+    pointer = Pointer(current, live.current if live else None)
+    if not await artifacts.swap(key, msgspec.json.encode(pointer), seen):
+        raise Busy(ANOTHER)
+
+
+async def _read(artifacts: Artifacts, key: str) -> bytes | None:
+    try:
+        return await artifacts.get(key)
+    except NotFound:
+        return None
+
+
+def _decoded(key: str, data: bytes | None, kind: type[_T], absent: _T) -> _T:
+    try:
+        return absent if data is None else msgspec.json.decode(data, type=kind)
+    except UNREADABLE as error:
+        _log.error("%s is damaged and counts as absent: %s", key, error)
+        return absent
 
 
 def build(
@@ -144,4 +172,5 @@ def build(
         open_artifacts=lambda: registry.open_artifacts(settings),
         open_candidates=lambda: registry.open_candidates(settings),
         open_signals=lambda: registry.open_signals(settings),
+        open_lease=lambda: registry.open_lease(settings),
     )

@@ -29,6 +29,7 @@ KEY: Final = "k"
 TTL: Final = "t"
 """The attribute by which DynamoDB removes expired items."""
 _ABSENT_KEY: Final = frozenset({"NoSuchKey", "404"})
+_CONDITION_FAILED: Final = frozenset({"PreconditionFailed", "412", "ConditionalCheckFailedException"})
 _ARCHIVED: Final = "InvalidObjectState"
 
 
@@ -119,13 +120,33 @@ def _models() -> Any:
     return Loader(file_loader=Files())
 
 
+def sync_client(service: str, what: str, *, attempts: int, connections: int = 10) -> Any:
+    """A boto3 client for the batch side, for any thread; `what` it is opened for is named in errors."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=CONNECT_S,
+        read_timeout=READ_S,
+        retries={"total_max_attempts": attempts, "mode": "standard"},
+        max_pool_connections=connections,
+    )
+    endpoint = s3_endpoint() if service == "s3" else None
+    with translated(what):
+        return boto3.Session().client(service, region_name=region(), endpoint_url=endpoint, config=config)
+
+
+class Conflict(PingfeedError):
+    """The condition of a conditional write did not hold. Adapters catch it."""
+
+
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """Translate AWS's errors, chaining the cause; `what` names the table, bucket or stream in the message.
 
-    NotFound for an absent object, FormatError for one in an archive (Glacier), SettingsError where credentials or
-    region are missing, Unavailable for everything else: a table or permission that does not exist yet can be added
-    without a restart.
+    NotFound for an absent object, Conflict for a condition that does not hold, FormatError for what is in an archive
+    (Glacier), SettingsError where credentials or region are missing, Unavailable for everything else: a table or
+    permission that does not exist yet can be added without a restart.
     """
     from botocore.exceptions import (
         BotoCoreError,
@@ -158,6 +179,8 @@ def _of_response(what: str, error: dict[str, Any]) -> PingfeedError:
     code = str(error.get("Code", "an error without a code"))
     if code in _ABSENT_KEY:
         return NotFound(f"{what} does not exist")
+    if code in _CONDITION_FAILED:
+        return Conflict(f"{what} was changed by another process")
     if code == _ARCHIVED:
         return FormatError(f"{what} is archived; restore it first")
     # AWS's message may quote the request; its code is enough.

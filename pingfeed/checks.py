@@ -72,6 +72,7 @@ def _open_keys(settings: Settings) -> _Look:
 PARTS: Final[Mapping[str, Callable[[Settings], Any]]] = {
     # "checks" is an absent folder.
     "lake_url": lambda settings: _Look(partial(asyncio.to_thread, registry.open_lake(settings).list, "checks")),
+    "lease_url": lambda settings: _Look(partial(asyncio.to_thread, registry.open_lease(settings).holder)),
     "events_url": registry.open_event_sink,
     "artifacts_url": registry.open_artifacts,
     "candidates_url": registry.open_candidates,

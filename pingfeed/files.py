@@ -60,6 +60,23 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
     The bytes go to a name that begins with a dot (readers skip those) in the same folder, are synced, and take the
     final name in one rename. A kill leaves at most such a dotted file, which no reader opens.
     """
+    with _written_beside(path, data) as temporary:
+        temporary.replace(path)
+
+
+def create_whole(path: Path, data: bytes) -> bool:
+    """Like `write_whole`, but False if the file exists: of several callers one succeeds, on a shared disk too."""
+    with _written_beside(path, data) as temporary:
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            return False
+    return True
+
+
+@contextmanager
+def _written_beside(path: Path, data: bytes | memoryview) -> Iterator[Path]:
+    """A synced temporary file in the folder of `path`, to be given its name; what is left of it is removed."""
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
@@ -67,11 +84,10 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
+        yield temporary
+    finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise
     sync_folder(path.parent)
 
 
@@ -122,3 +138,14 @@ def try_lock(path: Path, *, shared: bool = False) -> int | None:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file, which is created, once others have released it; OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -70,14 +70,23 @@ class Batch(Protocol):
 class Lake(Protocol):
     """Columnar data of the batch side. Synchronous. Paths are relative, with forward slashes."""
 
-    def list(self, prefix: str) -> list[str]:
-        """Every file below the folder `prefix`, sorted, none half written; [] if there is no such folder."""
+    def list(self, prefix: str, before_ms: int | None = None) -> list[str]:
+        """Every file below the folder `prefix`, sorted, none half written; [] if there is no such folder.
+
+        With `before_ms` only those written before that time, by the store's clock.
+        """
 
     def read(self, path: str) -> bytes:
         """A file's bytes; NotFound if there is none."""
 
     def write(self, path: str, data: bytes) -> None:
         """Create or replace a file; a reader sees the old bytes or the new, never a part, and they survive a crash."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Like `write`, but only where there is no such file, else False: of several callers one succeeds.
+
+        A call that was retried may return False for its own file.
+        """
 
     def delete(self, path: str) -> None:
         """Remove a file; absent is fine."""
@@ -96,7 +105,10 @@ class Artifacts(Protocol):
         """An artifact's bytes; NotFound if there is none."""
 
     async def put(self, key: str, data: bytes) -> None:
-        """Create or replace an artifact, atomically and durably. Pointers too: publishing is a put."""
+        """Create or replace an artifact, atomically and durably."""
+
+    async def swap(self, key: str, data: bytes, seen: bytes | None) -> bool:
+        """Like `put`, but only while the artifact is still `seen` (None: absent), else False. Moves pointers."""
 
     async def delete(self, key: str) -> None:
         """Remove an artifact; absent is fine."""
@@ -106,6 +118,26 @@ class Artifacts(Protocol):
 
     async def close(self) -> None:
         """Release resources."""
+
+
+class Lease(Protocol):
+    """Who may write to the lake: one holder at a time, each with a fencing number that only grows.
+
+    Synchronous, for any thread, as only the batch side takes it. A holder that is paused until its time is over does
+    not know that it lost the lease, so what it writes must be fenced as well (`batch/lake/versions.py`).
+    """
+
+    def acquire(self, seconds: float, floor: int = 0) -> int:
+        """Take the lease for that long; its number, above `floor` and all earlier ones. Busy while another holds it."""
+
+    def renew(self, fence: int, seconds: float) -> None:
+        """Hold it for that long from now; Busy if another has taken it. One that expired untaken is renewed."""
+
+    def release(self, fence: int) -> None:
+        """Let it go; one that was lost is left to its new holder."""
+
+    def holder(self) -> str:
+        """Who holds it and until when, "" if it is free. Raises Unavailable."""
 
 
 class CandidateStore(Protocol):

@@ -35,6 +35,7 @@ SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "signals_url": ("sqlite", "redis", "rediss", "dynamodb"),
     "trending_url": ("sqlite", "redis", "rediss", "snapshot"),
     "cache_url": ("redis", "rediss"),
+    "lease_url": ("file", "dynamodb"),
 }
 """The adapters of each port: the URL's scheme picks one (`pingfeed/adapters/registry.py` opens it)."""
 
@@ -84,6 +85,9 @@ class Settings:
     """Users' recent actions; or `redis://host`, or `dynamodb://table` (the packets' table or another)."""
     trending_url: str = "sqlite://HOME/trending.sqlite"
     """What is trending; or `redis://host`, or `snapshot://` for what was trending at the last tick."""
+    lease_url: str = "file://HOME/lease"
+    """Lets one run of the batch side at a time write to the lake; or `dynamodb://table`, for machines that share no
+    disk. Every machine that writes to a lake needs the same. If the lake is a folder, the default is `_lease` in it."""
     spool_dir: Path = Path("spool")
     """Folder of events that are accepted and not yet delivered; a relative path is below `HOME`."""
 
@@ -180,6 +184,8 @@ def load(environ: Mapping[str, str], *, cwd: Path | None = None) -> Settings:
     _check_names(given)
     home = (cwd or Path.cwd()) / Path(given.pop("home", "") or Settings.home).expanduser()
     values = {name: _value(name, kind, given.get(name), home) for name, kind in kinds().items() if name != "home"}
+    if "lease_url" not in given and scheme_of(values["lake_url"]) == "file":
+        values["lease_url"] = values["lake_url"].rstrip("/") + "/_lease"
     if not values["jwt_algorithms"]:
         values["jwt_algorithms"] = default_algorithms(values["jwt_jwks"], values["jwt_secret"])
     settings = Settings(home=home, **values)

@@ -192,12 +192,17 @@ class Importer:
         if not outcome.events:
             return
         log.imports[self._key] = mine
-        _remember(self._lake, outcome.digest, log)
+        self._remember(outcome.digest, log)
         acts = staging.write(self._lake, name)
         pings = write_history(self._lake, f"{name}-pings", missing.to_batches())
         outcome.files = sorted([*acts, *pings])
         mine.finished, mine.events, mine.files = True, outcome.events, outcome.files
-        _remember(self._lake, outcome.digest, log)
+        self._remember(outcome.digest, log)
+
+    def _remember(self, digest: str, log: Log) -> None:
+        """Keep it. Busy if another run was first."""
+        self._lake.write(_path(digest), msgspec.json.format(msgspec.json.encode(log)))
+        self._batch.tables.versions.commit()
 
 
 _RATINGS: Final = """
@@ -258,11 +263,6 @@ def _recall(lake: Lake, digest: str) -> Log | None:
         return None
     except UNREADABLE as error:
         raise FormatError(f"{_path(digest)} in the lake is damaged; delete it to import from the start") from error
-
-
-def _remember(lake: Lake, digest: str, log: Log) -> None:
-    """Keep it."""
-    lake.write(_path(digest), msgspec.json.format(msgspec.json.encode(log)))
 
 
 def _check_placing(log: Log, placing: str) -> None:

@@ -20,7 +20,8 @@ from batch.ops.expiry import expire
 from batch.ops.forget import remove_forgotten
 from batch.ticks import day_name, day_of_path
 from batch.wiring import Batch
-from pingfeed.core.errors import PingfeedError
+from pingfeed.core.clock import DAY_MS
+from pingfeed.core.errors import Busy, PingfeedError
 
 CHECKED_DAYS: Final = 35
 _LOG = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ def etl(batch: Batch, tick: int) -> Manifest:
         if forgotten:
             _attempt(batch, "raw files were not compacted", lambda: _compact_raw(batch, day))
             _attempt(batch, "old files were not removed", lambda: _expire(batch, day))
+    batch.tables.versions.commit()
+    _attempt(batch, "unused files were not removed", lambda: _sweep(batch))
     return manifest
 
 
@@ -69,6 +72,8 @@ def _attempt(batch: Batch, what: str, step: Callable[[], None]) -> bool:
     """Run a step whose failure, such as a missing permission, must not stop training; False if it failed."""
     try:
         step()
+    except Busy:
+        raise
     except PingfeedError as error:
         _LOG.error(f"{what}; the next nightly job retries", extra={"error": error.message})
         batch.progress.say(f"{what}, the next nightly job retries: {error.message}")
@@ -99,6 +104,13 @@ def _expire(batch: Batch, day: int) -> None:
         batch.progress.say(
             f"expired files: {gone.raw:,} raw, {gone.rejected:,} rejected, {gone.quarantined:,} quarantined"
         )
+
+
+def _sweep(batch: Batch) -> None:
+    """Remove files that no version names since a day ago: other runs may still read what is younger."""
+    gone = batch.tables.versions.sweep(batch.wall_clock() - DAY_MS)
+    if gone:
+        _LOG.info("unused files removed", extra={"files": gone})
 
 
 def _keep_features(batch: Batch, day: int) -> None:

@@ -73,6 +73,8 @@ class Schedule:
             etl(self.batch, tick)
             beat(self.batch.settings.home)
             _LOG.info("trained", extra={"outcome": train(self.batch, tick).sentence})
+        except Busy:
+            raise
         except Exception as error:  # noqa: BLE001  # whatever the job does, ticks continue
             self.night_not_before = tick + max(1, self.batch.ticks.day_ticks // 24)
             _LOG.error("the nightly job failed; retrying in an hour", exc_info=error)

@@ -65,6 +65,7 @@ def run(batch: Batch, tick: int, *, everyone: bool = False) -> TickDone:
         sizes = packets.refresh(batch, content, source, users, live_ranker(batch))
     if not is_past:
         _mark_done(batch, tick, len(sizes))
+    batch.tables.versions.commit()
     return TickDone(
         tick=tick,
         events=manifest.kept,

@@ -4,15 +4,16 @@
     compactions/day=2026-11-22/<digest>.json                     its manifest, which lists the sources
 
 A sink writes a file every few seconds or minutes; S3 bills each, and files under 128 KB never move to Glacier. The
-digest is that of the sources' names. `known_tick` is the tick from which a live event counts, taken from the manifest
-of the run that read its source, so that the past can be rebuilt without the source. Files of imported history stay as
-they are (they are large, and the importer finds them by name), and so do files that no run has read.
+digest is that of the lease's number and the sources' names. `known_tick` is the tick from which a live event counts,
+taken from the manifest of the run that read its source, so that the past can be rebuilt without the source. Files of
+imported history stay as they are (they are large, and the importer finds them by name), and so do files that no run has
+read.
 
 Nothing is counted twice: the ledger never reads a compacted file as new and remembers the sources by its own manifests.
-The compacted file is written first, then its manifest, then the sources are deleted. A file without a manifest is left
-over from a crash before any source was deleted: it is deleted if all sources that its metadata lists still exist;
-otherwise it is the only copy and stays. A source that still lies beside a finished compaction is deleted too; a sink
-that sends it again after a restart writes the same rows.
+The compacted file is written first, then its manifest is committed, then the sources are deleted. A file without a
+manifest is left over from a crash before any source was deleted: it is deleted if all sources that its metadata lists
+still exist; otherwise it is the only copy and stays. A source that still lies beside a finished compaction is deleted
+too; a sink that sends it again after a restart writes the same rows.
 """
 
 import hashlib
@@ -136,13 +137,15 @@ class RawCompaction:
         return rows.append_column("known_tick", pa.array([known[path]] * rows.num_rows, pa.int64()))
 
     def _write(self, day: str, sources: list[str], rows: pa.Table) -> None:
-        name = hashlib.blake2b("\n".join(sources).encode(), digest_size=8).hexdigest()
+        of = f"{self._tables.versions.fence} {' '.join(sources)}"
+        name = hashlib.blake2b(of.encode(), digest_size=8).hexdigest()
         done = Compaction(
             file=f"{sources[0].rpartition('/')[0]}/compact-{name}.parquet", sources=sources, rows=rows.num_rows
         )
         about = {_SOURCES: msgspec.json.encode(sources)}
         self._lake.write(done.file, parquet_of(rows.replace_schema_metadata(about)))
         self._lake.write(_path(day, name), msgspec.json.format(msgspec.json.encode(done)))
+        self._tables.versions.commit(done.file)
         self._remove(sources)
 
     def _remove(self, paths: Iterable[str]) -> None:

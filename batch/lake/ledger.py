@@ -1,4 +1,4 @@
-"""The ledger: which files each run has read. `ticks/<tick>/manifest.json` is written last and commits the run.
+"""The ledger: which files each run has read. `ticks/<tick>/manifest.json` is written last, and committed with the rest.
 
 A run reads every raw file that has landed and is in no manifest, and stamps its events with its own tick: the time at
 which the system learned of them. Files of imported history (`history-*.parquet`) were known earlier: each of their
@@ -12,7 +12,7 @@ next tick. The run's number, `tick * 100 + amendment`, names its files.
     ticks/day=2026-10-01/manifests-199489600.json     all runs of a day; the name contains the last run's number
 
 A day has 96 manifests, and the nightly job reads all of them, so those of days older than `FOLD_DAYS` are folded into
-one file. It is written before they are deleted: after a crash some exist twice, with the same content.
+one file.
 """
 
 import re
@@ -102,7 +102,7 @@ class Ledger:
         return next(self._load_all(runs[-1:]), None)
 
     def remove_unfinished(self) -> None:
-        """List the lake again and remove what a crashed run left; a run begins with this."""
+        """List the lake again and leave out what a crashed run of a lake without versions left; a run begins so."""
         self._tables.refresh()
         single, days = set(self._single()), set(self._folded())
         # A folded day has nothing unfinished: the nightly job that folded it began with this.
@@ -145,6 +145,7 @@ class Ledger:
         for day, runs in groupby(self._single(), key=lambda run: self._ticks.day(tick_of_run(run))):
             if day < today - FOLD_DAYS:
                 self._fold(day, list(runs), folded.get(day))
+        self._tables.versions.commit()
 
     def _fold(self, day: int, runs: list[int], before: int | None) -> None:
         there = [] if before is None else next(self._read([_folded_path(day, before)], list[Manifest]))
@@ -166,8 +167,9 @@ class Ledger:
         return {day_number(match[1]): int(match[2]) for match in found if match}
 
     def finish(self, manifest: Manifest) -> None:
-        """Commit the run."""
+        """Commit the run: what it has written becomes visible with its manifest. Busy if another run was first."""
         self._lake.write(_path(manifest.run), msgspec.json.format(msgspec.json.encode(manifest)))
+        self._tables.versions.commit()
 
     def put(self, path: str, manifests: list[Manifest]) -> None:
         """Replace a damaged file by these manifests."""
@@ -181,7 +183,7 @@ class Ledger:
         """The contents of these files but for one that is being rebuilt."""
         usable = [path for path in paths if not self._tables.is_being_rebuilt(path)]
         with ThreadPoolExecutor(_READ_AT_ONCE, "ledger") as pool:
-            for path, data in zip(usable, pool.map(self._lake.read, usable), strict=True):
+            for path, data in zip(usable, pool.map(self._tables.read, usable), strict=True):
                 found = self._tables.decoded(path, data, kind)
                 if found is not None:
                     yield found

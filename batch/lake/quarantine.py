@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from batch.lake.raw_files import documents_of
 from pingfeed.core.clock import day_of
-from pingfeed.core.errors import PingfeedError
+from pingfeed.core.errors import Busy, PingfeedError
 from pingfeed.core.integrity import UNREADABLE
 from pingfeed.core.words import counted
 from pingfeed.ports import Lake
@@ -81,7 +81,7 @@ class Quarantine:
             piece = waiting.pop()
             try:
                 taken.append(take(piece))
-            except (raises, MemoryError):
+            except (raises, Busy, MemoryError):
                 raise
             except Exception as error:  # noqa: BLE001  # whatever one of them does to a step, the others go on
                 if len(piece) == 1 or not left:

@@ -6,8 +6,8 @@
 
 `run-<b>` holds the rows that run b added (run number = tick * 100 + amendment). `whole-<b>` holds everything up to and
 including that run: a compaction, or a state, which is always written whole. A reader uses the newest whole file and the
-run files after it, so compaction needs no lock, and a crash between its write and its clean-up counts nothing twice.
-The next run removes the files of a run without a manifest, which has crashed (`ledger.py`).
+run files after it. The files have these names for whoever reads through `VersionedLake`, which stores them under names
+of their own and shows what complete runs have written (`versions.py`).
 
 Reads leave out the rows of deleted users, even before the nightly job has removed them (`ForgottenRows`). A damaged
 file is quarantined and rebuilt from what it derives from (`Tables.damaged`).
@@ -17,7 +17,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -25,12 +25,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batch.lake.list_cache import ListedLake
 from batch.lake.quarantine import Quarantine
+from batch.lake.versions import VersionedLake
 from batch.ticks import day_name, day_number, day_of_path
 from pingfeed.core.arrow import EVENT_SCHEMA
 from pingfeed.core.clock import Clock, system_clock
-from pingfeed.core.errors import FormatError, PingfeedError
+from pingfeed.core.errors import FormatError, NotFound, PingfeedError
 from pingfeed.core.integrity import UNREADABLE
 from pingfeed.ports import Lake
 
@@ -105,8 +105,8 @@ class Tables:
     def __init__(
         self, lake: Lake, find_forgotten: Callable[[Lake], ForgottenRows], clock: Clock = system_clock
     ) -> None:
-        self._listed = ListedLake(lake)
-        self.lake: Lake = self._listed
+        self.versions = VersionedLake(lake)
+        self.lake: Lake = self.versions
         self._find_forgotten = find_forgotten
         self._pending: ForgottenRows | None = None
         self._clock = clock
@@ -116,17 +116,17 @@ class Tables:
 
     def transaction(self) -> AbstractContextManager[None]:
         """Either all that is written inside is kept, or nothing."""
-        return self._listed.transaction()
+        return self.versions.transaction()
 
     def refresh(self) -> None:
         """Clear cached listings: files have landed, or another process has run."""
-        self._listed.refresh()
+        self.versions.refresh()
         self._pending = None
 
     def pending(self, *, anew: bool = False) -> ForgottenRows:
         """Deleted users whose data still exist, as of the last `refresh`, or now if `anew`."""
         if anew:
-            self._listed.refresh(FORGOTTEN)
+            self.versions.refresh(FORGOTTEN)
         if anew or self._pending is None:
             self._pending = self._find_forgotten(self.lake)
         return self._pending
@@ -166,7 +166,14 @@ class Tables:
 
     def json(self, path: str, kind: type[_T]) -> _T | None:
         """A JSON file; None if it was damaged and could not be rebuilt."""
-        return self.decoded(path, self.lake.read(path), kind)
+        return self.decoded(path, self.read(path), kind)
+
+    def read(self, path: str) -> bytes:
+        """A file's bytes; none for one that a version names and that is gone, which is damaged then."""
+        try:
+            return self.lake.read(path)
+        except NotFound:
+            return b""
 
     def decoded(self, path: str, data: bytes, kind: type[_T]) -> _T | None:
         """Like `json`, of a file's bytes."""
@@ -186,11 +193,12 @@ class Tables:
         a transaction, raise FormatError.
         """
         reason = f"{type(error).__name__}: {error}"
-        if self.rebuild is None or self._listed.in_transaction or path in self._ignored:
+        if self.rebuild is None or self.versions.in_transaction or path in self._ignored:
             raise FormatError(f"{path} is damaged ({reason[:200]}); the next run of etl or tick repairs it") from error
         self._ignored.add(path)
         try:
-            Quarantine(self.lake, self._clock()).copy(path, reason)
+            with suppress(NotFound):  # It may be gone altogether.
+                Quarantine(self.lake, self._clock()).copy(path, reason)
             try:
                 rebuilt = self.rebuild(path)
             except (PingfeedError, MemoryError):
@@ -228,7 +236,7 @@ class Tables:
             self._compact(_folder(name), run, schema)
 
     def keep_runs(self, is_finished: Callable[[int], bool]) -> None:
-        """Remove the files of all other runs: they crashed."""
+        """Leave out the files of all other runs: they crashed before the lake had versions."""
         for folder in ("clean", "aggregates", "catalogue"):
             for path in self.lake.list(folder):
                 found = _FILE.search(path)
@@ -290,7 +298,7 @@ class Tables:
         """Read each file alone and repair what is damaged; False if none is. Raises Unavailable."""
         found: dict[str, Exception] = {}
         for path in paths:
-            data = self.lake.read(path)  # A disk or a store that fails is no damage of the file.
+            data = self.read(path)  # A disk or a store that fails is no damage of the file.
             try:
                 table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
                 table.validate(full=True)

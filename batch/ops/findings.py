@@ -25,7 +25,7 @@ Finding = tuple[str, bool, str]
 def examine(settings: Settings, clock: Clock) -> Iterator[Finding]:
     """Findings, in the order in which they matter."""
     batch = build(settings, clock=clock, wall_clock=clock, quiet=True)
-    for name, look in (("runs", _runs), ("events", _unread), ("quarantine", _quarantined)):
+    for name, look in (("runs", _runs), ("run in progress", _lease), ("events", _unread), ("quarantine", _quarantined)):
         try:
             yield name, *look(batch)
         except PingfeedError as error:
@@ -39,6 +39,11 @@ def _runs(batch: Batch) -> tuple[bool, str]:
     if ahead:
         return False, f"ahead of the clock: {len(ahead):,}, the last of {last}; their events count from then"
     return True, f"the last tick was {last}" if runs else "none yet"
+
+
+def _lease(batch: Batch) -> tuple[bool, str]:
+    said = batch.open_lease().holder()
+    return True, f"the lease is {said}" if said else "none"
 
 
 def _quarantined(batch: Batch) -> tuple[bool, str]:

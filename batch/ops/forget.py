@@ -1,8 +1,8 @@
 """Delete users: packet and signals at once, everything else in the nightly job.
 
-The nightly job rewrites only files that hold a deleted user, each whole and under its own name: raw files that runs
-have read, malformed rows (`rejected/raw-*`), clean events, the user's aggregates and states, training rows. Rejected
-events are not searched; they expire (`expiry.py`). Totals of pings, creators and countries hold no user and stay.
+The nightly job rewrites only files that hold a deleted user, each whole: raw files that runs have read, malformed rows
+(`rejected/raw-*`), clean events, the user's aggregates and states, training rows. Rejected events are not searched;
+they expire (`expiry.py`). Totals of pings, creators and countries hold no user and stay.
 
 What leaves the raw files is first listed under `removed/` (`reconcile.py`). Every step can be repeated, so the next
 nightly job finishes what a killed one began. For `ACTIVE_DAYS` after a request, nightly jobs also look for late events
@@ -125,6 +125,8 @@ def remove_forgotten(batch: Batch) -> Removed:
         _clear_raw(batch.tables.lake, known, forgotten, done, everything=bool(pending))
         if pending:
             done.files += sum(_clear_table(batch.tables, *table, forgotten) for table in _tables())
+            batch.tables.versions.commit()
+            batch.tables.versions.sweep()  # What the rewritten files have replaced holds these users.
     for request in pending:
         request.unreadable = done.unreadable
         requests.finish(request)

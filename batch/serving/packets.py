@@ -101,6 +101,7 @@ def refresh(
         candidates, sizes = batch.open_candidates(), []
         try:
             for made in packets:
+                batch.tables.versions.check()
                 await candidates.put_many(made, batch.clock() + TTL_S * 1000)
                 sizes += [len(packet) for packet in made.values()]
             # Users deleted since the tick began: `pingfeed forget` removed only the packet that existed before.

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from batch.features.catalogue import Catalogue, ids_of
 from batch.features.point_in_time import PingRows, PointInTime, servable
-from batch.wiring import Batch, move_pointer, read_json, read_pointer
+from batch.wiring import Batch, move_pointer, read_pointer, update_names
 from pingfeed.core.features import NO_VALUE, PING
 from pingfeed.core.integrity import SnapshotManifest, seal
 from pingfeed.core.ranker import snapshot_key
@@ -92,31 +91,29 @@ def publish(batch: Batch, content: SnapshotContent, names: Mapping[str, Mapping[
     Unless that one is ahead of the clock: it was made while the clock was wrong.
     """
 
+    def is_older(live: str) -> bool:
+        return _tick_of(live) <= content.tick or _tick_of(live) > batch.present + 1
+
     async def put(artifacts: Artifacts) -> None:
-        folder = await _folder(artifacts, content)
         data = write(content)
-        await artifacts.put(snapshot_key(folder), data)
+        folder = str(content.tick)
+        if (
+            not await artifacts.swap(snapshot_key(folder), data, None)
+            and await artifacts.get(snapshot_key(folder)) != data
+        ):
+            # Of another run, or of another version of the features: during a roll-out, feeds of the old one must still
+            # find theirs when they restart.
+            folder = f"{content.tick}-{batch.tables.versions.fence}-{content.digest}"
+            await artifacts.put(snapshot_key(folder), data)
         await artifacts.put(snapshot_key(folder, "facets.json"), msgspec.json.encode(names))
         about = SnapshotManifest(
             tick=content.tick, digest=content.digest, rows=len(content.numbers), created_ms=batch.clock()
         )
         await artifacts.put(snapshot_key(folder, "manifest.json"), seal(about, data))
-        live = await read_pointer(artifacts, content.digest, "snapshot")
-        if live is None or _tick_of(live.current) < content.tick or _tick_of(live.current) > batch.present + 1:
-            await move_pointer(artifacts, content.digest, "snapshot", folder)
+        await move_pointer(batch, artifacts, content.digest, "snapshot", folder, is_older)
         await _keep_newest(artifacts, content.digest, folder, batch.present)
 
     batch.with_artifacts(put)
-
-
-async def _folder(artifacts: Artifacts, content: SnapshotContent) -> str:
-    """The tick, or tick and digest if another version of the features has already published this tick.
-
-    During a roll-out, feeds of the old version must still find their snapshot when they restart.
-    """
-    about = await read_json(artifacts, snapshot_key(str(content.tick), "manifest.json"), dict[str, Any], {})
-    is_taken = about.get("digest", content.digest) != content.digest
-    return f"{content.tick}-{content.digest}" if is_taken else str(content.tick)
 
 
 def _tick_of(folder: str) -> int:
@@ -125,13 +122,17 @@ def _tick_of(folder: str) -> int:
 
 async def _keep_newest(artifacts: Artifacts, digest: str, folder: str, present: int) -> None:
     """Delete this digest's older snapshots: 96 a day would fill a disk, and a past tick can be made again (`--at`)."""
-    index = f"snapshots/index-{digest}.json"
-    known = await read_json(artifacts, index, list[str], [])
-    folders = sorted({*known, folder}, key=lambda one: (_tick_of(one) <= present, _tick_of(one)))
-    for old in folders[:-_KEPT]:
+    expired: list[str] = []
+
+    def with_it(known: list[str]) -> list[str]:
+        folders = sorted({*known, folder}, key=lambda one: (_tick_of(one) <= present, _tick_of(one)))
+        expired[:] = folders[:-_KEPT]
+        return folders[-_KEPT:]
+
+    await update_names(artifacts, f"snapshots/index-{digest}.json", with_it)
+    for old in expired:
         for name in ("snapshot.bin", "manifest.json", "facets.json"):
             await artifacts.delete(snapshot_key(old, name))
-    await artifacts.put(index, msgspec.json.encode(folders[-_KEPT:]))
 
 
 def live_tick(batch: Batch) -> int | None:

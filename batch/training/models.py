@@ -2,9 +2,7 @@
 
 from typing import Final
 
-import msgspec
-
-from batch.wiring import Batch, move_pointer, read_json, read_pointer
+from batch.wiring import Batch, move_pointer, read_json, read_pointer, update_names
 from pingfeed.core.errors import FormatError, InvalidInput, NotFound
 from pingfeed.core.features import FeatureSet
 from pingfeed.core.integrity import read_manifest, seal
@@ -32,14 +30,16 @@ def live_ranker(batch: Batch) -> Ranker:
 def store(batch: Batch, manifest: Manifest, text: str) -> None:
     """Store a trained model and make it live if its manifest says so."""
 
+    def with_it(known: list[str]) -> list[str]:
+        return [*(one for one in known if one != manifest.model_id), manifest.model_id]
+
     async def put(artifacts: Artifacts) -> None:
         data = text.encode()
         await artifacts.put(model_key(manifest.model_id, "model.txt"), data)
         await artifacts.put(model_key(manifest.model_id, "manifest.json"), seal(manifest, data))
-        known = [one for one in await _index(artifacts) if one != manifest.model_id]
-        await artifacts.put(_INDEX, msgspec.json.encode([*known, manifest.model_id]))
+        await update_names(artifacts, _INDEX, with_it)
         if manifest.live:
-            await move_pointer(artifacts, manifest.digest, "model", manifest.model_id)
+            await move_pointer(batch, artifacts, manifest.digest, "model", manifest.model_id)
 
     batch.with_artifacts(put)
 
@@ -71,7 +71,7 @@ def promote(batch: Batch, model_id: str) -> None:
         if manifest.digest != batch.features.digest:
             raise InvalidInput(f"model {model_id} was trained on other features; train a new one")
         await _loaded(artifacts, model_id, batch.features)
-        await move_pointer(artifacts, manifest.digest, "model", model_id)
+        await move_pointer(batch, artifacts, manifest.digest, "model", model_id)
 
     batch.with_artifacts(point)
 
@@ -84,7 +84,7 @@ def roll_back(batch: Batch) -> str:
         if live is None or live.previous is None:
             raise NotFound("no earlier model was live; there is nothing to roll back to")
         await _loaded(artifacts, live.previous, batch.features)
-        await move_pointer(artifacts, batch.features.digest, "model", live.previous)
+        await move_pointer(batch, artifacts, batch.features.digest, "model", live.previous)
         return live.previous
 
     return batch.with_artifacts(point)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from batch.training import gate, models, ndcg, training_set
 from batch.training.training_set import TrainingSet
 from batch.wiring import Batch
-from pingfeed.core.errors import FormatError, Unavailable
+from pingfeed.core.errors import Busy, FormatError, Unavailable
 from pingfeed.core.features import REALTIME, Float32
 from pingfeed.core.ranker import Manifest, TreeRanker
 from pingfeed.core.words import counted
@@ -72,6 +72,7 @@ def train(batch: Batch, tick: int, *, days: int = DAYS) -> Outcome:
     """Train on what was known at `tick`, store the model, and make it live if it passes the gate."""
     outcome = _train(batch, tick, days)
     batch.tables.lake.write(_TRAINED, msgspec.json.encode({"tick": tick}))
+    batch.tables.versions.commit()
     return outcome
 
 
@@ -87,7 +88,7 @@ def _train(batch: Batch, tick: int, days: int) -> Outcome:
     rows = training_set.collect(batch, tick, days)
     try:
         return _trained(batch, tick, rows)
-    except (Unavailable, MemoryError):
+    except (Busy, Unavailable, MemoryError):
         raise
     except Exception:  # Whatever a request does to training, the others are trained on.
         usable = _usable(batch, rows)

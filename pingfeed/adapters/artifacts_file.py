@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+from pathlib import Path
 
 from pingfeed.core.errors import Unavailable
-from pingfeed.files import below, make_folder, reading, remove, write_whole, writing
+from pingfeed.files import below, locked, make_folder, reading, remove, write_whole, writing
 from pingfeed.settings import url_path
 
 
@@ -24,6 +25,11 @@ class FileArtifacts:
         with writing(key):
             await asyncio.to_thread(write_whole, path, data)
 
+    async def swap(self, key: str, data: bytes, seen: bytes | None) -> bool:
+        path = below(self._root, key)
+        with writing(key):
+            return await asyncio.to_thread(_swap, path, data, seen)
+
     async def delete(self, key: str) -> None:
         path = below(self._root, key)
         with writing(key):
@@ -40,3 +46,12 @@ class FileArtifacts:
             make_folder(self._root)
         if not os.access(self._root, os.R_OK | os.X_OK):
             raise Unavailable(f"{self._root} may not be read")
+
+
+def _swap(path: Path, data: bytes, seen: bytes | None) -> bool:
+    make_folder(path.parent)
+    with locked(path.with_name(f".{path.name}.lock")):
+        if (path.read_bytes() if path.exists() else None) != seen:
+            return False
+        write_whole(path, data)
+        return True

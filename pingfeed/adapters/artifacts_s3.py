@@ -8,7 +8,7 @@ The reader's role needs `s3:ListBucket` besides `s3:GetObject`: otherwise S3 ret
 
 from typing import Final
 
-from pingfeed.aws import AwsClient, Location, translated
+from pingfeed.aws import AwsClient, Conflict, Location, translated
 from pingfeed.core.errors import NotFound, Unavailable
 
 _ATTEMPTS: Final = 3
@@ -23,6 +23,10 @@ class S3Artifacts:
         self._aws = AwsClient("s3", read_s=_READ_S, attempts=_ATTEMPTS)
 
     async def get(self, key: str) -> bytes:
+        return (await self._get(key))[0]
+
+    async def _get(self, key: str) -> tuple[bytes, str]:
+        """An object's bytes and its tag."""
         from aiohttp import ClientPayloadError
 
         full = self._place.key(key)
@@ -30,8 +34,7 @@ class S3Artifacts:
             try:
                 answer = await (await self._aws.get()).get_object(Bucket=self._place.bucket, Key=full)
                 async with answer["Body"] as body:
-                    data: bytes = await body.read()
-                    return data
+                    return await body.read(), answer["ETag"]
             except ClientPayloadError as error:  # The connection ended in the middle: neither botocore's nor OSError.
                 raise Unavailable(f"{key} was cut off while it was read") from error
 
@@ -39,6 +42,31 @@ class S3Artifacts:
         full = self._place.key(key)
         with translated(key):
             await (await self._aws.get()).put_object(Bucket=self._place.bucket, Key=full, Body=data)
+
+    async def swap(self, key: str, data: bytes, seen: bytes | None) -> bool:
+        condition = {"IfNoneMatch": "*"}
+        if seen is not None:
+            try:
+                found, tag = await self._get(key)
+            except NotFound:
+                return False
+            if found != seen:
+                return False
+            condition = {"IfMatch": tag}
+        full = self._place.key(key)
+        try:
+            with translated(key):
+                await (await self._aws.get()).put_object(Bucket=self._place.bucket, Key=full, Body=data, **condition)
+        except (Conflict, NotFound):
+            return await self._is(key, data)
+        return True
+
+    async def _is(self, key: str, data: bytes) -> bool:
+        """Whether the object is this one: of a call that was retried, the first attempt may have succeeded."""
+        try:
+            return await self.get(key) == data
+        except NotFound:
+            return False
 
     async def delete(self, key: str) -> None:
         full = self._place.key(key)

@@ -9,7 +9,7 @@ import pyarrow.dataset as ds
 
 from pingfeed.core.errors import NotFound
 from pingfeed.core.urls import is_hidden
-from pingfeed.files import below, reading, remove, write_whole, writing
+from pingfeed.files import below, create_whole, reading, remove, write_whole, writing
 from pingfeed.settings import url_path
 
 PARQUET: Final = ds.ParquetFileFormat(
@@ -23,10 +23,11 @@ class FileLake:
     def __init__(self, url: str) -> None:
         self.root = url_path(url)
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, before_ms: int | None = None) -> list[str]:
         folder = below(self.root, prefix) if prefix.strip("/") else self.root
         with reading(str(folder)):
-            return sorted(path.relative_to(self.root).as_posix() for path in _files(folder))
+            found = (path for path in _files(folder) if before_ms is None or _written_ms(path) < before_ms)
+            return sorted(path.relative_to(self.root).as_posix() for path in found)
 
     def read(self, path: str) -> bytes:
         with reading(path):
@@ -36,6 +37,11 @@ class FileLake:
         target = below(self.root, path)
         with writing(str(target)):
             write_whole(target, data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        target = below(self.root, path)
+        with writing(str(target)):
+            return create_whole(target, data)
 
     def delete(self, path: str) -> None:
         target = below(self.root, path)
@@ -48,6 +54,10 @@ class FileLake:
             if not file.is_file():  # Arrow would say so only in the middle of a query.
                 raise NotFound(f"{path} does not exist")
         return ds.dataset([str(file) for file in files.values()], schema=schema, format=PARQUET)
+
+
+def _written_ms(path: Path) -> int:
+    return path.stat().st_mtime_ns // 1_000_000
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -18,7 +18,7 @@ import pyarrow.dataset as ds
 from pingfeed import aws
 from pingfeed.adapters import _arrow_s3
 from pingfeed.adapters.lake_file import PARQUET
-from pingfeed.aws import CONNECT_S, READ_S, region, translated
+from pingfeed.aws import Conflict, sync_client, translated
 
 WHOLE_BYTES: Final = 512 << 10
 """Files up to this size are read by one request."""
@@ -34,9 +34,9 @@ class S3Lake:
         self._opening = threading.Lock()
         self._opened: Any = None
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str, before_ms: int | None = None) -> list[str]:
         with translated(self._what(prefix)):
-            return sorted(self._place.relative(key) for key in self._keys(prefix))
+            return sorted(self._place.relative(key) for key in self._keys(prefix, before_ms))
 
     def read(self, path: str) -> bytes:
         key = self._place.key(path)
@@ -48,6 +48,15 @@ class S3Lake:
         key = self._place.key(path)
         with translated(path):
             self._client.put_object(Bucket=self._place.bucket, Key=key, Body=data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        key = self._place.key(path)
+        try:
+            with translated(path):
+                self._client.put_object(Bucket=self._place.bucket, Key=key, Body=data, IfNoneMatch="*")
+        except Conflict:
+            return False
+        return True
 
     def delete(self, path: str) -> None:
         key = self._place.key(path)
@@ -85,17 +94,20 @@ class S3Lake:
         data: bytes = answer["Body"].read()
         return data, int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else len(data)
 
-    def _keys(self, prefix: str) -> Iterator[str]:
+    def _keys(self, prefix: str, before_ms: int | None) -> Iterator[str]:
         pages = self._client.get_paginator("list_objects_v2")
         for page in pages.paginate(Bucket=self._place.bucket, Prefix=self._place.below(prefix)):
-            yield from (entry["Key"] for entry in page.get("Contents", ()) if self._place.is_listed(entry["Key"]))
+            for entry in page.get("Contents", ()):
+                is_old = before_ms is None or entry["LastModified"].timestamp() * 1000 < before_ms
+                if is_old and self._place.is_listed(entry["Key"]):
+                    yield entry["Key"]
 
     @property
     def _client(self) -> Any:
         """The boto3 client, opened at first use; for any thread."""
         with self._opening:
             if self._opened is None:
-                self._opened = _client(self._what(""))
+                self._opened = sync_client("s3", self._what(""), attempts=_ATTEMPTS, connections=_AT_ONCE)
             return self._opened
 
     @cached_property
@@ -104,20 +116,6 @@ class S3Lake:
 
     def _what(self, prefix: str) -> str:
         return "/".join(filter(None, (f"s3://{self._place.bucket}", self._place.prefix, prefix.strip("/"))))
-
-
-def _client(what: str) -> Any:
-    import boto3
-    from botocore.config import Config
-
-    config = Config(
-        connect_timeout=CONNECT_S,
-        read_timeout=READ_S,
-        retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-        max_pool_connections=_AT_ONCE,
-    )
-    with translated(what):
-        return boto3.Session().client("s3", region_name=region(), endpoint_url=aws.s3_endpoint(), config=config)
 
 
 class _S3Dataset(ds.FileSystemDataset):  # type: ignore[misc]  # pyarrow publishes no types

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from pingfeed.core.errors import InvalidInput, SettingsError
-from pingfeed.ports import Artifacts, CandidateStore, EventSink, Lake, Trending, UserSignals
+from pingfeed.ports import Artifacts, CandidateStore, EventSink, Lake, Lease, Trending, UserSignals
 from pingfeed.settings import PREFIX, Settings
 
 ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -35,6 +35,7 @@ ADAPTERS: Final[Mapping[str, Mapping[str, str]]] = {
         "snapshot": "trending_snapshot:SnapshotTrending",
     },
     "cache_url": {"redis": "candidates_redis:RedisCandidateStore", "rediss": "candidates_redis:RedisCandidateStore"},
+    "lease_url": {"file": "lease_file:FileLease", "dynamodb": "lease_dynamodb:DynamodbLease"},
 }
 """Setting -> URL scheme -> `module:Class` in `pingfeed.adapters`; the class takes the URL, a cache its store too."""
 
@@ -118,6 +119,11 @@ def open_signals(settings: Settings) -> UserSignals:
 def open_trending(settings: Settings) -> Trending:
     """The trending counters that the settings choose."""
     return cast(Trending, _open("trending_url", settings))
+
+
+def open_lease(settings: Settings) -> Lease:
+    """The lease that the settings choose."""
+    return cast(Lease, _open("lease_url", settings))
 
 
 def open_cache(settings: Settings) -> Any:

@@ -68,3 +68,16 @@ async def test_a_key_stays_below_the_store(store: Artifacts, key: str) -> None:
 
 async def test_a_ready_store_passes_its_check(store: Artifacts) -> None:
     await store.check()
+
+
+async def test_a_swap_replaces_only_what_was_seen(store: Artifacts, other: Artifacts) -> None:
+    key = "pointers/d/model.json"
+    assert not await store.swap(key, b"0", b"never there")
+    assert await store.swap(key, b"1", None)
+    assert not await other.swap(key, b"2", None)
+    assert not await other.swap(key, b"2", b"0")
+    assert await other.swap(key, b"2", b"1")
+    assert await store.get(key) == b"2"
+    swapped = await asyncio.gather(*(store.swap(key, b"n%d" % n, b"2") for n in range(6)))
+    assert swapped.count(True) == 1
+    assert await other.get(key) == b"n%d" % swapped.index(True)

@@ -1,6 +1,8 @@
 """What every Lake promises (`ports.Lake`). A new adapter is one entry of ADAPTERS."""
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -102,3 +104,21 @@ def test_a_dataset_of_nothing_is_empty(lake: Lake) -> None:
 def test_a_dataset_of_an_absent_file_is_not_found(lake: Lake) -> None:
     with pytest.raises(NotFound):
         lake.dataset(["d/none"], pa.schema([("n", pa.int64())]))
+
+
+def test_a_file_is_created_once(lake: Lake, open_store: Callable[[], Lake]) -> None:
+    assert lake.create("a/b", b"first")
+    assert not open_store().create("a/b", b"second")
+    assert lake.read("a/b") == b"first"
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda number: lake.create("a/c", b"%d" % number), range(8)))
+    assert made.count(True) == 1
+    assert lake.read("a/c") == b"%d" % made.index(True)
+    assert lake.list("a") == ["a/b", "a/c"]
+
+
+def test_a_list_of_what_was_written_before(lake: Lake) -> None:
+    lake.write("a/b", b"x")
+    now_ms = time.time_ns() // 1_000_000
+    assert lake.list("a", now_ms - 60_000) == []
+    assert lake.list("a", now_ms + 60_000) == ["a/b"]

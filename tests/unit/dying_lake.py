@@ -31,14 +31,17 @@ class _DyingLake:
     def write(self, path: str, data: bytes) -> None:
         self._change(lambda: self._lake.write(path, data))
 
+    def create(self, path: str, data: bytes) -> bool:
+        return bool(self._change(lambda: self._lake.create(path, data)))
+
     def delete(self, path: str) -> None:
         self._change(lambda: self._lake.delete(path))
 
-    def _change(self, make: Callable[[], None]) -> None:
+    def _change(self, make: Callable[[], Any]) -> Any:
         if not self._left:
             raise _Killed
         self._left -= 1
-        make()
+        return make()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lake, name)
@@ -53,14 +56,15 @@ class Attempt:
 
     @contextmanager
     def in_lake(self, tables: Tables) -> Iterator[None]:
-        lake = tables.lake
-        tables.lake = _DyingLake(lake, self.changes)
+        lake = tables.versions._lake
+        tables.versions._lake = _DyingLake(lake, self.changes)
         try:
             with suppress(_Killed):
                 yield
                 self.died = False
         finally:
-            tables.lake = lake
+            tables.versions._lake = lake
+            tables.refresh()
 
 
 def deaths(least: int, most: int) -> Iterator[Attempt]:

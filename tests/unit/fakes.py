@@ -171,6 +171,13 @@ class MemoryArtifacts(Fake):
         await self._called()
         self.data[key] = data
 
+    async def swap(self, key: str, data: bytes, seen: bytes | None) -> bool:
+        await self._called()
+        if self.data.get(key) != seen:
+            return False
+        self.data[key] = data
+        return True
+
     async def delete(self, key: str) -> None:
         await self._called()
         self.data.pop(key, None)

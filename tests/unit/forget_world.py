@@ -60,6 +60,7 @@ def build(home: Path) -> None:
     land_bytes(world, FIRST + DAY + 20, "errors", _error(_day(FIRST + DAY + 20)), root="errors/processing-failed")
     _refuse(world, FIRST + DAY + 21)
     training_set.collect(world.batch, FIRST + DAY + 12, 30)
+    world.batch.tables.versions.commit()
     world.at(NOON)
     ticking.run(world.batch, NOON)
     asyncio.run(_told(world))

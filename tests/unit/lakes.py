@@ -70,6 +70,12 @@ class LakeWorld:
         name = f"{'history' if history else 'part'}-{self._files:06}.parquet"
         pq.write_table(table_of_rows(rows), folder / name)
 
+    def stored(self) -> dict[str, Path]:
+        """Every file of the lake that counts, and where it lies."""
+        self.batch.tables.refresh()
+        versions = self.batch.tables.versions
+        return {path: self.home / "lake" / versions._found(path) for path in versions.list("")}
+
     def at(self, tick: int) -> None:
         """Set the clock to some seconds after a tick began."""
         self.time.now_ms = tick * TICK_MS + 5_000

@@ -32,6 +32,7 @@ SUITES = {
     "signals_url": "user_signals",
     "trending_url": "trending",
     "cache_url": "candidate_store",
+    "lease_url": "lease",
 }
 
 

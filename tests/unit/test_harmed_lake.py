@@ -149,17 +149,19 @@ def test_a_run_over_a_harmed_file_ends_well_names_it_and_rebuilds_what_is_derive
     monkeypatch.setenv("PINGFEED_HOME", str(home))
     monkeypatch.setattr(training, "MIN_ENGAGED_REQUESTS", 5)
     rng, kind = random.Random(f"{SEED} {number}"), list(KINDS)[number % len(KINDS)]
-    path = rng.choice(sorted((home / "lake").glob(KINDS[kind]))).resolve()
+    stored = {path: name for name, path in LakeWorld(home).stored().items()}
+    found = [path.resolve() for path in (home / "lake").glob(KINDS[kind])]
+    path = rng.choice(sorted(path for path in found if path in stored or kind in ("pointer", "index")))
     harm = rng.choice(list(HARMS))
     before = path.read_bytes()
     path.write_bytes(HARMS[harm](rng, before))
     run(AT, night=rng.random() < 0.5)
     output = capfd.readouterr()
     said = output.out + output.err + caplog.text
-    found = {one.name: one for one in checks.examine({"PINGFEED_HOME": str(home)})}
-    told = "; ".join(one.detail for one in found.values())
+    checked = {one.name: one for one in checks.examine({"PINGFEED_HOME": str(home)})}
+    told = "; ".join(one.detail for one in checked.values())
     outcome = result(home)
-    name = path.relative_to(home / ("artifacts" if kind in ("pointer", "index") else "lake")).as_posix()
+    name = stored.get(path) or path.relative_to(home / "artifacts").as_posix()
     hint = f"{harm} of {name}: {said}"
     if kind in DERIVED:
         assert outcome == whole, hint

@@ -197,7 +197,7 @@ def test_a_damaged_pointer_stops_no_tick_and_the_next_publication_repairs_it(tmp
     path.parent.mkdir(parents=True)
     path.write_bytes(bad)
     assert models.live_ranker(batch).model_id is None
-    batch.with_artifacts(lambda artifacts: move_pointer(artifacts, batch.features.digest, "model", "m2"))
+    batch.with_artifacts(lambda artifacts: move_pointer(batch, artifacts, batch.features.digest, "model", "m2"))
     found = batch.with_artifacts(lambda artifacts: read_pointer(artifacts, batch.features.digest, "model"))
     assert found is not None
     assert found.current == "m2"
