@@ -172,7 +172,8 @@ class DynamodbUserSignals:
                 continue
             items = await asyncio.gather(*map(self._get, _keys(user_id)))
             head = Head.of(user_id, items[0])
-        raise Unavailable(f"the DynamoDB table {self._table}: a user's signals change too fast to be read")
+        # Another process folds again and again, or the items do not belong together.
+        return head, replace(held or Copy(head.id), intact=False), decided or await self._decided(user_id, head)
 
     def _keep(self, user_id: str, copy: Copy) -> None:
         size = _ENTRY_BYTES * (10 + len(copy.recent.seen)) + len(copy.older or b"")
