@@ -46,7 +46,6 @@ READS: Final = 4
 """Of items that another process folds meanwhile."""
 _COMPLETE: Final = "complete"
 _CACHE_BYTES: Final = 32 << 20
-"""Of each kind of copy."""
 _ENTRY_BYTES: Final = 120
 """Of a seen ping or a relation in a copy, about."""
 
@@ -74,8 +73,7 @@ class DynamodbUserSignals:
         self._places = asyncio.Semaphore(USERS_AT_ONCE)
         self._sessions: Cache[Copy] = Cache(_CACHE_BYTES)
         self._relations: Cache[_Decided] = Cache(_CACHE_BYTES)
-        self._heads: Cache[Head] = Cache(_CACHE_BYTES)
-        """Those that were read, until the next write."""
+        self._heads: Cache[Head] = Cache(_CACHE_BYTES)  # Those that were read, until the next write.
         self._marked_ms: int | None = None
 
     async def apply(self, acts: Sequence[Act]) -> None:
@@ -172,11 +170,11 @@ class DynamodbUserSignals:
                 continue
             items = await asyncio.gather(*map(self._get, _keys(user_id)))
             head = Head.of(user_id, items[0])
-        raise Unavailable(f"the DynamoDB table {self._table}: a user's signals change too fast to be read")
+        # Another process folds again and again, or the items do not belong together.
+        return head, replace(held or Copy(head.id), intact=False), decided or await self._decided(user_id, head)
 
     def _keep(self, user_id: str, copy: Copy) -> None:
-        size = _ENTRY_BYTES * (10 + len(copy.recent.seen)) + len(copy.older or b"")
-        self._sessions.put(user_id, copy, size)
+        self._sessions.put(user_id, copy, _ENTRY_BYTES * (10 + len(copy.recent.seen)) + len(copy.older or b""))
 
     async def _decided(self, user_id: str, head: Head) -> _Decided:
         """The relations beside the head, those of the fold that wrote them last."""

@@ -7,7 +7,7 @@ import boto3
 import pytest
 
 from deploy.tables import ensure, flaws
-from pingfeed.adapters._dynamodb.items import Item, packet_item, write_units
+from pingfeed.adapters._dynamodb.items import packet_item, write_units
 from pingfeed.core.errors import InvalidInput, SettingsError, Unavailable
 from tests.conformance.place import Place
 from tests.conformance.samples import NOON_MS
@@ -96,6 +96,6 @@ def test_an_item_costs_what_we_reckon(place: Place, client: Any) -> None:
 def test_a_head_with_a_list_costs_what_we_reckon(place: Place, client: Any) -> None:
     ensure(f"dynamodb://{place.aws}")
     for size in (0, 300, 480, 490, 495, 500, 1000):
-        item: Item = {"k": {"S": f"s/user-{size}"}, "h": {"L": [{"B": bytes(size)}] * 2}, "n": {"N": "12"}}
+        item: dict[str, Any] = {"k": {"S": f"s/user-{size}"}, "h": {"L": [{"B": bytes(size)}] * 2}, "n": {"N": "12"}}
         answer = client.put_item(TableName=place.aws, Item=item, ReturnConsumedCapacity="TOTAL")
         assert answer["ConsumedCapacity"]["CapacityUnits"] == write_units(item)

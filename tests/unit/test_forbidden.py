@@ -15,7 +15,7 @@ from tests.unit.loop_world import Loop, loop_world
 
 SEEDS = rounds(1, 40)
 STEPS = 14
-DYNAMODB_SEEDS, DYNAMODB_STEPS = rounds(1, 20), rounds(8, 14)
+DYNAMODB_SEEDS, DYNAMODB_STEPS = rounds(1, 10), rounds(8, 14)
 USERS = ("ann", "bob", "c1")
 """One of them is a creator too."""
 CREATORS = ("c0", "c1", "c2", "c3", "c4")

@@ -318,6 +318,21 @@ async def test_damage_in_the_session_is_named_and_costs_no_block(
     assert (read.complete, read.state.hides, len(read.state.session.seen)) == (True, {"p1"}, 600)
 
 
+async def test_items_that_do_not_belong_together_are_named_and_the_next_fold_mends_them(
+    fake: FakeDynamodb, signals: Store, other: Store
+) -> None:
+    await signals.mark_complete()
+    await signals.apply([HIDE, *seen(500)])
+    item = fake.tables["signals"][SESSION]
+    fake.tables["signals"][SESSION] = {**item, "i": {"B": b"123456"}}
+    read = await other.read("ann", NOON_MS)
+    assert (read.complete, read.state.hides) == (False, {"p1"})
+    await other.apply(seen(600))
+    for store in (signals, other):
+        read = await store.read("ann", NOON_MS)
+        assert (read.complete, read.state.hides, len(read.state.session.seen)) == (True, {"p1"}, 600)
+
+
 @pytest.mark.parametrize("where", ["head", "relations", "missing"])
 async def test_a_user_whose_decisions_are_damaged_is_incomplete_until_they_are_rebuilt(
     fake: FakeDynamodb, signals: Store, other: Store, where: str, monkeypatch: pytest.MonkeyPatch
@@ -455,7 +470,7 @@ def compared(state: UserState) -> list[object]:
     return [state.follows, held, freed, set(session.seen), session.interactions(now_ms), steering, pages, said]
 
 
-STORIES = rounds(6, 600)
+STORIES = rounds(6, 200)
 
 
 @pytest.mark.timeout(1800)
