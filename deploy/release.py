@@ -3,7 +3,7 @@
     deploy     package, build and push the tick's image, upload, show the change set, ask, execute, roll out, smoke test
     diff       the same up to the change set, which is removed again
     rollback   the release before the one that serves: tick, feed and ingest; run again, the one before that
-    destroy    delete the stack; buckets and table stay, but with --with-data
+    destroy    delete the stack; buckets and table stay unless --with-data
 
 Releases are listed in `releases.json` of the stage's artifacts. The API key of a first deployment is written to
 var/<stage>.api-key, where smoke tests find it.

@@ -11,9 +11,42 @@ import pytest
 from deploy import package
 from tests import elf
 from tests.containers.engine import BUILD_S, docker, require_engine
+from tests.servers import AWS_ENVIRONMENT
 
 LOCKED_DOWN = ["--read-only", "--tmpfs=/tmp", "--memory=2g", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
 IMAGE = "pingfeed-lambda-batch"
+ENVIRONMENT = {
+    "PYTHONPATH": "/var/task",
+    "LD_LIBRARY_PATH": "/var/task/lib",
+    "AWS_LAMBDA_FUNCTION_NAME": "pingfeed-dev",
+    **AWS_ENVIRONMENT,
+    "PINGFEED_EVENTS_URL": "firehose://events",
+    "PINGFEED_LAKE_URL": "s3://lake",
+    "PINGFEED_ARTIFACTS_URL": "s3://artifacts",
+    "PINGFEED_CANDIDATES_URL": "dynamodb://table",
+    "PINGFEED_SIGNALS_URL": "dynamodb://table",
+    "PINGFEED_TRENDING_URL": "snapshot://",
+    "PINGFEED_AUTH": "api_key",
+    "PINGFEED_API_KEY_HASHES": "0" * 64,
+    "PINGFEED_HOME": "/tmp/pingfeed",
+}
+CALL = """
+import importlib, sys
+from types import SimpleNamespace
+name = sys.argv[1]
+if name == "feed":
+    from pingfeed.core.ranker import _Library
+    _Library()
+function = importlib.import_module(f"{name}_api.lambda_handler").handler
+context = SimpleNamespace(aws_request_id="1", get_remaining_time_in_millis=lambda: 25_000)
+statuses = []
+for path in ("/healthz", "/docs"):
+    http = {"method": "GET", "path": path, "sourceIp": "192.0.2.1", "protocol": "HTTP/1.1"}
+    event = {"version": "2.0", "rawPath": path, "rawQueryString": "", "headers": {"host": "api"}}
+    event |= {"requestContext": {"http": http, "stage": "$default"}, "isBase64Encoded": False}
+    statuses.append(function(event, context)["statusCode"])
+print(*statuses, sys.modules[f"{name}_api.app"].__cached__)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +66,17 @@ def image() -> str:
 
 
 @pytest.mark.parametrize("name", ["ingest", "feed"])
-def test_an_app_imports_from_its_zip_alone(name: str, zips: dict[str, Path], tmp_path: Path) -> None:
-    with zipfile.ZipFile(zips[name]) as opened:
-        opened.extractall(tmp_path)
+def test_a_function_answers_from_its_zip_alone(name: str, zips: dict[str, Path], tmp_path: Path) -> None:
+    if not (package.ROOT / f"{name}_api" / "lambda_handler.py").exists():
+        pytest.skip("it has no handler yet")
+    opened = zipfile.ZipFile(zips[name])
+    opened.extractall(tmp_path)
     machine = {"x86_64": "x86_64", "aarch64": "arm64"}[os.uname().machine]
-    assert elf.check_for_amazon_linux(zipfile.ZipFile(zips[name]), machine) > 20
-    code = (
-        f"import {name}_api.app, {name}_api.wiring, aioboto3, mangum, redis.asyncio; "
-        "from importlib.metadata import version; version('pingfeed'); "
-        + ("from pingfeed.core.ranker import _Library; _Library(); " if name == "feed" else "")
-        + f"print({name}_api.app.__cached__)"
-    )
-    task = ["--volume", f"{tmp_path}:/var/task:ro", "--env=PYTHONPATH=/var/task", "--env=LD_LIBRARY_PATH=/var/task/lib"]
-    found = docker("run", "--rm", *LOCKED_DOWN, "--network=none", *task, "python:3.13-slim", "python", "-c", code)
-    assert found.strip() == f"/var/task/{name}_api/__pycache__/app.cpython-313.pyc"
+    assert elf.check_for_amazon_linux(opened, machine) > 20
+    variables = [word for pair in ENVIRONMENT.items() for word in ("--env", "=".join(pair))]
+    task = ["--volume", f"{tmp_path}:/var/task:ro", "--network=none", "python:3.13-slim", "python", "-c", CALL, name]
+    found = docker("run", "--rm", *LOCKED_DOWN, *variables, *task)
+    assert found.splitlines()[-1] == f"200 200 /var/task/{name}_api/__pycache__/app.cpython-313.pyc"
 
 
 @pytest.mark.parametrize("name", ["ingest", "feed"])

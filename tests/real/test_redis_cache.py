@@ -16,6 +16,7 @@ from pingfeed.adapters.candidates_redis import CACHED_MS, HOLD_MS, LEASE_MS
 from pingfeed.adapters.candidates_redis import RedisCandidateStore as Cached
 from pingfeed.core.errors import Unavailable
 from pingfeed.core.packet import TTL_S
+from pingfeed.ports import PacketCache
 from pingfeed.settings import load
 from tests.conformance.samples import NOON_MS
 from tests.servers import Server, answered
@@ -241,9 +242,9 @@ async def _seconds(call: Callable[[], Any]) -> float:
 async def test_the_settings_put_a_cache_in_front_of_the_store(tmp_path: Path, url: str, raw: Any) -> None:
     settings = load({"PINGFEED_HOME": str(tmp_path), "PINGFEED_CACHE_URL": url})
     opened = registry.open_candidates(settings)
-    assert isinstance(opened, Cached)
+    assert isinstance(opened, PacketCache)
     await opened.put_many({"ann": b"x"}, EXPIRES_MS)
-    assert await packets_in(raw, opened) == {"ann": b"x"}
+    assert await packets_in(raw, Cached(url, opened)) == {"ann": b"x"}
     await opened.close()
     behind = registry.open_candidates(load({"PINGFEED_HOME": str(tmp_path)}))
     assert await behind.get("ann", NOON_MS) == b"x"
