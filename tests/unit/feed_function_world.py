@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -131,7 +132,8 @@ class S3:
         await (self.pointers if Key.startswith("pointers/") else self.files).called()
         if Key not in self.objects:
             raise ClientError({"Error": {"Code": "NoSuchKey"}}, "GetObject")
-        return {"Body": _Body(self.objects[Key])}
+        data = self.objects[Key]
+        return {"Body": _Body(data), "ETag": f'"{zlib.crc32(data)}"'}
 
     async def head_bucket(self, *, Bucket: str) -> None:  # noqa: N803
         await self.files.called()
