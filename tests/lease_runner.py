@@ -110,15 +110,22 @@ def _run(request: Request) -> int:
 
 def _serve() -> None:
     lease.SECONDS = SECONDS  # type: ignore[misc]
+    children: set[int] = set()
     for line in sys.stdin:
         request = msgspec.json.decode(line, type=Request | int)
         if isinstance(request, int):  # Wait until this process has stopped or ended.
-            _say(_status(request))
+            said = _status(request)
+            if said != "stopped":
+                children.discard(request)
+            _say(said)
             continue
         child = os.fork()
         if not child:
             os._exit(_run(request))
+        children.add(child)
         _say(str(child))
+    for child in children:  # Of a test that failed, one may have stopped.
+        os.kill(child, signal.SIGKILL)
 
 
 def _say(answer: str) -> None:
