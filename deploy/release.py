@@ -10,7 +10,6 @@ var/<stage>.api-key, where smoke tests find it.
 """
 
 import argparse
-import base64
 import hashlib
 import json
 import os
@@ -27,20 +26,18 @@ from typing import Any, Final
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
-from deploy import bucket, clients, package
+from deploy import clients, package
 from deploy.rollout import Release, ReleaseError, other_slot, roll_out
 from deploy.stack import FUNCTIONS, PINS, Stack
+from deploy.uploads import PLATFORMS, REPOSITORY, Uploads
 from pingfeed.core.errors import PingfeedError
 from pingfeed.core.feature_set import FeatureSet
 from pingfeed.core.ranker import pointer_key
 from pingfeed.terminal import print_table
 
-REPOSITORY: Final = "pingfeed-lambda-batch"
-TEMPLATE: Final = package.ROOT / "deploy" / "template.yaml"
 _RELEASES: Final = "releases.json"
 _KEPT: Final = 20
 _SMOKE_S: Final = 60.0
-_DOCKER: Final = {"arm64": "linux/arm64", "x86_64": "linux/amd64"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.release", description="One stage of pingfeed on AWS.")
     parser.add_argument("command", choices=["deploy", "diff", "rollback", "destroy"])
     parser.add_argument("stage")
-    parser.add_argument("--architecture", choices=["", *_DOCKER], default="", help="of a first deployment: arm64")
+    parser.add_argument("--architecture", choices=["", *PLATFORMS], default="", help="of a first deployment: arm64")
     parser.add_argument("--params", default="", help="parameters of the template, such as 'Auth=jwt FeedMemory=1769'")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--with-data", action="store_true", help="destroy: buckets and table too")
@@ -79,7 +76,7 @@ class Deployment:
         self._s3 = client("s3")
         account, region = client("sts").get_caller_identity()["Account"], self._s3.meta.region_name
         self._lake, self._artifacts = (f"{stack.name}-{kind}-{account}-{region}" for kind in ("lake", "artifacts"))
-        self._uploads = f"pingfeed-deploy-{account}-{region}"
+        self._uploads = Uploads(account, region, client, _say)
         self._key_file = package.ROOT / "var" / f"{stack.stage}.api-key"
         self._prepared = ""
 
@@ -101,11 +98,11 @@ class Deployment:
         if on_lambda:
             values |= {"PacketSlot": target.slot, **self._key(effective), **dict.fromkeys(PINS.values(), "")}
             made = package.zips(architecture, package.ROOT / "build")
-            zips = {path.stem: self._upload(path.read_bytes(), ".zip") for path in made}
-            values["ImageUri"] = self._image(architecture)
+            zips = {path.stem: self._uploads.put(path.read_bytes(), ".zip") for path in made}
+            values["ImageUri"] = self._uploads.image(architecture)
         if live and live.digest != target.digest:
             values |= self._pins({**self.stack.live_versions(), "tick": ""})
-        self._prepared, changes = self.stack.prepare(values, self._template(zips))
+        self._prepared, changes = self.stack.prepare(values, self._uploads.template(zips))
         _show(changes)
         if only_show or not changes:
             if changes:
@@ -177,7 +174,7 @@ class Deployment:
         """Delete the stack; with_data, its buckets and table too."""
         data = f"s3://{self._lake}, s3://{self._artifacts}, the table {self.stack.name}"
         _say(f"{'Deleted' if with_data else 'Kept'}: {data}")
-        _say(f"Kept, as stages share them: s3://{self._uploads}, the ECR repository {REPOSITORY}")
+        _say(f"Kept, as stages share them: s3://{self._uploads.bucket}, the ECR repository {REPOSITORY}")
         if with_data:
             if input(f"All data of {self.stack.stage} will be lost. Type the stage's name: ") != self.stack.stage:
                 raise ReleaseError("Not confirmed; nothing was deleted.")
@@ -241,43 +238,6 @@ class Deployment:
             self._key_file.write_text(secrets.token_urlsafe(32) + "\n")
             _say(f"a new API key is in {self._key_file}")
         return {"ApiKeyHashes": hashlib.sha256(self._key_file.read_text().strip().encode()).hexdigest()}
-
-    def _template(self, zips: Mapping[str, str]) -> str:
-        """The address of the template, in which the uploaded zips stand for the local ones."""
-        text = TEMPLATE.read_text()
-        for name, url in zips.items():
-            text = text.replace(f"CodeUri: ../build/{name}.zip", f"CodeUri: {url}")
-        key = self._upload(text.encode(), ".yaml").partition(self._uploads + "/")[2]
-        return str(
-            self._s3.generate_presigned_url("get_object", Params={"Bucket": self._uploads, "Key": key})
-        ).partition("?")[0]
-
-    def _upload(self, data: bytes, suffix: str) -> str:
-        """Put data into the bucket of deployments under the name of its digest; its s3:// URL."""
-        for sentence in bucket.ensure(f"s3://{self._uploads}/deploy"):
-            _say(sentence)
-        key = f"deploy/{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
-        self._s3.put_object(Bucket=self._uploads, Key=key, Body=data)
-        return f"s3://{self._uploads}/{key}"
-
-    def _image(self, architecture: str) -> str:
-        """Build the tick's image and push it, unless it is there; its URI by digest."""
-        ecr = self._client("ecr")
-        with clients.unless("RepositoryAlreadyExistsException"):
-            ecr.create_repository(repositoryName=REPOSITORY)
-        uri = ecr.describe_repositories(repositoryNames=[REPOSITORY])["repositories"][0]["repositoryUri"]
-        _say("building the tick's image ...")
-        words = ["--quiet", "--provenance=false", "--platform", _DOCKER[architecture], "--target", "lambda-batch"]
-        tag = _docker("build", *words, str(package.ROOT)).removeprefix("sha256:")[:32]
-        with clients.unless("ImageNotFoundException"):
-            return f"{uri}@{_digest(ecr, tag)}"
-        access = ecr.get_authorization_token()["authorizationData"][0]
-        user, _, password = base64.b64decode(access["authorizationToken"]).decode().partition(":")
-        _docker("login", "--username", user, "--password-stdin", access["proxyEndpoint"], stdin=password)
-        _docker("tag", tag, f"{uri}:{tag}")
-        _say("pushing it ...")
-        _docker("push", "--quiet", f"{uri}:{tag}")
-        return f"{uri}@{_digest(ecr, tag)}"
 
     def _releases(self) -> list[Release]:
         return msgspec.json.decode(self._artifact(_RELEASES) or b"[]", type=list[Release])
@@ -354,21 +314,6 @@ def _answered(request: urllib.request.Request, within_s: float = _SMOKE_S) -> in
             if time.monotonic() > deadline:
                 raise ReleaseError(f"The smoke test failed: {request.full_url}: {error}") from error
             time.sleep(2)
-
-
-def _digest(ecr: Any, tag: str) -> str:
-    found = ecr.describe_images(repositoryName=REPOSITORY, imageIds=[{"imageTag": tag}])
-    return str(found["imageDetails"][0]["imageDigest"])
-
-
-def _docker(*words: str, stdin: str = "") -> str:
-    try:
-        done = subprocess.run(["docker", *words], input=stdin, capture_output=True, text=True, check=False)  # noqa: S603, S607
-    except FileNotFoundError as error:
-        raise ReleaseError("The tick's image needs Docker, which is not installed.") from error
-    if done.returncode:
-        raise ReleaseError(f"docker {words[0]} failed: {done.stderr.strip()[-500:]}")
-    return done.stdout.strip()
 
 
 def _say(sentence: str) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from deploy import bucket, package, release
+from deploy import bucket, package, release, uploads
 from deploy.release import Deployment
 from deploy.rollout import Release, ReleaseError
 from deploy.stack import PINS, Stack
+from deploy.uploads import Uploads
 from pingfeed.core.feature_set import FeatureSet
 from tests.unit.fake_cloudformation import Account, Registry
 
@@ -40,10 +41,10 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Account:
     for path in zips:
         path.write_bytes(path.name.encode())
     monkeypatch.setattr(package, "ROOT", tmp_path)
-    monkeypatch.setattr(release, "TEMPLATE", template)
+    monkeypatch.setattr(uploads, "TEMPLATE", template)
     monkeypatch.setattr(package, "zips", lambda *_: zips)
     monkeypatch.setattr(bucket, "ensure", lambda _: [])
-    monkeypatch.setattr(Deployment, "_image", lambda *_: "repository@sha256:1")
+    monkeypatch.setattr(Uploads, "image", lambda *_: "repository@sha256:1")
     monkeypatch.setattr(release, "_answered", lambda request: 200)
     found = Account()
 
@@ -247,11 +248,10 @@ def test_slots_alternate_with_the_features() -> None:
 def test_the_image_is_pushed_once_and_named_by_its_digest(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     registry = Registry()
-    monkeypatch.setattr(release, "_docker", registry.docker)
-    stack = Stack("dev", lambda _: None, client=account.client)
-    deployment = Deployment(stack, client=lambda name: registry if name == "ecr" else account.client(name))
+    monkeypatch.setattr(uploads, "_docker", registry.docker)
+    made = Uploads("1", "eu-west-1", lambda name: registry if name == "ecr" else account.client(name), lambda _: None)
     for _ in range(2):
-        assert deployment._image("arm64") == "registry/pingfeed-lambda-batch@sha256:d"
+        assert made.image("arm64") == "registry/pingfeed-lambda-batch@sha256:d"
     build = ("build", "linux/arm64", "")
     # The password is no argument: those are visible to all users of the machine.
     assert registry.said == [build, ("login", "secret"), ("tag", ""), ("push", ""), build]
