@@ -87,7 +87,7 @@ def test_an_import_that_was_broken_off_is_taken_up_again(
         with attempt.in_lake(world.batch.tables):
             world.run(log, csv_log(), keep_dates=False)
         learn_all(world)
-        world.time.now_ms += DAY_MS if attempt.changes else 0  # what changed nothing had not begun
+        world.time.now_ms += DAY_MS if world.batch.tables.lake.list("imports") else 0  # else it had not begun
         again = world.run(log, csv_log(), keep_dates=False).again
         assert again or attempt.died  # a run that died after its commit is complete, too
         learn_all(world)
