@@ -95,6 +95,8 @@ class VersionedLake:
             held.check()
             self.end()
             self._view()
+            if self.fence > held.fence:
+                raise Busy(ANOTHER)
             self._held, self.fence = held, held.fence
             with suppress(Busy):
                 return self._commit()

@@ -81,6 +81,16 @@ def test_a_run_that_another_has_overtaken_discards_its_files_and_says_busy(disk:
     assert any("won.2-" in path for path in disk.list("clean")), "the name has the lease's number"
 
 
+def test_a_run_that_was_paused_before_its_claim_stops_and_the_next_one_goes_on(disk: FileLake) -> None:
+    first, second = committed(disk, PATH), VersionedLake(disk)
+    second.claim(Lease(2))
+    with pytest.raises(Busy):
+        first.claim(Lease(1))
+    second.write("clean/won.parquet", b"x")
+    second.commit()
+    assert VersionedLake(disk).list("clean") == [PATH, "clean/won.parquet"]
+
+
 def test_a_run_that_is_overtaken_right_after_its_commit_keeps_what_the_next_one_builds_on(disk: FileLake) -> None:
     first, second = committed(disk, PATH), VersionedLake(disk)
     first.claim(Lease(1))
