@@ -100,7 +100,8 @@ class Deployment:
             made = package.zips(architecture, package.ROOT / "build")
             zips = {path.stem: self._uploads.put(path.read_bytes(), ".zip") for path in made}
             values["ImageUri"] = self._uploads.image(architecture)
-        if live and live.digest != target.digest:
+        serving = self._serving(live) if live and live.digest == target.digest else live
+        if serving and serving.digest != target.digest:
             values |= self._pins({**self.stack.live_versions(), "tick": ""})
         self._prepared, changes = self.stack.prepare(values, self._uploads.template(zips))
         _show(changes)
@@ -112,7 +113,7 @@ class Deployment:
         if not on_lambda:
             self._change({})
             return
-        roll_out(self, live, target, _say)
+        roll_out(self, serving, target, _say)
         if not live:
             self.tick_everyone()
         # Releases of a stack that is gone have no versions any more.
@@ -124,15 +125,20 @@ class Deployment:
     def rollback(self) -> None:
         """Let the earlier release serve; if a roll-out stopped half way, the one that still serves."""
         releases, now = self._releases(), self.stack.live_versions()
-        is_half_way = bool(releases) and releases[-1].versions != now
+        serving = self._serving(releases[-1]) if releases else None
+        is_half_way = serving is not None and serving != releases[-1]
         if len(releases) < 2 and not is_half_way:
             raise ReleaseError(f"There is no release of {self.stack.name} to roll back to.")
         target = releases[-1] if is_half_way else releases[-2]
         _say(f"from versions {now} to {target.versions}, features {target.digest}")
         self._confirm(f"Roll {self.stack.name} back?")
-        roll_out(self, Release("unfinished") if is_half_way else releases[-1], target, _say, train=False)
+        roll_out(self, serving, target, _say, train=False)
         self._record(releases if is_half_way else releases[:-1])
         self.smoke_test()
+
+    def _serving(self, live: Release) -> Release:
+        """The live release, or an unnamed one if a roll-out stopped half way: ticks are not those of `live` then."""
+        return live if live.versions == self.stack.live_versions() else Release("unfinished")
 
     def run_ticks_of(self, release: Release) -> None:
         """One change set: the services stay at the versions that serve now."""

@@ -107,7 +107,7 @@ def _expire(batch: Batch, day: int) -> None:
 
 
 def _sweep(batch: Batch) -> None:
-    """Remove files that no version names since a day ago: other runs may still read what is younger."""
+    """Remove files that no version names and that are a day old; readers may still need younger ones."""
     gone = batch.tables.versions.sweep(batch.wall_clock() - DAY_MS)
     if gone:
         _LOG.info("unused files removed", extra={"files": gone})

@@ -141,6 +141,12 @@ def pending(lake: Lake) -> Forgotten:
     return Forgotten(DeletionRequests(lake).pending())
 
 
+def every_deleted(lake: Lake) -> Forgotten:
+    """All users who were deleted."""
+    requests = DeletionRequests(lake)
+    return Forgotten([*requests.pending(), *requests.done_since()])
+
+
 def is_content(table: pa.Table) -> Any:
     """Which events are about what was published."""
     return pc.fill_null(pc.is_in(table["event_type"].cast(pa.string()), value_set=pa.array(CONTENT)), False)

@@ -8,7 +8,8 @@ file never changes: what a run writes gets a name of its own, with the lease's n
 `run-5.12-4f0a1b2c.parquet`; JSON keeps its name while that is free), and `commit` names it in the next version.
 Only one process can create that file. A run whose lease has passed to another finds its number taken, discards what it
 wrote and stops. Of what a version no longer names, and of what crashed runs left, the nightly job removes what is older
-than a day (`sweep`); no other run deletes a file that is not its own.
+than a day (`sweep`), except what it has replaced itself: readers that began before it still need that. No other run
+deletes a file that is not its own.
 
 Other folders (raw files, rejected and quarantined data, deletion requests) have other writers, too, and no versions.
 A lake without versions is one of before: all its files count, and the first commit names them.
@@ -56,6 +57,7 @@ class VersionedLake:
         self._committed: dict[str, str] = {}
         self._number = 0
         self._written: set[str] = set()
+        self._begun_with: set[str] = set()
         self._held: HeldLease | None = None
         self.fence = 0
         """The number of the lease that is held, else that of the version that was read."""
@@ -94,8 +96,10 @@ class VersionedLake:
         for _ in range(_CLAIMS):
             held.check()
             self.end()
-            self._view()
-            self._held, self.fence = held, held.fence
+            began = {_stored(*one) for one in self._view().items()}
+            if self.fence > held.fence:
+                raise Busy(ANOTHER)
+            self._held, self.fence, self._begun_with = held, held.fence, began
             with suppress(Busy):
                 return self._commit()
         raise Busy(ANOTHER)
@@ -148,8 +152,11 @@ class VersionedLake:
             self._lake.delete(old)
 
     def sweep(self, before_ms: int | None = None) -> int:
-        """Delete files that the version does not name, all or those written before a time; how many."""
-        named = {_stored(*one) for one in self._view().items()}
+        """Delete files that the version does not name; how many.
+
+        With a time, only those written before it that the run did not find named when it began.
+        """
+        named = {_stored(*one) for one in self._view().items()} | (self._begun_with if before_ms is not None else set())
         earlier = [path for path in self._lake.list(VERSIONS) if path < _copy_of(_path(self._number))]
         found = [path for root in VERSIONED for path in self._lake.list(root, before_ms) if path not in named]
         # Until now no other run began, so none will ever name what was found.

@@ -105,6 +105,7 @@ def save(batch: Batch, store: Lake, *, keep: int | None = None, wait_s: float = 
         with batch.progress.step("waiting for a running job, then taking a snapshot"), batch.lease(wait_s):
             began_ms = batch.wall_clock()
             _snapshot(batch.settings, places, stage)
+            batch.tables.versions.verify()
         paths = sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file())
         known = {path.rpartition("/")[2] for path in store.list("parts")}
         earlier: dict[str, File] = {}
@@ -140,6 +141,7 @@ def restore(batch: Batch, store: Lake, name: str = "", *, force: bool = False) -
         try:
             fetch(batch, store, name, found, places)
             os.sync()
+            batch.tables.versions.verify()
             now_ms = batch.wall_clock()
             return [path for place, root in places.items() for path in _exchange(place, root, root in full, now_ms)]
         finally:

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from batch.features import catalogue, day_state
 from batch.lake.ledger import Ledger
 from batch.lake.raw_files import each_events
-from batch.lake.tombstones import DeletionRequests, Forgotten
+from batch.lake.tables import FORGOTTEN
+from batch.lake.tombstones import every_deleted
 from batch.wiring import Batch
 from pingfeed.core.events import Row
 
@@ -35,15 +36,15 @@ def relations_of_lake(batch: Batch) -> Iterator[Row]:
     such events, and deletions of pings, in files that no run has read. Deleted users are left out. A report comes as a
     hide. Raises Unavailable.
     """
-    batch.tables.refresh()
+    for root in ("events", "errors", FORGOTTEN):  # A tick has changes that are not committed: they count.
+        batch.tables.versions.refresh(root)
     ledger, lake = Ledger(batch.tables, batch.ticks), batch.tables.lake
     unread = ledger.unread(0, everything=True)  # Listed first: what a run reads meanwhile is in both.
     runs = ledger.finished()
     if runs:
         day_state.upgrade(batch, runs[-1])
         yield from _decided(batch)
-    requests = DeletionRequests(lake)
-    forgotten = Forgotten([*requests.pending(), *requests.done_since()])
+    forgotten = every_deleted(lake)
     for read in each_events(lake, [*unread.history, *unread.live, *unread.errors]):
         rows = read.rows.filter(pc.field("event_type").isin(_TYPES))
         yield from _rows(forgotten.without(rows, "received_ms"))

@@ -33,6 +33,7 @@ class Rebuilt(msgspec.Struct, frozen=True):
 
 def rebuild(batch: Batch) -> Rebuilt:
     """Apply every decision in the lake, then mark the store as complete. May be repeated. Raises Unavailable."""
+    batch.tables.refresh()
     return asyncio.run(_rebuild(batch, only_if_incomplete=False))
 
 

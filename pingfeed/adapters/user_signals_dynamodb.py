@@ -31,7 +31,7 @@ from pingfeed.adapters._dynamodb.deleted import DeletedList
 from pingfeed.adapters._dynamodb.fold import Fold
 from pingfeed.adapters._dynamodb.head import HEAD_BYTES, Head, appending, head_key
 from pingfeed.adapters._dynamodb.items import Item, ttl
-from pingfeed.adapters._dynamodb.relations import Relations, decode, part_keys
+from pingfeed.adapters._dynamodb.relations import MAX_PARTS, Relations, decode, part_key, part_keys
 from pingfeed.adapters._dynamodb.session import Copy, older_key, session_key
 from pingfeed.aws import KEY, TTL, TableUrl
 from pingfeed.core.clock import system_clock
@@ -109,11 +109,14 @@ class DynamodbUserSignals:
         found = Head(user_id, None)
         with suppress(FormatError):
             found = Head.of(user_id, await self._get(head_key(user_id)))
-        # A fold that was killed may have begun to double them.
-        parts = [1 << power for power in range((2 * found.parts or 1).bit_length())]
-        keys = [key for count in parts for key in part_keys(user_id, count)]
+        # A fold that was killed may have begun to move them to more parts, or to remove those before.
+        counts = [1 << power for power in range(MAX_PARTS.bit_length())]
+        first = await asyncio.gather(*(self._get(part_key(user_id, count, 0)) for count in counts))
+        parts = {found.parts, *(count for count, item in zip(counts, first, strict=True) if item)}
+        keys = [key for count in parts for key in reversed(part_keys(user_id, count))]
         for key in [*keys, *reversed(_keys(user_id))]:
             await self._dynamodb().delete(self._table, key)
+        self._heads.drop(user_id)
         self._sessions.drop(user_id)
         self._relations.drop(user_id)
 

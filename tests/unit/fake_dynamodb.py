@@ -174,8 +174,10 @@ class FakeDynamodb:
 
         return await self._call("update_item", {"TableName": TableName, "Key": Key}, work)
 
-    async def delete_item(self, *, TableName: str, Key: Item) -> dict[str, Any]:
+    async def delete_item(self, *, TableName: str, Key: Item, **condition: Any) -> dict[str, Any]:
         def work() -> dict[str, Any]:
+            if not holds(self._table(TableName).get(Key["k"]["S"]), **condition):
+                raise error("ConditionalCheckFailedException")
             self._table(TableName).pop(Key["k"]["S"], None)
             return {}
 

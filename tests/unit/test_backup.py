@@ -269,6 +269,31 @@ async def test_a_restore_refuses_while_a_service_runs(loop: Loop, store: Lake) -
     await asyncio.to_thread(backup.fetch, loop.batch, store, name, found, {})  # Checking one is fine.
 
 
+def test_a_backup_or_restore_that_another_run_has_overtaken_changes_nothing(
+    small: Batch, store: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken(step: Callable[..., Any], home: Path) -> Callable[..., Any]:
+        def made(*given: Any) -> Any:
+            (home / "lake" / "_lease" / "99.json").write_text("{}")  # The next number is taken.
+            return step(*given)
+
+        return made
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup, "_snapshot", overtaken(backup._snapshot, tmp_path / "small"))
+        with pytest.raises(Busy, match="paused for too long"):
+            save(small, store)
+    assert not store.list("backups")
+    save(small, store)
+    home = tmp_path / "other"
+    (home / "lake").mkdir(parents=True)
+    (home / "lake" / "mine").write_bytes(b"mine")
+    monkeypatch.setattr(backup, "fetch", overtaken(backup.fetch, home))
+    with pytest.raises(Busy, match="paused for too long"):
+        restore(at(home), store, force=True)
+    assert files_below(home) == {"lake/mine": b"mine"}
+
+
 def test_an_unknown_backup_and_a_wrong_place_are_one_sentence(
     small: Batch, store: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

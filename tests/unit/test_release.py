@@ -134,6 +134,21 @@ def test_a_model_that_the_gate_refuses_leaves_the_traffic_where_it_is(
     assert account.aliases == {"ingest": "1", "feed": "1", "tick": "1"}
 
 
+def test_a_deployment_of_the_earlier_features_after_a_half_way_one_refreshes_the_packets_first(
+    account: Account, stage: Callable[[], Deployment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage().deploy("arm64", {})
+    account.objects[f"pointers/{OLD}/model.json"] = b"{}"
+    monkeypatch.setattr(Deployment, "train", lambda _: "The gate refused it.")
+    with pytest.raises(ReleaseError):
+        stage().deploy("arm64", {"Attributes": "length"})
+    account.log.clear()
+    stage().deploy("arm64", {"Attributes": ""})
+    assert account.log == ["tick -> 3", "tick for everyone by 3", "ingest -> 3", "feed -> 3"]
+    assert account.stack is not None
+    assert account.stack["PacketSlot"] == "a"
+
+
 def test_a_failed_change_set_is_explained_and_recorded_nowhere(
     account: Account, stage: Callable[[], Deployment]
 ) -> None:

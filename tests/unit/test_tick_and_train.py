@@ -276,6 +276,15 @@ def _tick(world: LakeWorld, number: int) -> tick.TickDone:
     return tick.run(world.batch, number)
 
 
+def test_a_tick_that_rebuilds_the_signals_keeps_its_states(world: LakeWorld) -> None:
+    world.land([row("block", FIRST * TICK_MS - 1, user_id="ada", creator_id="c")])
+    world.learn(FIRST)
+    world.at(FIRST + 96)
+    tick.run(world.batch, FIRST + 96)
+    assert asyncio.run(world.batch.open_signals().is_complete())
+    assert world.batch.ticks.day(FIRST + 96) in world.batch.tables.state_days("lifetime")
+
+
 def test_a_replay_of_the_past_loads_nothing_and_loses_nothing(world: LakeWorld) -> None:
     world.land([row("ping_created", FIRST * TICK_MS, ping_id="p1", creator_id="c")])
     world.learn(FIRST + 100, everything=True)

@@ -216,6 +216,36 @@ async def test_forgetting_removes_every_item(
     assert not fake.tables["signals"]
 
 
+@pytest.mark.parametrize("number", [None, 0, 1, 2])
+async def test_a_fold_of_a_user_who_is_forgotten_meanwhile_leaves_no_item(
+    fake: FakeDynamodb, signals: Store, other: Store, number: int | None
+) -> None:
+    """It begins with a head that this process has read before."""
+    await signals.apply([*map(served, range(2)), *follows(12)])
+    await state_of(signals)
+    assert fake.tables["signals"].keys() == {HEAD}
+    if number is None:
+        await other.forget("ann")
+    else:
+        fake.then("put_item", *[done] * number, after(lambda: other.forget("ann")))
+    await signals.apply([served(7)])
+    assert [page.request_id for page in (await state_of(signals)).session.served] == [name(7)]
+    assert fake.tables["signals"].keys() == {HEAD}
+
+
+async def test_forgetting_removes_what_a_killed_fold_has_begun(
+    fake: FakeDynamodb, signals: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pingfeed.adapters._dynamodb.fold.PART_BYTES", 2000)
+    for before, operation, number in ((0, "put_item", 3), (40, "put_item", 2), (100, "delete_item", 1)):
+        await signals.apply([HIDE, *follows(before)])
+        fake.then(operation, *[done] * number, silent)
+        with pytest.raises(Unavailable):
+            await signals.apply(follows(400))
+        await signals.forget("ann")
+        assert not fake.tables["signals"]
+
+
 async def test_an_apply_that_loses_every_race_is_unavailable(fake: FakeDynamodb, signals: Store, other: Store) -> None:
     acts = [Act("ann", "seen", f"q{number}", NOON_MS) for number in range(TRIES)]
     fake.then("put_item", faster(other, acts[0]))

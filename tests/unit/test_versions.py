@@ -9,6 +9,7 @@ from batch.lake.lease import HeldLease
 from batch.lake.versions import VersionedLake
 from batch.wiring import move_pointer
 from pingfeed.adapters.lake_file import FileLake
+from pingfeed.core.clock import DAY_MS
 from pingfeed.core.errors import Busy, FormatError, NotFound, Unavailable
 from pingfeed.core.ranker import pointer_key
 from pingfeed.ports import Artifacts
@@ -79,6 +80,16 @@ def test_a_run_that_another_has_overtaken_discards_its_files_and_says_busy(disk:
     second.commit()
     assert VersionedLake(disk).list("clean") == [PATH, "clean/won.parquet"]
     assert any("won.2-" in path for path in disk.list("clean")), "the name has the lease's number"
+
+
+def test_a_run_that_was_paused_before_its_claim_stops_and_the_next_one_goes_on(disk: FileLake) -> None:
+    first, second = committed(disk, PATH), VersionedLake(disk)
+    second.claim(Lease(2))
+    with pytest.raises(Busy):
+        first.claim(Lease(1))
+    second.write("clean/won.parquet", b"x")
+    second.commit()
+    assert VersionedLake(disk).list("clean") == [PATH, "clean/won.parquet"]
 
 
 def test_a_run_that_is_overtaken_right_after_its_commit_keeps_what_the_next_one_builds_on(disk: FileLake) -> None:
@@ -177,6 +188,22 @@ def test_files_that_no_version_names_are_removed_after_a_day(tmp_path: Path) -> 
     world.night(FIRST + 1)
     assert {path.name for path in folder.iterdir()} == {left.name, "young.1-00.parquet"}
     assert world.known() == [(event_id(0), FIRST)]
+
+
+def test_a_reader_finds_the_old_files_that_the_nightly_job_replaces_meanwhile(disk: FileLake) -> None:
+    reader = committed(disk, PATH)
+    for path in disk.list("clean"):
+        os.utime(disk.root / path, (1, 1))
+    for number, left in ((1, True), (2, False)):
+        nightly = VersionedLake(disk)
+        nightly.claim(Lease(number))
+        nightly.write(PATH, b"compacted")
+        nightly.commit()
+        nightly.sweep(before_ms=DAY_MS)
+        if left:
+            assert reader.read(PATH) == PATH.encode()
+    with pytest.raises(NotFound):
+        reader.read(PATH)
 
 
 def test_a_file_that_is_named_and_gone_is_rebuilt(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pingfeed.adapters._dynamodb.head import Head, head_key
 from pingfeed.adapters._dynamodb.items import Item, at_version, version_of, versioned
 from pingfeed.adapters._dynamodb.relations import MAX_PARTS, PART_BYTES, Relations, part_key, part_keys
 from pingfeed.adapters._dynamodb.session import RECENT, Copy, older_item, older_key, session_item, session_key
+from pingfeed.aws import KEY
 from pingfeed.core.clock import system_clock
 from pingfeed.core.signals import Act, beyond_limit
 
@@ -31,12 +32,19 @@ class Fold:
     def __init__(self, connection: Connection, table: str, user_id: str) -> None:
         self._connection, self._table, self._user_id = connection, table, user_id
         self._beyond = set[str]()
+        self._created: list[Item] = []
         self.copy: Copy | None = None
         """What the session is after the fold."""
 
     async def __call__(self, acts: Sequence[Act], known: tuple[Head, Copy] | None = None) -> bool:
         """Fold the head and these acts; what is known of the user need not be read."""
         head, copy = known or await self._read()
+        done = await self._fold(head, copy, acts)
+        if not done and self._created:
+            await self._remove_orphans(head)
+        return done
+
+    async def _fold(self, head: Head, copy: Copy, acts: Sequence[Act]) -> bool:
         if head.item is None and not await self._begin(head):
             return False
         parts, lasting = head.parts, [*head.lasting, *filter(lasts, acts)]
@@ -56,9 +64,17 @@ class Fold:
         self.copy = folded
         beyond_limit.update(name.partition(":")[0] for name in self._beyond)
         if parts != head.parts:
-            for key in part_keys(self._user_id, parts):
+            for key in reversed(part_keys(self._user_id, parts)):
                 await self._connection.delete(self._table, key)
         return True
+
+    async def _remove_orphans(self, head: Head) -> None:
+        """Remove what this fold created if the user was forgotten meanwhile: `forget` has not seen it."""
+        now = await self._get(head_key(self._user_id))
+        if now is None or Head.of(self._user_id, now).id != head.id:
+            for item in self._created:
+                condition = {"ConditionExpression": "i = :i", "ExpressionAttributeValues": {":i": item["i"]}}
+                await self._connection.attempt("delete_item", self._table, Key={KEY: item[KEY]}, **condition)
 
     async def _read(self) -> tuple[Head, Copy]:
         item, stored = await asyncio.gather(self._get(head_key(self._user_id)), self._get(session_key(self._user_id)))
@@ -130,4 +146,7 @@ class Fold:
         return self._connection.get(self._table, key, consistent=True)
 
     async def _replace(self, before: Item | None, after: Item) -> bool:
-        return await self._connection.replace(self._table, before, after, by="v")
+        done = await self._connection.replace(self._table, before, after, by="v")
+        if done and before is None:
+            self._created.append(after)
+        return done
