@@ -1,6 +1,7 @@
 """The files of deploy/one-machine agree with the code: units, Caddy's limits, metrics, settings."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -85,6 +86,30 @@ def test_a_unit_runs_a_command_that_exists(unit: str) -> None:
     if command.name == "serve":
         assert given.host == "127.0.0.1"
         assert given.port == {"ingest": INGEST_PORT, "feed": FEED_PORT}[given.service]
+
+
+def commands(folder: Path, **scripts: str) -> dict[str, str]:
+    """An environment in which these commands are scripts."""
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_what_is_installed_can_be_read_by_its_user_whatever_the_umask(tmp_path: Path) -> None:
+    """`install` ends where the virtual environment would be used."""
+    environ = commands(tmp_path, id="", useradd="", install="", python3="umask >&2; exit 7")
+    done = subprocess.run(
+        [FOLDER / "install", "pingfeed-0.1.0-py3-none-any.whl"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+        env=environ,
+        umask=0o077,
+    )
+    assert (done.returncode, done.stderr.strip()) == (7, "0022")
 
 
 def test_the_example_settings_lack_only_a_key_and_trust_no_local_caller() -> None:
