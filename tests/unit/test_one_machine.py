@@ -112,6 +112,29 @@ def test_what_is_installed_can_be_read_by_its_user_whatever_the_umask(tmp_path: 
     assert (done.returncode, done.stderr.strip()) == (7, "0022")
 
 
+def test_the_command_reads_settings_as_systemd_does(tmp_path: Path) -> None:
+    settings = tmp_path / "env"
+    settings.write_text(
+        "# PINGFEED_FACETS=no\nPINGFEED_CORS_ORIGINS=https://a.example, https://b.example\n\n"
+        'PINGFEED_JWT_SECRET=a$b&c`d;e==\nPINGFEED_FACETS=\nBACKUP_TO="/mnt/a disk"'
+    )
+    script = (FOLDER / "pingfeed").read_text().replace("/etc/pingfeed/env", str(settings))
+    environ = commands(tmp_path, setpriv='shift 3; env -0; printf "%s" "$*"', command=script)
+    done = subprocess.run(
+        [tmp_path / "command", "doctor"], capture_output=True, text=True, timeout=60, check=True, env=environ
+    )
+    *variables, called = done.stdout.split("\0")
+    found = dict(one.split("=", 1) for one in variables)
+    assert called == "/opt/pingfeed/current/bin/pingfeed doctor"
+    assert {name: value for name, value in found.items() if name.startswith(("PINGFEED_", "BACKUP"))} == {
+        "PINGFEED_HOME": "/var/lib/pingfeed",
+        "PINGFEED_CORS_ORIGINS": "https://a.example, https://b.example",
+        "PINGFEED_JWT_SECRET": "a$b&c`d;e==",
+        "PINGFEED_FACETS": "",
+        "BACKUP_TO": "/mnt/a disk",
+    }
+
+
 def test_the_example_settings_lack_only_a_key_and_trust_no_local_caller() -> None:
     example = settings_in((FOLDER / "env.example").read_text())
     with pytest.raises(SettingsError, match="PINGFEED_API_KEY_HASHES is empty"):
