@@ -153,6 +153,14 @@ def test_caddy_limits_what_the_services_limit_and_reaches_both() -> None:
     assert int(keepalive[1]) < 5, "the services close an idle connection after 5 s"
 
 
+def test_a_prefix_is_removed_once_so_that_no_path_passes_by_the_hidden_ones() -> None:
+    """By the service, which knows it: it would take the rest of /ingest/ingest/metrics for one with the prefix."""
+    assert "PINGFEED_ROOT_PATH=/ingest" in service_of("ingest")["Environment"]
+    text = (FOLDER / "Caddyfile").read_text()
+    assert "handle /ingest/* {" in text
+    assert not re.search("handle_path|strip_prefix|rewrite", text)
+
+
 def queries() -> list[tuple[str, str]]:
     board: Any = json.loads((FOLDER / "grafana.json").read_text())
     shown = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
