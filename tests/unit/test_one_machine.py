@@ -153,6 +153,17 @@ def test_caddy_limits_what_the_services_limit_and_reaches_both() -> None:
     assert int(keepalive[1]) < 5, "the services close an idle connection after 5 s"
 
 
+def test_the_machine_has_the_packages_of_every_url_that_its_settings_may_name() -> None:
+    """Such as backups in S3; what a test environment from locks/local.txt has too is the same."""
+    (lock,) = re.findall(r"locks/\w+\.txt", (FOLDER / "install").read_text())
+    pins, local = (
+        dict(re.findall(r"^([\w-]+)==(\S+)", (FOLDER.parents[1] / name).read_text(), re.MULTILINE))
+        for name in (lock, "locks/local.txt")
+    )
+    assert {"aioboto3", "boto3", "redis"} <= pins.keys()
+    assert local.items() <= pins.items()
+
+
 def test_a_prefix_is_removed_once_so_that_no_path_passes_by_the_hidden_ones() -> None:
     """By the service, which knows it: it would take the rest of /ingest/ingest/metrics for one with the prefix."""
     assert "PINGFEED_ROOT_PATH=/ingest" in service_of("ingest")["Environment"]
