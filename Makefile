@@ -94,6 +94,8 @@ lock: ## resolve the locks again from pyproject.toml (needs uv)
 	    $$(case $$name in ingest) echo --extra lambda;; batch) echo --extra simulator;; esac) \
 	    pyproject.toml -o locks/$$name.txt; \
 	done
+	@# One machine, with backups in S3 and signals in Redis; what `local` has too is the same version.
+	@$(COMPILE) --extra local --extra aws --extra redis -c locks/local.txt pyproject.toml -o locks/machine.txt
 	@# The feed's image needs only LightGBM's shared library (pingfeed/core/ranker.py), so it leaves SciPy out.
 	@$(COMPILE) --extra feed --extra lambda --extra redis --no-emit-package scipy pyproject.toml -o locks/feed.txt
 	@# What the functions need beside those (deploy/package.py): AWS's runtime client, and a wheel that carries libgomp.

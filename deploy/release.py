@@ -271,6 +271,7 @@ class Deployment:
         dynamodb = self._client("dynamodb")
         with clients.unless("ResourceNotFoundException"):
             dynamodb.update_table(TableName=self.stack.name, DeletionProtectionEnabled=False)
+            dynamodb.get_waiter("table_exists").wait(TableName=self.stack.name)  # None is deleted while it is updated.
             dynamodb.delete_table(TableName=self.stack.name)
         _say("deleted")
 

@@ -13,6 +13,7 @@ from pingfeed.web.metrics import Metrics
 COUNTED: Final = (
     "feed_answers",
     "feed_degraded",
+    "feed_incomplete",
     "feed_served_dropped",
     "feed_served_act_failures",
     "feed_refresh_failures",
@@ -20,7 +21,6 @@ COUNTED: Final = (
     "events_accepted",
     "sink_billed_bytes",
     "auth_rejected",
-    "rate_limited",
 )
 """The counters that become CloudWatch metrics. The HTTP API itself counts requests."""
 

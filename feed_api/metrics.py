@@ -1,7 +1,7 @@
 """The feed's own metrics, beside those of every service."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from functools import cache
 
 from pingfeed.ports import PacketCache
@@ -20,6 +20,7 @@ class FeedMetrics:
         self._items = metrics.counter("feed_items", "Pings served")
         self._removed = metrics.counter("feed_removed", "Candidates filtered out", ("reason",))
         self._degraded = metrics.counter("feed_degraded", "Degraded responses", ("part",))
+        self._incomplete = metrics.counter("feed_incomplete", "Feeds that lacked a part other than the model")
         stages = metrics.counter("feed_stage_seconds", "Time spent in a stage", ("stage",))
         self.stage_seconds = cache(stages.labels)  # looking labels up costs more than counting
         self.rejected = metrics.counter("feed_artifacts_rejected", "Models and snapshots rejected", ("what",))
@@ -55,12 +56,13 @@ class FeedMetrics:
         """Export the counter of a packet cache."""
         self._metrics.counted("packet_cache_passed_by", "Reads that bypassed the cache", lambda: cache.passed_by)
 
-    def responded(self, candidates: int, items: int, degraded: Iterable[str], removed: Iterable[str]) -> None:
+    def responded(self, candidates: int, items: int, degraded: Set[str], removed: Iterable[str]) -> None:
         """Count one feed."""
         self._feeds.inc()
         self._candidates.inc(candidates)
         self._items.inc(items)
         for part in degraded:
             self._degraded.labels(part).inc()
+        self._incomplete.inc(bool(degraded - {"model"}))
         for reason, count in Counter(removed).items():
             self._removed.labels(reason).inc(count)

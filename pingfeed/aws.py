@@ -145,19 +145,21 @@ def translated(what: str) -> Iterator[None]:
     """Translate AWS's errors, chaining the cause; `what` names the table, bucket or stream in the message.
 
     NotFound for an absent object, Conflict for a condition that does not hold, FormatError for what is in an archive
-    (Glacier), SettingsError where credentials or region are missing, Unavailable for everything else: a table or
-    permission that does not exist yet can be added without a restart.
+    (Glacier), SettingsError where credentials, region or AWS's libraries are missing, Unavailable for everything else:
+    a table or permission that does not exist yet can be added without a restart.
     """
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        HTTPClientError,
-        InvalidRegionError,
-        NoCredentialsError,
-        NoRegionError,
-        PartialCredentialsError,
-    )
-
+    try:
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            HTTPClientError,
+            InvalidRegionError,
+            NoCredentialsError,
+            NoRegionError,
+            PartialCredentialsError,
+        )
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"{what}: needs {error.name}, which is not installed; install pingfeed[aws]") from error
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError) as error:

@@ -8,9 +8,9 @@ WORKDIR /src
 # The dependencies take a minute, so both versions share one copy, and code comes later: `install` finds them there.
 ARG VERSION
 ARG NEXT
-COPY locks/local.txt locks/
+COPY locks/machine.txt locks/
 RUN --mount=type=cache,target=/var/cache/pip python3 -m venv /opt/pingfeed/$VERSION \
- && /opt/pingfeed/$VERSION/bin/python -m pip install --quiet --require-hashes --requirement locks/local.txt \
+ && /opt/pingfeed/$VERSION/bin/python -m pip install --quiet --require-hashes --requirement locks/machine.txt \
  && cp -al /opt/pingfeed/$VERSION /opt/pingfeed/$NEXT
 COPY . .
 RUN for version in $VERSION $NEXT; do \

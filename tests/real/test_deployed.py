@@ -144,7 +144,7 @@ def test_alarms_watch_what_the_feed_reports(town: Town) -> None:
     assert "feed_answers" in {one["Name"] for one in directive["Metrics"]}
     alarm = Stack.of(TEMPLATE).of_type("AWS::CloudWatch::Alarm")["DegradedAlarm"]
     for metric in (one["MetricStat"]["Metric"] for one in alarm["Metrics"] if "MetricStat" in one):
-        assert metric["MetricName"] in ("feed_answers", "feed_degraded")
+        assert metric["MetricName"] in ("feed_answers", "feed_incomplete")
         assert metric["Namespace"] == directive["Namespace"]
         (dimension,) = metric["Dimensions"]
         assert [[dimension["Name"]]] == directive["Dimensions"]

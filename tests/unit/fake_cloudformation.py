@@ -156,7 +156,7 @@ class _S3:
 
 class _DynamoDB:
     def __init__(self, account: Account) -> None:
-        self._account = account
+        self._account, self._is_updating = account, False
 
     def describe_table(self, *, TableName: str) -> None:
         if "table" not in self._account.data:
@@ -164,8 +164,19 @@ class _DynamoDB:
 
     def update_table(self, *, TableName: str, DeletionProtectionEnabled: bool) -> None:
         assert not DeletionProtectionEnabled
+        self._is_updating = True
+
+    def get_waiter(self, state: str) -> Any:
+        assert state == "table_exists"
+
+        def wait(*, TableName: str) -> None:
+            self._is_updating = False
+
+        return SimpleNamespace(wait=wait)
 
     def delete_table(self, *, TableName: str) -> None:
+        if self._is_updating:
+            raise error("ResourceInUseException")
         self._account.data.discard("table")
 
 

@@ -9,11 +9,13 @@ from functools import partial
 import pytest
 from botocore.exceptions import ConnectionClosedError
 
+from deploy.template import TEMPLATE
 from feed_api.request_refresh import AGAIN_MS, LOAD_S, POINTER_S, REFRESH_MS
 from feed_api.wiring import build_for_lambda
 from pingfeed.core.errors import SettingsError
 from pingfeed.core.ranker import model_key, pointer_key
 from pingfeed.settings import load
+from tests.cloudformation import Stack
 from tests.http_api import body_of
 from tests.unit.feed_function_world import (
     BUDGET_S,
@@ -211,6 +213,18 @@ def test_a_pointer_that_is_always_late_is_read_across_requests(function: FeedFun
         assert function.took_s <= 6 * LATENCY_S, "only the request that began to read it waits for it"
     assert function.feed()["tick_ms"] == (TICK + 1) * 900_000
     assert function.counted()["feed_refresh_failures"] == 1
+
+
+def test_the_alarms_share_is_of_feeds_that_lack_any_part_but_the_model(function: FeedFunction) -> None:
+    """However many parts a feed lacks; before its first training a stage has no model."""
+    assert function.feed()["degraded"] == ["model"]
+    function.dynamodb.reads.trouble = down
+    assert len(function.feed()["degraded"]) == 3
+    counted = function.counted()
+    assert (counted["feed_answers"], counted["feed_incomplete"], counted["feed_degraded"]) == (2, 1, 4)
+    alarm = Stack.of(TEMPLATE, ImageUri="image").of_type("AWS::CloudWatch::Alarm")["DegradedAlarm"]
+    watched = {one["MetricStat"]["Metric"]["MetricName"] for one in alarm["Metrics"] if "MetricStat" in one}
+    assert watched == {"feed_answers", "feed_incomplete"}
 
 
 @pytest.mark.parametrize("seconds", [3600, -7200])

@@ -1,6 +1,7 @@
 """The files of deploy/one-machine agree with the code: units, Caddy's limits, metrics, settings."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -87,6 +88,53 @@ def test_a_unit_runs_a_command_that_exists(unit: str) -> None:
         assert given.port == {"ingest": INGEST_PORT, "feed": FEED_PORT}[given.service]
 
 
+def commands(folder: Path, **scripts: str) -> dict[str, str]:
+    """An environment in which these commands are scripts."""
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_what_is_installed_can_be_read_by_its_user_whatever_the_umask(tmp_path: Path) -> None:
+    """`install` ends where the virtual environment would be used."""
+    environ = commands(tmp_path, id="", useradd="", install="", python3="umask >&2; exit 7")
+    done = subprocess.run(
+        [FOLDER / "install", "pingfeed-0.1.0-py3-none-any.whl"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+        env=environ,
+        umask=0o077,
+    )
+    assert (done.returncode, done.stderr.strip()) == (7, "0022")
+
+
+def test_the_command_reads_settings_as_systemd_does(tmp_path: Path) -> None:
+    settings = tmp_path / "env"
+    settings.write_text(
+        "# PINGFEED_FACETS=no\nPINGFEED_CORS_ORIGINS=https://a.example, https://b.example\n\n"
+        'PINGFEED_JWT_SECRET=a$b&c`d;e==\nPINGFEED_FACETS=\nBACKUP_TO="/mnt/a disk"'
+    )
+    script = (FOLDER / "pingfeed").read_text().replace("/etc/pingfeed/env", str(settings))
+    environ = commands(tmp_path, setpriv='shift 3; env -0; printf "%s" "$*"', command=script)
+    done = subprocess.run(
+        [tmp_path / "command", "doctor"], capture_output=True, text=True, timeout=60, check=True, env=environ
+    )
+    *variables, called = done.stdout.split("\0")
+    found = dict(one.split("=", 1) for one in variables)
+    assert called == "/opt/pingfeed/current/bin/pingfeed doctor"
+    assert {name: value for name, value in found.items() if name.startswith(("PINGFEED_", "BACKUP"))} == {
+        "PINGFEED_HOME": "/var/lib/pingfeed",
+        "PINGFEED_CORS_ORIGINS": "https://a.example, https://b.example",
+        "PINGFEED_JWT_SECRET": "a$b&c`d;e==",
+        "PINGFEED_FACETS": "",
+        "BACKUP_TO": "/mnt/a disk",
+    }
+
+
 def test_the_example_settings_lack_only_a_key_and_trust_no_local_caller() -> None:
     example = settings_in((FOLDER / "env.example").read_text())
     with pytest.raises(SettingsError, match="PINGFEED_API_KEY_HASHES is empty"):
@@ -103,6 +151,25 @@ def test_caddy_limits_what_the_services_limit_and_reaches_both() -> None:
     keepalive = re.search(r"keepalive (\d+)s", text)
     assert keepalive
     assert int(keepalive[1]) < 5, "the services close an idle connection after 5 s"
+
+
+def test_the_machine_has_the_packages_of_every_url_that_its_settings_may_name() -> None:
+    """Such as backups in S3; what a test environment from locks/local.txt has too is the same."""
+    (lock,) = re.findall(r"locks/\w+\.txt", (FOLDER / "install").read_text())
+    pins, local = (
+        dict(re.findall(r"^([\w-]+)==(\S+)", (FOLDER.parents[1] / name).read_text(), re.MULTILINE))
+        for name in (lock, "locks/local.txt")
+    )
+    assert {"aioboto3", "boto3", "redis"} <= pins.keys()
+    assert local.items() <= pins.items()
+
+
+def test_a_prefix_is_removed_once_so_that_no_path_passes_by_the_hidden_ones() -> None:
+    """By the service, which knows it: it would take the rest of /ingest/ingest/metrics for one with the prefix."""
+    assert "PINGFEED_ROOT_PATH=/ingest" in service_of("ingest")["Environment"]
+    text = (FOLDER / "Caddyfile").read_text()
+    assert "handle /ingest/* {" in text
+    assert not re.search("handle_path|strip_prefix|rewrite", text)
 
 
 def queries() -> list[tuple[str, str]]:

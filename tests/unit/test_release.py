@@ -205,6 +205,7 @@ def test_diff_changes_nothing(
 def test_data_is_deleted_only_after_its_stage_was_typed(
     account: Account, stage: Callable[[], Deployment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The table only once its protection is off: DynamoDB deletes none while it updates it."""
     stage().deploy("arm64", {})
     monkeypatch.setattr("builtins.input", lambda _: "yes")
     with pytest.raises(ReleaseError, match="nothing was deleted"):

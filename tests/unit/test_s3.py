@@ -1,5 +1,6 @@
 """S3 URLs, and the errors without a server, credentials or a valid URL."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,9 @@ async def test_missing_credentials_are_a_settings_error(tmp_path: Path, monkeypa
     with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID"):
         await artifacts.get("pointers/x")
     await artifacts.close()
+
+
+def test_without_awss_libraries_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "botocore.exceptions", None)
+    with pytest.raises(SettingsError, match=r"not installed; install pingfeed\[aws\]"):
+        S3Lake("s3://bucket/backups").list("")

@@ -9,11 +9,15 @@ from typing import Any, Final
 import pytest
 
 from deploy.template import QUERIES, TEMPLATE, regenerated
+from pingfeed.adapters.user_signals_dynamodb import DynamodbUserSignals
 from pingfeed.aws import KEY, TTL
 from pingfeed.core.events import COLUMNS
+from pingfeed.core.signals import Act
 from pingfeed.settings import PREFIX, Settings, kinds, load
 from tests.cloudformation import Stack
+from tests.conformance.samples import NOON_MS
 from tests.permissions import UNUSED
+from tests.unit.fake_dynamodb import FakeDynamodb
 
 GIVEN: Final = {
     "ImageUri": "image",
@@ -224,6 +228,19 @@ def test_reasons_for_unused_permissions_are_about_granted_ones() -> None:
     for policy, reasons in UNUSED.items():
         granted = {action for name, one in statements(stack()) if name == policy for action in listed(one["Action"])}
         assert reasons.keys() <= granted
+
+
+async def test_services_may_make_every_call_that_signals_need(fake: FakeDynamodb, signals: DynamodbUserSignals) -> None:
+    """Also those of a user with so many decisions that they no longer fit into one item."""
+    for first in (0, 500, 1000):
+        await signals.apply([Act("ann", "follow", f"c{n}", NOON_MS + n) for n in range(first, first + 500)])
+    await signals.read("ann", NOON_MS)
+    calls = {"dynamodb:" + "".join(map(str.capitalize, name.split("_"))) for name, _ in fake.calls}
+    assert "dynamodb:DeleteItem" in calls
+    for policy in ("IngestPolicy", "FeedPolicy"):
+        assert calls <= {
+            action for name, one in statements(stack()) if name == policy for action in listed(one["Action"])
+        }
 
 
 def test_a_tick_runs_every_15_minutes() -> None:
