@@ -156,6 +156,7 @@ class Deployment:
         """`pingfeed train` on this machine, over the stage's lake, with the features of its parameters."""
         now = self.stack.parameters()
         chosen = {"LAKE_URL": f"s3://{self._lake}", "ARTIFACTS_URL": f"s3://{self._artifacts}"}
+        chosen |= {"EVENTS_URL": f"firehose://{self.stack.name}-events"}
         chosen |= {f"{name}_URL": f"dynamodb://{self.stack.name}" for name in ("CANDIDATES", "SIGNALS", "LEASE")}
         chosen |= {"FACETS": now["Facets"], "ATTRIBUTES": now["Attributes"], "TICK_MINUTES": now["TickMinutes"]}
         chosen |= {"HOME": str(package.ROOT / "var" / self.stack.name)}

@@ -16,6 +16,7 @@ from deploy.rollout import Release, ReleaseError
 from deploy.stack import PINS, Stack
 from deploy.uploads import Uploads
 from pingfeed.core.feature_set import FeatureSet
+from pingfeed.settings import load
 from tests.unit.fake_cloudformation import Account, Registry
 
 TEMPLATE = """\
@@ -274,6 +275,7 @@ def test_training_runs_over_the_stages_lake_with_its_features(
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setenv("PINGFEED_FACETS", "of another installation")
     assert stage().train() == "It is live."
+    assert load(ran[0]).events_url == "firehose://pingfeed-dev-events", "the command starts with these settings"
     assert ran[0]["PINGFEED_LAKE_URL"] == "s3://pingfeed-dev-lake-123456789012-eu-west-1"
     assert (ran[0]["PINGFEED_FACETS"], ran[0]["PINGFEED_ATTRIBUTES"]) == ("topics", "length")
     with pytest.raises(ReleaseError, match="Training failed"):
