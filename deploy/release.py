@@ -188,7 +188,10 @@ class Deployment:
 
     def smoke_test(self) -> None:
         """The API answers; with an API key, an event is accepted and a feed served."""
-        api, headers = self.stack.outputs()["ApiUrl"].rstrip("/"), {"Content-Type": "application/json"}
+        outputs = self.stack.outputs()
+        if target := outputs.get("DomainTarget"):
+            _say(f"the DNS record of the domain (an alias or CNAME) must point to {target}")
+        api, headers = outputs["ApiUrl"].rstrip("/"), {"Content-Type": "application/json"}
         calls: dict[str, Any] = dict.fromkeys(["/healthz", "/readyz", "/ingest/readyz"])
         if self._key_file.exists():
             headers["X-API-Key"] = self._key_file.read_text().strip()

@@ -282,6 +282,22 @@ def test_training_runs_over_the_stages_lake_with_its_features(
         stage().train()
 
 
+def test_before_a_custom_domain_is_tried_the_target_of_its_dns_record_is_named(
+    stage: Callable[[], Deployment], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first deployment makes the target, so the record cannot be there before."""
+
+    def unknown(_: object) -> int:
+        raise ReleaseError("The smoke test failed.")
+
+    outputs = {"ApiUrl": "https://api.example", "DomainTarget": "d-1.execute-api.eu-west-1.amazonaws.com"}
+    monkeypatch.setattr(Stack, "outputs", lambda _: outputs)
+    monkeypatch.setattr(release, "_answered", unknown)
+    with pytest.raises(ReleaseError):
+        stage().smoke_test()
+    assert "must point to d-1.execute-api.eu-west-1.amazonaws.com" in capsys.readouterr().err
+
+
 def test_a_smoke_test_that_fails_names_the_address() -> None:
     with pytest.raises(ReleaseError, match=r"The smoke test failed: http://127.0.0.1:9/healthz"):
         release._answered(urllib.request.Request("http://127.0.0.1:9/healthz"), within_s=0)
