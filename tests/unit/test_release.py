@@ -84,6 +84,14 @@ def test_a_first_deployment_makes_everything_and_a_first_tick(
     )
 
 
+def test_a_template_without_functions_has_no_local_path_either(account: Account) -> None:
+    """CloudFormation checks CodeUri also where Compute=none leaves the function out."""
+    address = Uploads("123456789012", "eu-west-1", account.client, lambda _: None).template({})
+    text = account.objects[address.rpartition("deploy/")[2]].decode()
+    assert text.count("CodeUri: s3://pingfeed-deploy-123456789012-eu-west-1/deploy/none.zip") == 2
+    assert "../build" not in text
+
+
 def test_with_the_same_features_one_change_set_moves_everything(
     account: Account, stage: Callable[[], Deployment]
 ) -> None:
