@@ -29,7 +29,17 @@ Resources:
       CodeUri: ../build/feed.zip
       CodeUri: ../build/ingest.zip
 """
-NAMES = ["Architecture", "TakeOver", "PacketSlot", "ApiKeyHashes", "ImageUri", "Facets", "Attributes", "TickMinutes"]
+NAMES = [
+    "Architecture",
+    "TakeOver",
+    "PacketSlot",
+    "ApiKeyHashes",
+    "ImageUri",
+    "Facets",
+    "Attributes",
+    "TickMinutes",
+    "Release",
+]
 OLD, NEW = FeatureSet().digest, FeatureSet(attributes=("length",)).digest
 
 
@@ -82,6 +92,23 @@ def test_a_first_deployment_makes_everything_and_a_first_tick(
     assert (
         len(re.findall("CodeUri: s3://pingfeed-deploy-123456789012-eu-west-1/deploy/[0-9a-f]{32}.zip", template)) == 2
     )
+
+
+def test_another_value_of_a_parameter_alone_publishes_new_versions(
+    account: Account, stage: Callable[[], Deployment]
+) -> None:
+    """SAM compares a function's properties without the values of parameters: it goes by `Release` only."""
+    seen = []
+    for given in ({}, {}, {"ApiKeyHashes": "ab" * 32}, {"Attributes": "length"}, {}):
+        stage().deploy("arm64", given)
+        assert account.stack is not None
+        seen.append(account.stack["Release"])
+    first, again, keys, features, last = seen
+    assert first == again
+    assert features == last
+    assert len({first, keys, features}) == 3
+    stage().rollback()
+    assert (account.stack or {})["Release"] == last, "a rollback publishes nothing"
 
 
 def test_a_template_without_functions_has_no_local_path_either(account: Account) -> None:

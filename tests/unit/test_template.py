@@ -433,6 +433,11 @@ def test_services_wait_less_than_the_gateway_and_get_what_they_need() -> None:
     }
 
 
+def test_a_function_with_an_alias_publishes_a_version_for_each_release() -> None:
+    functions = stack(Release="0f").of_type("AWS::Serverless::Function").values()
+    assert [one["AutoPublishCodeSha256"] for one in functions if "AutoPublishAlias" in one] == ["0f"] * 3
+
+
 def test_a_version_can_be_pinned_while_another_is_published() -> None:
     aliases = stack(FeedVersion="7").of_type("AWS::Lambda::Alias")
     assert {name: one["FunctionVersion"] for name, one in aliases.items()} == {
