@@ -162,6 +162,7 @@ class Deployment:
         """`pingfeed train` on this machine, over the stage's lake, with the features of its parameters."""
         now = self.stack.parameters()
         chosen = {"LAKE_URL": f"s3://{self._lake}", "ARTIFACTS_URL": f"s3://{self._artifacts}"}
+        chosen |= {"EVENTS_URL": f"firehose://{self.stack.name}-events"}
         chosen |= {f"{name}_URL": f"dynamodb://{self.stack.name}" for name in ("CANDIDATES", "SIGNALS", "LEASE")}
         chosen |= {"FACETS": now["Facets"], "ATTRIBUTES": now["Attributes"], "TICK_MINUTES": now["TickMinutes"]}
         chosen |= {"HOME": str(package.ROOT / "var" / self.stack.name)}
@@ -193,7 +194,10 @@ class Deployment:
 
     def smoke_test(self) -> None:
         """The API answers; with an API key, an event is accepted and a feed served."""
-        api, headers = self.stack.outputs()["ApiUrl"].rstrip("/"), {"Content-Type": "application/json"}
+        outputs = self.stack.outputs()
+        if target := outputs.get("DomainTarget"):
+            _say(f"the DNS record of the domain (an alias or CNAME) must point to {target}")
+        api, headers = outputs["ApiUrl"].rstrip("/"), {"Content-Type": "application/json"}
         calls: dict[str, Any] = dict.fromkeys(["/healthz", "/readyz", "/ingest/readyz"])
         if self._key_file.exists():
             headers["X-API-Key"] = self._key_file.read_text().strip()

@@ -5,6 +5,7 @@ published version of a function its alias `live` names, "" being the one that th
 tick can change before the traffic moves, and a rollback names earlier versions. Versions keep their code and variables.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ PINS: Final = {name: f"{name.capitalize()}Version" for name in FUNCTIONS}
 """Function -> the parameter that pins its version."""
 TICK_S: Final = 900.0
 """Lambda's limit for an invocation."""
+_RELEASE: Final = "Release"
+"""The parameter that says whether a deployment publishes new versions."""
 _POLL_S: Final = 3.0
 _BUSY_TRIES: Final = 60
 _CAPABILITIES: Final = ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]
@@ -71,6 +74,9 @@ class Stack:
             self.cloudformation.get_template_summary(TemplateURL=template_url)["Parameters"] if template_url else []
         )
         declared = {one["ParameterKey"] for one in summary} or set(before)
+        if template_url and _RELEASE in declared:
+            defaults = {one["ParameterKey"]: one.get("DefaultValue", "") for one in summary}
+            given = {**given, _RELEASE: _release_of(template_url, {**defaults, **before, **given})}
         if unknown := sorted(given.keys() - declared):
             raise ReleaseError(f"The template has no parameter {unknown[0]}; deploy/template.yaml lists them.")
         values: list[dict[str, Any]] = [
@@ -185,3 +191,9 @@ class Stack:
                 return done
             self._sleep(10)
         raise ReleaseError("Another run kept the lease for ten minutes.")
+
+
+def _release_of(template_url: str, values: Mapping[str, str]) -> str:
+    """A digest of the template, whose address has those of the code, and of the values that functions may depend on."""
+    matter = {name: value for name, value in values.items() if name not in (_RELEASE, *PINS.values())}
+    return hashlib.sha256(json.dumps([template_url, matter], sort_keys=True).encode()).hexdigest()[:32]

@@ -6,6 +6,7 @@ account and region share the bucket and the repository.
 
 import base64
 import hashlib
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -15,6 +16,7 @@ from deploy.rollout import ReleaseError
 
 REPOSITORY: Final = "pingfeed-lambda-batch"
 TEMPLATE: Final = package.ROOT / "deploy" / "template.yaml"
+_LOCAL_ZIP: Final = re.compile(r"CodeUri: \.\./build/(\w+)\.zip")
 PLATFORMS: Final = {"arm64": "linux/arm64", "x86_64": "linux/amd64"}
 """Architecture -> Docker's name for it."""
 
@@ -35,10 +37,12 @@ class Uploads:
         return f"s3://{self.bucket}/{key}"
 
     def template(self, zips: Mapping[str, str]) -> str:
-        """The address of the template, in which the uploaded zips stand for the local ones."""
-        text = TEMPLATE.read_text()
-        for name, url in zips.items():
-            text = text.replace(f"CodeUri: ../build/{name}.zip", f"CodeUri: {url}")
+        """The address of the template, in which the uploaded zips stand for the local ones.
+
+        CloudFormation rejects a local one also of a function that the parameters leave out.
+        """
+        none = f"s3://{self.bucket}/deploy/none.zip"
+        text = _LOCAL_ZIP.sub(lambda found: f"CodeUri: {zips.get(found[1], none)}", TEMPLATE.read_text())
         key = self.put(text.encode(), ".yaml").partition(self.bucket + "/")[2]
         signed: str = self._s3.generate_presigned_url("get_object", Params={"Bucket": self.bucket, "Key": key})
         return signed.partition("?")[0]  # CloudFormation reads it with the caller's own permissions.

@@ -34,7 +34,7 @@ def create(build: Callable[[Settings], Services], settings: Settings) -> Opened:
 
 def function(build: Callable[[Settings], Services] = build_for_lambda, **options: Any) -> HttpFunction:
     """One execution environment. What a feed leaves behind goes on in the next one: no response waits for it."""
-    return HttpFunction("feed", partial(create, build), counted=COUNTED, timeout_s=TIMEOUT_S, rest_s=None, **options)
+    return HttpFunction("feed", partial(create, build), counted=COUNTED, timeout_s=TIMEOUT_S, drain_s=None, **options)
 
 
 handler: Final = function()

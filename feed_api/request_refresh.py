@@ -24,7 +24,7 @@ LOAD_S: Final = 3.0
 
 
 class RequestRefresh:
-    """One environment's refreshing; `clock` is the machine's, for others may stand still while it is frozen."""
+    """The refreshes of one environment; `clock` is the wall clock: a monotonic one may stop while it is frozen."""
 
     def __init__(
         self, loader: ArtifactLoader, trending: TrendingCache, clock: Clock, metrics: FeedMetrics, *, old_ms: int
@@ -33,7 +33,7 @@ class RequestRefresh:
         self._old_ms = old_ms
         self._task: asyncio.Task[None] | None = None
         self._is_new = self._was_awaited = False
-        """Of the task: whether this request began it, and whether a response has waited for what it loads."""
+        """Whether this request has started the task, and whether a response has waited for what it loads."""
         self._read_ms = self._due_ms = self._wait_ms = 0
         """When the pointers were last read; when to read them again; when a request may wait for that again."""
 
@@ -58,7 +58,7 @@ class RequestRefresh:
             await self.finish(POINTER_S)
 
     async def finish(self, within_s: float) -> None:
-        """Before a response due in `within_s`: wait so long for the refresh, longer if it is loading a new version."""
+        """Before a response that is due in `within_s`: wait so long for the refresh, or longer for a new version."""
         if self._task is None:
             return
         if self._is_new:

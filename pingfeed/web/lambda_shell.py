@@ -7,14 +7,14 @@ They are opened when Lambda imports the handler's module: during the first reque
 function. They are created outside the app's lifespan, which Mangum would run for every invocation.
 
 A snapshot of the imported process (SnapStart) starts many environments, and a fork several processes. Each of them
-opens everything anew (`renew`), so that none shares a connection, random state or the name of a writer with another.
+opens everything again (`renew`), so that none shares a connection, random state or the name of a writer with another.
 
 The environment is frozen between invocations, so nothing may run after a response: tasks that a request has started and
 not awaited (a refresh of keys, an abandoned call) are awaited here, then cancelled. Calls on connections that died
 meanwhile are retried by their callers (`pingfeed/spool/inline.py`).
 
 API Gateway passes the path with the stage, and with the base path of a custom domain: both become the app's root path
-(`_Placed`). Counters are logged at the end of an invocation (`pingfeed/web/metrics.py`).
+(`_RootPath`). Counters are logged at the end of an invocation (`pingfeed/web/metrics.py`).
 """
 
 import asyncio
@@ -44,8 +44,8 @@ from pingfeed.web.errors import error_response
 from pingfeed.web.metrics import MetricLines, Metrics
 from pingfeed.web.middleware import OutermostLayer
 
-REST_S: Final = 6.0
-"""How long a response waits for tasks that its request left behind: a refresh of token keys takes at most this long."""
+DRAIN_S: Final = 6.0
+"""How long a response waits for tasks that its request has left: a refresh of token keys takes at most this long."""
 WARM_UP_S: Final = 3.0
 """How long opening waits for the stores: Lambda ends an import after 10 s."""
 _DEFAULT_STAGE: Final = "$default"
@@ -71,9 +71,9 @@ Create = Callable[[Settings], Opened]
 class HttpFunction:
     """One execution environment. Called with one event at a time, in one thread.
 
-    `counted` are the counters that become CloudWatch metrics; `timeout_s` is the least timeout that the function may
-    have; `prefix` is a path under which the API publishes the service besides the root; a response waits `rest_s` for
-    tasks that are left; with None they are left alone, frozen with the environment, and go on in the next invocation.
+    `counted` are the counters that become CloudWatch metrics; `timeout_s` is the minimum timeout of the
+    function; `prefix` is a path under which the API publishes the service besides the root. A response waits `drain_s`
+    for unfinished tasks; with None it does not wait, and they go on in the next invocation.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class HttpFunction:
         counted: Collection[str],
         timeout_s: float,
         prefix: str = "",
-        rest_s: float | None = REST_S,
+        drain_s: float | None = DRAIN_S,
         environ: Mapping[str, str] = os.environ,
         new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
         write: Callable[[str], Any] = lambda line: sys.stdout.write(line),
     ) -> None:
         self._service, self._create, self._counted, self._timeout_s = service, create, counted, timeout_s
-        self._prefix, self._rest_s = prefix, rest_s
+        self._prefix, self._drain_s = prefix, drain_s
         self._environ, self._new_loop, self._write = environ, new_loop, write
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
@@ -103,14 +103,14 @@ class HttpFunction:
         if not _is_request(event):
             raise RuntimeError(
                 f"the {self._service} function answers HTTP requests (of API Gateway, a function URL or a load "
-                "balancer), and this event is none"
+                "balancer); this event is not one"
             )
         if self._loop is not None and self._process != os.getpid():
             self.renew()
         self._check_timeout(context)
         with self._running() as loop:
             answer = Mangum(self._ready_app(loop), lifespan="off")(event, context)
-            loop.run_until_complete(_rest(self._rest_s))
+            loop.run_until_complete(_drain(self._drain_s))
         if self._lines is not None:
             self._lines.flush()
         return answer
@@ -119,10 +119,10 @@ class HttpFunction:
         """Open everything before the first invocation. That one retries if it fails, and reports why."""
         with self._running() as loop:
             self._ready_app(loop)
-            loop.run_until_complete(_rest(self._rest_s))
+            loop.run_until_complete(_drain(self._drain_s))
 
     def renew(self) -> None:
-        """Open everything anew, in a process that was copied from another one by a snapshot or a fork."""
+        """Open everything again, in a process that was copied from another one by a snapshot or a fork."""
         _left_behind.append((self._loop, self._app, self._lines))
         self._loop = self._app = self._lines = None
         random.seed()
@@ -162,7 +162,7 @@ class HttpFunction:
         if settings.auth == "none":
             variable = f"{PREFIX}AUTH"
             raise SettingsError(f"{variable} is none; a function needs gateway_jwt, jwt or api_key", field=variable)
-        opened = self._create(replace(settings, root_path=""))  # `_Placed` deals with it.
+        opened = self._create(replace(settings, root_path=""))  # `_RootPath` sets it.
         await open_clients()
         try:
             async with asyncio.timeout(WARM_UP_S):
@@ -172,7 +172,7 @@ class HttpFunction:
             _log.warning("a store did not answer yet", extra={"reason": str(error) or f"after {WARM_UP_S:g} s"})
         self._lines = MetricLines(opened.metrics, self._service, self._counted, clock=opened.clock, write=self._write)
         _log.info("settings that apply", extra={"settings": shown(settings)})
-        return _Placed(opened.app, settings.root_path, self._prefix)
+        return _RootPath(opened.app, settings.root_path, self._prefix)
 
     def _check_timeout(self, context: LambdaContext) -> None:
         """Report a timeout that is too short. The first invocation may have spent time on a second import."""
@@ -205,7 +205,7 @@ def _is_request(event: Any) -> bool:
     return isinstance(context, dict) and ("http" in context or "httpMethod" in event)
 
 
-async def _rest(patience_s: float | None) -> None:
+async def _drain(patience_s: float | None) -> None:
     """Wait for unfinished tasks, and cancel those that take too long."""
     begun = asyncio.all_tasks() - {asyncio.current_task()}
     if begun and patience_s is not None:
@@ -215,7 +215,7 @@ async def _rest(patience_s: float | None) -> None:
         await asyncio.gather(*late, return_exceptions=True)
 
 
-class _Placed:
+class _RootPath:
     """Passes a request on with the app's own path; what precedes it becomes the scope's root path.
 
     That may be the stage, the base path of a custom domain (PINGFEED_ROOT_PATH) and the service's own prefix.

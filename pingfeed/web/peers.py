@@ -1,11 +1,11 @@
 """The metrics of all workers of a port, whichever of them is asked.
 
-Each worker tells its own over a Unix socket in the supervisor's folder. The one that is asked adds them up, and keeps
-what each had said: the counters of a worker that ended, or does not answer, go on counting as they last were. So a sum
-never falls, which Prometheus would take for a restart.
+Each worker serves its own over a Unix socket in the supervisor's folder. The worker that is scraped adds them up and
+keeps a copy: the counters of a worker that has ended, or does not answer, stay in the sum with their last values. So a
+sum never falls, which Prometheus would take for a restart.
 
     <folder>/2-<pid>.sock       a process of the second worker
-    <folder>/2-<pid>.metrics    what it last told, in Prometheus' text format
+    <folder>/2-<pid>.metrics    its last metrics, in Prometheus' text format
 """
 
 import asyncio
@@ -23,28 +23,28 @@ _ANSWER_S: Final = 1.0
 
 
 class Peers:
-    """One worker among its peers: tells them what `read` returns while it is open, and renders the sum of all."""
+    """One worker among its peers: serves them what `read` returns, and renders the sum of all."""
 
     def __init__(self, worker: Worker, read: Callable[[], bytes]) -> None:
         self._socket, self._read = worker.socket(), read
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Answer the others."""
+        """Serve the other workers."""
         self._server = await asyncio.start_unix_server(self._answer, self._socket)
 
     async def close(self) -> None:
-        """Answer no more."""
+        """Stop serving them."""
         if self._server is not None:
             self._server.close()
 
     async def render(self) -> bytes:
         """The sum over all workers in Prometheus' text format."""
-        found = [await self._told(path) for path in sorted(self._socket.parent.glob("*.sock"))]
+        found = [await self._metrics_of(path) for path in sorted(self._socket.parent.glob("*.sock"))]
         return generate_latest(_Sum(family for families in found for family in families))
 
-    async def _told(self, path: Path) -> list[Metric]:
-        """What a process tells, or what it had told of its counters."""
+    async def _metrics_of(self, path: Path) -> list[Metric]:
+        """The metrics of a process; only its last counters if it does not answer."""
         text = self._read() if path == self._socket else await _ask(path)
         kept = path.with_suffix(".metrics")
         if text:
@@ -91,7 +91,7 @@ def _parse(text: bytes) -> list[Metric]:
 
 
 async def _ask(path: Path) -> bytes:
-    """What a process tells; nothing if it has ended or does not answer in time."""
+    """The metrics of a process as text; empty if it has ended or does not answer in time."""
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(_ANSWER_S):
             reader, writer = await asyncio.open_unix_connection(path)

@@ -45,7 +45,7 @@ class Worker:
     listener: int
     """The descriptor of the bound socket."""
     folder: Path
-    """Where the workers find each other (`peers.py`)."""
+    """Where the workers' Unix sockets are (`peers.py`)."""
 
     @classmethod
     def parse(cls, text: str) -> "Worker":
@@ -57,7 +57,7 @@ class Worker:
         return f"{self.number}:{self.of}:{self.listener}:{self.folder}"
 
     def socket(self) -> Path:
-        """The address at which this process of the worker tells its metrics."""
+        """The Unix socket on which this process serves its metrics."""
         return self.folder / f"{self.number}-{os.getpid()}.sock"
 
     def has_served(self) -> bool:
@@ -71,7 +71,7 @@ def spool_name(service: str, number: int) -> str:
 
 
 def left_spools(spool_dir: Path, service: str, workers: int) -> list[Path]:
-    """The spools of workers beyond the number that runs now, which an earlier start with more of them has left."""
+    """The spools of workers that do not run now, left by an earlier start with more workers."""
     numbered = {path.name.rpartition("-")[2]: path for path in spool_dir.glob(f"{service}-*")}
     return [path for number, path in sorted(numbered.items()) if number.isdecimal() and int(number) > workers]
 

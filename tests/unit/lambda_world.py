@@ -63,7 +63,7 @@ class LambdaWorld:
     lake: MemoryArtifacts = field(default_factory=MemoryArtifacts)
     within_s: float = 5.0
     max_objects: int = 100
-    rest_s: float = 6.0
+    drain_s: float = 6.0
     now_ms: int = NOW_MS
     built: list[asyncio.AbstractEventLoop] = field(default_factory=list)
     """The loop that ran at each build."""
@@ -78,7 +78,7 @@ class LambdaWorld:
             counted=COUNTED,
             timeout_s=22,
             prefix="/ingest",
-            rest_s=self.rest_s,
+            drain_s=self.drain_s,
             environ=self.environ,
             new_loop=self._loop,
             write=self.lines.append,

@@ -175,11 +175,11 @@ def test_nothing_runs_after_a_response(world: LambdaWorld) -> None:
         assert set(threading.enumerate()) <= before
 
 
-@pytest.mark.parametrize(("seconds", "rest_s", "is_cancelled"), [(0.02, 6, False), (3600, 0.02, True)])
+@pytest.mark.parametrize(("seconds", "drain_s", "is_cancelled"), [(0.02, 6, False), (3600, 0.02, True)])
 def test_tasks_that_a_request_left_are_awaited_then_cancelled(
-    seconds: float, rest_s: float, is_cancelled: bool
+    seconds: float, drain_s: float, is_cancelled: bool
 ) -> None:
-    with lambda_world(rest_s=rest_s) as world:
+    with lambda_world(drain_s=drain_s) as world:
         world(request("/healthz", method="GET"))
         left: list[asyncio.Task[None]] = []
         world.signals.before = lambda: left.append(asyncio.get_running_loop().create_task(asyncio.sleep(seconds)))

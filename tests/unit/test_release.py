@@ -16,6 +16,7 @@ from deploy.rollout import Release, ReleaseError
 from deploy.stack import PINS, Stack
 from deploy.uploads import Uploads
 from pingfeed.core.feature_set import FeatureSet
+from pingfeed.settings import load
 from tests.unit.fake_cloudformation import Account, Registry
 
 TEMPLATE = """\
@@ -28,7 +29,17 @@ Resources:
       CodeUri: ../build/feed.zip
       CodeUri: ../build/ingest.zip
 """
-NAMES = ["Architecture", "TakeOver", "PacketSlot", "ApiKeyHashes", "ImageUri", "Facets", "Attributes", "TickMinutes"]
+NAMES = [
+    "Architecture",
+    "TakeOver",
+    "PacketSlot",
+    "ApiKeyHashes",
+    "ImageUri",
+    "Facets",
+    "Attributes",
+    "TickMinutes",
+    "Release",
+]
 OLD, NEW = FeatureSet().digest, FeatureSet(attributes=("length",)).digest
 
 
@@ -81,6 +92,31 @@ def test_a_first_deployment_makes_everything_and_a_first_tick(
     assert (
         len(re.findall("CodeUri: s3://pingfeed-deploy-123456789012-eu-west-1/deploy/[0-9a-f]{32}.zip", template)) == 2
     )
+
+
+def test_another_value_of_a_parameter_alone_publishes_new_versions(
+    account: Account, stage: Callable[[], Deployment]
+) -> None:
+    """SAM compares a function's properties without the values of parameters: it goes by `Release` only."""
+    seen = []
+    for given in ({}, {}, {"ApiKeyHashes": "ab" * 32}, {"Attributes": "length"}, {}):
+        stage().deploy("arm64", given)
+        assert account.stack is not None
+        seen.append(account.stack["Release"])
+    first, again, keys, features, last = seen
+    assert first == again
+    assert features == last
+    assert len({first, keys, features}) == 3
+    stage().rollback()
+    assert (account.stack or {})["Release"] == last, "a rollback publishes nothing"
+
+
+def test_a_template_without_functions_has_no_local_path_either(account: Account) -> None:
+    """CloudFormation checks CodeUri also where Compute=none leaves the function out."""
+    address = Uploads("123456789012", "eu-west-1", account.client, lambda _: None).template({})
+    text = account.objects[address.rpartition("deploy/")[2]].decode()
+    assert text.count("CodeUri: s3://pingfeed-deploy-123456789012-eu-west-1/deploy/none.zip") == 2
+    assert "../build" not in text
 
 
 def test_with_the_same_features_one_change_set_moves_everything(
@@ -289,10 +325,27 @@ def test_training_runs_over_the_stages_lake_with_its_features(
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setenv("PINGFEED_FACETS", "of another installation")
     assert stage().train() == "It is live."
+    assert load(ran[0]).events_url == "firehose://pingfeed-dev-events", "the command starts with these settings"
     assert ran[0]["PINGFEED_LAKE_URL"] == "s3://pingfeed-dev-lake-123456789012-eu-west-1"
     assert (ran[0]["PINGFEED_FACETS"], ran[0]["PINGFEED_ATTRIBUTES"]) == ("topics", "length")
     with pytest.raises(ReleaseError, match="Training failed"):
         stage().train()
+
+
+def test_before_a_custom_domain_is_tried_the_target_of_its_dns_record_is_named(
+    stage: Callable[[], Deployment], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first deployment makes the target, so the record cannot be there before."""
+
+    def unknown(_: object) -> int:
+        raise ReleaseError("The smoke test failed.")
+
+    outputs = {"ApiUrl": "https://api.example", "DomainTarget": "d-1.execute-api.eu-west-1.amazonaws.com"}
+    monkeypatch.setattr(Stack, "outputs", lambda _: outputs)
+    monkeypatch.setattr(release, "_answered", unknown)
+    with pytest.raises(ReleaseError):
+        stage().smoke_test()
+    assert "must point to d-1.execute-api.eu-west-1.amazonaws.com" in capsys.readouterr().err
 
 
 def test_a_smoke_test_that_fails_names_the_address() -> None:

@@ -143,6 +143,14 @@ def test_settings_accept_the_variables(auth: str, signals: str) -> None:
     assert not settings.operator_loopback
 
 
+@pytest.mark.parametrize("auth", AUTHS)
+def test_the_nightly_job_runs_elsewhere_with_the_variables_that_the_docs_name(auth: str) -> None:
+    text = (TEMPLATE.parents[1] / "docs" / "aws.md").read_text("utf-8")
+    left_out = re.findall(r"`(PINGFEED_\w+)`", text.partition(" except ")[2].partition(".\n")[0])
+    given = variables(stack(Auth=auth), "TickFunction")
+    assert load({name: value for name, value in given.items() if name not in left_out}).lake_url.startswith("s3://")
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -423,6 +431,11 @@ def test_services_wait_less_than_the_gateway_and_get_what_they_need() -> None:
         "IngestFunction": "PublishedVersions",
         "FeedFunction": "PublishedVersions",
     }
+
+
+def test_a_function_with_an_alias_publishes_a_version_for_each_release() -> None:
+    functions = stack(Release="0f").of_type("AWS::Serverless::Function").values()
+    assert [one["AutoPublishCodeSha256"] for one in functions if "AutoPublishAlias" in one] == ["0f"] * 3
 
 
 def test_a_version_can_be_pinned_while_another_is_published() -> None:
