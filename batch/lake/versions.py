@@ -138,9 +138,11 @@ class VersionedLake:
         there = self._lake.list(VERSIONS)
         # A number that was used and removed can be created again. Or another run goes on from this version already.
         if not made or there[-1] != path:
-            self._remove_own(self._newest().files)
-            for other in () if made else others:
-                self._lake.delete(other)
+            newest = self._newest().files
+            self._remove_own(newest)
+            if not made or newest.items().isdisjoint(files.items() - self._committed.items()):
+                for other in others:
+                    self._lake.delete(other)
             self.refresh()
             raise Busy(ANOTHER)
         self._lake.write(_copy_of(path), data)
