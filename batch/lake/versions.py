@@ -115,9 +115,12 @@ class VersionedLake:
             self._held.check()
 
     def verify(self) -> None:
-        """Busy unless the lease is held this moment, if there is one."""
+        """During a run: Busy if another one, even with a different lease, had begun when this was called."""
         if self._held is not None:
             self._held.verify()
+            self._view()
+            if self._lake.list(VERSIONS)[-1:] != [_path(self._number)]:
+                raise Busy(ANOTHER)
 
     def commit(self, *others: str) -> None:
         """Make the changes visible.

@@ -154,6 +154,18 @@ def test_a_run_stops_at_its_first_change_after_it_has_lost_the_lease(disk: FileL
             change()
 
 
+def test_a_run_removes_no_file_of_one_with_another_lease(disk: FileLake) -> None:
+    """Two machines whose settings name different leases."""
+    first, second = committed(disk, PATH), VersionedLake(disk)
+    first.claim(Lease(1))
+    second.claim(Lease(1))
+    second.write("clean/new.parquet", b"x")
+    with pytest.raises(Busy):
+        first.sweep()
+    second.commit()
+    assert VersionedLake(disk).read("clean/new.parquet") == b"x"
+
+
 def test_a_lake_without_versions_counts_as_it_is(disk: FileLake) -> None:
     for path in (PATH, "ticks/7/manifest.json"):
         disk.write(path, path.encode())
