@@ -74,7 +74,10 @@ class RawCompaction:
         named = {_digest(path) for path in self._lake.list(f"compactions/day={day}")}
         there = {path for path in paths if is_compacted(path)}
         unnamed = {path for path in there if _digest(path) not in named}
-        self._remove(path for path in unnamed if self._is_spare(path, paths))
+        spare = [path for path in unnamed if self._is_spare(path, paths)]
+        if spare:  # Not of a run that began meanwhile and is about to name it.
+            self._tables.versions.verify()
+        self._remove(spare)
         there -= unnamed
         if not there or not (loose or len(there) > 1):
             return loose, []

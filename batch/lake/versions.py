@@ -6,13 +6,13 @@
 Everything in the folders `VERSIONED` is read through the newest version; what it does not name does not exist. There a
 file never changes: what a run writes gets a name of its own, with the lease's number (`run-5.parquet` is stored as
 `run-5.12-4f0a1b2c.parquet`; JSON keeps its name while that is free), and `commit` names it in the next version.
-Only one process can create that file. A run whose lease has passed to another finds its number taken, discards what it
-wrote and stops. Of what a version no longer names, and of what crashed runs left, the nightly job removes what is older
-than a day (`sweep`), except what it has replaced itself: readers that began before it still need that. No other run
+Only one process can create that file. A run that has lost its lease to another finds its number taken, discards what it
+wrote and stops. The nightly job removes files that no version names, and those that crashed runs left, once they are a
+day old (`sweep`), except those that it has replaced itself: readers that began before it still need them. No other run
 deletes a file that is not its own.
 
 Other folders (raw files, rejected and quarantined data, deletion requests) have other writers, too, and no versions.
-A lake without versions is one of before: all its files count, and the first commit names them.
+A lake without versions was written by an earlier release: all its files count, and the first commit names them.
 
 Listings are cached: a tick lists some 280 folders, and on S3 each costs a request and a round trip. `refresh` clears
 the cache: a run does so when it begins.
@@ -44,7 +44,7 @@ class Version(Sealed, frozen=True, kw_only=True):
     fence: int
     """The number of the lease under which it was written."""
     files: dict[str, str]
-    """Path -> what its stored name has in addition, "" for nothing."""
+    """Path -> the tag in its stored name (`12-4f0a1b2c`), "" if it has none."""
 
 
 class VersionedLake:
@@ -60,7 +60,7 @@ class VersionedLake:
         self._begun_with: set[str] = set()
         self._held: HeldLease | None = None
         self.fence = 0
-        """The number of the lease that is held, else that of the version that was read."""
+        """The number of the held lease, otherwise of the version that was read."""
         self.in_transaction = False
 
     @contextmanager
@@ -115,15 +115,18 @@ class VersionedLake:
             self._held.check()
 
     def verify(self) -> None:
-        """Busy unless the lease is held this moment, if there is one."""
+        """During a run: Busy if another one, even with a different lease, had begun when this was called."""
         if self._held is not None:
             self._held.verify()
+            self._view()
+            if self._lake.list(VERSIONS)[-1:] != [_path(self._number)]:
+                raise Busy(ANOTHER)
 
     def commit(self, *others: str) -> None:
         """Make the changes visible.
 
-        Busy if another run has made some: what this one wrote is discarded then, with the files `others` that it has
-        made in other folders.
+        Busy if another run has committed meanwhile: then the files that this one wrote are discarded, and so are
+        `others`, those that it wrote to other folders.
         """
         if self._view() != self._committed:
             self._commit(*others)
@@ -133,14 +136,16 @@ class VersionedLake:
         files = self._view()
         path, data = _path(self._number + 1), seal(Version(fence=self.fence, files=files), b"")
         made = self._lake.create(path, data)
-        with suppress(NotFound):  # Of a call that was retried, the first attempt may have succeeded.
+        with suppress(NotFound):  # If the call was retried, the first attempt may have succeeded.
             made = made or self._lake.read(path) == data
         there = self._lake.list(VERSIONS)
-        # A number that was used and removed can be created again. Or another run goes on from this version already.
+        # The number may have been used and removed before, or another run may already have built on this version.
         if not made or there[-1] != path:
-            self._remove_own(self._newest().files)
-            for other in () if made else others:
-                self._lake.delete(other)
+            newest = self._newest().files
+            self._remove_own(newest)
+            if not made or newest.items().isdisjoint(files.items() - self._committed.items()):
+                for other in others:
+                    self._lake.delete(other)
             self.refresh()
             raise Busy(ANOTHER)
         self._lake.write(_copy_of(path), data)
@@ -228,7 +233,7 @@ class VersionedLake:
         return self._lake.dataset([self._found(path) for path in paths], schema)
 
     def _write_new(self, path: str, data: bytes) -> str:
-        """Store a file under a name that is free; what the name has in addition."""
+        """Store a file under a free name; the tag in that name."""
         if path.endswith(".json") and path not in self._view() and self._lake.create(path, data):
             return ""
         tag = f"{self.fence}-{os.urandom(4).hex()}"
@@ -237,7 +242,7 @@ class VersionedLake:
         return tag
 
     def _remove_own(self, files: Mapping[str, str]) -> None:
-        """Delete what this process has written since the last commit and what is not among these files."""
+        """Delete the files that this process has written since the last commit, except these."""
         named = {_stored(*one) for one in files.items()}
         for path in sorted(self._written - named):
             self._lake.delete(path)

@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from batch.lake.tables import FORGOTTEN
+from batch.lake.tombstones import every_deleted
 from batch.ops.decisions import relations_of_lake
 from batch.wiring import Batch
 from pingfeed.core.acts import acts_of
@@ -21,6 +23,7 @@ from pingfeed.ports import UserSignals
 from pingfeed.telemetry import nameless
 
 _AT_ONCE: Final = 5000
+_CLOCK: Final = "received_ms"
 _log = logging.getLogger(__name__)
 
 
@@ -51,12 +54,19 @@ async def _rebuild(batch: Batch, *, only_if_incomplete: bool) -> Rebuilt:
     try:
         if only_if_incomplete and await signals.is_complete():
             return Rebuilt(0, 0)
+        deleted = every_deleted(batch.tables.lake)
         found = (act for row in relations_of_lake(batch) for act in acts_of(row) if act.kind != "seen")
         with batch.progress.step("rebuilding the signals"):
             while acts := list(islice(found, _AT_ONCE)):
                 await _apply(signals, acts)
                 count += len(acts)
                 users.update(act.user_id for act in acts)
+            # Users deleted since it began: `pingfeed forget` removed only what the store had then.
+            batch.tables.versions.refresh(FORGOTTEN)
+            for user_id in every_deleted(batch.tables.lake).among(
+                users - {*deleted.among(users, _CLOCK, 0)}, _CLOCK, 0
+            ):
+                await signals.forget(user_id)
             await signals.mark_complete()
     finally:
         await signals.close()

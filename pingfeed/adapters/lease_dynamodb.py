@@ -68,7 +68,7 @@ class DynamodbLease:
             with translated(f"the table {self._table}"):
                 self._client.put_item(TableName=self._table, Item=item, ConditionExpression=condition, **values)
         except Conflict as error:
-            if self._read() != item:  # Of a call that was retried, the first attempt may have succeeded.
+            if self._read() != item:  # If the call was retried, the first attempt may have succeeded.
                 raise Busy("another process has taken the lease") from error
 
     @property

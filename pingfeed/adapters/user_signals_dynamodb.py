@@ -13,8 +13,8 @@ A read gets the head, and what else it needs, in one call, with the head of the 
 very next feed. A process keeps sessions and relations that it has read; the head tells which version holds. Only users
 with relations in items of their own, or whose kept copy has become too old, need a second call.
 
-Acts on an item that is damaged are not lost, and what was in it is missed: `complete` is False, for relations until
-they are next rebuilt from the lake.
+If an item is damaged, its content is lost, later acts are not, and `complete` is False: for relations until they are
+next rebuilt from the lake.
 """
 
 import asyncio
@@ -43,16 +43,16 @@ USERS_AT_ONCE: Final = 32
 TRIES: Final = 12
 """Attempts at one user's write against conflicts or throttling: a few seconds. After that the spool retries."""
 READS: Final = 4
-"""Of items that another process folds meanwhile."""
+"""Attempts at reading items that other processes keep folding."""
 _COMPLETE: Final = "complete"
 _CACHE_BYTES: Final = 32 << 20
 _ENTRY_BYTES: Final = 120
-"""Of a seen ping or a relation in a copy, about."""
+"""About the size of a seen ping or a relation in a copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Decided:
-    """A reader's copy of relations, as of a fold of a head."""
+    """A reader's copy of the relations, as a fold wrote them."""
 
     owner: bytes
     fold: int
@@ -73,7 +73,7 @@ class DynamodbUserSignals:
         self._places = asyncio.Semaphore(USERS_AT_ONCE)
         self._sessions: Cache[Copy] = Cache(_CACHE_BYTES)
         self._relations: Cache[_Decided] = Cache(_CACHE_BYTES)
-        self._heads: Cache[Head] = Cache(_CACHE_BYTES)  # Those that were read, until the next write.
+        self._heads: Cache[Head] = Cache(_CACHE_BYTES)  # As they were read, until the next write.
         self._marked_ms: int | None = None
 
     async def apply(self, acts: Sequence[Act]) -> None:
@@ -241,7 +241,7 @@ def _keys(user_id: str) -> list[str]:
 
 
 def _state(user_id: str, head: Head, copy: Copy, decided: _Decided, now_ms: int) -> UserState:
-    """What the items say, with the acts in the head."""
+    """The state in the items, with the acts in the head applied."""
     session, written_ms = copy.session(), copy.written_ms
     for entry in head.entries:
         session, written_ms = entry.replay(session, written_ms)

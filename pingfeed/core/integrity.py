@@ -1,7 +1,7 @@
 """Checksums of models and snapshots: what is damaged is rejected before it is parsed.
 
 A manifest holds `sha256`, the SHA-256 of the file beside it, and `checksum`, that of its own other fields (as compact
-JSON with sorted keys). A manifest without `sha256` is of the format before: its file is accepted with a warning.
+JSON with sorted keys). A manifest without `sha256` has the earlier format: its file is accepted with a warning.
 """
 
 import hashlib

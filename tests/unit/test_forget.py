@@ -1,6 +1,8 @@
 """A deleted user is nowhere after the nightly job but in rejected events; other users lose and gain nothing."""
 
 import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ from batch.lake.ledger import is_compacted
 from batch.lake.raw_files import read_events
 from batch.lake.tables import AGGREGATES
 from batch.lake.tombstones import DeletionRequest, DeletionRequests, find_user_ids
+from batch.ops import signals_rebuild
+from batch.ops.decisions import relations_of_lake
 from batch.ops.forget import forget_users, remove_forgotten
 from batch.serving import packets
 from batch.training import training_set
+from batch.wiring import Batch
 from batch.wiring import build as build_batch
 from pingfeed.adapters.lake_file import FileLake
 from pingfeed.core.errors import Unavailable
-from pingfeed.core.events import encode_rows
+from pingfeed.core.events import Row, encode_rows
 from tests.unit.dying_lake import deaths
 from tests.unit.forget_world import NIGHT, NOON, ZOE, build, forget, land_bytes, opened, places_of
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, TICK_MS, LakeWorld, event_id, row
@@ -145,6 +150,22 @@ def test_a_user_deleted_while_a_tick_runs_has_no_packet_after_it(
     monkeypatch.setattr(packets, "make", forget_meanwhile)
     assert ticking.run(world.batch, NOON + 1).packets == 2
     assert ["candidates.sqlite" in places_of(world, user) for user in ("ada", ZOE)] == [True, False]
+
+
+def test_a_user_deleted_while_the_signals_are_rebuilt_has_none_after_it(
+    world: LakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.land([row("block", NOON * TICK_MS - 1, user_id=user, creator_id="c1") for user in ("ada", ZOE)])
+    elsewhere = build_batch(world.batch.settings, clock=world.time, quiet=True)
+
+    def forget_meanwhile(batch: Batch) -> Iterator[Row]:
+        yield from relations_of_lake(batch)
+        with ThreadPoolExecutor() as pool:
+            pool.submit(forget_users, elsewhere, [ZOE]).result()
+
+    monkeypatch.setattr(signals_rebuild, "relations_of_lake", forget_meanwhile)
+    signals_rebuild.rebuild(world.batch)
+    assert ["signals.sqlite" in places_of(world, user) for user in ("ada", ZOE)] == [True, False]
 
 
 def test_late_events_are_never_learned_and_leave_the_raw_files(world: LakeWorld) -> None:

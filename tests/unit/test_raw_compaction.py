@@ -10,9 +10,10 @@ from batch.lake import compaction
 from batch.lake.compaction import RawCompaction
 from batch.lake.ledger import Ledger, is_compacted
 from batch.lake.tables import CLEAN
-from pingfeed.core.errors import Unavailable
+from pingfeed.core.errors import Busy, Unavailable
 from tests.unit.dying_lake import deaths
 from tests.unit.lakes import DAY, FIRST, FIRST_DAY, LakeWorld, event_id, like
+from tests.unit.test_versions import Lease
 
 NIGHT = FIRST + DAY + 12
 
@@ -184,6 +185,27 @@ def test_a_compacted_file_without_a_manifest_is_kept_if_it_is_the_only_copy(worl
     before = _raw(world)
     _compact(world)
     assert _raw(world) == before
+
+
+def test_a_run_that_was_paused_removes_no_compacted_file_that_another_is_about_to_commit(
+    world: LakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [event for event, _ in _rows(world)]
+    paused, other = world.batch.tables, LakeWorld(world.home).batch.tables
+    paused.versions.claim(Lease(1))
+    other.versions.claim(Lease(2))
+    commit = other.versions.commit
+
+    def woken(*others: str) -> None:
+        paused.versions.refresh("events")
+        with pytest.raises(Busy):
+            RawCompaction(paused, Ledger(paused, world.batch.ticks)).run(FIRST_DAY + 1)
+        commit(*others)
+
+    monkeypatch.setattr(other.versions, "commit", woken)
+    RawCompaction(other, Ledger(other, world.batch.ticks)).run(FIRST_DAY + 1)
+    paused.versions.end()
+    assert [event for event, _ in _rows(world)] == before
 
 
 def test_a_failed_compaction_does_not_stop_the_nightly_job(

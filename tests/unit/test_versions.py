@@ -96,6 +96,7 @@ def test_a_run_that_is_overtaken_right_after_its_commit_keeps_what_the_next_one_
     first, second = committed(disk, PATH), VersionedLake(disk)
     first.claim(Lease(1))
     first.write("clean/new.parquet", b"x")
+    first.write("events/compacted.parquet", b"x")
 
     class Overtaken(FileLake):
         def create(self, path: str, data: bytes) -> bool:
@@ -105,8 +106,9 @@ def test_a_run_that_is_overtaken_right_after_its_commit_keeps_what_the_next_one_
 
     first._lake = Overtaken(f"file://{disk.root}")
     with pytest.raises(Busy):
-        first.commit()
+        first.commit("events/compacted.parquet")
     assert second.read("clean/new.parquet") == b"x"
+    assert disk.list("events")
 
 
 def test_a_commit_of_which_nothing_was_heard_is_not_undone_by_the_next(disk: FileLake) -> None:
@@ -130,15 +132,17 @@ def test_a_commit_of_which_nothing_was_heard_is_not_undone_by_the_next(disk: Fil
 
 def test_a_number_that_was_used_and_removed_cannot_be_used_again(disk: FileLake) -> None:
     first = committed(disk, PATH)
-    first.write("clean/late.parquet", b"x")
+    first.write("events/compacted.parquet", b"x")
+    first.write("compactions/late.json", b"x")
     second = VersionedLake(disk)
     for number in range(20):
         second.write("ticks/trained.json", b"%d" % number)
         second.commit()
     second.sweep(before_ms=0)
     with pytest.raises(Busy):
-        first.commit()
+        first.commit("events/compacted.parquet")
     assert VersionedLake(disk).read("ticks/trained.json") == b"19"
+    assert not disk.list("events")
 
 
 def test_a_run_stops_at_its_first_change_after_it_has_lost_the_lease(disk: FileLake) -> None:
@@ -148,6 +152,18 @@ def test_a_run_stops_at_its_first_change_after_it_has_lost_the_lease(disk: FileL
     for change in (lambda: lake.write("events/x", b""), lambda: lake.delete(PATH), lake.sweep):
         with pytest.raises(Busy):
             change()
+
+
+def test_a_run_removes_no_file_of_one_with_another_lease(disk: FileLake) -> None:
+    """Two machines whose settings name different leases."""
+    first, second = committed(disk, PATH), VersionedLake(disk)
+    first.claim(Lease(1))
+    second.claim(Lease(1))
+    second.write("clean/new.parquet", b"x")
+    with pytest.raises(Busy):
+        first.sweep()
+    second.commit()
+    assert VersionedLake(disk).read("clean/new.parquet") == b"x"
 
 
 def test_a_lake_without_versions_counts_as_it_is(disk: FileLake) -> None:

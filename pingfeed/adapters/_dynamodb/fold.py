@@ -2,8 +2,8 @@
 
 The other items are written first, each if its version is unchanged, the head last, if nothing was appended meanwhile.
 Whatever fails in between, a kill included, the acts are still in the head and are folded again, which changes nothing:
-acts are idempotent and ordered. Decisions stay in the head while they are few: so most users have no other item without
-TTL, and a decision does not cost a write of its own.
+acts are idempotent and ordered. A few decisions stay in the head, so that most users have no other item without TTL,
+and a decision does not cost a write of its own.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from pingfeed.core.clock import system_clock
 from pingfeed.core.signals import Act, beyond_limit
 
 KEPT_BYTES: Final = 300
-"""Decisions that stay in the head."""
+"""Decisions up to this size stay in the head."""
 
 
 class Fold:
-    """One attempt for one user; False from any part: another process wrote meanwhile, try again."""
+    """One attempt for one user. Each step returns False if another process wrote meanwhile: try again."""
 
     def __init__(self, connection: Connection, table: str, user_id: str) -> None:
         self._connection, self._table, self._user_id = connection, table, user_id
@@ -37,7 +37,7 @@ class Fold:
         """What the session is after the fold."""
 
     async def __call__(self, acts: Sequence[Act], known: tuple[Head, Copy] | None = None) -> bool:
-        """Fold the head and these acts; what is known of the user need not be read."""
+        """Fold the head and these acts; a head and session that are `known` are not read again."""
         head, copy = known or await self._read()
         done = await self._fold(head, copy, acts)
         if not done and self._created:
@@ -82,13 +82,13 @@ class Fold:
         return head, Copy.of(self._user_id, head.id, stored)
 
     async def _begin(self, head: Head) -> bool:
-        """Write the head first: the other items are its own."""
+        """Write a new head first, as the other items name it."""
         request = head.folded([], 0)
         head.item, head.folds = request["Item"], head.folds + 1
         return await self._connection.attempt("put_item", self._table, **request) is not None
 
     async def _may_replace(self, head: Head, *items: Item | None) -> bool:
-        """Whether items are this head's, or of one that was forgotten; false if this one was."""
+        """Whether these items may be replaced: those of another head only while this head exists."""
         if all(item is None or bytes(item["i"]["B"]) == head.id for item in items):
             return True
         now = await self._get(head_key(self._user_id))
@@ -128,7 +128,7 @@ class Fold:
             parts *= 2
         if parts != head.parts:
             before = await asyncio.gather(*map(self._get, part_keys(self._user_id, parts)))
-            found.merge(parts_of.decode(head.id, before)[0])  # Another process may have written them, and go on.
+            found.merge(parts_of.decode(head.id, before)[0])  # Another process may have written these parts first.
             data = found.encode(parts)
         if not await self._may_replace(head, *before):
             return False

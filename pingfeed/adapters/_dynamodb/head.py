@@ -4,12 +4,12 @@
                 `f` how often it was folded    `z` the session's version at least    `p` how many parts relations have
                 `g` the fold that wrote relations last    `c` how many relations there are, two bytes a kind
                 `b` epoch ms: when relations were found damaged last
-                `t` TTL; `x` its value where relations or a profile are stored: never
+                `t` TTL; `x` (never) in its place where relations or a profile are stored
 
 An append is one UpdateItem. It is refused where the head would pass `HEAD_BYTES`: then the head is folded (`fold.py`).
 `t` is a week later than the session's, as acts may arrive late.
 
-The format before was one item at this key: `s` (a compressed `_Whole`), `v`, `t`. An append is refused there too, and
+The earlier format was one item at this key: `s` (a compressed `_Whole`), `v`, `t`. An append is refused there too, and
 the fold takes it over.
 """
 
@@ -34,9 +34,9 @@ from pingfeed.telemetry import nameless
 HEAD_BYTES: Final = 1024
 """One write unit."""
 EARLY_BYTES: Final = 120
-"""Of room that is left to processes which append without having read the head."""
+"""Room that is left to processes which append without having read the head."""
 _FIXED_BYTES: Final = 90
-"""Of the attributes beside the key and the acts, at most."""
+"""The most that the attributes beside the key and the acts take."""
 _TTL_MS: Final = STATE_TTL_MS + 7 * DAY_MS
 _NEVER: Final = {"N": "253370764800"}
 """The year 9999."""
@@ -176,7 +176,7 @@ def _size(entries: Sequence[bytes]) -> int:
 
 
 class _Whole(msgspec.Struct, array_like=True):
-    """A user's state in the format before: relations with the time of the latest decision, negated if it took back."""
+    """A user's state in the earlier format: relations with the time of the latest decision, negated if it took back."""
 
     written_ms: int = 0
     relations: dict[Relation, dict[str, int]] = {}

@@ -23,7 +23,7 @@ from pingfeed.telemetry import nameless
 
 RECENT: Final = 200
 OLDER: Final = MAX_SEEN - 300
-"""With the recent ones, and those in the head, about `MAX_SEEN`."""
+"""Together with the recent ones and those in the head, about `MAX_SEEN`."""
 _log = logging.getLogger(__name__)
 
 
@@ -44,12 +44,12 @@ class Copy:
     owner: bytes
     version: int = 0
     stored: int = 0
-    """The version of the item that is there, be it of another head."""
+    """The version of the stored item, even if it belongs to another head."""
     recent: Session = field(default_factory=Session)
     """The session with the recent of the seen pings."""
     written_ms: int = 0
     needs: int = 0
-    """The version of the older seen pings that fits, at least."""
+    """The least version of the older seen pings that fits."""
     older: bytes | None = None
     """The older seen pings as they are stored, which takes a tenth of the memory; None if they were not read."""
     older_version: int = 0
@@ -124,7 +124,7 @@ def _acts_in(user_id: str, item: Item) -> tuple[Acts, bool]:
 
 
 def acts_of(user_id: str, session: Session, written_ms: int) -> Iterator[Act]:
-    """Acts that lead to the session, but for its seen pings."""
+    """Acts that lead to the session, without its seen pings."""
     for ping, at_ms in session.unlikes.items():
         yield Act(user_id, "unlike", ping, at_ms)
     for entry in session.engaged:
