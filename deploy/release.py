@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
 from deploy import clients, package
 from deploy.rollout import Release, ReleaseError, other_slot, roll_out
@@ -35,6 +35,10 @@ from pingfeed.core.feature_set import FeatureSet
 from pingfeed.core.ranker import pointer_key
 from pingfeed.terminal import print_table
 
+_MISSING: Final[Mapping[type, str]] = {
+    NoRegionError: "No AWS region: name one, as in make deploy STAGE=dev REGION=eu-west-1, or set AWS_REGION.",
+    NoCredentialsError: "No AWS credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+}
 _RELEASES: Final = "releases.json"
 _KEPT: Final = 20
 _SMOKE_S: Final = 60.0
@@ -63,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case command:
                 stage.deploy(chosen.architecture, given, only_show=command == "diff")
     except (PingfeedError, package.PackagingError, ClientError, BotoCoreError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{_MISSING.get(type(error), error)}\n")
         return 1
     return 0
 

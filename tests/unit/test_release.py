@@ -351,3 +351,18 @@ def test_before_a_custom_domain_is_tried_the_target_of_its_dns_record_is_named(
 def test_a_smoke_test_that_fails_names_the_address() -> None:
     with pytest.raises(ReleaseError, match=r"The smoke test failed: http://127.0.0.1:9/healthz"):
         release._answered(urllib.request.Request("http://127.0.0.1:9/healthz"), within_s=0)
+
+
+def test_without_a_region_or_credentials_a_command_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert release.main(["diff", "dev"]) == 1
+    assert "REGION=eu-west-1" in capsys.readouterr().err
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    assert release.main(["diff", "dev"]) == 1
+    assert "AWS_PROFILE" in capsys.readouterr().err
