@@ -109,16 +109,28 @@ class DynamodbUserSignals:
         found = Head(user_id, None)
         with suppress(FormatError):
             found = Head.of(user_id, await self._get(head_key(user_id)))
-        # A fold that was killed may have begun to move them to more parts, or to remove those before.
-        counts = [1 << power for power in range(MAX_PARTS.bit_length())]
-        first = await asyncio.gather(*(self._get(part_key(user_id, count, 0)) for count in counts))
-        parts = {found.parts, *(count for count, item in zip(counts, first, strict=True) if item)}
-        keys = [key for count in parts for key in reversed(part_keys(user_id, count))]
-        for key in [*keys, *reversed(_keys(user_id))]:
+        for key in await self._beside(user_id, found.parts):
             await self._dynamodb().delete(self._table, key)
+        gone = await self._dynamodb().delete(self._table, head_key(user_id))
+        with suppress(FormatError):  # A fold may have succeeded just before.
+            found = Head.of(user_id, gone)
+            for key in await self._beside(user_id, found.parts):
+                await self._dynamodb().delete(self._table, key, owner=found.id)
         self._heads.drop(user_id)
         self._sessions.drop(user_id)
         self._relations.drop(user_id)
+
+    async def _beside(self, user_id: str, parts: int) -> list[str]:
+        """The keys of the items beside a head that knows of so many parts.
+
+        A fold that was killed may have begun to move relations to more parts, or to remove those before.
+        """
+        counts = [1 << power for power in range(MAX_PARTS.bit_length())]
+        keys = [older_key(user_id), session_key(user_id), *(part_key(user_id, count, 0) for count in counts)]
+        found = await asyncio.gather(*map(self._get, keys))
+        there = [key for key, item in zip(keys[:2], found, strict=False) if item]
+        of_parts = {parts, *(count for count, item in zip(counts, found[2:], strict=True) if item)}
+        return [key for count in of_parts for key in reversed(part_keys(user_id, count))] + there
 
     async def is_complete(self) -> bool:
         """Asks until the answer is yes: the mark does not go away while the process lives."""

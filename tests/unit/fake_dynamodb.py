@@ -174,12 +174,14 @@ class FakeDynamodb:
 
         return await self._call("update_item", {"TableName": TableName, "Key": Key}, work)
 
-    async def delete_item(self, *, TableName: str, Key: Item, **condition: Any) -> dict[str, Any]:
+    async def delete_item(
+        self, *, TableName: str, Key: Item, ReturnValues: str = "NONE", **condition: Any
+    ) -> dict[str, Any]:
         def work() -> dict[str, Any]:
             if not holds(self._table(TableName).get(Key["k"]["S"]), **condition):
                 raise error("ConditionalCheckFailedException")
-            self._table(TableName).pop(Key["k"]["S"], None)
-            return {}
+            before = self._table(TableName).pop(Key["k"]["S"], None)
+            return {"Attributes": before} if before and ReturnValues == "ALL_OLD" else {}
 
         return await self._call("delete_item", {"TableName": TableName, "Key": Key}, work)
 

@@ -233,6 +233,29 @@ async def test_a_fold_of_a_user_who_is_forgotten_meanwhile_leaves_no_item(
     assert fake.tables["signals"].keys() == {HEAD}
 
 
+async def test_a_user_forgotten_at_any_moment_of_a_fold_leaves_nothing_of_before(
+    fake: FakeDynamodb, signals: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pingfeed.adapters._dynamodb.fold.PART_BYTES", 600)
+    items = fake.tables["signals"]
+
+    async def forget(turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await other.forget("ann")
+
+    for seed in range(rounds(60, 1000)):
+        rng = random.Random(seed)
+        await signals.apply([served(0), *follows(rng.randrange(40))])
+        acts = [*follows(rng.randrange(80)), Act("ann", "block", "c9", NOON_MS)]
+        await asyncio.gather(signals.apply(acts), forget(rng.randrange(60)))
+        await signals.apply([served(1)])
+        assert [page.request_id for page in (await state_of(signals)).session.served] == [name(1)], f"seed {seed}"
+        assert {bytes(item["i"]["B"]) for item in items.values()} == {bytes(items[HEAD]["i"]["B"])}, f"seed {seed}"
+        await signals.forget("ann")
+        assert not items
+
+
 async def test_forgetting_removes_what_a_killed_fold_has_begun(
     fake: FakeDynamodb, signals: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,9 +77,12 @@ class Connection:
                 return None
             raise
 
-    async def delete(self, table: str, key: str) -> None:
-        """Remove an item; absent is fine."""
-        await self.call("delete_item", table, TableName=table, Key={KEY: {"S": key}})
+    async def delete(self, table: str, key: str, *, owner: bytes | None = None) -> Item | None:
+        """Remove an item, with `owner` only one that has it as `i`; what it was, None if it was absent."""
+        values = {"ExpressionAttributeValues": {":i": {"B": owner}}}
+        condition = {} if owner is None else {"ConditionExpression": "i = :i", **values}
+        done = await self.attempt("delete_item", table, Key={KEY: {"S": key}}, ReturnValues="ALL_OLD", **condition)
+        return done.get("Attributes") if done else None
 
     async def close(self) -> None:
         """Close the client."""

@@ -73,8 +73,7 @@ class Fold:
         now = await self._get(head_key(self._user_id))
         if now is None or Head.of(self._user_id, now).id != head.id:
             for item in self._created:
-                condition = {"ConditionExpression": "i = :i", "ExpressionAttributeValues": {":i": item["i"]}}
-                await self._connection.attempt("delete_item", self._table, Key={KEY: item[KEY]}, **condition)
+                await self._connection.delete(self._table, item[KEY]["S"], owner=head.id)
 
     async def _read(self) -> tuple[Head, Copy]:
         item, stored = await asyncio.gather(self._get(head_key(self._user_id)), self._get(session_key(self._user_id)))
