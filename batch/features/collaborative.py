@@ -10,14 +10,14 @@ The feature is a quantile: a ping's place among the 300 best of those that the u
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import ArpackError, svds
 
 from batch.lake.tables import parquet_of
 from batch.ticks import day_name
@@ -30,6 +30,8 @@ ENGAGED_POINTS: Final = 5_000
 SCHEMA: Final = pa.schema([("ping", pa.int64()), ("degree", pa.int64()), ("factors", pa.list_(pa.float32()))])
 _DAYS: Final = 30
 _BEST: Final = 300
+_OVERSAMPLED: Final = 16
+_ITERATIONS: Final = 8
 Int64 = NDArray[np.int64]
 
 
@@ -146,10 +148,23 @@ def fit(user: Int64, ping: Int64) -> Factors:
     degree = np.asarray(matrix.sum(axis=0)).ravel()
     of_user = np.asarray(matrix.sum(axis=1)).ravel()
     scaled = diags(1 / np.sqrt(of_user)) @ matrix @ diags(1 / np.sqrt(degree))
-    # A fixed start vector makes the factors deterministic.
-    start = np.full(min(scaled.shape), 1 / np.sqrt(min(scaled.shape)))
-    _, _, right = svds(scaled, k=k, v0=start)
-    return Factors(pings, degree.astype(np.int64), np.ascontiguousarray(right.T, np.float32))
+    return Factors(pings, degree.astype(np.int64), np.ascontiguousarray(_right_vectors(scaled, k).T, np.float32))
+
+
+def _right_vectors(matrix: csr_matrix, k: int) -> Float32:
+    """The right singular vectors (k, columns) of the k largest singular values; the same input gives the same bytes."""
+    start = np.full(min(matrix.shape), 1 / np.sqrt(min(matrix.shape)))
+    try:
+        return cast(Float32, svds(matrix, k=k, v0=start)[2])
+    except ArpackError:
+        # Many unconnected groups of users share one singular value, on which Arnoldi's iteration may fail. Subspace
+        # iteration does not (Halko, Martinsson and Tropp, "Finding structure with randomness", 2011).
+        width = min(matrix.shape[1], k + _OVERSAMPLED)
+        basis = np.random.default_rng(0).standard_normal((matrix.shape[1], width))
+        for _ in range(_ITERATIONS):
+            basis, _ = np.linalg.qr(matrix.T @ (matrix @ basis))
+        _, _, turned = np.linalg.svd(matrix @ basis, full_matrices=False)
+        return cast(Float32, turned[:k] @ basis.T)
 
 
 def to_table(factors: Factors) -> pa.Table:

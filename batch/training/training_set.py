@@ -163,7 +163,8 @@ def joined(parts: Sequence[TrainingSet], names: Sequence[str]) -> TrainingSet:
         return parts[0]
     empty = _schema(list(names)).empty_table().select(_META)
     matrices = [np.empty((0, len(names)), np.float32), *(part.matrix for part in parts)]
-    return TrainingSet(pa.concat_tables([empty, *(part.table for part in parts)]), np.concatenate(matrices))
+    table = pa.concat_tables([empty, *(part.table for part in parts)], promote_options="permissive")
+    return TrainingSet(table, np.concatenate(matrices))
 
 
 def _with_retrieval(batch: Batch, labels: pa.Table) -> pa.Table:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse.linalg import ArpackError
 
 from batch.features import collaborative
 from batch.serving import sources
@@ -96,6 +97,27 @@ def test_collaborative_scores_follow_users_with_a_similar_history() -> None:
     of_camp = retrieval_quantiles(scores, best)
     assert of_camp[4] == 254, "the best of those that the user has not engaged with"
     assert (of_camp[5:] < 254).all()
+
+
+def test_many_unconnected_groups_of_users_get_factors_too() -> None:
+    rng = np.random.default_rng(7)
+    user = np.repeat(np.arange(2000), 2)
+    ping = user % 300 * 7 + rng.integers(0, 7, len(user))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(collaborative, "svds", _failing)
+        once, again = collaborative.fit(user, ping), collaborative.fit(user, ping)
+    assert once.vectors.tobytes() == again.vectors.tobytes()
+    vectors = once.vectors.astype(np.float64)
+    assert vectors.shape == (len(np.unique(ping)), collaborative.FACTORS)
+    assert np.allclose(vectors.T @ vectors, np.eye(collaborative.FACTORS), atol=1e-4)
+    engaged = ping[user == 0]
+    scores, _ = once.scores(engaged)
+    group = once.pings // 7 == 0
+    assert scores[group].max() >= scores[~group].max()
+
+
+def _failing(*_: object, **__: object) -> None:
+    raise ArpackError(3)
 
 
 def test_collaborative_factors_survive_the_lake_and_are_the_same_every_time() -> None:

@@ -56,6 +56,21 @@ def test_the_rows_kept_are_the_first_as_served(world: LakeWorld) -> None:
     assert len(rows) == training_set.MAX_GROUP + 300
 
 
+def test_one_request_that_cannot_be_taken_costs_no_other(world: LakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in world.batch.tables.lake.list("training"):
+        world.batch.tables.lake.delete(path)
+    with_features = training_set.with_features
+
+    def failing(batch: Any, catalog: Any, labels: pa.Table) -> Any:
+        if "r7" in labels["request_id"].to_pylist():
+            raise ArithmeticError("this request")
+        return with_features(batch, catalog, labels)
+
+    monkeypatch.setattr(training_set, "with_features", failing)
+    rows = training_set.collect(world.batch, CUTOFF, 30).table
+    assert sorted(set(rows["request_id"].to_pylist())) == sorted({"flood", *(f"r{n}" for n in range(30))} - {"r7"})
+
+
 def test_rows_without_a_place_come_last_and_acts_before_impressions() -> None:
     count = training_set.MAX_GROUP + 2
     table = pa.table(
