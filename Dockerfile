@@ -95,7 +95,8 @@ COPY locks locks
 COPY deploy deploy
 COPY pingfeed pingfeed
 COPY batch batch
-RUN --mount=type=cache,target=/root/.cache/pip python -m deploy.package --architecture "${TARGETARCH:-amd64}" --tree batch /task
+ENV PIP_CACHE_DIR=/var/cache/pip
+RUN --mount=type=cache,target=/var/cache/pip python -m deploy.package --architecture "${TARGETARCH:-amd64}" --tree batch /task
 
 FROM ${PYTHON} AS lambda-batch
 COPY --from=lambda-batch-builder /task /var/task

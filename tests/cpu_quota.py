@@ -25,7 +25,10 @@ def share_of(memory_mb: int) -> float:
 
 
 class Quota:
-    """Commands wrapped by `wrap` run within the share; `how` says by what means. `follow` is told of the process."""
+    """Runs the commands that `wrap` wraps within a share of a CPU; `how` names the mechanism.
+
+    Call `follow` with each started process.
+    """
 
     def __init__(self, share: float) -> None:
         self.share = share

@@ -55,8 +55,8 @@ class HeldLease:
             yield
         except Busy:
             raise
-        except Exception:
-            self.check()  # What failed may be missing because another run has replaced it.
+        except Exception:  # Any error is raised again, but as Busy if another run has replaced what is missing.
+            self.check()
             raise
         finally:
             ended.set()

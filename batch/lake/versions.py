@@ -70,7 +70,7 @@ class VersionedLake:
         self.in_transaction = True
         try:
             yield
-        except BaseException:
+        except BaseException:  # Undo, also when the run is interrupted; the error is raised again.
             self._files = before
             self._listed.clear()
             raise

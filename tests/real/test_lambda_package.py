@@ -62,7 +62,7 @@ def test_the_same_input_gives_the_same_bytes(built: Mapping[str, zipfile.ZipFile
 
 
 def test_without_a_package_index_it_says_so(tmp_path: Path) -> None:
-    environ = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_NO_CACHE_DIR": "1"}
+    environ = {"PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_RETRIES": "0", "PIP_NO_CACHE_DIR": "1"}
     command = [sys.executable, "-m", "deploy.package", "--out", str(tmp_path)]
     done = subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 1

@@ -15,7 +15,7 @@ def test_two_homes_on_one_bucket_lose_and_repeat_nothing(place: Place, tmp_path:
         "S3 and DynamoDB",
         tmp_path,
         LAKE_URL=f"s3://{place.bucket}/lake",
-        EVENTS_URL="firehose://nobody-sends",
+        EVENTS_URL="firehose://unused",
         ARTIFACTS_URL=f"s3://{place.bucket}/artifacts",
         LEASE_URL=f"dynamodb://{place.table}",
     )

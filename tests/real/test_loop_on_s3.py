@@ -63,7 +63,7 @@ def loop(place: Place, tmp_path: Path) -> Iterator[Loop]:
     environ = {
         "PINGFEED_HOME": str(tmp_path),
         "PINGFEED_LAKE_URL": f"s3://{place.bucket}/lake",
-        "PINGFEED_EVENTS_URL": "firehose://nobody-sends",
+        "PINGFEED_EVENTS_URL": "firehose://unused",
         "PINGFEED_ARTIFACTS_URL": f"s3://{place.bucket}/artifacts",
         "PINGFEED_SINK_FLUSH_SECONDS": "0.05",
     }
